@@ -1,0 +1,214 @@
+"""Activations and costs.
+
+An activation has `fill(z, out)`, which writes σ(z), and `prime(a, out)`, which
+writes σ′ as a function of the output a, so that z need not be kept. A cost has
+`fn(z, a, y)`, its value summed over the rows, and `delta(a, y, out)`, the error
+δ of the output layer (BP1). A cost knows the activation of the output layer it
+stands behind; the pairs that make sense are listed in `OUTPUTS`:
+
+    quadratic, sigmoid or linear     C = ½‖a − y‖²            δ = (a − y) ⊙ σ′(z)
+    cross-entropy, sigmoid           C = −Σ y ln a + (1−y) ln(1−a)      δ = a − y
+    log-likelihood, softmax          C = −Σ y ln a                      δ = a − y
+
+In the last two σ′ cancels. There a is saturated long before C is: in float32
+σ(20) is 1, so their values are computed from z and never see a logarithm of 0.
+All work on a batch of rows, float32 or float64, and allocate nothing in `fill`,
+`prime` and `delta`. Source: M. Nielsen, Neural Networks and Deep Learning, ch. 1-3.
+"""
+
+from abc import ABC, abstractmethod
+
+import numpy as np
+
+
+class Activation(ABC):
+    """A function of z, row by row; shapes (m, n_l)."""
+
+    # Variance of a layer's input over that of its weights' sum (He et al. 2015).
+    gain = 1.0
+
+    @abstractmethod
+    def fill(self, z: np.ndarray, out: np.ndarray) -> np.ndarray:
+        """Write σ(z) to `out`, which may be z itself."""
+
+    @abstractmethod
+    def prime(self, a: np.ndarray, out: np.ndarray) -> np.ndarray:
+        """Write σ′(z), where a = σ(z), to `out`, which must not be a."""
+
+
+class Sigmoid(Activation):
+    """σ(z) = 1 / (1 + e^−z)."""
+
+    def fill(self, z: np.ndarray, out: np.ndarray) -> np.ndarray:
+        # Below, e^−z would overflow; σ is smaller than the smallest number anyway.
+        lowest = -87.0 if z.dtype == np.float32 else -708.0
+        np.maximum(z, lowest, out=out)
+        np.negative(out, out=out)
+        np.exp(out, out=out)
+        np.add(out, 1.0, out=out)
+        return np.reciprocal(out, out=out)
+
+    def prime(self, a: np.ndarray, out: np.ndarray) -> np.ndarray:
+        np.subtract(1.0, a, out=out)
+        return np.multiply(out, a, out=out)
+
+
+class Tanh(Activation):
+    def fill(self, z: np.ndarray, out: np.ndarray) -> np.ndarray:
+        return np.tanh(z, out=out)
+
+    def prime(self, a: np.ndarray, out: np.ndarray) -> np.ndarray:
+        np.multiply(a, a, out=out)
+        return np.subtract(1.0, out, out=out)
+
+
+class Relu(Activation):
+    """max(z, 0), with σ′(0) = 0."""
+
+    gain = 2.0
+
+    def fill(self, z: np.ndarray, out: np.ndarray) -> np.ndarray:
+        return np.maximum(z, 0.0, out=out)
+
+    def prime(self, a: np.ndarray, out: np.ndarray) -> np.ndarray:
+        return np.sign(a, out=out)
+
+
+class Linear(Activation):
+    """z itself: the output of a regression."""
+
+    def fill(self, z: np.ndarray, out: np.ndarray) -> np.ndarray:
+        np.copyto(out, z)
+        return out
+
+    def prime(self, a: np.ndarray, out: np.ndarray) -> np.ndarray:
+        out.fill(1.0)
+        return out
+
+
+class Softmax(Activation):
+    """a_j = e^z_j / Σ_k e^z_k, an output layer only: each a_j depends on every z_k."""
+
+    def fill(self, z: np.ndarray, out: np.ndarray) -> np.ndarray:
+        np.subtract(z, np.maximum.reduce(z, axis=1, keepdims=True), out=out)
+        np.exp(out, out=out)
+        return np.divide(out, np.add.reduce(out, axis=1, keepdims=True), out=out)
+
+    def prime(self, a: np.ndarray, out: np.ndarray) -> np.ndarray:
+        raise TypeError("softmax has no elementwise derivative: use the log-likelihood cost")
+
+
+class Cost(ABC):
+    """A cost behind an output layer; arrays (m, n_L).
+
+    Parameters
+    ----------
+    output : Activation
+        Of the output layer, because BP1 needs its σ′.
+    """
+
+    def __init__(self, output: Activation) -> None:
+        self.output = output
+
+    @abstractmethod
+    def fn(
+        self, z: np.ndarray, a: np.ndarray, y: np.ndarray, spare: np.ndarray | None = None
+    ) -> float:
+        """Return the cost summed over the rows; `spare` (m, n_L) is overwritten."""
+
+    def delta(
+        self,
+        a: np.ndarray,
+        y: np.ndarray,
+        out: np.ndarray | None = None,
+        spare: np.ndarray | None = None,
+    ) -> np.ndarray:
+        """Return δ^L = ∇_a C ⊙ σ′(z^L) (BP1), here a − y, because σ′ cancels."""
+        return np.subtract(a, y, out=out)
+
+
+class QuadraticCost(Cost):
+    """C = ½‖a − y‖²."""
+
+    def fn(
+        self, z: np.ndarray, a: np.ndarray, y: np.ndarray, spare: np.ndarray | None = None
+    ) -> float:
+        error = np.subtract(a, y, out=spare)
+        return 0.5 * float(np.vdot(error, error))
+
+    def delta(
+        self,
+        a: np.ndarray,
+        y: np.ndarray,
+        out: np.ndarray | None = None,
+        spare: np.ndarray | None = None,
+    ) -> np.ndarray:
+        """Return δ^L = (a − y) ⊙ σ′(z^L) (BP1)."""
+        delta = np.subtract(a, y, out=out)
+        prime = self.output.prime(a, np.empty_like(a) if spare is None else spare)
+        return np.multiply(delta, prime, out=delta)
+
+
+class CrossEntropyCost(Cost):
+    """C = −Σ y ln a + (1 − y) ln(1 − a) = Σ ln(1 + e^z) − y z, for a = σ(z)."""
+
+    def fn(
+        self, z: np.ndarray, a: np.ndarray, y: np.ndarray, spare: np.ndarray | None = None
+    ) -> float:
+        # ln(1 + e^z) − y z = max(z, 0) − y z + ln(1 + e^−|z|), and the first two
+        # cancel before anything is summed.
+        rest = np.maximum(z, 0.0, out=spare)
+        np.subtract(rest, y * z, out=rest)
+        total = np.add.reduce(rest, axis=None)
+        np.abs(z, out=rest)
+        np.negative(rest, out=rest)
+        np.exp(rest, out=rest)
+        return float(total + np.add.reduce(np.log1p(rest, out=rest), axis=None))
+
+
+class LogLikelihoodCost(Cost):
+    """C = −Σ y ln a = Σ y (ln Σ_k e^z_k − z), for a = softmax(z) and Σ y = 1."""
+
+    def fn(
+        self, z: np.ndarray, a: np.ndarray, y: np.ndarray, spare: np.ndarray | None = None
+    ) -> float:
+        # ln Σ_k e^z_k = z_j − ln a_j for every j; for the largest, a_j is at least
+        # 1 / n_L, so its logarithm is exact however far the others have sunk.
+        z_max = np.maximum.reduce(z, axis=1)  # (m,)
+        a_max = np.maximum.reduce(a, axis=1)  # (m,)
+        np.subtract(z_max, np.einsum("ij,ij->i", y, z), out=z_max)
+        return float(np.add.reduce(np.subtract(z_max, np.log(a_max, out=a_max), out=z_max)))
+
+
+ACTIVATIONS: dict[str, type[Activation]] = {
+    "sigmoid": Sigmoid,
+    "tanh": Tanh,
+    "relu": Relu,
+    "linear": Linear,
+    "softmax": Softmax,
+}
+COSTS: dict[str, type[Cost]] = {
+    "quadratic": QuadraticCost,
+    "cross-entropy": CrossEntropyCost,
+    "log-likelihood": LogLikelihoodCost,
+}
+HIDDEN = ("sigmoid", "tanh", "relu")
+# The output layers a cost goes with, the first one by default.
+OUTPUTS: dict[str, tuple[str, ...]] = {
+    "quadratic": ("sigmoid", "linear"),
+    "cross-entropy": ("sigmoid",),
+    "log-likelihood": ("softmax",),
+}
+
+
+def sigmoid(z: np.ndarray) -> np.ndarray:
+    """Return σ(z) = 1 / (1 + e^−z), element by element, without overflow."""
+    z = np.asarray(z)
+    z = z if z.dtype.kind == "f" else z.astype(np.float64)
+    return Sigmoid().fill(z, np.empty_like(z))
+
+
+def sigmoid_prime(z: np.ndarray) -> np.ndarray:
+    """Return σ′(z) = σ(z) (1 − σ(z)), element by element."""
+    a = sigmoid(z)
+    return Sigmoid().prime(a, np.empty_like(a))

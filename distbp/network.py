@@ -1,0 +1,279 @@
+"""A fully connected network and its gradient by backpropagation.
+
+Rows are examples. `weights[l]` has shape (n_l, n_{l-1}), so the book's w_jk is
+w[j, k], and `biases[l]` has shape (n_l,); layer 0 is the input and has neither.
+All of them are views of one flat vector, `theta`, layer by layer, weights then
+biases. `backprop` fills a gradient of the same layout:
+
+    BP1  δ^L = ∇_a C ⊙ σ′(z^L)                  (m, n_L)
+    BP2  δ^{l-1} = (δ^l w^l) ⊙ σ′(z^{l-1})      (m, n_{l-1})
+    BP3  ∂C/∂b^l_j = Σ δ^l_j                    (n_l,)
+    BP4  ∂C/∂w^l_jk = Σ a^{l-1}_k δ^l_j         (n_l, n_{l-1})
+
+The sums run over the m rows: dividing by the size of the whole batch, which may
+be spread over many processes, is left to the update. Source: M. Nielsen, Neural
+Networks and Deep Learning, chapter 2, equations BP1-BP4. Nothing here knows of
+other processes, files or time.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+from distbp import philox
+from distbp.errors import ConfigError
+from distbp.functions import ACTIVATIONS, COSTS, HIDDEN, OUTPUTS
+
+INITS = ("scaled", "large")
+DTYPES = ("float32", "float64")
+
+Layers = list[np.ndarray]
+
+
+def theta_size(sizes: Sequence[int]) -> int:
+    """Return the number of weights and biases."""
+    return sum(n_out * (n_in + 1) for n_in, n_out in pairwise(sizes))
+
+
+def layer_views(vector: np.ndarray, sizes: Sequence[int]) -> tuple[Layers, Layers]:
+    """Return (biases, weights) as views of a flat vector, layer by layer."""
+    biases, weights, start = [], [], 0
+    for n_in, n_out in pairwise(sizes):
+        middle = start + n_out * n_in
+        weights.append(vector[start:middle].reshape(n_out, n_in))
+        biases.append(vector[middle : middle + n_out])
+        start = middle + n_out
+    return biases, weights
+
+
+@dataclass
+class Workspace:
+    """What a pass over m rows computes and needs, layer by layer.
+
+    `z[-1]` and `a[-1]` are the output layer's; a hidden layer's z is overwritten
+    by its a. `fed[l]` is what layer l hands on: a[l], or its part that dropout
+    left, which `keep[l]` is the factor of.
+    """
+
+    a: Layers
+    z: Layers
+    fed: Layers
+    delta: Layers
+    spare: Layers
+    keep: Layers | None = None
+
+
+class Network:
+    """A network of dense layers.
+
+    Parameters
+    ----------
+    sizes : sequence of int
+        Neurons of each layer, input first: (784, 100, 10).
+    activation : {'relu', 'sigmoid', 'tanh'}
+        Of the hidden layers.
+    cost : {'log-likelihood', 'cross-entropy', 'quadratic'}
+    output : {'softmax', 'sigmoid', 'linear'}, optional
+        Activation of the output layer; by default the one that goes with the cost.
+    init : {'scaled', 'large'}
+        'scaled': weights N(0, 1/n_in), or N(0, 2/n_in) in front of relu (He), and
+        biases 0. 'large': all N(0, 1), the book's first one.
+    seed : int
+    dtype : {'float32', 'float64'}
+
+    Attributes
+    ----------
+    theta : (P,) array
+    weights, biases : lists of views of `theta`
+    cost : Cost
+
+    Raises
+    ------
+    ConfigError
+        Sizes, names or a pair of cost and output that make no sense.
+    """
+
+    def __init__(
+        self,
+        sizes: Sequence[int],
+        activation: str = "relu",
+        cost: str = "log-likelihood",
+        output: str | None = None,
+        init: str = "scaled",
+        seed: int = 0,
+        dtype: str = "float32",
+    ) -> None:
+        check(sizes, activation, cost, output, init, dtype)
+        self.sizes = tuple(int(n) for n in sizes)
+        self.dtype = np.dtype(dtype)
+        self.activation, self.cost_name = activation, cost
+        self.output = output or OUTPUTS[cost][0]
+        self.sigma = ACTIVATIONS[activation]()
+        self.cost = COSTS[cost](ACTIVATIONS[self.output]())
+        self.init, self.seed = init, seed
+        self.bind(np.zeros(theta_size(self.sizes), self.dtype))
+        self.reset()
+
+    def bind(self, theta: np.ndarray) -> None:
+        """Use `theta` (P,) from now on, without copying it."""
+        self.theta = theta
+        self.biases, self.weights = layer_views(theta, self.sizes)
+
+    def reset(self) -> None:
+        """Draw the initial weights and biases again from the seed."""
+        last = len(self.weights) - 1
+        for l, (b, w) in enumerate(zip(self.biases, self.weights, strict=True)):
+            draws = philox.normal(self.seed, l, w.size + b.size)
+            w[...] = draws[: w.size].reshape(w.shape)
+            b[...] = draws[w.size :]
+            if self.init == "scaled":
+                w *= np.sqrt((self.sigma.gain if l < last else 1.0) / w.shape[1])
+                b[...] = 0.0
+
+    def workspace(self, m: int) -> Workspace:
+        """Return the buffers for passes over m rows."""
+        hidden = [np.empty((m, n), self.dtype) for n in self.sizes[1:-1]]
+        shape = (m, self.sizes[-1])
+        a = [*hidden, np.empty(shape, self.dtype)]
+        return Workspace(
+            a=a,
+            z=[*hidden, np.empty(shape, self.dtype)],
+            fed=a,
+            delta=[np.empty_like(layer) for layer in a],
+            spare=[np.empty_like(layer) for layer in a],
+        )
+
+    def feedforward(self, x: np.ndarray, work: Workspace | None = None) -> np.ndarray:
+        """Return the output layer's activations a^L.
+
+        Parameters
+        ----------
+        x : (m, n_0) array
+        work : Workspace for m rows, optional
+            Keeps all layers; the result is then its `a[-1]`.
+
+        Returns
+        -------
+        (m, n_L) array
+        """
+        x = self._rows(x, self.sizes[0], "x")
+        work = work or self.workspace(len(x))
+        last = len(self.weights) - 1
+        a = x
+        for l in range(last):
+            z = np.matmul(a, self.weights[l].T, out=work.z[l])  # (m, n_l)
+            np.add(z, self.biases[l], out=z)
+            a = self.sigma.fill(z, work.a[l])
+            if work.keep:
+                a = np.multiply(a, work.keep[l], out=work.fed[l])
+        z = np.matmul(a, self.weights[last].T, out=work.z[last])  # (m, n_L)
+        np.add(z, self.biases[last], out=z)
+        return self.cost.output.fill(z, work.a[last])
+
+    def backprop(
+        self,
+        x: np.ndarray,
+        y: np.ndarray,
+        out: tuple[Layers, Layers] | None = None,
+        work: Workspace | None = None,
+    ) -> tuple[Layers, Layers]:
+        """Return the gradient of the cost, summed over the rows of x.
+
+        Parameters
+        ----------
+        x : (m, n_0) array
+        y : (m, n_L) array
+        out : (nabla_b, nabla_w), optional
+            Layer-by-layer lists of arrays to fill, such as `layer_views` makes.
+        work : Workspace for m rows, optional
+
+        Returns
+        -------
+        nabla_b, nabla_w : lists of arrays, shaped like `biases` and `weights`
+        """
+        nabla_b, nabla_w = out or layer_views(np.empty_like(self.theta), self.sizes)
+        x, y = self._rows(x, self.sizes[0], "x"), self._rows(y, self.sizes[-1], "y")
+        work = work or self.workspace(len(x))
+        a_out = self.feedforward(x, work)
+        l = len(self.weights) - 1
+        delta = self.cost.delta(a_out, y, work.delta[l], work.spare[l])  # BP1
+        while True:
+            a_in = work.fed[l - 1] if l else x
+            np.add.reduce(delta, axis=0, out=nabla_b[l])  # BP3
+            np.matmul(delta.T, a_in, out=nabla_w[l])  # BP4
+            if l == 0:
+                return nabla_b, nabla_w
+            l -= 1
+            delta = np.matmul(delta, self.weights[l + 1], out=work.delta[l])  # BP2 …
+            np.multiply(delta, self.sigma.prime(work.a[l], work.spare[l]), out=delta)  # … ⊙ σ′
+            if work.keep:
+                np.multiply(delta, work.keep[l], out=delta)
+
+    def _rows(self, array: np.ndarray, width: int, name: str) -> np.ndarray:
+        """Return `array` in the network's dtype, once its shape is known to be (m, width)."""
+        array = np.asarray(array, self.dtype)
+        if array.ndim != 2 or array.shape[1] != width:
+            raise ConfigError(f"{name} has shape {array.shape}; expected (rows, {width}).")
+        return array
+
+
+class Dropout:
+    """Draws which hidden units a pass leaves out.
+
+    A unit is kept with probability 1 − p and then counts 1 / (1 − p), so that
+    nothing has to be scaled when the network is used. p is taken to the nearest
+    1/65536. Source: Srivastava et al., JMLR 15 (2014), section 10.
+
+    Parameters
+    ----------
+    probability : float in (0, 1)
+    seed : int
+    work : Workspace
+        Of the passes; it gets the buffers that dropout needs.
+    """
+
+    def __init__(self, probability: float, seed: int, work: Workspace) -> None:
+        self.threshold = min(round(probability * 65536), 65535)
+        self.scale = 65536 / (65536 - self.threshold)
+        self.seed = seed
+        hidden = work.a[:-1]
+        work.fed = [np.empty_like(a) for a in hidden]
+        work.keep = self._keep = [np.empty_like(a) for a in hidden]
+        self._is_kept = [np.empty(a.shape, np.bool_) for a in hidden]
+        self._bits = philox.Bits(sum(a.size for a in hidden))
+
+    def draw(self, epoch: int, step: int, shard: int) -> None:
+        """Choose the units for one shard of one step: a function of these three alone."""
+        count = sum(keep.size for keep in self._keep)
+        bits = self._bits.fill(count, self.seed, philox.DROPOUT, epoch, step, shard)
+        start = 0
+        for keep, is_kept in zip(self._keep, self._is_kept, strict=True):
+            part = bits[start : start + keep.size].reshape(keep.shape)
+            np.copyto(keep, np.greater_equal(part, self.threshold, out=is_kept))
+            np.multiply(keep, self.scale, out=keep)
+            start += keep.size
+
+
+def check(
+    sizes: Sequence[int], activation: str, cost: str, output: str | None, init: str, dtype: str
+) -> None:
+    """Raise ConfigError unless a network can be made of these."""
+    if len(sizes) < 2 or any(n < 1 for n in sizes):
+        raise ConfigError(
+            f"sizes {tuple(sizes)!r}: expected two or more layers of 1 or more units."
+        )
+    for name, value, known in (
+        ("activation", activation, HIDDEN),
+        ("cost", cost, tuple(COSTS)),
+        ("init", init, INITS),
+        ("dtype", dtype, DTYPES),
+    ):
+        if value not in known:
+            raise ConfigError(f"{name} {value!r} is unknown; use one of {', '.join(known)}.")
+    if output is not None and output not in OUTPUTS[cost]:
+        raise ConfigError(
+            f"cost {cost!r} does not go with a {output} output; it goes with "
+            f"{' or '.join(OUTPUTS[cost])}."
+        )

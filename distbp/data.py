@@ -1,0 +1,286 @@
+"""A data set: one HDF5 file, read by row numbers.
+
+    about              uint8 JSON: task, classes, shape, scaling, source, split, digest
+    scaling/shift      (1,) or (n_0,) float64
+    scaling/scale      (1,) or (n_0,) float64: a network is fed (x - shift) * scale
+    train/x            (n, ...) in the source's own dtype
+    train/y            (n,) integer labels, or (n, k) numbers for regression
+    validation, test   like train, where there are any
+
+A `DataSet` is the opened file, a `Split` is one of its groups or part of one, and
+a `Feed` turns row numbers into the arrays that backprop takes, in buffers made
+once. Contiguous arrays are memory-mapped, so that all ranks of a node share one
+copy and start at once; chunked or compressed ones are unpacked into memory that
+the caller provides. Which rows a rank reads, and when, is not known here.
+"""
+
+import math
+import mmap
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import h5py
+import numpy as np
+
+from distbp import hdf5
+from distbp.errors import ConfigError, DataError
+
+FORMAT = "distbp-data"
+VERSION = 1
+SPLITS = ("train", "validation", "test")
+
+Fill = Callable[[np.ndarray], None]
+Allocate = Callable[[tuple[int, ...], np.dtype, Fill], np.ndarray]
+
+
+def private(shape: tuple[int, ...], dtype: np.dtype, fill: Fill) -> np.ndarray:
+    """Return a filled array of this process's own."""
+    array = np.empty(shape, dtype)
+    fill(array)
+    return array
+
+
+class Scaling:
+    """What a network's input is made of: (x - shift) * scale, float64, (1,) or (n_0,)."""
+
+    def __init__(self, shift: np.ndarray, scale: np.ndarray) -> None:
+        self.shift = shift
+        self.scale = scale
+
+    @classmethod
+    def read(cls, group: h5py.Group) -> "Scaling":
+        return cls(group["scaling/shift"][...], group["scaling/scale"][...])
+
+    def write(self, group: h5py.Group) -> None:
+        hdf5.write_array(group, "scaling/shift", self.shift)
+        hdf5.write_array(group, "scaling/scale", self.scale)
+
+
+class Split:
+    """Rows of a data set: all of a group's, or those with the numbers `rows`.
+
+    Attributes
+    ----------
+    x : (n, bytes of a row) uint8
+    y : (n, bytes of a row) uint8
+        Bytes, because an HDF5 file may place numbers at odd addresses, and
+        `np.take` copies a whole array that is not aligned before it takes a row.
+    x_dtype, y_dtype : numpy.dtype
+    n_in, n_out : int
+        Numbers in a row of x, and in a row of y (1 for labels).
+    """
+
+    def __init__(self, x: np.ndarray, y: np.ndarray, rows: np.ndarray | None = None) -> None:
+        self.x_dtype, self.n_in = x.dtype, math.prod(x.shape[1:])
+        self.y_dtype, self.n_out = y.dtype, math.prod(y.shape[1:])
+        self.x, self.y = as_bytes(x), as_bytes(y)
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.x) if self.rows is None else len(self.rows)
+
+    def subset(self, rows: np.ndarray) -> "Split":
+        """Return the part of a whole group that has the row numbers `rows`."""
+        part = object.__new__(Split)
+        part.__dict__.update(self.__dict__, rows=rows)
+        return part
+
+    def numbers(self, start: int, stop: int) -> np.ndarray:
+        """Return the row numbers, in the group, of this split's rows [start, stop)."""
+        return np.arange(start, stop) if self.rows is None else self.rows[start:stop]
+
+    def targets(self) -> np.ndarray:
+        """Return y as stored: (n,) labels, or (n, k) numbers."""
+        y = self.y if self.rows is None else self.y[self.rows]
+        return y.view(self.y_dtype).reshape((len(y), -1) if self.y_dtype.kind == "f" else -1)
+
+
+class DataSet:
+    """An opened data set.
+
+    Parameters
+    ----------
+    path : path of the HDF5 file
+    allocate : function of (shape, dtype, fill), optional
+        Makes the memory for arrays that cannot be mapped and calls `fill` on it.
+
+    Raises
+    ------
+    DataError
+        The file cannot be read, or is not what the module's first lines describe.
+    """
+
+    def __init__(self, path: str | Path, allocate: Allocate = private) -> None:
+        self.path = Path(path)
+        with hdf5.opened(self.path, FORMAT, VERSION, DataError) as file:
+            self.about: dict[str, Any] = hdf5.read_json(file, "about")
+            self.scaling = Scaling.read(file)
+            self.splits = {
+                name: Split(*(self._array(file, f"{name}/{part}", allocate) for part in "xy"))
+                for name in SPLITS
+                if name in file
+            }
+        self._check()
+
+    def _array(self, file: h5py.File, name: str, allocate: Allocate) -> np.ndarray:
+        dataset = file[name]
+        if dataset.dtype.kind not in "iuf" or dataset.ndim < 1 or len(dataset) < 1:
+            raise DataError(f"{self.path}: {name!r} is {dataset.dtype} {dataset.shape}, not rows.")
+        offset = dataset.id.get_offset()
+        if offset is not None and dataset.chunks is None and dataset.external is None:
+            return mapped(self.path, offset, dataset.shape, dataset.dtype)
+        return allocate(dataset.shape, dataset.dtype, dataset.read_direct)
+
+    def _check(self) -> None:
+        """Raise DataError unless the splits agree with `about` and with each other."""
+        if "train" not in self.splits and "test" not in self.splits:
+            raise DataError(f"{self.path} has neither 'train' nor 'test'.")
+        n_in = {name: split.n_in for name, split in self.splits.items()}
+        if len(set(n_in.values())) > 1:
+            raise DataError(f"{self.path}: the rows of x differ in length: {n_in}.")
+        if self.task not in ("classification", "regression"):
+            raise DataError(f"{self.path}: unknown task {self.task!r}.")
+        for name, split in self.splits.items():
+            if len(split.x) != len(split.y):
+                raise DataError(
+                    f"{self.path}: {name} has {len(split.x)} rows of x, but {len(split.y)} of y."
+                )
+            if self.task == "classification":
+                self._check_labels(name, split)
+
+    def _check_labels(self, name: str, split: Split) -> None:
+        labels = split.targets()
+        if split.n_out != 1 or labels.dtype.kind not in "iu":
+            raise DataError(f"{self.path}: {name}/y has to be one integer a row.")
+        low, high = int(labels.min()), int(labels.max())
+        if low < 0 or high >= len(self.classes):
+            row = int(np.flatnonzero((labels < 0) | (labels >= len(self.classes)))[0])
+            raise DataError(
+                f"{self.path}: {name}/y, row {row} is {labels[row]}; "
+                f"labels run from 0 to {len(self.classes) - 1}."
+            )
+
+    @property
+    def task(self) -> str:
+        """`classification` or `regression`."""
+        return str(self.about["task"])
+
+    @property
+    def classes(self) -> list[str]:
+        """The classes' names, in the order of their labels; empty for regression."""
+        return list(self.about["classes"])
+
+    @property
+    def n_in(self) -> int:
+        return next(iter(self.splits.values())).n_in
+
+    @property
+    def n_out(self) -> int:
+        """Numbers a network has to put out."""
+        return len(self.classes) or next(iter(self.splits.values())).n_out
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What makes this the same data set under another name or on another host."""
+        return {
+            "digest": self.about["digest"],
+            "rows": {name: len(split) for name, split in self.splits.items()},
+            "n_in": self.n_in,
+            "n_out": self.n_out,
+        }
+
+    def split(self, name: str) -> Split:
+        if name not in self.splits:
+            raise ConfigError(
+                f"{self.path} has no split {name!r}; it has {', '.join(self.splits)}."
+            )
+        return self.splits[name]
+
+
+def check_readable(path: Path) -> None:
+    """Raise DataError unless the file is a data set; reads no rows."""
+    with hdf5.opened(path, FORMAT, VERSION, DataError) as file:
+        hdf5.read_json(file, "about")
+
+
+class Feed:
+    """Fill arrays for backprop with rows of a split; allocates only when it is made.
+
+    Parameters
+    ----------
+    split : Split
+    scaling : Scaling
+        The model's, which need not be the one of the split's file.
+    n_classes : int
+        0 for regression.
+    rows : int
+        The most rows that are asked for at once.
+    dtype : float32 or float64
+    """
+
+    def __init__(
+        self, split: Split, scaling: Scaling, n_classes: int, rows: int, dtype: np.dtype
+    ) -> None:
+        self.split = split
+        self.shift = scaling.shift.astype(dtype)
+        self.scale = scaling.scale.astype(dtype)
+        self.is_shifted, self.is_scaled = bool(self.shift.any()), bool((self.scale != 1).any())
+        self.one_hot = np.eye(n_classes, dtype=dtype) if n_classes else None
+        self._raw_x = np.empty((rows, split.x.shape[1]), np.uint8)
+        self._raw_y = np.empty((rows, split.y.shape[1]), np.uint8)
+        self._x = np.empty((rows, split.n_in), dtype)
+        self._y = np.empty((rows, n_classes or split.n_out), dtype)
+        self._labels = np.zeros(rows, np.intp)
+        self._views: dict[int, SimpleNamespace] = {}
+
+    def load(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return x (m, n_0), y (m, n_L) and labels (m,) of the rows `numbers` (m,).
+
+        They are this feed's own buffers, good until the next call.
+        """
+        views = self._views.get(len(numbers)) or self._make_views(len(numbers))
+        # Row numbers are in range; mode="clip" is the one that needs no buffer.
+        np.take(self.split.x, numbers, axis=0, out=views.raw_x, mode="clip")
+        np.take(self.split.y, numbers, axis=0, out=views.raw_y, mode="clip")
+        np.copyto(views.x, views.typed_x)
+        if self.is_shifted:
+            np.subtract(views.x, self.shift, out=views.x)
+        if self.is_scaled:
+            np.multiply(views.x, self.scale, out=views.x)
+        if self.one_hot is None:
+            np.copyto(views.y, views.typed_y)
+        else:
+            np.copyto(views.labels, views.typed_y, casting="unsafe")
+            np.take(self.one_hot, views.labels, axis=0, out=views.y, mode="clip")
+        return views.x, views.y, views.labels
+
+    def _make_views(self, m: int) -> SimpleNamespace:
+        raw_x, raw_y = self._raw_x[:m], self._raw_y[:m]
+        typed_y = raw_y.view(self.split.y_dtype)  # (m, n_L), or (m, 1) for labels
+        self._views[m] = SimpleNamespace(
+            raw_x=raw_x,
+            raw_y=raw_y,
+            typed_x=raw_x.view(self.split.x_dtype),  # (m, n_0)
+            typed_y=typed_y if self.one_hot is None else typed_y[:, 0],
+            x=self._x[:m],
+            y=self._y[:m],
+            labels=self._labels[:m],
+        )
+        return self._views[m]
+
+
+def mapped(path: Path, offset: int, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """Return a read-only memory map of an array at `offset` bytes in a file."""
+    count = math.prod(shape)
+    with path.open("rb") as file:
+        whole = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    if offset + count * dtype.itemsize > len(whole):
+        raise DataError(f"{path} is cut short: it ends inside an array of shape {shape}.")
+    return np.frombuffer(whole, dtype, count, offset).reshape(shape)
+
+
+def as_bytes(array: np.ndarray) -> np.ndarray:
+    """Return the rows of a contiguous array as bytes: (n, bytes of a row) uint8."""
+    return array.reshape(len(array), -1).view(np.uint8).reshape(len(array), -1)

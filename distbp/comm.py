@@ -1,0 +1,402 @@
+"""The ranks of a run, and every message that they send each other.
+
+This is the only file that knows MPI. `connect` returns the `Comm` of this run:
+its ranks, numbered node by node; messages (arrays by MPI's buffers, everything
+else as JSON); memory that the ranks of a node share; and `together`, which makes
+the trouble of one rank the trouble of all. A process that no launcher started
+has a `Comm` of one rank, which needs no MPI at all.
+"""
+
+import json
+import math
+import mmap
+import os
+import platform
+import secrets
+import sys
+import tempfile
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import numpy as np
+
+from distbp.errors import KINDS, DistbpError, LaunchError
+
+if TYPE_CHECKING:
+    from mpi4py import MPI
+
+PATIENCE = 3.0  # seconds that ranks with the same trouble may come apart
+TOKEN = 16  # bytes that prove that two ranks see the same memory
+
+# Where launchers say how many ranks they started, and which one a process is.
+RANKS_VARIABLE = "DISTBP_RANKS"
+SIZE_VARIABLES = (RANKS_VARIABLE, "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS")
+RANK_VARIABLES = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK", "SLURM_PROCID")
+
+
+class Comm:
+    """The ranks of one run.
+
+    Parameters
+    ----------
+    mpi : mpi4py.MPI.Comm, optional
+        All ranks, in the launcher's order; None for a process on its own.
+
+    Attributes
+    ----------
+    rank, size : int
+        Ranks are renumbered by node and place on it, so that those of a node are a
+        run whatever the launcher's mapping.
+    node, nodes : int
+        This rank's node, and how many there are.
+    """
+
+    def __init__(self, mpi: "MPI.Comm | None" = None) -> None:
+        self._comm: MPI.Comm | None = mpi
+        self._node_comm: MPI.Comm | None = mpi
+        self.rank, self.size, self.node, self.nodes = 0, 1, 0, 1
+        self.node_rank, self.node_size = 0, 1
+        if mpi is None or mpi.size == 1:
+            return
+        node = mpi.Split_type(_mpi().COMM_TYPE_SHARED, mpi.rank)
+        first = np.array([mpi.rank])
+        node.Bcast(first)
+        everybody = mpi.Split(0, int(first[0]) * mpi.size + node.rank)
+        self._comm, self._node_comm = everybody, node
+        self.rank, self.size = everybody.rank, everybody.size
+        self.node_rank, self.node_size = node.rank, node.size
+        firsts = np.unique(self.gather_numbers(int(first[0])))
+        self.node, self.nodes = int(np.searchsorted(firsts, first[0])), len(firsts)
+
+    # Messages between all ranks.
+
+    def gather_numbers(self, number: int) -> np.ndarray:
+        """Return every rank's number, on every rank: (size,) int64."""
+        numbers = np.array([number], np.int64)
+        if self.size > 1:
+            numbers = np.empty(self.size, np.int64)
+            self._mpi.Allgather(np.array([number], np.int64), numbers)
+        return numbers
+
+    def broadcast(self, value: Any, root: int = 0) -> Any:
+        """Return the `value` of rank `root`, on every rank; anything that JSON can hold."""
+        return _broadcast(self._comm, value, root) if self.size > 1 else value
+
+    def gather(self, value: Any) -> list[Any]:
+        """Return every rank's `value`, on every rank; anything that JSON can hold."""
+        if self.size == 1:
+            return [value]
+        text = np.frombuffer(json.dumps(value).encode(), np.uint8)
+        counts = self.gather_numbers(text.size)
+        everything = np.empty(counts.sum(), np.uint8)
+        self._mpi.Allgatherv(text, [everything, counts])
+        ends = np.cumsum(counts)
+        return [
+            json.loads(everything[end - count : end].tobytes())
+            for count, end in zip(counts, ends, strict=True)
+        ]
+
+    def allreduce(self, array: np.ndarray) -> None:
+        """Replace `array` by its sum over all ranks, in an order that MPI chooses."""
+        if self.size > 1:
+            self._mpi.Allreduce(_mpi().IN_PLACE, array)
+
+    def allgatherv(self, array: np.ndarray, counts: np.ndarray) -> None:
+        """Complete `array`, of which rank r has the r-th run of `counts[r]` numbers."""
+        if self.size > 1:
+            self._mpi.Allgatherv(_mpi().IN_PLACE, [array, counts])
+
+    def alltoallv(
+        self, send: np.ndarray, send_counts: Any, receive: np.ndarray, receive_counts: Any
+    ) -> None:
+        """Send runs of `send`, one to each rank, and receive one from each, end to end.
+
+        The counts are pairs (counts, displacements), in numbers.
+        """
+        self._mpi.Alltoallv([send, send_counts], [receive, receive_counts])
+
+    def gather_rows(self, rows: np.ndarray) -> np.ndarray:
+        """Return on rank 0 the rows (m, k) of all ranks, in their order; elsewhere its own."""
+        if self.size == 1:
+            return rows
+        counts = self.gather_numbers(len(rows))
+        everything = rows
+        if self.rank == 0:
+            everything = np.empty((counts.sum(), *rows.shape[1:]), rows.dtype)
+        self._mpi.Gatherv(rows, [everything, counts * math.prod(rows.shape[1:])])
+        return everything
+
+    def barrier(self) -> None:
+        """Wait for all ranks."""
+        if self.size > 1:
+            self._mpi.Barrier()
+
+    # Trouble.
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Raise a DistbpError of any rank inside the block on every rank, at its end."""
+        trouble = None
+        try:
+            yield
+        except DistbpError as error:
+            trouble = error
+        self.agree(trouble)
+
+    def agree(self, trouble: DistbpError | None) -> None:
+        """Raise the first rank's `trouble`, if there is any, on every rank.
+
+        The rank is named unless all ranks have the same to say.
+        """
+        has_trouble = self.gather_numbers(trouble is not None)
+        if not has_trouble.any():
+            return
+        first = int(np.argmax(has_trouble))
+        mine = [type(trouble).__name__, str(trouble)]
+        kind, text = self.broadcast(mine, first)
+        is_common = self.gather_numbers(mine == [kind, text]).all()
+        raise KINDS[kind](text if is_common else f"rank {first}: {text}") from trouble
+
+    @contextmanager
+    def guard(self) -> Iterator[None]:
+        """End all ranks if one leaves the block by anything but an agreed DistbpError.
+
+        A rank that stops while the others go on would leave them waiting for ever:
+        so an exception, a `sys.exit`, or an exception in a thread of one of several
+        ranks is shown with its rank, and all of them are ended.
+        """
+        if self.size == 1:
+            yield
+            return
+        hook, threading.excepthook = threading.excepthook, self._thread_failed
+        try:
+            yield
+        except DistbpError as error:
+            if not self.arrive():
+                self._fail("".join(traceback.format_exception(error)))
+            raise
+        except SystemExit as error:
+            trace = "".join(traceback.format_exception(error))
+            self._fail(f"{trace}sys.exit({error.code!r}) on one rank ends them all.\n")
+        except BaseException as error:
+            self._fail("".join(traceback.format_exception(error)))
+        finally:
+            threading.excepthook = hook
+
+    def _thread_failed(self, failure: threading.ExceptHookArgs) -> None:
+        if failure.exc_value is not None:
+            self._fail("".join(traceback.format_exception(failure.exc_value)))
+
+    def _fail(self, trace: str) -> NoReturn:
+        """Show why this rank cannot go on, in one piece, and end all ranks."""
+        sys.stderr.write(
+            f"distbp: rank {self.rank} of {self.size} on {platform.node()} failed; "
+            f"all ranks are ended.\n{trace}"
+        )
+        self.abort(1)
+
+    def arrive(self) -> bool:
+        """Wait for all ranks, but not for ever; return whether they came."""
+        if self.size == 1:
+            return True
+        request, until = self._mpi.Ibarrier(), time.monotonic() + PATIENCE
+        while not request.Test():
+            if time.monotonic() > until:
+                return False
+            time.sleep(0.001)
+        return True
+
+    def abort(self, status: int) -> NoReturn:
+        """End all ranks at once with a non-zero exit status."""
+        sys.stdout.flush()
+        sys.stderr.flush()
+        if self._comm is not None:
+            self._comm.Abort(status)
+        os._exit(status)
+
+    # Memory that a node shares.
+
+    def node_array(self, shape: tuple[int, ...], dtype: np.dtype) -> "NodeArray":
+        """Return an array that all ranks of a node see; collective."""
+        return NodeArray(self, shape, np.dtype(dtype))
+
+    def fill_node_array(
+        self, shape: tuple[int, ...], dtype: np.dtype, fill: Callable[[np.ndarray], None]
+    ) -> np.ndarray:
+        """Return an array that all ranks of a node see and that `fill` has filled once."""
+        shared = self.node_array(shape, dtype)
+        shared.fill(fill)
+        return shared.array
+
+    @property
+    def _mpi(self) -> "MPI.Comm":
+        if self._comm is None:
+            raise LaunchError("a process without MPI has no other ranks")
+        return self._comm
+
+
+class NodeArray:
+    """An array of which a node has one copy: a file that its ranks map and nobody else sees.
+
+    The file is unlinked as soon as all have mapped it, so that no kind of death
+    leaves it behind. Where the ranks cannot share memory, each has its own copy.
+
+    Attributes
+    ----------
+    array : array of `shape` and `dtype`
+    is_owner : bool
+        Whether this rank is the one to fill its copy.
+    """
+
+    def __init__(self, comm: Comm, shape: tuple[int, ...], dtype: np.dtype) -> None:
+        self._comm = comm
+        memory = share(comm, math.prod(shape) * dtype.itemsize)
+        self.is_owner = memory is None or comm.node_rank == 0
+        if memory is None:
+            self.array = np.empty(shape, dtype)
+        else:
+            count = math.prod(shape)
+            self.array = np.frombuffer(memory, dtype, count).reshape(shape)
+
+    def fill(self, function: Callable[[np.ndarray], None]) -> None:
+        """Let the owner of each copy call `function` on it; collective."""
+        with self._comm.together():
+            if self.is_owner:
+                function(self.array)
+
+
+def share(comm: Comm, size: int) -> mmap.mmap | None:
+    """Return `size` bytes that all ranks of the node see, or None if they cannot; collective.
+
+    None too for a rank that is alone on its node.
+    """
+    node = comm._node_comm
+    if node is None or comm.node_size == 1:
+        return None
+    path, token = _offer(size) if comm.node_rank == 0 else (None, "")
+    path, token = _broadcast(node, [path, token], 0)
+    memory = _map(path, size, token) if path else None
+    has_mapped = np.empty(comm.node_size, np.int64)
+    node.Allgather(np.array([memory is not None], np.int64), has_mapped)
+    if path and comm.node_rank == 0:
+        Path(path).unlink(missing_ok=True)
+    return memory if has_mapped.all() else None
+
+
+def _offer(size: int) -> tuple[str | None, str]:
+    """Reserve a file for `size` bytes and a token behind them; return its name and the token."""
+    token = secrets.token_bytes(TOKEN)
+    for folder in ("/dev/shm", tempfile.gettempdir()):  # noqa: S108 (a random name, O_EXCL)
+        path = Path(folder, f"distbp-{os.getpid()}-{secrets.token_hex(4)}")
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+        except OSError:
+            continue
+        try:
+            # Reserved, not only declared: a full folder is an error here, not a SIGBUS later.
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(descriptor, 0, size + TOKEN)
+            os.pwrite(descriptor, token, size)
+            return str(path), token.hex()
+        except OSError:
+            path.unlink()
+        finally:
+            os.close(descriptor)
+    return None, ""
+
+
+def _map(path: str, size: int, token: str) -> mmap.mmap | None:
+    """Map the file, or return None if this rank does not see it, or sees another one."""
+    try:
+        with open(path, "r+b") as file:
+            memory = mmap.mmap(file.fileno(), size + TOKEN)
+    except (OSError, ValueError):
+        return None
+    return memory if memory[size:].hex() == token else None
+
+
+def _broadcast(comm: Any, value: Any, root: int) -> Any:
+    """Return `root`'s value on every rank of an MPI communicator."""
+    text = json.dumps(value).encode() if comm.rank == root else b""
+    length = np.array([len(text)], np.int64)
+    comm.Bcast(length, root)
+    buffer = np.frombuffer(text, np.uint8) if text else np.empty(length[0], np.uint8)
+    comm.Bcast(buffer, root)
+    return json.loads(buffer.tobytes())
+
+
+def connect() -> Comm:
+    """Join the run that this process was started for; starts MPI.
+
+    Raises
+    ------
+    LaunchError
+        A launcher started several ranks, but they do not find each other.
+    """
+    started = ranks_started(os.environ)
+    try:
+        world = _mpi().COMM_WORLD
+    except (ImportError, RuntimeError) as failure:
+        if started > 1:
+            raise LaunchError(
+                f"{started} ranks were started, but no MPI library can be loaded "
+                f"({str(failure).splitlines()[0]}). Install one: pip install mpich."
+            ) from failure
+        return Comm()
+    if world.size == 1 and started > 1:
+        raise LaunchError(
+            f"{started} ranks were started, but each finds itself alone. The launcher is not "
+            f"that of the MPI that Python uses ({library()}): use its own mpirun, or under "
+            f"SLURM srun --mpi=pmi2 for MPICH and srun --mpi=pmix for Open MPI."
+        )
+    if RANKS_VARIABLE in os.environ and world.size != started:
+        raise LaunchError(f"{started} ranks were asked for, but {world.size} were started.")
+    return Comm(world)
+
+
+def ranks_started(environment: Any) -> int:
+    """Return how many ranks the launcher says it started; 1 without one."""
+    for name in SIZE_VARIABLES:
+        if environment.get(name, "").isdecimal():
+            return int(environment[name])
+    return 1
+
+
+def launcher_rank(environment: Any) -> int:
+    """Return the rank that the launcher gave this process, without starting MPI."""
+    for name in RANK_VARIABLES:
+        if environment.get(name, "").isdecimal():
+            return int(environment[name])
+    return 0
+
+
+def library() -> str:
+    """Return name and version of the MPI library, without starting it."""
+    import mpi4py
+
+    mpi4py.rc.initialize = False
+    try:
+        from mpi4py import MPI
+
+        words = MPI.Get_library_version().replace(",", " ").split()
+    except (ImportError, RuntimeError):
+        return ""
+    finally:
+        mpi4py.rc.initialize = True
+    if words[0] == "MPICH":
+        return f"MPICH {words[2]}"
+    return " ".join(word.lstrip("v") for word in words[:3])
+
+
+def _mpi() -> Any:
+    """Return mpi4py's MPI, started."""
+    from mpi4py import MPI
+
+    if not MPI.Is_initialized():
+        MPI.Init()
+    return MPI

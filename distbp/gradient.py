@@ -1,0 +1,83 @@
+"""The gradient of a mini-batch, computed by all ranks.
+
+Each rank runs backprop on its shards; a `Combiner` adds the results up. With the
+gradient come the batch's cost and its number of right answers, on every rank.
+"""
+
+import numpy as np
+
+from distbp.combine import EXTRA, Combiner
+from distbp.data import Feed, Scaling, Split
+from distbp.network import Dropout, Network, Workspace, layer_views
+from distbp.shards import shard_rows
+
+
+class BatchGradient:
+    """Computes gradients of one batch after the other; allocates only when it is made.
+
+    Parameters
+    ----------
+    network : Network
+    combiner : Combiner
+    split : Split
+        The training set.
+    scaling : Scaling
+    n_classes : int
+        0 for regression.
+    batch_size, shards : int
+    dropout : float
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        combiner: Combiner,
+        split: Split,
+        scaling: Scaling,
+        n_classes: int,
+        batch_size: int,
+        shards: int,
+        dropout: float,
+    ) -> None:
+        self.network, self.combiner = network, combiner
+        self.n_classes, self.shards = n_classes, shards
+        batches = {min(batch_size, len(split)), len(split) % batch_size}
+        runs = [shard_rows(b, shards, shard) for b in batches for shard, _ in combiner.plan]
+        self._works = {
+            rows: self._workspace(rows, dropout) for rows in {hi - lo for lo, hi in runs} - {0}
+        }
+        self._feed = Feed(split, scaling, n_classes, max(self._works, default=0), network.dtype)
+        size = network.theta.size
+        self._out = [layer_views(slot[:size], network.sizes) for slot in combiner.slots]
+
+    def _workspace(self, rows: int, dropout: float) -> tuple[Workspace, Dropout | None]:
+        work = self.network.workspace(rows)
+        return work, Dropout(dropout, self.network.seed, work) if dropout else None
+
+    def compute(self, batch: np.ndarray, epoch: int, step: int) -> tuple[np.ndarray, float, int]:
+        """Return gradient (P,), cost and right answers, all summed over the rows of a batch.
+
+        `batch` (m,) are row numbers, the same on all ranks. The gradient may be used
+        up; it is good until the next call. Collective.
+        """
+        for i, (shard, slot) in enumerate(self.combiner.plan):
+            start, stop = shard_rows(len(batch), self.shards, shard)
+            if start == stop:  # a short last batch may leave shards empty
+                self.combiner.slots[slot].fill(0.0)
+            else:
+                self._backprop(slot, batch[start:stop], (epoch, step, shard))
+            self.combiner.done(i)
+        total = self.combiner.finish()
+        return total[:-EXTRA], float(total[-2]), round(float(total[-1]))
+
+    def _backprop(self, slot: int, numbers: np.ndarray, position: tuple[int, int, int]) -> None:
+        """Write a shard's gradient, cost and number of right answers to its vector."""
+        x, y, labels = self._feed.load(numbers)
+        work, dropout = self._works[len(numbers)]
+        if dropout:
+            dropout.draw(*position)
+        self.network.backprop(x, y, self._out[slot], work)
+        vector, a = self.combiner.slots[slot], work.a[-1]
+        vector[-2] = self.network.cost.fn(work.z[-1], a, y, work.spare[-1])
+        if self.n_classes:
+            vector[-1] = np.count_nonzero(a.argmax(axis=1) == labels)

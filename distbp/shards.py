@@ -1,0 +1,96 @@
+"""Which rows make a shard, which shards a rank, and in which order sums are made.
+
+A batch of B rows is cut into S shards, whatever the number of ranks: shard s has
+rows [B·s // S, B·(s+1) // S). Rank r of N computes the run of shards
+[S·r // N, S·(r+1) // N). The S gradients are added in one binary tree over
+[0, S), in which the left child of a node holds the largest power of two of shards
+below its width. Floating-point addition commutes but does not associate, so the
+tree alone fixes the bits: a rank adds up the largest subtrees inside its run, its
+partial sums, and whoever has all partial sums finishes the tree above them.
+
+Index arithmetic only: no arrays, no ranks.
+"""
+
+from collections.abc import Iterator, Sequence
+
+Run = tuple[int, int]  # [start, stop)
+Addition = tuple[int, int]  # into, from
+
+WIDE = 512  # a layer from which a shard should be large for the matrix products' sake
+
+
+def default_shards(batch_size: int, sizes: Sequence[int]) -> int:
+    """Return how many shards a batch is cut into: a power of two, never a function of N.
+
+    Few rows make matrix products slow, few shards employ few ranks: a quarter of
+    the batch, but 32 to 128 rows where layers are narrow and 128 to 256 where they
+    are wide.
+    """
+    least, most = (128, 256) if max(sizes[1:]) >= WIDE else (32, 128)
+    rows = min(max(batch_size // 4, least), most)
+    return largest_power_of_two(max(1, batch_size // rows))
+
+
+def largest_power_of_two(n: int) -> int:
+    """Return the largest power of two that is at most n, n ≥ 1."""
+    return 1 << (n.bit_length() - 1)
+
+
+def shard_rows(rows: int, shards: int, shard: int) -> Run:
+    """Return the run of a batch's `rows` rows that is shard number `shard`."""
+    return rows * shard // shards, rows * (shard + 1) // shards
+
+
+def rank_shards(shards: int, ranks: int, rank: int) -> Run:
+    """Return the run of shards that a rank computes; it may be empty."""
+    return shards * rank // ranks, shards * (rank + 1) // ranks
+
+
+def middle(node: Run) -> int:
+    """Return where a node of the tree, at least two wide, divides."""
+    start, stop = node
+    return start + largest_power_of_two(stop - start - 1)
+
+
+def subtrees(run: Run, node: Run) -> Iterator[Run]:
+    """Yield the largest subtrees of `node` that lie inside `run`, in order."""
+    start, stop = max(run[0], node[0]), min(run[1], node[1])
+    if start >= stop:
+        return
+    if (start, stop) == node:
+        yield node
+        return
+    yield from subtrees(run, (node[0], middle(node)))
+    yield from subtrees(run, (middle(node), node[1]))
+
+
+def merges(node: Run) -> list[int]:
+    """Return, for each shard of a subtree in order, how many additions follow it.
+
+    Keep the sums on a stack: push each shard's gradient, then that many times add
+    the top to the one below and drop it. At the end the subtree's sum is left.
+    """
+    if node[1] - node[0] == 1:
+        return [0]
+    counts = merges((node[0], middle(node))) + merges((middle(node), node[1]))
+    counts[-1] += 1
+    return counts
+
+
+def additions(nodes: Sequence[Run], root: Run) -> list[Addition]:
+    """Return the additions, by positions in `nodes`, that finish the tree at position 0.
+
+    `nodes` are subtrees that cover `root` from left to right.
+    """
+    position = {node: i for i, node in enumerate(nodes)}
+    steps: list[Addition] = []
+
+    def finish(node: Run) -> int:
+        if node in position:
+            return position[node]
+        left, right = finish((node[0], middle(node))), finish((middle(node), node[1]))
+        steps.append((left, right))
+        return left
+
+    finish(root)
+    return steps

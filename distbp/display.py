@@ -1,0 +1,145 @@
+"""What a person sees of a run, and where: written by rank 0 alone.
+
+On a terminal a live bar with cost, accuracy, samples a second and the time left;
+everywhere a plain line an epoch. Launchers stand between a rank and the terminal:
+under MPICH no rank sees one, under Open MPI every rank is shown one on standard
+output that may not be there. So the launcher's own files are asked.
+"""
+
+import os
+import shutil
+import stat
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+TERMINAL_VARIABLE = "DISTBP_TERMINAL"  # set by --ranks: "1" if its stderr is a terminal
+LAUNCHERS = ("mpiexec", "mpirun", "prterun", "prun", "orterun", "srun")
+REFRESH = 0.1  # seconds
+
+
+def terminal_files() -> tuple[bool, bool]:
+    """Return whether what is written to stdout and to stderr ends on a terminal."""
+    launcher = launcher_above(os.getpid())
+    if launcher is None:
+        return sys.stdout.isatty(), sys.stderr.isatty()
+    return is_terminal(launcher, 1), is_terminal(launcher, 2)
+
+
+def launcher_above(pid: int) -> int | None:
+    """Return the process number of the MPI launcher that started `pid`, if it is on this host."""
+    found = None
+    while pid > 1:
+        try:
+            text = Path(f"/proc/{pid}/stat").read_text()
+        except OSError:
+            return found
+        name = text[text.index("(") + 1 : text.rindex(")")]
+        if name.startswith(LAUNCHERS):
+            found = pid
+        elif found:
+            return found
+        pid = int(text[text.rindex(")") + 2 :].split()[1])
+    return found
+
+
+def is_terminal(pid: int, descriptor: int) -> bool:
+    """Return whether another process's open file is a terminal."""
+    try:
+        status = os.stat(f"/proc/{pid}/fd/{descriptor}")
+    except OSError:
+        return False
+    # Linux: major 4 is a console or serial line, 136 to 143 are pseudo-terminals.
+    major = os.major(status.st_rdev)
+    return stat.S_ISCHR(status.st_mode) and (major == 4 or 136 <= major <= 143)
+
+
+class Display:
+    """Shows a run.
+
+    Parameters
+    ----------
+    is_shown : bool
+        False on all ranks but one, and with --quiet.
+    epochs, steps : int
+        Of the whole run, and of an epoch.
+    """
+
+    def __init__(self, is_shown: bool, epochs: int, steps: int) -> None:
+        self.is_shown = is_shown
+        self.epochs, self.steps = epochs, steps
+        self._bar: Any = None
+        self._task: Any = None
+        self._next = 0.0
+        self._lines_on_bar = False
+        if is_shown:
+            self._lines_on_bar, has_bar = terminal_files()
+            if has_bar:
+                self._start_bar()
+
+    def _start_bar(self) -> None:
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            Progress,
+            TaskProgressColumn,
+            TextColumn,
+            TimeRemainingColumn,
+        )
+
+        console = Console(
+            file=sys.stderr, force_terminal=True, width=shutil.get_terminal_size().columns
+        )
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=20),
+            TaskProgressColumn(),
+            TextColumn("{task.fields[now]}"),
+            TimeRemainingColumn(),
+            TextColumn("left"),
+            console=console,
+            auto_refresh=False,
+            transient=True,
+            redirect_stdout=False,
+            redirect_stderr=False,
+        )
+        self._task = self._bar.add_task("", total=self.epochs * self.steps, now="")
+        self._bar.start()
+
+    def line(self, text: str) -> None:
+        """Show a line."""
+        if not self.is_shown:
+            return
+        if self._bar and self._lines_on_bar:
+            self._bar.console.print(text, highlight=False, markup=False, soft_wrap=True)
+        else:
+            sys.stdout.write(text + "\n")
+            sys.stdout.flush()
+
+    def wants_step(self) -> bool:
+        """Return whether it is time to draw the bar again."""
+        return self._bar is not None and time.monotonic() >= self._next
+
+    def step(self, epoch: int, step: int, numbers: str) -> None:
+        """Draw the bar: `step` steps of epoch number `epoch`, from 0, are done."""
+        self._next = time.monotonic() + REFRESH
+        self._bar.update(
+            self._task,
+            completed=epoch * self.steps + step,
+            description=f"epoch {epoch + 1}/{self.epochs}",
+            now=numbers,
+        )
+        self._bar.refresh()
+
+    def close(self) -> None:
+        """Take the bar away."""
+        if self._bar:
+            self._bar.stop()
+            self._bar = None
+
+
+def warn(text: str) -> None:
+    """Print a warning on standard error, in one piece."""
+    sys.stderr.write(f"distbp: {text}\n")
+    sys.stderr.flush()

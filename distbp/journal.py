@@ -1,0 +1,206 @@
+"""What a run leaves behind and shows: checkpoints, metrics, lines and a bar.
+
+`Progress` is where a run is. The `Journal` writes it down: all its work is rank
+0's, and none of it needs a message. A save that fails in the middle of a run is
+announced and tried again when the next one is due; the last one has to succeed.
+"""
+
+import json
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from distbp import machine
+from distbp.checkpoint import Checkpoint, RunFolder, describe_network
+from distbp.config import Config
+from distbp.data import DataSet
+from distbp.display import Display, warn
+from distbp.errors import CheckpointError
+from distbp.network import Network
+from distbp.optimizers import Update
+
+Record = dict[str, Any]
+
+
+@dataclass
+class Progress:
+    """Where a run is.
+
+    Attributes
+    ----------
+    epoch, step : int
+        Whole epochs done, and steps done in the one after them.
+    cost, correct : float, int
+        Summed over the rows of those steps.
+    history : list of dict
+        One record an epoch, as in metrics.jsonl.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    cost: float = 0.0
+    correct: int = 0
+    history: list[Record] = field(default_factory=list)
+
+    @property
+    def scores(self) -> list[float]:
+        """What plateau, patience and best look at: the validation cost, or the training cost."""
+        return [
+            r["train_cost"] if r["validation_cost"] is None else r["validation_cost"]
+            for r in self.history
+        ]
+
+
+class Journal:
+    """Keeps and shows a run.
+
+    Parameters
+    ----------
+    config, data, network, update, progress : parts of the run, as they change
+    steps : int
+        Of an epoch.
+    is_writer : bool
+        Whether this is the rank that does it.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        data: DataSet,
+        network: Network,
+        update: Update,
+        progress: Progress,
+        steps: int,
+        is_writer: bool,
+    ) -> None:
+        self.config, self.data, self.network, self.update = config, data, network, update
+        self.progress = progress
+        self.is_writer = is_writer
+        self.folder = RunFolder(Path(config.out), config.keep)
+        self.display = Display(is_writer and not config.quiet, config.epochs, steps)
+        self._every, self._unit = config.interval()
+        self._saved_at = time.monotonic()
+        self._saved: tuple[int, int] | None = None
+
+    def open(self, is_new: bool) -> None:
+        """Make the run's directory, or bring it to where the checkpoint was."""
+        if not self.is_writer:
+            return
+        if is_new:
+            self.folder.make()
+        else:
+            self._saved = self._position()
+        self.folder.write_text("config.toml", self.config.to_toml())
+        lines = (json.dumps(record) + "\n" for record in self.progress.history)
+        self.folder.write_text("metrics.jsonl", "".join(lines))
+
+    def _position(self) -> tuple[int, int]:
+        return self.progress.epoch, self.progress.step
+
+    def begin_epoch(self, rows: int) -> None:
+        """Start the epoch's clock; `rows` of it were done before."""
+        self._began, self._rows_before = time.monotonic(), rows
+
+    def after_step(self, rows: int) -> None:
+        """Show and save what is due after a step; `rows` of the epoch are done."""
+        if not self.is_writer:
+            return
+        if self.display.wants_step():
+            self.display.step(self.progress.epoch, self.progress.step, self._numbers(rows))
+        if self._is_due():
+            self._try_save()
+
+    def after_epoch(self, is_best: bool) -> None:
+        """Show, record and save what is due after an epoch."""
+        if not self.is_writer:
+            return
+        record = self.progress.history[-1]
+        self.display.line(self._describe(record))
+        try:
+            self.folder.append_line("metrics.jsonl", json.dumps(record))
+            if self._unit == "epoch" and self.progress.epoch % self._every == 0:
+                self._save(is_best)
+            elif is_best:
+                self.folder.save_best(self._checkpoint())
+        except CheckpointError as error:
+            self._complain(error)
+
+    def close(self) -> None:
+        """Save the last state, if it is not saved yet.
+
+        Raises
+        ------
+        CheckpointError
+            It cannot be saved.
+        """
+        if self.is_writer and self._saved != self._position():
+            self._save(is_best=False)
+
+    def _is_due(self) -> bool:
+        """Return whether a checkpoint inside the epoch is due."""
+        if self._unit == "step":
+            return self.update.steps % self._every == 0
+        return self._unit == "s" and time.monotonic() - self._saved_at >= self._every
+
+    def _try_save(self) -> None:
+        try:
+            self._save(is_best=False)
+        except CheckpointError as error:
+            self._complain(error)
+
+    def _complain(self, error: CheckpointError) -> None:
+        warn(f"warning: {error} The run goes on and tries again at the next checkpoint.")
+        self._saved_at = time.monotonic()
+
+    def _save(self, is_best: bool) -> None:
+        if not np.isfinite(self.network.theta).all():
+            return  # the next step ends the run; what is on the disk stays
+        self.folder.save(self._checkpoint(), is_best)
+        self._saved, self._saved_at = self._position(), time.monotonic()
+
+    def _checkpoint(self) -> Checkpoint:
+        progress = asdict(self.progress)
+        return Checkpoint(
+            network=self.network,
+            state=self.update.state,
+            scaling=self.data.scaling,
+            about={
+                "network": describe_network(self.network),
+                "task": self.data.task,
+                "classes": self.data.classes,
+                "shape": self.data.about["shape"],
+                "data": self.data.identity,
+                "config": self.config.to_dict(),
+                "history": progress.pop("history"),
+                "progress": progress | {"steps": self.update.steps},
+                "machine": machine.bits() | {"threads": self.config.threads},
+                "versions": machine.versions(),
+            },
+        )
+
+    # What a person reads.
+
+    def _numbers(self, rows: int) -> str:
+        speed = (rows - self._rows_before) / (time.monotonic() - self._began)
+        text = f"cost {self.progress.cost / rows:.4f}"
+        if self.data.classes:
+            text += f" accuracy {self.progress.correct / rows:.2%}"
+        return f"{text} {speed:,.0f} samples/s"
+
+    def _describe(self, record: Record) -> str:
+        name = "accuracy" if self.data.classes else "R²"
+        width = len(str(self.config.epochs))
+        text = f"epoch {record['epoch']:{width}d}/{self.config.epochs}"
+        for split in ("train", "validation", "test"):
+            cost, accuracy = record[f"{split}_cost"], record[f"{split}_accuracy"]
+            if cost is not None:
+                text += f" | {split} cost {cost:.4f}"
+                text += "" if accuracy is None else f" {name} {_share(accuracy, name)}"
+        return f"{text} | {record['seconds']:.1f} s, {record['samples_per_s']:,.0f} samples/s"
+
+
+def _share(value: float, name: str) -> str:
+    return f"{value:.4f}" if name == "R²" else f"{value:.2%}"

@@ -1,0 +1,407 @@
+"""Training: the loop over epochs and steps.
+
+A step: all ranks compute the gradient of one mini-batch, and every rank makes the
+same update. `train` assembles the parts from a `Config` and runs the loop. The
+parts know nothing of each other: rows come from `data`, their order from
+`philox`, the gradient from `gradient`, new parameters from `optimizers`; what is
+kept and shown is the `journal`'s.
+"""
+
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from distbp import machine, philox
+from distbp.checkpoint import Checkpoint, digest, find, read
+from distbp.combine import COMBINERS
+from distbp.comm import Comm, connect
+from distbp.config import Config
+from distbp.data import DataSet, Split
+from distbp.display import warn
+from distbp.errors import ConfigError, DistbpError
+from distbp.evaluate import Evaluator, Score, open_data
+from distbp.gradient import BatchGradient
+from distbp.journal import Journal, Progress
+from distbp.network import Network
+from distbp.optimizers import OPTIMIZERS, Update
+from distbp.schedules import (
+    cosine_factor,
+    epochs_waited,
+    is_best,
+    plateau_factor,
+    step_factor,
+    warmup_factor,
+)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run ends with.
+
+    Attributes
+    ----------
+    network : Network
+    history : list of dict
+        One record an epoch, as in metrics.jsonl.
+    path : Path
+        The run's directory.
+    digest : str
+        SHA-256 of θ.
+    """
+
+    network: Network
+    history: list[dict[str, Any]]
+    path: Path
+    digest: str
+
+
+def train(config: Config, resume: bool = False, comm: Comm | None = None) -> Result:
+    """Train a network on all ranks of this run.
+
+    Parameters
+    ----------
+    config : Config
+    resume : bool
+        Go on with the run in `config.out` where its last checkpoint is.
+    comm : Comm, optional
+        The ranks; by default those that this process was started with.
+
+    Returns
+    -------
+    Result
+        The same on every rank.
+
+    Raises
+    ------
+    DistbpError
+        On every rank, if any of them has one. Any other exception on one of
+        several ranks ends all of them.
+    """
+    comm = comm or connect()
+    with comm.guard():
+        run = Run(config, resume, comm)
+        try:
+            return run.train()
+        finally:
+            run.journal.display.close()
+
+
+class Run:
+    """The parts of a run, assembled."""
+
+    def __init__(self, config: Config, resume: bool, comm: Comm) -> None:
+        self.comm = comm
+        with comm.together():
+            machine.use_threads(config.threads)
+        self.data = data = open_data(Path(config.data), comm)
+        with comm.together():
+            self.config = config = config.settled(data)
+            checkpoint = read(find(config.out)) if resume else None
+            self.network = network = make_network(config, data)
+        self.rows, self.validation = hold_out(config, data, comm)
+        self.batches = math.ceil(len(self.rows) / config.batch_size)
+        self.order = comm.node_array((len(self.rows),), np.dtype(np.int64))
+        combiner = COMBINERS[config.combine](
+            comm, config.shards or 1, network.theta.size, network.dtype
+        )
+        self.gradient = BatchGradient(
+            network, combiner, self.rows, data.scaling, len(data.classes),
+            config.batch_size, config.shards or 1, config.dropout,
+        )  # fmt: skip
+        self.update = make_update(config, network, len(self.rows))
+        self.progress = Progress()
+        self.evaluators = {
+            name: Evaluator(comm, network, split, data.scaling, data.task == "regression")
+            for name, split in (("validation", self.validation), ("test", data.splits.get("test")))
+            if split is not None
+        }
+        with comm.together():
+            if checkpoint is not None:
+                self._restore(checkpoint)
+        self.journal = Journal(
+            config, data, network, self.update, self.progress, self.batches, comm.rank == 0
+        )
+        with comm.together():
+            self.journal.open(is_new=not resume)
+        self._say_start(combiner.is_exact, checkpoint)
+
+    def train(self) -> Result:
+        """Train to the last epoch, or until patience ends."""
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # see `_step`
+            while self.progress.epoch < self.config.epochs and not self._is_out_of_patience():
+                self._epoch()
+        with self.comm.together():
+            self.journal.close()
+        self._say_end()
+        theta = self.network.theta
+        return Result(self.network, self.progress.history, Path(self.config.out), digest(theta))
+
+    def _epoch(self) -> None:
+        progress, batch_size = self.progress, self.config.batch_size
+        began, skipped = time.monotonic(), progress.step * batch_size
+        self.order.fill(self._shuffle)
+        self.journal.begin_epoch(skipped)
+        while progress.step < self.batches:
+            start = progress.step * batch_size
+            batch = self.order.array[start : start + batch_size]
+            self._step(batch)
+            self.journal.after_step(start + len(batch))
+        self._end_epoch(time.monotonic() - began, max(len(self.rows) - skipped, 0))
+
+    def _step(self, batch: np.ndarray) -> None:
+        """Change θ by the gradient of one mini-batch, the same on all ranks."""
+        progress = self.progress
+        nabla, cost, correct = self.gradient.compute(batch, progress.epoch, progress.step)
+        if not math.isfinite(cost):
+            raise DistbpError(self._not_finite())
+        self.update.apply(nabla, len(batch), self._learning_rate(progress.step))
+        progress.step += 1
+        progress.cost += cost
+        progress.correct += correct
+
+    def _learning_rate(self, step: int) -> float:
+        """Return η for a step of this epoch."""
+        config, progress = self.config, self.progress
+        epoch = progress.epoch + step / self.batches
+        factor = warmup_factor(epoch, 1 / self.batches, config.warmup_epochs)
+        if config.schedule == "step":
+            factor *= step_factor(progress.epoch, config.decay, config.decay_epochs)
+        elif config.schedule == "cosine":
+            factor *= cosine_factor(epoch, config.epochs)
+        elif config.schedule == "plateau":
+            factor *= plateau_factor(progress.scores, config.decay, config.decay_epochs)
+        return (config.learning_rate or 0.0) * factor
+
+    def _shuffle(self, order: np.ndarray) -> None:
+        """Write this epoch's order of the training rows."""
+        chosen = philox.permutation(
+            len(self.rows), self.config.seed, philox.ORDER, self.progress.epoch
+        )
+        order[...] = chosen if self.rows.rows is None else self.rows.rows[chosen]
+
+    def _end_epoch(self, seconds: float, trained: int) -> None:
+        """Evaluate, record, and go on to the next epoch."""
+        progress = self.progress
+        if not np.isfinite(self.network.theta).all():
+            raise DistbpError(self._not_finite())
+        scores = {name: evaluator.score() for name, evaluator in self.evaluators.items()}
+        progress.history.append(self._record(scores, seconds, trained / seconds))
+        progress.epoch, progress.step, progress.cost, progress.correct = (
+            progress.epoch + 1,
+            0,
+            0.0,
+            0,
+        )
+        self._compare_replicas(progress.history[-1]["digest"])
+        self.journal.after_epoch(is_best(progress.scores))
+
+    def _record(self, scores: dict[str, Score], seconds: float, speed: float) -> dict[str, Any]:
+        """Return what metrics.jsonl says of the epoch that ends here."""
+        progress, rows = self.progress, len(self.rows)
+        is_regression = self.data.task == "regression"
+        record: dict[str, Any] = {
+            "epoch": progress.epoch + 1,
+            "step": self.update.steps,
+            "train_cost": progress.cost / rows,
+            "train_accuracy": None if is_regression else progress.correct / rows,
+        }
+        for name in ("validation", "test"):
+            record[f"{name}_cost"] = scores[name].cost if name in scores else None
+            record[f"{name}_accuracy"] = scores[name].accuracy if name in scores else None
+        return record | {
+            "learning_rate": self._learning_rate(self.batches - 1),
+            "seconds": seconds,
+            "samples_per_s": speed,
+            "digest": digest(self.network.theta),
+        }
+
+    def _compare_replicas(self, mine: str) -> None:
+        """Raise DistbpError unless θ has the same bits on all ranks."""
+        digests = self.comm.gather_numbers(int(mine[:15], 16))
+        odd = np.flatnonzero(digests != digests[0])
+        if len(odd):
+            raise DistbpError(
+                f"After epoch {self.progress.epoch} the parameters of rank {odd[0]} differ from "
+                f"those of rank 0. The last checkpoint is from before; --resume goes on from it."
+            )
+
+    def _is_out_of_patience(self) -> bool:
+        patience = self.config.patience
+        return patience is not None and epochs_waited(self.progress.scores) >= patience
+
+    def _not_finite(self) -> str:
+        step = min(self.progress.step, self.batches - 1)
+        return (
+            f"The cost is not a finite number in epoch {self.progress.epoch + 1}, step {step + 1} "
+            f"of {self.batches}. Use a lower --learning-rate (now {self._learning_rate(step):g}) "
+            f"or --clip-norm; the last checkpoint is from before."
+        )
+
+    def _restore(self, checkpoint: Checkpoint) -> None:
+        """Go to where a checkpoint was written."""
+        about = checkpoint.about
+        if about["data"] != self.data.identity:
+            raise ConfigError(
+                f"{self.data.path} is not the data set that {self.config.out} was trained on."
+            )
+        np.copyto(self.network.theta, checkpoint.network.theta)
+        for name, array in self.update.state.items():
+            np.copyto(array, checkpoint.state[name])
+        position = dict(about["progress"])
+        self.update.steps = position.pop("steps")
+        self.progress = Progress(**position, history=about["history"])
+
+    # What a person reads.
+
+    def _say_start(self, is_exact: bool, checkpoint: Checkpoint | None) -> None:
+        comm, config = self.comm, self.config
+        machines = comm.gather([comm.node, machine.cores(), machine.bits()])
+        if comm.rank:
+            return
+        for text in warnings(config, comm, machines, is_exact, checkpoint):
+            warn(f"warning: {text}")
+        cores = {(node, core) for node, cores, _ in machines for core in cores}
+        sizes = "-".join(map(str, self.network.sizes))
+        line = self.journal.display.line
+        line(
+            f"{sizes}, {self.network.theta.size:,} parameters, {config.dtype}; "
+            f"{len(self.rows):,} training rows, {self.batches} steps an epoch"
+        )
+        line(
+            f"{count(comm.size, 'rank')} on {count(comm.nodes, 'node')}, "
+            f"{count(config.shards or 1, 'shard')}, {count(config.threads, 'thread')} a rank, "
+            f"{count(len(cores), 'core')}; {'exact' if is_exact else 'not exact'} sums "
+            f"({config.combine})"
+        )
+        if checkpoint is not None:
+            line(f"resumed after {self.progress.epoch} epochs and {self.progress.step} steps")
+
+    def _say_end(self) -> None:
+        journal, out = self.journal, self.config.out
+        journal.display.close()
+        if self._is_out_of_patience():
+            journal.display.line(
+                f"stopped: no better score for {count(self.config.patience or 0, 'epoch')}"
+            )
+        journal.display.line(f"digest {digest(self.network.theta)}")
+        journal.display.line(f"model  {Path(out) / 'last.h5'} (best: {Path(out) / 'best.h5'})")
+        journal.display.line(f"next   distbp evaluate {out} {self.config.data}")
+
+
+def make_network(config: Config, data: DataSet) -> Network:
+    """Return the network to start from.
+
+    Raises
+    ------
+    ConfigError
+        `init_from` names a model of another shape.
+    """
+    sizes = (data.n_in, *config.hidden, data.n_out)
+    network = Network(
+        sizes,
+        config.activation,
+        config.cost or "",
+        "linear" if data.task == "regression" else None,
+        config.init,
+        config.seed,
+        config.dtype,
+    )
+    if config.init_from:
+        first = read(find(config.init_from)).network
+        if first.sizes != network.sizes:
+            raise ConfigError(
+                f"{config.init_from} was written for sizes {first.sizes}; "
+                f"this run asks for {sizes}."
+            )
+        np.copyto(network.theta, first.theta)
+    return network
+
+
+def make_update(config: Config, network: Network, rows: int) -> Update:
+    """Return what turns gradients into new parameters; `rows` is the book's n."""
+    return Update(
+        network.theta,
+        network.sizes,
+        OPTIMIZERS[config.optimizer](config.momentum),
+        l1=config.l1 / rows,
+        l2=config.l2 / rows,
+        clip_norm=config.clip_norm,
+    )
+
+
+def hold_out(config: Config, data: DataSet, comm: Comm) -> tuple[Split, Split | None]:
+    """Return the training rows and the validation rows, held out of train if asked for.
+
+    Raises
+    ------
+    ConfigError
+        There is a validation set already, or a part would be empty.
+    """
+    train = data.split("train")
+    if not config.validation:
+        return train, data.splits.get("validation")
+    if "validation" in data.splits:
+        raise ConfigError(f"--validation {config.validation}: {data.path} has a validation split.")
+    n = len(train)
+    held = round(n * config.validation)
+    if not 0 < held < n:
+        raise ConfigError(
+            f"--validation {config.validation} of {n} rows leaves {n - held} to train on and "
+            f"{held} to validate with; both need at least 1."
+        )
+
+    def choose(rows: np.ndarray) -> None:
+        chosen = philox.permutation(n, config.seed, philox.HOLDOUT)
+        rows[: n - held], rows[n - held :] = np.sort(chosen[held:]), np.sort(chosen[:held])
+
+    rows = comm.fill_node_array((n,), np.dtype(np.int64), choose)
+    return train.subset(rows[: n - held]), train.subset(rows[n - held :])
+
+
+def warnings(
+    config: Config, comm: Comm, machines: list[Any], is_exact: bool, checkpoint: Checkpoint | None
+) -> list[str]:
+    """Return what the user should know about the ranks before a run starts."""
+    texts = []
+    cores = {(node, core) for node, cores, _ in machines for core in cores}
+    if comm.size * config.threads > len(cores):
+        texts.append(
+            f"{comm.size} ranks × {config.threads} threads share {len(cores)} cores: "
+            f"more than one a core makes a run slower."
+        )
+    shards = config.shards or 1
+    if comm.size > shards:
+        texts.append(
+            f"{comm.size - shards} of {comm.size} ranks have nothing to compute, because a batch "
+            f"is cut into {shards} shards. --shards {comm.size} would use them all; it changes "
+            f"the last bits of the result."
+        )
+    if not is_exact:
+        texts.append(
+            f"--combine {config.combine} is not exact: the last bits depend on the number of ranks."
+        )
+    bits = [bits for _, _, bits in machines]
+    for rank, other in enumerate(bits):
+        if other != bits[0]:
+            texts.append(
+                f"rank {rank} has {other}, rank 0 has {bits[0]}: another number of ranks may "
+                f"give other last bits."
+            )
+            break
+    if checkpoint is not None:
+        before = {key: checkpoint.about["machine"].get(key) for key in bits[0]}
+        if before != bits[0]:
+            texts.append(
+                f"the run was begun with {before} and goes on with {bits[0]}: its last bits may "
+                f"differ from those of a run that was not interrupted."
+            )
+    return texts
+
+
+def count(number: int, noun: str) -> str:
+    """Return '1 rank', '2 ranks'."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -1,0 +1,5 @@
+"""`python -m distbp` is `distbp`."""
+
+from distbp.cli import main
+
+main()

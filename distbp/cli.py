@@ -1,0 +1,305 @@
+"""The command line: verbs, their options, exit status, and the end of every rank.
+
+The options of `train` are the fields of `Config`, so they are listed once. This
+is the only place that ends the process. Exit status: 0 done, 1 failed, 2 usage or
+configuration.
+"""
+
+import argparse
+import difflib
+import json
+import os
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, NoReturn
+
+from distbp import __version__
+from distbp.errors import ConfigError, DistbpError, LaunchError
+
+# OpenBLAS makes a thread a core when it is loaded; with many ranks that is too many
+# to start. Training sets the number again, whatever is found here.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that says what is wrong in a sentence, and leaves printing it to `main`."""
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(allow_abbrev=False, **arguments)
+
+    def error(self, message: str) -> NoReturn:
+        words = message.split()
+        known = [flag for action in self._actions for flag in action.option_strings]
+        for word in words:
+            close = difflib.get_close_matches(word.partition("=")[0], known, 1)
+            if word.startswith("--") and word not in known and close:
+                message += f" (did you mean {close[0]}?)"
+                break
+        raise ConfigError(f"{self.prog}: {message}. See {self.prog} --help.")
+
+
+def main(argv: Sequence[str] | None = None) -> NoReturn:
+    """Run the command line and end this process, and with it all ranks."""
+    try:
+        arguments = make_parser().parse_args(sys.argv[1:] if argv is None else argv)
+        status = arguments.run(arguments)
+    except DistbpError as error:
+        status = end_all(error)
+    except KeyboardInterrupt:
+        sys.stderr.write("distbp: interrupted\n")
+        status = 130
+    sys.stdout.flush()
+    sys.exit(status)
+
+
+def end_all(error: DistbpError) -> int:
+    """Print an error that all ranks have, once, and return the exit status.
+
+    No rank leaves before all are here, because a launcher ends the others as soon
+    as one has failed, and the one might be the one that has not printed yet.
+    """
+    from distbp import comm
+
+    if comm.launcher_rank(os.environ) == 0:
+        sys.stderr.write(f"distbp: {error}\n")
+        sys.stderr.flush()
+    if comm.ranks_started(os.environ) > 1:
+        try:
+            comm.connect().arrive()
+        except LaunchError:
+            time.sleep(1.0)  # nobody to wait for: give the one that prints its time
+    return error.status
+
+
+def make_parser() -> Parser:
+    """Return the parser of the whole command line."""
+    parser = Parser(
+        prog="distbp",
+        description="Train dense neural networks on many processes, the same bit for bit.",
+    )
+    parser.add_argument("--version", action="version", version=f"distbp {__version__}")
+    verbs = parser.add_subparsers(metavar="VERB", required=True)
+    for add in (add_train, add_evaluate, add_predict, add_info, add_digest):
+        add(verbs)
+    return parser
+
+
+def add_verb(verbs: Any, name: str, help: str, run: Any) -> Parser:
+    parser: Parser = verbs.add_parser(name, help=help, description=help)
+    parser.set_defaults(run=run)
+    return parser
+
+
+def add_ranks(parser: Parser) -> None:
+    parser.add_argument("--ranks", type=int, metavar="N", help="start N ranks here, by MPI")
+
+
+# train
+
+
+def add_train(verbs: Any) -> None:
+    from distbp.config import Config, flag
+
+    parser = add_verb(verbs, "train", "Train a network.", run_train)
+    parser.add_argument("data", nargs="?", help="a data set, made by distbp import")
+    parser.add_argument("--resume", metavar="RUN", help="go on where RUN stopped")
+    parser.add_argument("--config", metavar="FILE", help="a TOML file with these options")
+    add_ranks(parser)
+    for one in fields(Config):
+        if one.name == "data":
+            continue
+        meta = one.metadata
+        default = "" if one.default in (None, "", False) else f" (default: {show(one.default)})"
+        options: dict[str, Any] = {"default": argparse.SUPPRESS, "help": meta["help"] + default}
+        if one.type is bool:
+            parser.add_argument(flag(one.name), action=argparse.BooleanOptionalAction, **options)
+            continue
+        if meta["choices"]:
+            options["choices"] = meta["choices"]
+        else:
+            options |= {"type": meta["parse"], "metavar": one.name.upper()}
+        parser.add_argument(flag(one.name), **options)
+
+
+def show(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def run_train(arguments: argparse.Namespace) -> int:
+    from distbp.config import Config
+
+    given = {
+        one.name: getattr(arguments, one.name)
+        for one in fields(Config)
+        if getattr(arguments, one.name, None) is not None
+    }
+    if arguments.ranks is not None:
+        return start_ranks(arguments.ranks)
+    config = (
+        resumed_config(arguments.resume, arguments.config, given)
+        if arguments.resume
+        else (new_config(arguments.config, given))
+    )
+    from distbp.train import train
+
+    train(config, resume=bool(arguments.resume))
+    return 0
+
+
+def new_config(file: str | None, given: dict[str, Any]) -> Any:
+    """Return the configuration of a new run, from a TOML file and the options given."""
+    from distbp.config import Config, check_useful, read_toml
+
+    check_useful(given, from_file := read_toml(Path(file)) if file else {})
+    config = Config(**from_file | given)
+    if not config.data:
+        raise ConfigError("distbp train needs a data set: distbp train DATA.h5 --out RUN.")
+    if not config.out:
+        raise ConfigError("distbp train needs a directory for the run: --out RUN.")
+    return config
+
+
+def resumed_config(run: str, file: str | None, given: dict[str, Any]) -> Any:
+    """Return the configuration of a run that is resumed, with the changes given."""
+    from distbp.checkpoint import find, read
+    from distbp.config import Config
+
+    for name, value in (("--config", file), ("--out", given.get("out"))):
+        if value:
+            raise ConfigError(
+                f"--resume {run} and {name} {value} contradict each other: a resumed "
+                f"run has its own."
+            )
+    if not Path(run).is_dir():
+        raise ConfigError(f"--resume {run}: expected the directory of a run.")
+    return Config(**read(find(run)).about["config"]).resumed(given | {"out": run})
+
+
+def start_ranks(ranks: int) -> int:
+    """Start this very command on N ranks."""
+    from distbp.comm import ranks_started
+    from distbp.launch import run_ranks
+
+    if ranks < 1:
+        raise ConfigError(f"--ranks {ranks}: expected at least 1.")
+    if ranks_started(os.environ) > 1:
+        raise ConfigError(
+            f"--ranks {ranks} starts ranks itself, but a launcher has started "
+            f"{ranks_started(os.environ)} already. Use one of the two."
+        )
+    return run_ranks(ranks, without_ranks(sys.argv[1:]))
+
+
+def without_ranks(argv: Sequence[str]) -> list[str]:
+    """Return the arguments without `--ranks N` or `--ranks=N`."""
+    kept, skip = [], False
+    for word in argv:
+        if not skip and word != "--ranks" and not word.startswith("--ranks="):
+            kept.append(word)
+        skip = word == "--ranks" and not skip
+    return kept
+
+
+# evaluate, predict, info, digest
+
+
+def add_model(parser: Parser) -> None:
+    parser.add_argument("model", help="a checkpoint, or a run's directory: its last one")
+
+
+def add_data_and_split(parser: Parser) -> None:
+    parser.add_argument("data", help="a data set")
+    parser.add_argument(
+        "--split", choices=("train", "validation", "test"), default="test", help="default: test"
+    )
+    add_ranks(parser)
+
+
+def add_evaluate(verbs: Any) -> None:
+    parser = add_verb(verbs, "evaluate", "Cost and accuracy (or R²) of a split.", run_evaluate)
+    add_model(parser)
+    add_data_and_split(parser)
+    parser.add_argument("--json", action="store_true", help="one JSON object, for programs")
+
+
+def run_evaluate(arguments: argparse.Namespace) -> int:
+    if arguments.ranks is not None:
+        return start_ranks(arguments.ranks)
+    from distbp.comm import connect
+    from distbp.evaluate import Evaluator, open_model_and_data
+
+    comm = connect()
+    with comm.guard():
+        checkpoint, data = open_model_and_data(arguments.model, arguments.data, comm)
+        split = data.split(arguments.split)
+        is_regression = data.task == "regression"
+        evaluator = Evaluator(comm, checkpoint.network, split, checkpoint.scaling, is_regression)
+        score = evaluator.score()
+    if comm.rank == 0:
+        name = "r2" if is_regression else "accuracy"
+        values = {
+            "split": arguments.split,
+            "rows": score.rows,
+            "cost": score.cost,
+            name: score.accuracy,
+        }
+        if arguments.json:
+            print(json.dumps(values))
+        else:
+            share = (
+                f"R² {score.accuracy:.4f}" if is_regression else f"accuracy {score.accuracy:.2%}"
+            )
+            print(f"{arguments.split}: {score.rows:,} rows, cost {score.cost:.6f}, {share}")
+    return 0
+
+
+def add_predict(verbs: Any) -> None:
+    parser = add_verb(verbs, "predict", "Write what a model puts out for each row.", run_predict)
+    add_model(parser)
+    add_data_and_split(parser)
+    parser.add_argument(
+        "--out", required=True, metavar="P.h5", help="output and label, in row order"
+    )
+
+
+def run_predict(arguments: argparse.Namespace) -> int:
+    if arguments.ranks is not None:
+        return start_ranks(arguments.ranks)
+    from distbp.comm import connect
+    from distbp.evaluate import open_model_and_data, predict
+
+    comm = connect()
+    with comm.guard():
+        checkpoint, data = open_model_and_data(arguments.model, arguments.data, comm)
+        predict(comm, checkpoint, data, arguments.split, Path(arguments.out))
+    if comm.rank == 0:
+        print(f"{arguments.out}: {len(data.split(arguments.split)):,} rows")
+    return 0
+
+
+def add_info(verbs: Any) -> None:
+    parser = add_verb(verbs, "info", "What a data set, checkpoint or run holds.", run_info)
+    parser.add_argument("file")
+
+
+def run_info(arguments: argparse.Namespace) -> int:
+    from distbp.info import describe
+
+    print(describe(Path(arguments.file)))
+    return 0
+
+
+def add_digest(verbs: Any) -> None:
+    parser = add_verb(verbs, "digest", "SHA-256 of θ, and nothing else.", run_digest)
+    add_model(parser)
+
+
+def run_digest(arguments: argparse.Namespace) -> int:
+    from distbp.checkpoint import digest, load
+
+    print(digest(load(arguments.model).theta))
+    return 0

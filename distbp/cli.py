@@ -83,7 +83,7 @@ def make_parser() -> Parser:
     )
     parser.add_argument("--version", action="version", version=f"distbp {__version__}")
     verbs = parser.add_subparsers(metavar="VERB", required=True)
-    for add in (add_train, add_evaluate, add_predict, add_info, add_digest):
+    for add in (add_import, add_train, add_evaluate, add_predict, add_info, add_digest):
         add(verbs)
     return parser
 
@@ -96,6 +96,56 @@ def add_verb(verbs: Any, name: str, help: str, run: Any) -> Parser:
 
 def add_ranks(parser: Parser) -> None:
     parser.add_argument("--ranks", type=int, metavar="N", help="start N ranks here, by MPI")
+
+
+# import
+
+
+def add_import(verbs: Any) -> None:
+    parser = add_verb(verbs, "import", "Make a data set of files of other formats.", run_import)
+    parser.add_argument("source", help="a folder of IDX files, or a .npz, .csv or HDF5 file")
+    parser.add_argument("out", metavar="OUT.h5", help="the data set to write")
+    add = parser.add_argument
+    add("--label", help="CSV: the label's column, by name or number; several for a regression")
+    add(
+        "--header",
+        action=argparse.BooleanOptionalAction,
+        help="CSV: the first line names the columns (default: as it looks)",
+    )
+    for split in ("", "-test", "-validation"):
+        for part, what in (("x", "rows"), ("y", "labels")):
+            where = f"the {split[1:]} {what}" if split else f"the training {what}"
+            add(f"--{part}{split}", metavar="NAME", help=f"HDF5: name of the dataset with {where}")
+    add(
+        "--task",
+        choices=("classification", "regression"),
+        help="default: names and whole numbers are classes",
+    )
+    add(
+        "--scaling",
+        choices=("auto", "bytes", "standardize", "none"),
+        default="auto",
+        help="of the network's input (default: auto: bytes, x/255, for uint8; else standardize)",
+    )
+    add("--test-fraction", type=float, metavar="F", help="part set aside as test, class by class")
+    add("--seed", type=int, help="of the rows that --test-fraction picks (default: 0)")
+    add("--quiet", action="store_true", help="print nothing but errors")
+
+
+def run_import(arguments: argparse.Namespace) -> int:
+    from distbp.display import file_progress
+    from distbp.importing import import_data
+    from distbp.tables import ImportOptions
+
+    given = {one.name: getattr(arguments, one.name) for one in fields(ImportOptions)}
+    options = ImportOptions(**given)
+    with file_progress("importing", is_shown=not arguments.quiet) as progress:
+        about = import_data(arguments.source, arguments.out, options, progress)
+    if not arguments.quiet:
+        rows = ", ".join(f"{name} {n:,} rows" for name, n in about["rows"].items())
+        print(f"{arguments.out}: {rows}")
+        print(f"next   distbp train {arguments.out} --out RUN")
+    return 0
 
 
 # train

@@ -53,6 +53,17 @@ class Scaling:
     def read(cls, group: h5py.Group) -> "Scaling":
         return cls(group["scaling/shift"][...], group["scaling/scale"][...])
 
+    def check(self, path: Path, n_in: int) -> None:
+        """Raise DataError unless it is finite and has one number, or one a column."""
+        for name, array in (("shift", self.shift), ("scale", self.scale)):
+            if array.shape not in ((1,), (n_in,)) or array.dtype != np.float64:
+                raise DataError(
+                    f"{path}: scaling/{name} is {array.dtype} {array.shape}; "
+                    f"expected float64 (1,) or ({n_in},)."
+                )
+            if not np.isfinite(array).all():
+                raise DataError(f"{path}: scaling/{name} has a value that is not a finite number.")
+
     def write(self, group: h5py.Group) -> None:
         hdf5.write_array(group, "scaling/shift", self.shift)
         hdf5.write_array(group, "scaling/scale", self.scale)
@@ -92,9 +103,9 @@ class Split:
         return np.arange(start, stop) if self.rows is None else self.rows[start:stop]
 
     def targets(self) -> np.ndarray:
-        """Return y as stored: (n,) labels, or (n, k) numbers."""
+        """Return y as stored: (n, k), of labels (n, 1)."""
         y = self.y if self.rows is None else self.y[self.rows]
-        return y.view(self.y_dtype).reshape((len(y), -1) if self.y_dtype.kind == "f" else -1)
+        return y.view(self.y_dtype)
 
 
 class DataSet:
@@ -115,7 +126,7 @@ class DataSet:
     def __init__(self, path: str | Path, allocate: Allocate = private) -> None:
         self.path = Path(path)
         with hdf5.opened(self.path, FORMAT, VERSION, DataError) as file:
-            self.about: dict[str, Any] = hdf5.read_json(file, "about")
+            self.about = read_about(file, self.path)
             self.scaling = Scaling.read(file)
             self.splits = {
                 name: Split(*(self._array(file, f"{name}/{part}", allocate) for part in "xy"))
@@ -128,8 +139,14 @@ class DataSet:
         dataset = file[name]
         if dataset.dtype.kind not in "iuf" or dataset.ndim < 1 or len(dataset) < 1:
             raise DataError(f"{self.path}: {name!r} is {dataset.dtype} {dataset.shape}, not rows.")
+        if dataset.is_virtual or dataset.external or dataset.file.filename != file.filename:
+            raise DataError(
+                f"{self.path}: {name!r} is kept in another file; expected it in this one."
+            )
         offset = dataset.id.get_offset()
-        if offset is not None and dataset.chunks is None and dataset.external is None:
+        # A number that NumPy has no type for (24 bits, say) has to be converted by HDF5.
+        is_plain = h5py.h5t.py_create(dataset.dtype).equal(dataset.id.get_type())
+        if offset is not None and is_plain:
             return mapped(self.path, offset, dataset.shape, dataset.dtype)
         return allocate(dataset.shape, dataset.dtype, dataset.read_direct)
 
@@ -140,8 +157,7 @@ class DataSet:
         n_in = {name: split.n_in for name, split in self.splits.items()}
         if len(set(n_in.values())) > 1:
             raise DataError(f"{self.path}: the rows of x differ in length: {n_in}.")
-        if self.task not in ("classification", "regression"):
-            raise DataError(f"{self.path}: unknown task {self.task!r}.")
+        self.scaling.check(self.path, self.n_in)
         for name, split in self.splits.items():
             if len(split.x) != len(split.y):
                 raise DataError(
@@ -149,9 +165,13 @@ class DataSet:
                 )
             if self.task == "classification":
                 self._check_labels(name, split)
+            elif split.n_out != self.n_out:
+                raise DataError(
+                    f"{self.path}: {name}/y has {split.n_out} numbers a row; expected {self.n_out}."
+                )
 
     def _check_labels(self, name: str, split: Split) -> None:
-        labels = split.targets()
+        labels = split.targets()[:, 0]
         if split.n_out != 1 or labels.dtype.kind not in "iu":
             raise DataError(f"{self.path}: {name}/y has to be one integer a row.")
         low, high = int(labels.min()), int(labels.max())
@@ -174,6 +194,7 @@ class DataSet:
 
     @property
     def n_in(self) -> int:
+        """Numbers in a row of x."""
         return next(iter(self.splits.values())).n_in
 
     @property
@@ -202,7 +223,25 @@ class DataSet:
 def check_readable(path: Path) -> None:
     """Raise DataError unless the file is a data set; reads no rows."""
     with hdf5.opened(path, FORMAT, VERSION, DataError) as file:
-        hdf5.read_json(file, "about")
+        read_about(file, path)
+
+
+def read_about(file: h5py.File, path: Path) -> dict[str, Any]:
+    """Return `about`, once it is known to have what is asked of it."""
+    about = hdf5.read_json(file, "about")
+    if not isinstance(about, dict):
+        raise DataError(f"{path}: 'about' is not an object.")
+    for name, kind in (
+        ("task", str), ("classes", list), ("shape", list), ("scaling", str), ("source", dict),
+        ("split", str), ("digest", str),
+    ):  # fmt: skip
+        if not isinstance(about.get(name), kind):
+            raise DataError(f"{path}: 'about' has no {name!r}, or not as a {kind.__name__}.")
+    if about["task"] not in ("classification", "regression"):
+        raise DataError(f"{path}: unknown task {about['task']!r}.")
+    if (about["task"] == "classification") != bool(about["classes"]):
+        raise DataError(f"{path}: a {about['task']} with {len(about['classes'])} classes.")
+    return about
 
 
 class Feed:
@@ -224,13 +263,17 @@ class Feed:
         self, split: Split, scaling: Scaling, n_classes: int, rows: int, dtype: np.dtype
     ) -> None:
         self.split = split
-        self.shift = scaling.shift.astype(dtype)
-        self.scale = scaling.scale.astype(dtype)
+        # Numbers that `dtype` cannot hold exactly, such as times in seconds since 1970,
+        # are scaled before they are rounded.
+        wide = np.result_type(split.x_dtype, dtype)
+        self.shift = scaling.shift.astype(wide)
+        self.scale = scaling.scale.astype(wide)
         self.is_shifted, self.is_scaled = bool(self.shift.any()), bool((self.scale != 1).any())
         self.one_hot = np.eye(n_classes, dtype=dtype) if n_classes else None
         self._raw_x = np.empty((rows, split.x.shape[1]), np.uint8)
         self._raw_y = np.empty((rows, split.y.shape[1]), np.uint8)
         self._x = np.empty((rows, split.n_in), dtype)
+        self._wide = self._x if wide == dtype else np.empty((rows, split.n_in), wide)
         self._y = np.empty((rows, n_classes or split.n_out), dtype)
         self._labels = np.zeros(rows, np.intp)
         self._views: dict[int, SimpleNamespace] = {}
@@ -244,13 +287,15 @@ class Feed:
         # Row numbers are in range; mode="clip" is the one that needs no buffer.
         np.take(self.split.x, numbers, axis=0, out=views.raw_x, mode="clip")
         np.take(self.split.y, numbers, axis=0, out=views.raw_y, mode="clip")
-        np.copyto(views.x, views.typed_x)
+        np.copyto(views.wide, views.typed_x)
         if self.is_shifted:
-            np.subtract(views.x, self.shift, out=views.x)
+            np.subtract(views.wide, self.shift, out=views.wide)
         if self.is_scaled:
-            np.multiply(views.x, self.scale, out=views.x)
+            np.multiply(views.wide, self.scale, out=views.wide)
+        if views.wide is not views.x:
+            np.copyto(views.x, views.wide, casting="same_kind")
         if self.one_hot is None:
-            np.copyto(views.y, views.typed_y)
+            np.copyto(views.y, views.typed_y, casting="unsafe")
         else:
             np.copyto(views.labels, views.typed_y, casting="unsafe")
             np.take(self.one_hot, views.labels, axis=0, out=views.y, mode="clip")
@@ -259,12 +304,14 @@ class Feed:
     def _make_views(self, m: int) -> SimpleNamespace:
         raw_x, raw_y = self._raw_x[:m], self._raw_y[:m]
         typed_y = raw_y.view(self.split.y_dtype)  # (m, n_L), or (m, 1) for labels
+        x = self._x[:m]
         self._views[m] = SimpleNamespace(
             raw_x=raw_x,
             raw_y=raw_y,
             typed_x=raw_x.view(self.split.x_dtype),  # (m, n_0)
             typed_y=typed_y if self.one_hot is None else typed_y[:, 0],
-            x=self._x[:m],
+            x=x,
+            wide=x if self._wide is self._x else self._wide[:m],
             y=self._y[:m],
             labels=self._labels[:m],
         )

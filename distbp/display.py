@@ -11,6 +11,8 @@ import shutil
 import stat
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +139,20 @@ class Display:
         if self._bar:
             self._bar.stop()
             self._bar = None
+
+
+@contextmanager
+def file_progress(what: str, is_shown: bool) -> Iterator[Callable[[int, int], None] | None]:
+    """Yield a function of (done, total) that draws a bar, or None where nobody would see it."""
+    if not (is_shown and sys.stderr.isatty()):
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(file=sys.stderr), transient=True) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def warn(text: str) -> None:

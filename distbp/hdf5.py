@@ -11,7 +11,7 @@ file. What the files mean is known to `data` and `checkpoint`.
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,8 @@ def atomic(path: Path, error: type[DistbpError]) -> Iterator[Path]:
     """Yield a temporary name in the folder of `path`; move it to `path` at the end.
 
     The file and the folder are forced to the disk. On any failure `path` is left
-    as it was and the temporary file is removed; an OSError is raised as `error`.
+    as it was and the temporary file is removed; what the system refuses is raised
+    as `error` (h5py closes a file on a full disk with a RuntimeError).
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -36,10 +37,11 @@ def atomic(path: Path, error: type[DistbpError]) -> Iterator[Path]:
         sync(temporary)
         temporary.replace(path)
         sync(path.parent)
-    except OSError as failure:
+    except (OSError, RuntimeError) as failure:
         raise error(f"{path} cannot be written: {reason(failure)}.") from failure
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def sync(path: Path) -> None:

@@ -18,8 +18,9 @@ PIECE = 256
 
 def stream(seed: int, purpose: int, *position: int) -> np.random.Philox:
     """Return the generator for up to three position numbers, such as epoch, step, shard."""
-    counter = [0, *position, *[0] * (3 - len(position))]
-    return np.random.Philox(key=[seed, purpose], counter=counter)
+    counter = np.zeros(4, np.uint64)
+    counter[1 : 1 + len(position)] = position
+    return np.random.Philox(key=np.array([seed, purpose], np.uint64), counter=counter)
 
 
 def normal(seed: int, layer: int, count: int) -> np.ndarray:

@@ -131,7 +131,7 @@ class Run:
 
     def train(self) -> Result:
         """Train to the last epoch, or until patience ends."""
-        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # see `_step`
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # see `step`
             while self.progress.epoch < self.config.epochs and not self._is_out_of_patience():
                 self._epoch()
         with self.comm.together():
@@ -148,11 +148,11 @@ class Run:
         while progress.step < self.batches:
             start = progress.step * batch_size
             batch = self.order.array[start : start + batch_size]
-            self._step(batch)
+            self.step(batch)
             self.journal.after_step(start + len(batch))
         self._end_epoch(time.monotonic() - began, max(len(self.rows) - skipped, 0))
 
-    def _step(self, batch: np.ndarray) -> None:
+    def step(self, batch: np.ndarray) -> None:
         """Change θ by the gradient of one mini-batch, the same on all ranks."""
         progress = self.progress
         nabla, cost, correct = self.gradient.compute(batch, progress.epoch, progress.step)

@@ -1,0 +1,80 @@
+"""The contender distbp: real training steps of a real run, under MPI or alone."""
+
+import sys
+from itertools import cycle
+from pathlib import Path
+
+import numpy as np
+from turns import take_turns
+
+from distbp import data, hdf5
+from distbp.comm import connect
+from distbp.config import Config
+from distbp.errors import DataError
+from distbp.train import Run
+
+ROWS = 10_240
+
+
+def write_data(path, n_in, n_out):
+    """Write random bytes with random labels."""
+    random = np.random.default_rng(0)
+    about = {
+        "task": "classification",
+        "classes": [str(label) for label in range(n_out)],
+        "shape": [n_in],
+        "scaling": "bytes",
+        "source": {"files": ["random bytes"], "sha256": ""},
+        "split": "no test set",
+        "digest": "",
+    }
+    with hdf5.create(path, data.FORMAT, data.VERSION, DataError) as file:
+        hdf5.write_json(file, "about", about)
+        data.Scaling(np.zeros(1), np.full(1, 1 / 255)).write(file)
+        hdf5.write_array(file, "train/x", random.integers(0, 256, (ROWS, n_in), np.uint8))
+        hdf5.write_array(file, "train/y", random.integers(0, n_out, ROWS))
+
+
+def sum_locally(combiner):
+    """Return the sum of this rank's own shards: the step without any communication."""
+    total = combiner.slots[0]
+    for other in combiner.slots[1 : combiner.partials]:
+        np.add(total, other, out=total)
+    return total
+
+
+def main():
+    how, case, folder = sys.argv[1], sys.argv[2], Path(sys.argv[3])
+    sizes, batch_size = case.split(":")
+    n_in, *hidden, n_out = (int(n) for n in sizes.split("-"))
+    comm = connect()
+    path = folder / "data.h5"
+    if comm.rank == 0:
+        write_data(path, n_in, n_out)
+    comm.barrier()
+    combine = "tree" if how == "silent" else how
+    config = Config(
+        data=str(path),
+        out=str(folder / "run"),
+        hidden=tuple(hidden),
+        batch_size=int(batch_size),
+        learning_rate=0.01,
+        combine=combine,
+        quiet=True,
+    )
+    run = Run(config, resume=False, comm=comm)
+    combiner = run.gradient.combiner
+    if how == "silent":
+        combiner.finish = lambda: sum_locally(combiner)
+    order = np.random.default_rng(1).permutation(ROWS)
+    size = config.batch_size
+    batches = cycle([order[i : i + size] for i in range(0, ROWS - size + 1, size)])
+
+    def step():
+        run.progress.step = 0
+        run.step(next(batches))
+
+    take_turns(folder, comm.rank == 0, step, comm.gather)
+
+
+main()

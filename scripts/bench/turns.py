@@ -1,0 +1,49 @@
+"""How a contender of `steps` takes its turns: asleep between them, all ranks at once."""
+
+import time
+from pathlib import Path
+
+TURN = 0.7  # seconds
+
+
+def take_turns(folder, is_first, step, gather):
+    """Time `step()` whenever told to.
+
+    Parameters
+    ----------
+    folder : where files `go-K` and `end` appear, and `ready` and `done-K` are put
+    is_first : whether this process does the talking
+    step : function that makes one step
+    gather : function that returns the list of all processes' numbers, on all of them
+    """
+    for _ in range(20):
+        step()
+    began = time.perf_counter()
+    for _ in range(10):
+        step()
+    seconds = (time.perf_counter() - began) / 10
+    steps = int(gather(max(5, min(20_000, int(TURN / seconds))))[0])
+    if is_first:
+        put(folder / "ready", "")
+    turn = 0
+    while True:
+        while not (folder / f"go-{turn}").exists():
+            if (folder / "end").exists():
+                return
+            time.sleep(0.002)
+        gather(0)  # all start together
+        step()
+        began = time.perf_counter()
+        for _ in range(steps):
+            step()
+        seconds = max(gather((time.perf_counter() - began) / steps))
+        if is_first:
+            put(folder / f"done-{turn}", repr(seconds))
+        turn += 1
+
+
+def put(path: Path, text: str) -> None:
+    """Let a file appear with its content."""
+    temporary = path.with_suffix(".new")
+    temporary.write_text(text)
+    temporary.rename(path)

@@ -45,7 +45,9 @@ class Parser(argparse.ArgumentParser):
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and end this process, and with it all ranks."""
     try:
-        arguments = make_parser().parse_args(sys.argv[1:] if argv is None else argv)
+        argv = sys.argv[1:] if argv is None else argv
+        arguments = make_parser().parse_args(argv)
+        arguments.argv = argv
         status = arguments.run(arguments)
     except DistbpError as error:
         status = end_all(error)
@@ -187,8 +189,8 @@ def run_train(arguments: argparse.Namespace) -> int:
         for one in fields(Config)
         if getattr(arguments, one.name, None) is not None
     }
-    if arguments.ranks is not None:
-        return start_ranks(arguments.ranks)
+    if is_to_start_ranks(arguments):
+        return start_ranks(arguments)
     config = (
         resumed_config(arguments.resume, arguments.config, given)
         if arguments.resume
@@ -229,19 +231,34 @@ def resumed_config(run: str, file: str | None, given: dict[str, Any]) -> Any:
     return Config(**read(find(run)).about["config"]).resumed(given | {"out": run})
 
 
-def start_ranks(ranks: int) -> int:
-    """Start this very command on N ranks."""
-    from distbp.comm import ranks_started
-    from distbp.launch import run_ranks
+def is_to_start_ranks(arguments: argparse.Namespace) -> bool:
+    """Return whether `--ranks` asks for more than this process.
 
+    Raises
+    ------
+    ConfigError
+        A launcher has started ranks already.
+    """
+    from distbp.comm import ranks_started
+
+    ranks, started = arguments.ranks, ranks_started(os.environ)
+    if ranks is None:
+        return False
     if ranks < 1:
         raise ConfigError(f"--ranks {ranks}: expected at least 1.")
-    if ranks_started(os.environ) > 1:
+    if started > 1:
         raise ConfigError(
-            f"--ranks {ranks} starts ranks itself, but a launcher has started "
-            f"{ranks_started(os.environ)} already. Use one of the two."
+            f"--ranks {ranks} starts ranks itself, but a launcher has started {started} already. "
+            f"Use one of the two."
         )
-    return run_ranks(ranks, without_ranks(sys.argv[1:]))
+    return bool(ranks > 1)
+
+
+def start_ranks(arguments: argparse.Namespace) -> int:
+    """Start this very command on several ranks."""
+    from distbp.launch import run_ranks
+
+    return run_ranks(arguments.ranks, without_ranks(arguments.argv))
 
 
 def without_ranks(argv: Sequence[str]) -> list[str]:
@@ -277,8 +294,8 @@ def add_evaluate(verbs: Any) -> None:
 
 
 def run_evaluate(arguments: argparse.Namespace) -> int:
-    if arguments.ranks is not None:
-        return start_ranks(arguments.ranks)
+    if is_to_start_ranks(arguments):
+        return start_ranks(arguments)
     from distbp.comm import connect
     from distbp.evaluate import Evaluator, open_model_and_data
 
@@ -317,8 +334,8 @@ def add_predict(verbs: Any) -> None:
 
 
 def run_predict(arguments: argparse.Namespace) -> int:
-    if arguments.ranks is not None:
-        return start_ranks(arguments.ranks)
+    if is_to_start_ranks(arguments):
+        return start_ranks(arguments)
     from distbp.comm import connect
     from distbp.evaluate import open_model_and_data, predict
 

@@ -7,8 +7,6 @@ output that may not be there. So the launcher's own files are asked.
 """
 
 import os
-import shutil
-import stat
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -16,17 +14,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-TERMINAL_VARIABLE = "DISTBP_TERMINAL"  # set by --ranks: "1" if its stderr is a terminal
 LAUNCHERS = ("mpiexec", "mpirun", "prterun", "prun", "orterun", "srun")
 REFRESH = 0.1  # seconds
 
 
-def terminal_files() -> tuple[bool, bool]:
-    """Return whether what is written to stdout and to stderr ends on a terminal."""
+def terminal_widths() -> tuple[int, int]:
+    """Return the columns of the terminals that stdout and stderr end on; 0 for none."""
     launcher = launcher_above(os.getpid())
     if launcher is None:
-        return sys.stdout.isatty(), sys.stderr.isatty()
-    return is_terminal(launcher, 1), is_terminal(launcher, 2)
+        files = sys.stdout, sys.stderr
+        out, err = [columns(f.fileno()) if f.isatty() else 0 for f in files]
+        return out, err
+    return terminal_columns(launcher, 1), terminal_columns(launcher, 2)
 
 
 def launcher_above(pid: int) -> int | None:
@@ -46,15 +45,23 @@ def launcher_above(pid: int) -> int | None:
     return found
 
 
-def is_terminal(pid: int, descriptor: int) -> bool:
-    """Return whether another process's open file is a terminal."""
+def terminal_columns(pid: int, descriptor: int) -> int:
+    """Return the width of the terminal that another process's open file is, or 0."""
     try:
-        status = os.stat(f"/proc/{pid}/fd/{descriptor}")
+        terminal = os.open(
+            f"/proc/{pid}/fd/{descriptor}", os.O_RDONLY | os.O_NOCTTY | os.O_NONBLOCK
+        )
     except OSError:
-        return False
-    # Linux: major 4 is a console or serial line, 136 to 143 are pseudo-terminals.
-    major = os.major(status.st_rdev)
-    return stat.S_ISCHR(status.st_mode) and (major == 4 or 136 <= major <= 143)
+        return 0
+    try:
+        return columns(terminal) if os.isatty(terminal) else 0
+    finally:
+        os.close(terminal)
+
+
+def columns(terminal: int) -> int:
+    """Return the width of an open terminal; 80 if it does not say."""
+    return os.get_terminal_size(terminal).columns or 80
 
 
 class Display:
@@ -73,12 +80,9 @@ class Display:
         self.epochs, self.steps = epochs, steps
         self._bar: Any = None
         self._task: Any = None
-        self._next = 0.0
-        self._lines_on_bar = False
-        if is_shown:
-            self._lines_on_bar, has_bar = terminal_files()
-            if has_bar:
-                self._start_bar()
+        self._next = time.monotonic() + REFRESH
+        stdout, self._width = terminal_widths() if is_shown else (0, 0)
+        self._has_lines_on_terminal = stdout > 0
 
     def _start_bar(self) -> None:
         from rich.console import Console
@@ -90,9 +94,7 @@ class Display:
             TimeRemainingColumn,
         )
 
-        console = Console(
-            file=sys.stderr, force_terminal=True, width=shutil.get_terminal_size().columns
-        )
+        console = Console(file=sys.stderr, force_terminal=True, width=self._width)
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=20),
@@ -113,19 +115,29 @@ class Display:
         """Show a line."""
         if not self.is_shown:
             return
-        if self._bar and self._lines_on_bar:
+        if self._bar and self._has_lines_on_terminal:
             self._bar.console.print(text, highlight=False, markup=False, soft_wrap=True)
         else:
             sys.stdout.write(text + "\n")
             sys.stdout.flush()
 
+    def warn(self, text: str) -> None:
+        """Show a warning, also where nothing else is shown."""
+        if self._bar:
+            self._bar.console.print(f"distbp: warning: {text}", highlight=False, markup=False)
+        else:
+            sys.stderr.write(f"distbp: warning: {text}\n")
+            sys.stderr.flush()
+
     def wants_step(self) -> bool:
         """Return whether it is time to draw the bar again."""
-        return self._bar is not None and time.monotonic() >= self._next
+        return self._width > 0 and time.monotonic() >= self._next
 
     def step(self, epoch: int, step: int, numbers: str) -> None:
         """Draw the bar: `step` steps of epoch number `epoch`, from 0, are done."""
         self._next = time.monotonic() + REFRESH
+        if self._bar is None:
+            self._start_bar()
         self._bar.update(
             self._task,
             completed=epoch * self.steps + step,
@@ -153,9 +165,3 @@ def file_progress(what: str, is_shown: bool) -> Iterator[Callable[[int, int], No
     with Progress(console=Console(file=sys.stderr), transient=True) as bar:
         task = bar.add_task(what, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
-
-
-def warn(text: str) -> None:
-    """Print a warning on standard error, in one piece."""
-    sys.stderr.write(f"distbp: {text}\n")
-    sys.stderr.flush()

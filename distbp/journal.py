@@ -17,7 +17,7 @@ from distbp import machine
 from distbp.checkpoint import Checkpoint, RunFolder, describe_network
 from distbp.config import Config
 from distbp.data import DataSet
-from distbp.display import Display, warn
+from distbp.display import Display
 from distbp.errors import CheckpointError
 from distbp.network import Network
 from distbp.optimizers import Update
@@ -152,7 +152,7 @@ class Journal:
             self._complain(error)
 
     def _complain(self, error: CheckpointError) -> None:
-        warn(f"warning: {error} The run goes on and tries again at the next checkpoint.")
+        self.display.warn(f"{error} The run goes on and tries again at the next checkpoint.")
         self._saved_at = time.monotonic()
 
     def _save(self, is_best: bool) -> None:

@@ -12,7 +12,6 @@ import sys
 from pathlib import Path
 
 from distbp import comm
-from distbp.display import TERMINAL_VARIABLE
 from distbp.errors import LaunchError
 
 NAMES = ("mpiexec", "mpirun", "mpiexec.hydra", "mpiexec.mpich", "mpirun.openmpi", "mpiexec.openmpi")
@@ -28,8 +27,6 @@ def run_ranks(ranks: int, arguments: list[str]) -> int:
     """
     command, environment = launcher_command(ranks)
     environment |= {comm.RANKS_VARIABLE: str(ranks)}
-    if sys.stderr.isatty():
-        environment[TERMINAL_VARIABLE] = str(shutil.get_terminal_size().columns)
     child = subprocess.Popen(
         [*command, sys.executable, "-m", "distbp", *arguments], env=os.environ | environment
     )

@@ -16,18 +16,17 @@ from typing import Any
 import numpy as np
 
 from distbp import machine, philox
-from distbp.checkpoint import Checkpoint, digest, find, read
+from distbp.checkpoint import digest, find, read
 from distbp.combine import COMBINERS
 from distbp.comm import Comm, connect
 from distbp.config import Config
-from distbp.data import DataSet, Split
-from distbp.display import warn
-from distbp.errors import ConfigError, DistbpError
+from distbp.errors import DistbpError
 from distbp.evaluate import Evaluator, Score, open_data
 from distbp.gradient import BatchGradient
 from distbp.journal import Journal, Progress
 from distbp.network import Network
-from distbp.optimizers import OPTIMIZERS, Update
+from distbp.notices import farewell, introduction, warnings
+from distbp.parts import hold_out, make_network, make_update, restore
 from distbp.schedules import (
     cosine_factor,
     epochs_waited,
@@ -121,13 +120,18 @@ class Run:
         }
         with comm.together():
             if checkpoint is not None:
-                self._restore(checkpoint)
+                self.progress = restore(checkpoint, config, data, network, self.update)
         self.journal = Journal(
             config, data, network, self.update, self.progress, self.batches, comm.rank == 0
         )
         with comm.together():
             self.journal.open(is_new=not resume)
-        self._say_start(combiner.is_exact, checkpoint)
+        machines = comm.gather([comm.node, machine.cores(), machine.bits()])
+        if comm.rank == 0:
+            for text in warnings(config, machines, checkpoint):
+                self.journal.display.warn(text)
+            for text in introduction(config, network, machines, len(self.rows), self.progress):
+                self.journal.display.line(text)
 
     def train(self) -> Result:
         """Train to the last epoch, or until patience ends."""
@@ -136,7 +140,8 @@ class Run:
                 self._epoch()
         with self.comm.together():
             self.journal.close()
-        self._say_end()
+        for text in farewell(self.config, self.data, self.network, self._is_out_of_patience()):
+            self.journal.display.line(text)
         theta = self.network.theta
         return Result(self.network, self.progress.history, Path(self.config.out), digest(theta))
 
@@ -240,168 +245,3 @@ class Run:
             f"of {self.batches}. Use a lower --learning-rate (now {self._learning_rate(step):g}) "
             f"or --clip-norm; the last checkpoint is from before."
         )
-
-    def _restore(self, checkpoint: Checkpoint) -> None:
-        """Go to where a checkpoint was written."""
-        about = checkpoint.about
-        if about["data"] != self.data.identity:
-            raise ConfigError(
-                f"{self.data.path} is not the data set that {self.config.out} was trained on."
-            )
-        np.copyto(self.network.theta, checkpoint.network.theta)
-        for name, array in self.update.state.items():
-            np.copyto(array, checkpoint.state[name])
-        position = dict(about["progress"])
-        self.update.steps = position.pop("steps")
-        self.progress = Progress(**position, history=about["history"])
-
-    # What a person reads.
-
-    def _say_start(self, is_exact: bool, checkpoint: Checkpoint | None) -> None:
-        comm, config = self.comm, self.config
-        machines = comm.gather([comm.node, machine.cores(), machine.bits()])
-        if comm.rank:
-            return
-        for text in warnings(config, comm, machines, is_exact, checkpoint):
-            warn(f"warning: {text}")
-        cores = {(node, core) for node, cores, _ in machines for core in cores}
-        sizes = "-".join(map(str, self.network.sizes))
-        line = self.journal.display.line
-        line(
-            f"{sizes}, {self.network.theta.size:,} parameters, {config.dtype}; "
-            f"{len(self.rows):,} training rows, {self.batches} steps an epoch"
-        )
-        line(
-            f"{count(comm.size, 'rank')} on {count(comm.nodes, 'node')}, "
-            f"{count(config.shards or 1, 'shard')}, {count(config.threads, 'thread')} a rank, "
-            f"{count(len(cores), 'core')}; {'exact' if is_exact else 'not exact'} sums "
-            f"({config.combine})"
-        )
-        if checkpoint is not None:
-            line(f"resumed after {self.progress.epoch} epochs and {self.progress.step} steps")
-
-    def _say_end(self) -> None:
-        journal, out = self.journal, self.config.out
-        journal.display.close()
-        if self._is_out_of_patience():
-            journal.display.line(
-                f"stopped: no better score for {count(self.config.patience or 0, 'epoch')}"
-            )
-        journal.display.line(f"digest {digest(self.network.theta)}")
-        journal.display.line(f"model  {Path(out) / 'last.h5'} (best: {Path(out) / 'best.h5'})")
-        journal.display.line(f"next   distbp evaluate {out} {self.config.data}")
-
-
-def make_network(config: Config, data: DataSet) -> Network:
-    """Return the network to start from.
-
-    Raises
-    ------
-    ConfigError
-        `init_from` names a model of another shape.
-    """
-    sizes = (data.n_in, *config.hidden, data.n_out)
-    network = Network(
-        sizes,
-        config.activation,
-        config.cost or "",
-        "linear" if data.task == "regression" else None,
-        config.init,
-        config.seed,
-        config.dtype,
-    )
-    if config.init_from:
-        first = read(find(config.init_from)).network
-        if first.sizes != network.sizes:
-            raise ConfigError(
-                f"{config.init_from} was written for sizes {first.sizes}; "
-                f"this run asks for {sizes}."
-            )
-        np.copyto(network.theta, first.theta)
-    return network
-
-
-def make_update(config: Config, network: Network, rows: int) -> Update:
-    """Return what turns gradients into new parameters; `rows` is the book's n."""
-    return Update(
-        network.theta,
-        network.sizes,
-        OPTIMIZERS[config.optimizer](config.momentum),
-        l1=config.l1 / rows,
-        l2=config.l2 / rows,
-        clip_norm=config.clip_norm,
-    )
-
-
-def hold_out(config: Config, data: DataSet, comm: Comm) -> tuple[Split, Split | None]:
-    """Return the training rows and the validation rows, held out of train if asked for.
-
-    Raises
-    ------
-    ConfigError
-        There is a validation set already, or a part would be empty.
-    """
-    train = data.split("train")
-    if not config.validation:
-        return train, data.splits.get("validation")
-    if "validation" in data.splits:
-        raise ConfigError(f"--validation {config.validation}: {data.path} has a validation split.")
-    n = len(train)
-    held = round(n * config.validation)
-    if not 0 < held < n:
-        raise ConfigError(
-            f"--validation {config.validation} of {n} rows leaves {n - held} to train on and "
-            f"{held} to validate with; both need at least 1."
-        )
-
-    def choose(rows: np.ndarray) -> None:
-        chosen = philox.permutation(n, config.seed, philox.HOLDOUT)
-        rows[: n - held], rows[n - held :] = np.sort(chosen[held:]), np.sort(chosen[:held])
-
-    rows = comm.fill_node_array((n,), np.dtype(np.int64), choose)
-    return train.subset(rows[: n - held]), train.subset(rows[n - held :])
-
-
-def warnings(
-    config: Config, comm: Comm, machines: list[Any], is_exact: bool, checkpoint: Checkpoint | None
-) -> list[str]:
-    """Return what the user should know about the ranks before a run starts."""
-    texts = []
-    cores = {(node, core) for node, cores, _ in machines for core in cores}
-    if comm.size * config.threads > len(cores):
-        texts.append(
-            f"{comm.size} ranks × {config.threads} threads share {len(cores)} cores: "
-            f"more than one a core makes a run slower."
-        )
-    shards = config.shards or 1
-    if comm.size > shards:
-        texts.append(
-            f"{comm.size - shards} of {comm.size} ranks have nothing to compute, because a batch "
-            f"is cut into {shards} shards. --shards {comm.size} would use them all; it changes "
-            f"the last bits of the result."
-        )
-    if not is_exact:
-        texts.append(
-            f"--combine {config.combine} is not exact: the last bits depend on the number of ranks."
-        )
-    bits = [bits for _, _, bits in machines]
-    for rank, other in enumerate(bits):
-        if other != bits[0]:
-            texts.append(
-                f"rank {rank} has {other}, rank 0 has {bits[0]}: another number of ranks may "
-                f"give other last bits."
-            )
-            break
-    if checkpoint is not None:
-        before = {key: checkpoint.about["machine"].get(key) for key in bits[0]}
-        if before != bits[0]:
-            texts.append(
-                f"the run was begun with {before} and goes on with {bits[0]}: its last bits may "
-                f"differ from those of a run that was not interrupted."
-            )
-    return texts
-
-
-def count(number: int, noun: str) -> str:
-    """Return '1 rank', '2 ranks'."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"

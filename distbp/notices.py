@@ -1,0 +1,99 @@
+"""What a person is told before a run starts, and when it has ended."""
+
+from pathlib import Path
+from typing import Any
+
+from distbp.checkpoint import Checkpoint, digest
+from distbp.combine import COMBINERS
+from distbp.config import Config
+from distbp.data import DataSet
+from distbp.journal import Progress
+from distbp.network import Network
+
+Machines = list[Any]  # of each rank: [node, numbers of its cores, what its bits depend on]
+
+
+def introduction(
+    config: Config, network: Network, machines: Machines, rows: int, progress: Progress
+) -> list[str]:
+    """Return what is trained, and by what."""
+    sizes = "-".join(map(str, network.sizes))
+    steps = -(-rows // config.batch_size)
+    nodes = {node for node, _, _ in machines}
+    exact = "exact" if COMBINERS[config.combine].is_exact else "not exact"
+    lines = [
+        f"{sizes}, {network.theta.size:,} parameters, {config.dtype}; {rows:,} training rows, "
+        f"{count(steps, 'step')} an epoch",
+        f"{count(len(machines), 'rank')} on {count(len(nodes), 'node')}, "
+        f"{count(config.shards or 1, 'shard')}, {count(config.threads, 'thread')} a rank, "
+        f"{count(len(all_cores(machines)), 'core')}; {exact} sums ({config.combine})",
+    ]
+    if progress.history or progress.step:
+        lines.append(
+            f"resumed after {count(progress.epoch, 'epoch')} and {count(progress.step, 'step')}"
+        )
+    return lines
+
+
+def farewell(config: Config, data: DataSet, network: Network, is_stopped_early: bool) -> list[str]:
+    """Return where the model is, and what to do next."""
+    out = Path(config.out)
+    split = "" if "test" in data.splits else " --split train"
+    lines = [
+        f"digest {digest(network.theta)}",
+        f"model  {out / 'last.h5'} (best: {out / 'best.h5'})",
+        f"next   distbp evaluate {config.out} {config.data}{split}",
+    ]
+    if is_stopped_early:
+        lines.insert(0, f"stopped: no better score for {count(config.patience or 0, 'epoch')}")
+    return lines
+
+
+def warnings(config: Config, machines: Machines, checkpoint: Checkpoint | None) -> list[str]:
+    """Return what makes this run slower, or its last bits others, than the user may think."""
+    ranks, shards, cores = len(machines), config.shards or 1, len(all_cores(machines))
+    bits = [bits for _, _, bits in machines]
+    texts = []
+    if ranks * config.threads > cores:
+        texts.append(
+            f"{count(ranks, 'rank')} of {count(config.threads, 'thread')} share "
+            f"{count(cores, 'core')}: more than one thread a core makes a run slower."
+        )
+    if ranks > shards:
+        texts.append(
+            f"{ranks - shards} of {ranks} ranks have nothing to compute, because a batch is cut "
+            f"into {count(shards, 'shard')}. --shards {ranks} would use them all; it changes the "
+            f"last bits of the result."
+        )
+    if not COMBINERS[config.combine].is_exact:
+        texts.append(
+            f"--combine {config.combine} is not exact: the last bits depend on the number of ranks."
+        )
+    odd = next((rank for rank in range(ranks) if bits[rank] != bits[0]), None)
+    if odd is not None:
+        texts.append(
+            f"rank {odd} has {differences(bits[odd], bits[0])}, unlike rank 0: another number of "
+            f"ranks may give other last bits."
+        )
+    before = checkpoint.about["machine"] if checkpoint else bits[0]
+    if any(before.get(key) != value for key, value in bits[0].items()):
+        texts.append(
+            f"the run was begun with {differences(before, bits[0])}: its last bits may differ from "
+            f"those of a run that was not interrupted."
+        )
+    return texts
+
+
+def differences(these: dict[str, str], those: dict[str, str]) -> str:
+    """Return what these say other than those."""
+    return ", ".join(f"{key} {these.get(key)!r}" for key in those if these.get(key) != those[key])
+
+
+def all_cores(machines: Machines) -> set[tuple[int, int]]:
+    """Return the cores that all ranks together may use, as (node, number)."""
+    return {(node, core) for node, cores, _ in machines for core in cores}
+
+
+def count(number: int, noun: str) -> str:
+    """Return '1 rank', '2 ranks'."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -159,7 +159,7 @@ class RunFolder:
         CheckpointError
             It cannot be made, or holds a run already.
         """
-        if (self.path / "config.toml").exists() or (self.path / "last.h5").exists():
+        if (self.path / "last.h5").exists():
             raise CheckpointError(
                 f"{self.path} holds a run already. Go on with it by --resume {self.path}, "
                 f"or choose another --out."

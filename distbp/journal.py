@@ -45,6 +45,12 @@ class Progress:
     correct: int = 0
     history: list[Record] = field(default_factory=list)
 
+    def end_epoch(self, record: Record) -> None:
+        """Go on to the next epoch."""
+        self.history.append(record)
+        self.epoch += 1
+        self.step, self.cost, self.correct = 0, 0.0, 0
+
     @property
     def scores(self) -> list[float]:
         """What plateau, patience and best look at: the validation cost, or the training cost."""

@@ -194,13 +194,7 @@ class Run:
         if not np.isfinite(self.network.theta).all():
             raise DistbpError(self._not_finite())
         scores = {name: evaluator.score() for name, evaluator in self.evaluators.items()}
-        progress.history.append(self._record(scores, seconds, trained / seconds))
-        progress.epoch, progress.step, progress.cost, progress.correct = (
-            progress.epoch + 1,
-            0,
-            0.0,
-            0,
-        )
+        progress.end_epoch(self._record(scores, seconds, trained / seconds))
         self._compare_replicas(progress.history[-1]["digest"])
         self.journal.after_epoch(is_best(progress.scores))
 

@@ -32,21 +32,28 @@ class Parser(argparse.ArgumentParser):
         super().__init__(allow_abbrev=False, **arguments)
 
     def error(self, message: str) -> NoReturn:
-        words = message.split()
-        known = [flag for action in self._actions for flag in action.option_strings]
-        for word in words:
-            close = difflib.get_close_matches(word.partition("=")[0], known, 1)
-            if word.startswith("--") and word not in known and close:
-                message += f" (did you mean {close[0]}?)"
-                break
-        raise ConfigError(f"{self.prog}: {message}. See {self.prog} --help.")
+        verb = self.prog.partition(" ")[2]
+        raise ConfigError(f"{verb + ': ' if verb else ''}{message}. See {self.prog} --help.")
+
+    def refuse(self, unknown: str) -> NoReturn:
+        """Raise ConfigError for an argument that nobody asked for."""
+        flags = [flag for action in self._actions for flag in action.option_strings]
+        close = difflib.get_close_matches(unknown.partition("=")[0], flags, 1)
+        hint = f"; did you mean {close[0]}?" if close and unknown.startswith("-") else "."
+        raise ConfigError(f"{self.prog} does not know {unknown!r}{hint} See {self.prog} --help.")
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and end this process, and with it all ranks."""
     try:
         argv = sys.argv[1:] if argv is None else argv
-        arguments = make_parser().parse_args(argv)
+        if argv and argv[0].startswith("-") and argv[0] not in ("-h", "--help", "--version"):
+            raise ConfigError(
+                f"{argv[0]} stands before the verb; expected distbp VERB {argv[0]} …."
+            )
+        arguments, unknown = make_parser().parse_known_args(argv)
+        if unknown:
+            arguments.parser.refuse(unknown[0])
         arguments.argv = argv
         status = arguments.run(arguments)
     except DistbpError as error:
@@ -92,7 +99,7 @@ def make_parser() -> Parser:
 
 def add_verb(verbs: Any, name: str, help: str, run: Any) -> Parser:
     parser: Parser = verbs.add_parser(name, help=help, description=help)
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, parser=parser)
     return parser
 
 

@@ -57,7 +57,10 @@ def option(
 
 def parse_sizes(text: str) -> tuple[int, ...]:
     """Return the layer sizes in '100,50'; '' means no hidden layer."""
-    return tuple(int(part) for part in text.split(",")) if text.strip() else ()
+    try:
+        return tuple(int(part) for part in text.split(",")) if text.strip() else ()
+    except ValueError as failure:
+        raise ConfigError(f"--hidden {text!r}: expected sizes such as 100,50.") from failure
 
 
 @dataclass(frozen=True)

@@ -134,4 +134,6 @@ def reason(failure: Exception) -> str:
     if number:
         return os.strerror(number)
     text = str(failure.args[0]) if failure.args else type(failure).__name__
+    if "file signature not found" in text:
+        return "it is not an HDF5 file"
     return text.splitlines()[0].rstrip(".") if text else type(failure).__name__

@@ -32,6 +32,8 @@ def introduction(
         lines.append(
             f"resumed after {count(progress.epoch, 'epoch')} and {count(progress.step, 'step')}"
         )
+    if progress.epoch >= config.epochs:
+        lines.append("nothing to do: --epochs says how many there are to be in all")
     return lines
 
 

@@ -237,5 +237,5 @@ class Run:
         return (
             f"The cost is not a finite number in epoch {self.progress.epoch + 1}, step {step + 1} "
             f"of {self.batches}. Use a lower --learning-rate (now {self._learning_rate(step):g}) "
-            f"or --clip-norm; the last checkpoint is from before."
+            f"or --clip-norm; what was saved is from before."
         )

@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         argv = sys.argv[1:] if argv is None else argv
         if argv and argv[0].startswith("-") and argv[0] not in ("-h", "--help", "--version"):
             raise ConfigError(
-                f"{argv[0]} stands before the verb; expected distbp VERB {argv[0]} …."
+                f"{argv[0]} stands before the verb; its place is behind it."
             )
         arguments, unknown = make_parser().parse_known_args(argv)
         if unknown:

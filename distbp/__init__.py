@@ -9,7 +9,9 @@ Importing distbp starts no MPI and reads no file; what is named here is loaded
 when it is first used.
 """
 
+import sys
 from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -38,3 +40,14 @@ def __getattr__(name: str) -> Any:
     if name not in _PLACES:
         raise AttributeError(f"module 'distbp' has no attribute {name!r}")
     return getattr(import_module(f"distbp.{_PLACES[name]}"), name)
+
+
+class _Package(ModuleType):
+    """`distbp.train` stays the function when the file of that name is imported."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name not in _PLACES:
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

@@ -23,7 +23,7 @@ import numpy as np
 
 from distbp import hdf5
 from distbp.data import Scaling
-from distbp.errors import CheckpointError
+from distbp.errors import CheckpointError, ConfigError
 from distbp.network import Network
 
 FORMAT = "distbp-checkpoint"
@@ -97,7 +97,7 @@ def read(path: Path) -> Checkpoint:
     """
     with hdf5.opened(path, FORMAT, VERSION, CheckpointError) as file:
         about = hdf5.read_json(file, "about")
-        network = Network(**about["network"])
+        network = empty_network(path, about["network"])
         for l, (b, w) in enumerate(zip(network.biases, network.weights, strict=True), 1):
             read_array(file, f"layers/{l}/w", w)
             read_array(file, f"layers/{l}/b", b)
@@ -107,9 +107,19 @@ def read(path: Path) -> Checkpoint:
         return Checkpoint(network, state, Scaling.read(file), about)
 
 
+def empty_network(path: Path, arguments: dict[str, Any]) -> Network:
+    """Return a network of the shape that a checkpoint says it has."""
+    try:
+        return Network(**arguments)
+    except ConfigError as failure:
+        raise CheckpointError(f"{path} describes no network: {failure}") from failure
+
+
 def read_array(file: h5py.File, name: str, out: np.ndarray) -> None:
     """Fill `out` with a dataset of exactly its shape and dtype."""
     dataset = file[name]
+    if not isinstance(dataset, h5py.Dataset):
+        raise CheckpointError(f"{file.filename}: {name!r} is not a dataset.")
     if dataset.shape != out.shape or dataset.dtype != out.dtype:
         raise CheckpointError(
             f"{file.filename}: {name!r} is {dataset.dtype} {dataset.shape}; "
@@ -188,19 +198,7 @@ class RunFolder:
     def write_text(self, name: str, text: str) -> None:
         """Write a text file; it is whole or absent."""
         with hdf5.atomic(self.path / name, CheckpointError) as temporary:
-            temporary.write_text(text)
-
-    def append_line(self, name: str, line: str) -> None:
-        """Add a line to a text file."""
-        try:
-            with (self.path / name).open("a") as file:
-                file.write(line + "\n")
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as failure:
-            raise CheckpointError(
-                f"{self.path / name} cannot be written: {hdf5.reason(failure)}."
-            ) from failure
+            temporary.write_text(text, encoding="utf-8")
 
 
 def link(path: Path, name: Path) -> None:

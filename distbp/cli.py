@@ -48,9 +48,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     try:
         argv = sys.argv[1:] if argv is None else argv
         if argv and argv[0].startswith("-") and argv[0] not in ("-h", "--help", "--version"):
-            raise ConfigError(
-                f"{argv[0]} stands before the verb; its place is behind it."
-            )
+            raise ConfigError(f"{argv[0]} stands before the verb; its place is behind it.")
         arguments, unknown = make_parser().parse_known_args(argv)
         if unknown:
             arguments.parser.refuse(unknown[0])
@@ -214,12 +212,7 @@ def new_config(file: str | None, given: dict[str, Any]) -> Any:
     from distbp.config import Config, check_useful, read_toml
 
     check_useful(given, from_file := read_toml(Path(file)) if file else {})
-    config = Config(**from_file | given)
-    if not config.data:
-        raise ConfigError("distbp train needs a data set: distbp train DATA.h5 --out RUN.")
-    if not config.out:
-        raise ConfigError("distbp train needs a directory for the run: --out RUN.")
-    return config
+    return Config(**from_file | given)
 
 
 def resumed_config(run: str, file: str | None, given: dict[str, Any]) -> Any:

@@ -9,6 +9,7 @@ never from the number of ranks.
 
 import json
 import math
+import os
 import re
 import tomllib
 from collections.abc import Callable, Mapping
@@ -127,10 +128,16 @@ class Config:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "hidden", tuple(self.hidden))
+        for name in ("data", "out", "init_from"):  # paths are welcome too
+            value = getattr(self, name)
+            object.__setattr__(self, name, value if value is None else os.fspath(value))
         for one in fields(self):
-            check(flag(one.name), getattr(self, one.name), one.metadata)
-        if any(n < 1 for n in self.hidden):
-            raise ConfigError(f"--hidden {self.hidden!r}: a layer has at least 1 unit.")
+            value = getattr(self, one.name)
+            if value is None and one.default is not None:
+                raise ConfigError(f"{flag(one.name)} None: expected a value.")
+            check(flag(one.name), value, one.metadata)
+        if any(type(n) is not int or n < 1 for n in self.hidden):
+            raise ConfigError(f"--hidden {self.hidden!r}: expected whole numbers of at least 1.")
         if self.shards is not None and self.shards > self.batch_size:
             raise ConfigError(
                 f"--shards {self.shards} cuts a batch of {self.batch_size} rows too small: a shard "
@@ -203,10 +210,15 @@ class Config:
     def to_toml(self) -> str:
         """Return the options that are set as the text of a TOML file."""
         return "".join(
-            f"{name.replace('_', '-')} = {json.dumps(value, ensure_ascii=False)}\n"
+            f"{name.replace('_', '-')} = {toml_value(value)}\n"
             for name, value in self.to_dict().items()
             if value is not None
         )
+
+
+def toml_value(value: Any) -> str:
+    """Return a value in TOML, which is that of JSON but for one character."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def check(name: str, value: Any, metadata: Mapping[str, Any]) -> None:
@@ -217,9 +229,10 @@ def check(name: str, value: Any, metadata: Mapping[str, Any]) -> None:
     if choices and value not in choices:
         raise ConfigError(f"{name} {value!r} is unknown; use one of {', '.join(choices)}.")
     if metadata["parse"] in (int, float):
-        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if not is_number or (metadata["parse"] is int and value != int(value)):
-            raise ConfigError(f"{name} {value!r}: expected a {metadata['parse'].__name__}.")
+        kinds = (int,) if metadata["parse"] is int else (int, float)
+        if type(value) not in kinds:
+            words = "whole number" if metadata["parse"] is int else "number"
+            raise ConfigError(f"{name} {value!r}: expected a {words}.")
         if not math.isfinite(value) or (least is not None and value < least):
             raise ConfigError(f"{name} {value!r}: expected at least {least}.")
         if below is not None and value >= below:
@@ -242,6 +255,12 @@ def check_useful(given: Mapping[str, Any], from_file: Mapping[str, Any]) -> None
                 f"{flag(name)} has no effect with {flag(other)} {values[other]}; it goes with "
                 f"{' or '.join(allowed)}."
             )
+    if given.get("dropout") and not values["hidden"]:
+        raise ConfigError(
+            "--dropout has no effect without hidden layers, whose units it leaves out."
+        )
+    if "init" in given and values["init_from"]:
+        raise ConfigError("--init has no effect with --init-from, which has the first weights.")
 
 
 def flag(name: str) -> str:
@@ -258,7 +277,7 @@ def read_toml(path: Path) -> dict[str, Any]:
         The file cannot be read, or names something that is not an option.
     """
     try:
-        options = tomllib.loads(path.read_text())
+        options = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as failure:
         raise ConfigError(f"{path} cannot be read: {failure}.") from failure
     except tomllib.TOMLDecodeError as failure:

@@ -155,10 +155,11 @@ class CrossEntropyCost(Cost):
     def fn(
         self, z: np.ndarray, a: np.ndarray, y: np.ndarray, spare: np.ndarray | None = None
     ) -> float:
-        # ln(1 + e^z) − y z = max(z, 0) − y z + ln(1 + e^−|z|), and the first two
-        # cancel before anything is summed.
-        rest = np.maximum(z, 0.0, out=spare)
-        np.subtract(rest, y * z, out=rest)
+        # ln(1 + e^z) − y z = z (H(z) − y) + ln(1 + e^−|z|), H the step from 0 to 1:
+        # large terms cancel before anything is summed.
+        rest = np.heaviside(z, 0.0, out=spare)
+        np.subtract(rest, y, out=rest)
+        np.multiply(rest, z, out=rest)
         total = np.add.reduce(rest, axis=None)
         np.abs(z, out=rest)
         np.negative(rest, out=rest)

@@ -8,6 +8,8 @@ libhdf5 loop or crash), and no time stamps, so that equal content is an equal
 file. What the files mean is known to `data` and `checkpoint`.
 """
 
+import errno
+import io
 import json
 import os
 from collections.abc import Iterator
@@ -21,6 +23,7 @@ import numpy as np
 from distbp.errors import DistbpError
 
 USER_BLOCK = 512  # bytes before the HDF5 signature
+MARGIN = 1 << 16  # bytes that libhdf5 may need beside the arrays
 
 
 @contextmanager
@@ -33,6 +36,8 @@ def atomic(path: Path, error: type[DistbpError]) -> Iterator[Path]:
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        # A process of the same number may have left it behind, as a link to a good file.
+        temporary.unlink(missing_ok=True)
         yield temporary
         sync(temporary)
         temporary.replace(path)
@@ -55,14 +60,43 @@ def sync(path: Path) -> None:
 
 @contextmanager
 def create(path: Path, kind: str, version: int, error: type[DistbpError]) -> Iterator[h5py.File]:
-    """Yield an empty file of format `kind`; it takes its place when the block ends."""
-    with (
-        atomic(path, error) as temporary,
-        h5py.File(temporary, "w", userblock_size=USER_BLOCK) as file,
-    ):
-        file.attrs["format"] = np.bytes_(kind)
-        file.attrs["version"] = np.int64(version)
-        yield file
+    """Yield an empty file of format `kind`; it takes its place when the block ends.
+
+    It is composed in memory and written in one piece: libhdf5 can crash the process
+    when a disk fills up under an open file.
+    """
+    with atomic(path, error) as temporary:
+        image = io.BytesIO()
+        with h5py.File(image, "w", userblock_size=USER_BLOCK) as file:
+            mark(file, kind, version)
+            yield file
+        temporary.write_bytes(image.getbuffer())
+
+
+@contextmanager
+def create_large(
+    path: Path, kind: str, version: int, error: type[DistbpError], size: int
+) -> Iterator[h5py.File]:
+    """Yield an empty file, like `create`, that is written piece by piece.
+
+    Raises
+    ------
+    error
+        There is no room for `size` bytes, or what is written after all does not fit.
+    """
+    with atomic(path, error) as temporary:
+        room = os.statvfs(path.parent)
+        if room.f_bavail * room.f_frsize < size + MARGIN:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        with h5py.File(temporary, "w", userblock_size=USER_BLOCK) as file:
+            mark(file, kind, version)
+            yield file
+
+
+def mark(file: h5py.File, kind: str, version: int) -> None:
+    """Write format and version into the root."""
+    file.attrs["format"] = np.bytes_(kind)
+    file.attrs["version"] = np.int64(version)
 
 
 @contextmanager

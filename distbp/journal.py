@@ -21,6 +21,7 @@ from distbp.display import Display
 from distbp.errors import CheckpointError
 from distbp.network import Network
 from distbp.optimizers import Update
+from distbp.schedules import is_best
 
 Record = dict[str, Any]
 
@@ -100,6 +101,10 @@ class Journal:
         else:
             self._saved = self._position()
         self.folder.write_text("config.toml", self.config.to_toml())
+        self._write_metrics()
+
+    def _write_metrics(self) -> None:
+        """Write all epochs: a line that was lost to a full disk comes back with the next."""
         lines = (json.dumps(record) + "\n" for record in self.progress.history)
         self.folder.write_text("metrics.jsonl", "".join(lines))
 
@@ -119,17 +124,17 @@ class Journal:
         if self._is_due():
             self._try_save()
 
-    def after_epoch(self, is_best: bool) -> None:
+    def after_epoch(self) -> None:
         """Show, record and save what is due after an epoch."""
         if not self.is_writer:
             return
         record = self.progress.history[-1]
         self.display.line(self._describe(record))
         try:
-            self.folder.append_line("metrics.jsonl", json.dumps(record))
+            self._write_metrics()
             if self._unit == "epoch" and self.progress.epoch % self._every == 0:
-                self._save(is_best)
-            elif is_best:
+                self._save()
+            elif is_best(self.progress.scores):
                 self.folder.save_best(self._checkpoint())
         except CheckpointError as error:
             self._complain(error)
@@ -143,7 +148,7 @@ class Journal:
             It cannot be saved.
         """
         if self.is_writer and self._saved != self._position():
-            self._save(is_best=False)
+            self._save()
 
     def _is_due(self) -> bool:
         """Return whether a checkpoint inside the epoch is due."""
@@ -153,7 +158,7 @@ class Journal:
 
     def _try_save(self) -> None:
         try:
-            self._save(is_best=False)
+            self._save()
         except CheckpointError as error:
             self._complain(error)
 
@@ -161,10 +166,11 @@ class Journal:
         self.display.warn(f"{error} The run goes on and tries again at the next checkpoint.")
         self._saved_at = time.monotonic()
 
-    def _save(self, is_best: bool) -> None:
+    def _save(self) -> None:
         if not np.isfinite(self.network.theta).all():
             return  # the next step ends the run; what is on the disk stays
-        self.folder.save(self._checkpoint(), is_best)
+        is_new_best = self.progress.step == 0 and is_best(self.progress.scores)
+        self.folder.save(self._checkpoint(), is_new_best)
         self._saved, self._saved_at = self._position(), time.monotonic()
 
     def _checkpoint(self) -> Checkpoint:

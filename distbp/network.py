@@ -195,6 +195,8 @@ class Network:
         """
         nabla_b, nabla_w = out or layer_views(np.empty_like(self.theta), self.sizes)
         x, y = self._rows(x, self.sizes[0], "x"), self._rows(y, self.sizes[-1], "y")
+        if len(x) != len(y):
+            raise ConfigError(f"y has {len(y)} rows; expected {len(x)}, as many as x.")
         work = work or self.workspace(len(x))
         a_out = self.feedforward(x, work)
         l = len(self.weights) - 1

@@ -13,8 +13,21 @@ from distbp.network import Network
 from distbp.optimizers import OPTIMIZERS, Update
 
 
-def make_network(config: Config, data: DataSet) -> Network:
-    """Return the network to start from.
+def check_places(config: Config) -> None:
+    """Raise ConfigError unless the configuration names a data set and a directory."""
+    if not config.data:
+        raise ConfigError("distbp train needs a data set: distbp train DATA.h5 --out RUN.")
+    if not config.out:
+        raise ConfigError("distbp train needs a directory for the run: --out RUN.")
+
+
+def check_resumed(config: Config, checkpoint: Checkpoint) -> None:
+    """Raise ConfigError if going on with `config` would make it another run."""
+    Config(**checkpoint.about["config"]).resumed(config.to_dict() | {"hidden": config.hidden})
+
+
+def make_network(config: Config, data: DataSet, has_weights: bool) -> Network:
+    """Return the network to start from; its weights do not matter if a checkpoint has them.
 
     Raises
     ------
@@ -31,7 +44,7 @@ def make_network(config: Config, data: DataSet) -> Network:
         config.seed,
         config.dtype,
     )
-    if config.init_from:
+    if config.init_from and not has_weights:
         first = read(find(config.init_from)).network
         if first.sizes != network.sizes:
             raise ConfigError(

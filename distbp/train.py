@@ -26,11 +26,17 @@ from distbp.gradient import BatchGradient
 from distbp.journal import Journal, Progress
 from distbp.network import Network
 from distbp.notices import farewell, introduction, warnings
-from distbp.parts import hold_out, make_network, make_update, restore
+from distbp.parts import (
+    check_places,
+    check_resumed,
+    hold_out,
+    make_network,
+    make_update,
+    restore,
+)
 from distbp.schedules import (
     cosine_factor,
     epochs_waited,
-    is_best,
     plateau_factor,
     step_factor,
     warmup_factor,
@@ -95,12 +101,15 @@ class Run:
     def __init__(self, config: Config, resume: bool, comm: Comm) -> None:
         self.comm = comm
         with comm.together():
+            check_places(config)
             machine.use_threads(config.threads)
         self.data = data = open_data(Path(config.data), comm)
         with comm.together():
             self.config = config = config.settled(data)
             checkpoint = read(find(config.out)) if resume else None
-            self.network = network = make_network(config, data)
+            if checkpoint is not None:
+                check_resumed(config, checkpoint)
+            self.network = network = make_network(config, data, has_weights=resume)
         self.rows, self.validation = hold_out(config, data, comm)
         self.batches = math.ceil(len(self.rows) / config.batch_size)
         self.order = comm.node_array((len(self.rows),), np.dtype(np.int64))
@@ -196,7 +205,7 @@ class Run:
         scores = {name: evaluator.score() for name, evaluator in self.evaluators.items()}
         progress.end_epoch(self._record(scores, seconds, trained / seconds))
         self._compare_replicas(progress.history[-1]["digest"])
-        self.journal.after_epoch(is_best(progress.scores))
+        self.journal.after_epoch()
 
     def _record(self, scores: dict[str, Score], seconds: float, speed: float) -> dict[str, Any]:
         """Return what metrics.jsonl says of the epoch that ends here."""

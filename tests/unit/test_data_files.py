@@ -81,13 +81,17 @@ def test_rows_of_an_imported_file(imported):
     np.testing.assert_array_equal(found_y, y)
 
 
-@pytest.mark.parametrize("pad", [3001, 3003])  # more than libhdf5 gathers into one piece
-def test_odd_file_offsets(imported, pad):
+def offset(path):
+    with h5py.File(path) as file:
+        return file["train/x"].id.get_offset()
+
+
+def test_odd_file_offsets(imported):
     """Numbers at odd addresses of the file are mapped all the same."""
-    other = rewritten(imported, pad=pad)
-    with h5py.File(other) as file:
-        offsets = [file[name].id.get_offset() for name in ("train/x", "train/y")]
-    assert offsets[0] % 2 == 1
+    # A pad of more than libhdf5 gathers into one piece, and odd where the next is even.
+    other = next(
+        path for pad in (3000, 3001) if offset(path := rewritten(imported, pad=pad)) % 2 == 1
+    )
     for found, wanted in zip(load(other, NUMBERS), load(imported, NUMBERS), strict=True):
         np.testing.assert_array_equal(found, wanted)
 

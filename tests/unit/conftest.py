@@ -1,0 +1,37 @@
+"""What the unit tests share: NumPy that raises, and memory that is counted."""
+
+import tracemalloc
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def numpy_raises() -> Iterator[None]:
+    """Overflow, division by zero and invalid values are errors in every test."""
+    with np.errstate(all="raise", under="ignore"):
+        yield
+
+
+@pytest.fixture
+def peak() -> Iterator[Callable[[Callable[[], object]], int]]:
+    """Return a function that calls another one twice and counts the second call's new bytes.
+
+    NumPy's own buffers for broadcasting, 8,192 numbers however large the arrays, are
+    made small, so that what is left is what the code asks for.
+    """
+    numbers = np.setbufsize(16)
+
+    def measure(function: Callable[[], object]) -> int:
+        function()
+        tracemalloc.start()
+        try:
+            before = tracemalloc.get_traced_memory()[0]
+            function()
+            return tracemalloc.get_traced_memory()[1] - before
+        finally:
+            tracemalloc.stop()
+
+    yield measure
+    np.setbufsize(numbers)

@@ -1,0 +1,479 @@
+"""Checkpoints: the same bits back, whole or absent, legible, and clear when they are broken."""
+
+import copy
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from distbp import checkpoint as module
+from distbp import hdf5
+from distbp.checkpoint import Checkpoint, RunFolder, describe_network, digest, find, load, read
+from distbp.checkpoint import write as write_checkpoint
+from distbp.data import Scaling
+from distbp.errors import CheckpointError, DistbpError
+from distbp.network import Network
+from distbp.optimizers import OPTIMIZERS, Update
+
+
+def make(steps=1, sizes=(4, 3, 2), optimizer="adam", dtype="float32", **arguments):
+    """Return a checkpoint with state that is not 0."""
+    network = Network(sizes, seed=steps, dtype=dtype, init="large", **arguments)
+    state = Update(network.theta, sizes, OPTIMIZERS[optimizer](0.9)).state
+    for i, array in enumerate(state.values()):
+        array[...] = np.arange(array.size) + 0.1 * i
+    about = {
+        "network": describe_network(network),
+        "classes": ["ja", "näin"],
+        "progress": {"steps": steps},
+    }
+    return Checkpoint(network, state, Scaling(np.array([0.5]), np.arange(4.0)), about)
+
+
+def save(path, **arguments):
+    """Write a checkpoint and return it."""
+    checkpoint = make(**arguments)
+    write_checkpoint(path, checkpoint)
+    return checkpoint
+
+
+@pytest.mark.parametrize("sizes", [(4, 2), (1, 1), (4, 3, 5, 2)])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_round_trip(tmp_path, optimizer, dtype, sizes):
+    """θ, state, scaling and what is said about them come back bit by bit."""
+    before = save(tmp_path / "c.h5", optimizer=optimizer, dtype=dtype, sizes=sizes)
+    after = read(tmp_path / "c.h5")
+    assert after.about == before.about
+    assert after.network.theta.tobytes() == before.network.theta.tobytes()
+    assert after.network.theta.dtype == dtype
+    assert describe_network(after.network) == describe_network(before.network)
+    assert list(after.state) == sorted(before.state)
+    for name, array in before.state.items():
+        assert after.state[name].tobytes() == array.tobytes()
+    np.testing.assert_array_equal(after.scaling.shift, before.scaling.shift)
+    np.testing.assert_array_equal(after.scaling.scale, before.scaling.scale)
+
+
+def test_the_network_is_of_the_same_kind(tmp_path):
+    """Activation, cost and output layer are stored: equal input gives equal output."""
+    before = save(tmp_path / "c.h5", activation="tanh", cost="quadratic", output="linear").network
+    x = np.random.default_rng(0).normal(size=(5, 4))
+    np.testing.assert_array_equal(load(tmp_path / "c.h5").feedforward(x), before.feedforward(x))
+
+
+def test_legible_by_any_hdf5_reader(tmp_path):
+    """Layers are datasets of their own, named as the book numbers them, the input left out."""
+    network = save(tmp_path / "c.h5").network
+    with h5py.File(tmp_path / "c.h5") as file:
+        names = []
+        file.visit(names.append)
+        np.testing.assert_array_equal(file["layers/1/w"], network.weights[0])
+        np.testing.assert_array_equal(file["layers/1/b"], network.biases[0])
+        np.testing.assert_array_equal(file["layers/2/w"], network.weights[1])
+        np.testing.assert_array_equal(file["layers/2/b"], network.biases[1])
+        assert file["layers/1/w"].shape == (3, 4)
+        assert file["optimizer/first_moment"].shape == network.theta.shape
+    assert "layers/3" not in names
+    assert "layers/0" not in names
+
+
+def test_no_variable_length_anywhere(tmp_path):
+    """A changed byte in a variable-length string makes libhdf5 crash: there is none anywhere."""
+    save(tmp_path / "c.h5")
+    kinds = []
+
+    def look(name, item):
+        kinds.extend(item.attrs.get_id(key).dtype for key in item.attrs)
+        if isinstance(item, h5py.Dataset):
+            kinds.append(item.dtype)
+
+    with h5py.File(tmp_path / "c.h5") as file:
+        look("/", file)
+        file.visititems(look)
+    assert {dtype.kind for dtype in kinds} == {"S", "i", "u", "f"}
+    assert not any(h5py.check_vlen_dtype(dtype) for dtype in kinds)
+
+
+def test_user_block_is_empty(tmp_path):
+    """512 bytes before the HDF5 signature are free for what is to come."""
+    save(tmp_path / "c.h5")
+    raw = (tmp_path / "c.h5").read_bytes()
+    assert raw[:512] == bytes(512)
+    assert raw[512:520] == b"\x89HDF\r\n\x1a\n"
+
+
+def test_equal_content_is_an_equal_file(tmp_path):
+    """Neither the time nor the name of a file is in it."""
+    save(tmp_path / "a.h5")
+    time.sleep(1.1)  # HDF5 counts whole seconds
+    save(tmp_path / "b.h5")
+    assert (tmp_path / "a.h5").read_bytes() == (tmp_path / "b.h5").read_bytes()
+    save(tmp_path / "b.h5", steps=2)
+    assert (tmp_path / "a.h5").read_bytes() != (tmp_path / "b.h5").read_bytes()
+
+
+def test_digest_is_of_theta_alone():
+    """It is SHA-256 of the numbers, little-endian, whatever their order in memory is."""
+    theta = np.array([1.0, -2.5], np.float32)
+    assert digest(theta) == "48943f7a0ea247f8e3c9386d0c5822fe181d323a9289980426638cc4e72a43e1"
+    assert digest(theta.astype(">f4")) == digest(theta)
+
+
+# On the disk.
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """Return the list of what is forced to the disk and moved, in order."""
+    found, names = [], {}
+    real_open, real_fsync, real_replace = os.open, os.fsync, os.replace
+
+    def spy_open(path, *arguments, **options):
+        descriptor = real_open(path, *arguments, **options)
+        names[descriptor] = Path(path).name
+        return descriptor
+
+    def spy_fsync(descriptor):
+        found.append(("fsync", names.get(descriptor)))
+        real_fsync(descriptor)
+
+    def spy_replace(source, target, **options):
+        found.append(("replace", Path(source).name, Path(target).name))
+        real_replace(source, target, **options)
+
+    monkeypatch.setattr(os, "open", spy_open)
+    monkeypatch.setattr(os, "fsync", spy_fsync)
+    monkeypatch.setattr(os, "replace", spy_replace)
+    return found
+
+
+def test_a_file_is_on_the_disk_before_it_is_moved(tmp_path, calls):
+    """Content, then name, then folder: a power cut leaves the old file or the new one."""
+    (tmp_path / "run").mkdir()
+    save(tmp_path / "run" / "c.h5")
+    (first, temporary), (second, source, target), (third, folder) = calls
+    assert (first, second, third) == ("fsync", "replace", "fsync")
+    assert temporary == source != target == "c.h5"
+    assert folder == "run"
+
+
+def test_a_failed_write_changes_nothing(tmp_path, monkeypatch):
+    """The old file stays, no other is left behind, and the reason is said."""
+    before = save(tmp_path / "c.h5", steps=1)
+
+    def full(group, name, array):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(hdf5, "write_array", full)
+    with pytest.raises(CheckpointError, match=r"c\.h5 cannot be written: No space left"):
+        save(tmp_path / "c.h5", steps=2)
+    assert read(tmp_path / "c.h5").about == before.about
+    assert os.listdir(tmp_path) == ["c.h5"]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ZeroDivisionError])
+def test_an_interrupted_write_changes_nothing(tmp_path, monkeypatch, error):
+    """Whatever ends a write, nothing half is left."""
+    save(tmp_path / "c.h5", steps=1)
+
+    def interrupted(path):
+        raise error
+
+    monkeypatch.setattr(hdf5, "sync", interrupted)
+    with pytest.raises(error):
+        save(tmp_path / "c.h5", steps=2)
+    assert read(tmp_path / "c.h5").about["progress"] == {"steps": 1}
+    assert os.listdir(tmp_path) == ["c.h5"]
+
+
+def test_a_folder_that_is_not_there(tmp_path):
+    """The reason is the system's, in words."""
+    with pytest.raises(CheckpointError, match=r"cannot be written: No such file or directory\."):
+        save(tmp_path / "none" / "c.h5")
+
+
+FULL = """
+import sys
+from pathlib import Path
+from distbp import checkpoint
+from distbp.data import Scaling
+from distbp.errors import CheckpointError
+from distbp.network import Network
+import numpy as np
+
+def save(sizes):
+    network = Network(sizes)
+    about = {"network": checkpoint.describe_network(network)}
+    scaling = Scaling(np.zeros(1), np.ones(1))
+    checkpoint.write(path, checkpoint.Checkpoint(network, {}, scaling, about))
+
+path = Path(sys.argv[1], "c.h5")
+save((20, 10))
+for n_in in (200, 100, 120, 90, 80):
+    try:
+        save((n_in, 100, 10))
+    except CheckpointError as error:
+        print(error)
+    checkpoint.read(path)
+save((20, 10))
+print(sorted(p.name for p in path.parent.iterdir()))
+"""
+
+
+def test_a_full_disk(tmp_path):
+    """Each write fails with the reason, the old file stays, and what follows goes on."""
+    mount = f'mount -t tmpfs -o size=64k tmpfs {tmp_path} && exec "$@"'
+    isolated = ["unshare", "--map-root-user", "--mount", "sh", "-c", mount, "sh"]
+    try:
+        subprocess.run([*isolated, "true"], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("this machine does not let a test mount a file system")
+    run = subprocess.run(
+        [*isolated, sys.executable, "-c", FULL, tmp_path], capture_output=True, text=True
+    )
+    assert run.returncode == 0, run.stderr
+    *messages, names = run.stdout.splitlines()
+    assert messages
+    assert {m.partition(": ")[2] for m in messages} == {"No space left on device."}
+    assert names == "['c.h5']"
+    assert not run.stderr
+
+
+# What is wrong with a file.
+
+
+def spoil(path, change):
+    with h5py.File(path, "r+") as file:
+        change(file)
+
+
+def replaced(name, value):
+    def change(file):
+        del file[name]
+        file[name] = value
+
+    return change
+
+
+def attribute(name, value):
+    return lambda file: file.attrs.__setitem__(name, value)
+
+
+def without(name):
+    return lambda file: file.__delitem__(name)
+
+
+def about(**entries):
+    """Return a change of entries of `about`."""
+
+    def change(file):
+        value = hdf5.read_json(file, "about") | entries
+        del file["about"]
+        hdf5.write_json(file, "about", value)
+
+    return change
+
+
+NETWORK = describe_network(Network((4, 3, 2)))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (attribute("format", np.bytes_("distbp-data")), "is a 'distbp-data'; expected a 'distbp-c"),
+        (attribute("version", np.int64(9)), "version 9 of its format; this distbp reads up to 1"),
+        (attribute("format", "a string of any length"), "not a distbp-checkpoint"),
+        (attribute("version", np.float64(1)), "not a distbp-checkpoint"),
+        (without("about"), "about"),
+        (without("layers/2/b"), "layers/2/b|'b'"),
+        (without("scaling"), "cannot be read as"),
+        (replaced("about", np.arange(5)), "'about' is not JSON text"),
+        (replaced("about", np.frombuffer(b"{", np.uint8)), "cannot be read as distbp-checkpoint"),
+        (replaced("about", np.frombuffer(b"[]", np.uint8)), "cannot be read as"),
+        (replaced("about", np.frombuffer(b"\xff", np.uint8)), "cannot be read as"),
+        (replaced("layers/1/w", np.zeros((3, 5), "f4")), r"'layers/1/w' is float32 \(3, 5\); exp"),
+        (replaced("layers/1/w", np.zeros((3, 4), "f8")), r"expected float32 \(3, 4\)"),
+        (replaced("optimizer/first_moment", np.zeros(3, "f4")), "first_moment"),
+        (lambda file: (without("layers/1/b")(file), file.create_group("layers/1/b")), "layers/1/b"),
+        (lambda file: (without("optimizer")(file), replaced("about", 1.0)(file)), "about"),
+        (about(network={}), "cannot be read as"),
+        (about(network=NETWORK | {"sizes": [4, 0, 2]}), "sizes"),
+        (about(network=NETWORK | {"sizes": "4-3-2"}), "cannot be read as|sizes"),
+        (about(network=NETWORK | {"activation": "swish"}), "swish"),
+        (about(network=NETWORK | {"momentum": 1}), "cannot be read as"),
+    ],
+)
+def test_broken_checkpoints(tmp_path, change, message):
+    """Each is refused in one sentence or two that name the file; none with a traceback."""
+    path = tmp_path / "c.h5"
+    save(path)
+    spoil(path, change)
+    with pytest.raises(CheckpointError, match=message) as failure:
+        read(path)
+    assert str(path) in str(failure.value)
+    assert "\n" not in str(failure.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"not HDF5", b"\x89HDF\r\n\x1a\n", bytes(5000)])
+def test_no_hdf5(tmp_path, content):
+    """Any other file is refused."""
+    (tmp_path / "c.h5").write_bytes(content)
+    with pytest.raises(CheckpointError, match="cannot be read as distbp-checkpoint"):
+        read(tmp_path / "c.h5")
+
+
+@pytest.mark.parametrize("part", [0.1, 0.5, 0.9, 0.999])
+def test_cut_files(tmp_path, part):
+    """A file that was copied in part is refused."""
+    save(tmp_path / "c.h5", sizes=(40, 30, 20))
+    raw = (tmp_path / "c.h5").read_bytes()
+    (tmp_path / "c.h5").write_bytes(raw[: int(part * len(raw))])
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        read(tmp_path / "c.h5")
+
+
+def test_a_changed_byte_never_ends_in_a_traceback(tmp_path):
+    """Wherever a byte of the file's structure is changed, it is read or refused."""
+    save(tmp_path / "c.h5", optimizer="momentum")
+    raw = (tmp_path / "c.h5").read_bytes()
+    rng = np.random.default_rng(1)
+    refused = 0
+    for _ in range(300):
+        broken = bytearray(raw)
+        broken[rng.integers(512, len(raw))] ^= rng.integers(1, 256)
+        (tmp_path / "b.h5").write_bytes(broken)
+        try:
+            read(tmp_path / "b.h5")
+        except DistbpError:
+            refused += 1
+    assert refused > 10
+
+
+# A run's directory.
+
+
+@pytest.fixture
+def folder(tmp_path):
+    run = RunFolder(tmp_path / "run", keep=2)
+    run.make()
+    return run
+
+
+def kept(folder):
+    return sorted(path.name for path in folder.checkpoints.iterdir())
+
+
+def steps(path):
+    return read(path).about["progress"]["steps"]
+
+
+def test_last_and_best_never_dangle(folder):
+    """Old checkpoints go, but `last.h5` and `best.h5` are files of their own."""
+    for n in range(1, 7):
+        folder.save(make(n), is_best=n == 2)
+    assert kept(folder) == ["step-000000005.h5", "step-000000006.h5"]
+    assert steps(folder.path / "last.h5") == 6
+    assert steps(folder.path / "best.h5") == 2
+    assert sorted(os.listdir(folder.path)) == ["best.h5", "checkpoints", "last.h5"]
+
+
+def test_best_alone(folder):
+    """A best one is kept also when no checkpoint is due; the last one stays."""
+    folder.save(make(1), is_best=True)
+    folder.save_best(make(2))
+    assert steps(folder.path / "best.h5") == 2
+    assert steps(folder.path / "last.h5") == 1
+    assert kept(folder) == ["step-000000001.h5"]
+
+
+def test_without_hard_links(folder, monkeypatch):
+    """Where a file system has no links, copies do."""
+
+    def refuse(source, target):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    folder.save(make(1), is_best=True)
+    folder.save(make(2), is_best=False)
+    assert (steps(folder.path / "last.h5"), steps(folder.path / "best.h5")) == (2, 1)
+
+
+def test_what_a_killed_process_left_is_no_danger(folder):
+    """A temporary name that is still a link to a checkpoint is not written through.
+
+    A process may be killed between link and rename, and its successor in a container
+    or batch job may well have the same number.
+    """
+    folder.save(make(1), is_best=True)
+    for name in ("last.h5", "best.h5"):
+        os.link(folder.path / "last.h5", folder.path / f".{name}.{os.getpid()}.tmp")
+    folder.save_best(make(2))
+    assert steps(folder.path / "last.h5") == 1
+    folder.save(make(3), is_best=False)
+    assert steps(folder.checkpoints / "step-000000001.h5") == 1
+    assert steps(folder.path / "last.h5") == 3
+
+
+def test_a_failed_save_keeps_last_and_best(folder, monkeypatch):
+    """If a checkpoint cannot be written, all others are as they were."""
+    folder.save(make(1), is_best=True)
+    real = module.write
+
+    def fails(path, checkpoint):
+        real(path, checkpoint)
+        raise CheckpointError("no")
+
+    monkeypatch.setattr(module, "write", fails)
+    with pytest.raises(CheckpointError):
+        folder.save(make(2), is_best=True)
+    assert (steps(folder.path / "last.h5"), steps(folder.path / "best.h5")) == (1, 1)
+
+
+def test_a_directory_that_holds_a_run(folder):
+    """A second run does not start in it; the message says how to go on with the first."""
+    RunFolder(folder.path, 3).make()  # nothing is saved yet
+    folder.save(make(1), is_best=False)
+    with pytest.raises(CheckpointError, match=r"holds a run already.* --resume .*another --out"):
+        RunFolder(folder.path, 3).make()
+
+
+def test_a_directory_that_cannot_be_made(tmp_path):
+    """A file in the way is named, with the system's reason."""
+    (tmp_path / "run").write_text("")
+    with pytest.raises(CheckpointError, match=r"run cannot be made: Not a directory\."):
+        RunFolder(tmp_path / "run", 3).make()
+
+
+def test_find(folder):
+    """A file is itself, a run's directory its last checkpoint, and nothing is an error."""
+    assert find(folder.path / "x.h5") == folder.path / "x.h5"
+    with pytest.raises(CheckpointError, match=r"run has no checkpoint: there is no last\.h5"):
+        find(folder.path)
+    folder.save(make(1), is_best=False)
+    assert find(str(folder.path)) == folder.path / "last.h5"
+    with pytest.raises(CheckpointError, match=r"none\.h5 cannot be read .*: No such file"):
+        load(folder.path / "none.h5")
+
+
+def test_text_files(folder):
+    """A text is replaced as a whole, in UTF-8; where it cannot be, the old one stays."""
+    folder.write_text("a.txt", "eins\n")
+    folder.write_text("a.txt", "η\n")
+    assert (folder.path / "a.txt").read_bytes() == "η\n".encode()
+    with pytest.raises(CheckpointError, match="cannot be written: No such file"):
+        folder.write_text("none/a.txt", "x")
+    assert sorted(os.listdir(folder.path)) == ["a.txt", "checkpoints"]
+
+
+def test_writing_does_not_change_the_checkpoint(tmp_path):
+    """What is saved in the middle of a run goes on as it was."""
+    checkpoint = make()
+    before = copy.deepcopy(checkpoint.about), digest(checkpoint.network.theta)
+    write_checkpoint(tmp_path / "c.h5", checkpoint)
+    assert (checkpoint.about, digest(checkpoint.network.theta)) == before

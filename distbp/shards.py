@@ -24,11 +24,12 @@ def default_shards(batch_size: int, sizes: Sequence[int]) -> int:
 
     Few rows make matrix products slow, few shards employ few ranks: a quarter of
     the batch, but 32 to 128 rows where layers are narrow and 128 to 256 where they
-    are wide.
+    are wide; 64 rows there if a second rank would have nothing to do otherwise.
     """
     least, most = (128, 256) if max(sizes[1:]) >= WIDE else (32, 128)
     rows = min(max(batch_size // 4, least), most)
-    return largest_power_of_two(max(1, batch_size // rows))
+    least_shards = 2 if batch_size >= 128 else 1
+    return largest_power_of_two(max(least_shards, batch_size // rows))
 
 
 def largest_power_of_two(n: int) -> int:

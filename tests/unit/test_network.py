@@ -282,6 +282,37 @@ def test_backprop_allocates_nothing(peak):
     assert peak(lambda: network.backprop(x, y, out, work)) < 8_000
 
 
+def placed(array, offset):
+    """Return a copy of an array that begins `offset` bytes after a cache line does."""
+    raw = np.empty(array.nbytes + 128, np.uint8)
+    start = -raw.ctypes.data % 64 + offset
+    copy = raw[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+    copy[...] = array
+    return copy
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("sizes", [(784, 30, 10), (4, 1, 2), (33, 17, 1)], ids=str)
+@pytest.mark.parametrize(("cost", "output"), PAIRS)
+def test_bits_do_not_depend_on_addresses(cost, output, sizes, dtype):
+    """Ranks keep a shard's gradient at other places of memory: its bits are the same."""
+    network = make(sizes, "sigmoid", cost, output, dtype)
+    theta, size = network.theta, network.theta.itemsize
+    for m in (1, 7, 32):
+        x, y = (part.astype(dtype) for part in rows(network, m))
+        found = set()
+        for offset in (0, size, 3 * size, 32, 64 - size):
+            network.bind(placed(theta, offset))
+            work, out = network.workspace(m), placed(np.empty_like(theta), 3 * offset % 64)
+            work.delta, work.spare = (
+                [placed(array, offset) for array in arrays] for arrays in (work.delta, work.spare)
+            )
+            network.backprop(placed(x, offset), placed(y, offset), layer_views(out, sizes), work)
+            cost_of_rows = network.cost.fn(work.z[-1], work.a[-1], y, work.spare[-1])
+            found.add((out.tobytes(), cost_of_rows))
+        assert len(found) == 1
+
+
 def test_bytes_and_lists_are_taken_too():
     """x may be of another dtype: it is converted, not reinterpreted."""
     network = make((2, 2))
@@ -311,6 +342,8 @@ def test_wrong_shapes(x, y, message):
     [
         ({"sizes": (3,)}, "two or more layers"),
         ({"sizes": (3, 0, 2)}, "1 or more units"),
+        ({"sizes": (3, 2.5)}, "sizes"),
+        ({"seed": -1}, "seed -1"),
         ({"activation": "softmax"}, "activation 'softmax' is unknown; use one of sigmoid, tanh"),
         ({"cost": "hinge"}, "cost 'hinge'"),
         ({"init": "zero"}, "init 'zero'"),

@@ -84,6 +84,16 @@ def test_epochs_waited(history, waited):
     assert is_best(history) == (waited == 0 and len(history) > 0)
 
 
+def test_a_score_that_is_no_number():
+    """It is worse than any number, so that it neither stops a run nor stays its best."""
+    nan = math.nan
+    assert epochs_waited([nan, 3.0, 2.0]) == 0
+    assert epochs_waited([3.0, nan, 4.0]) == 2
+    assert is_best([nan, 3.0])
+    assert not is_best([3.0, nan])
+    assert plateau_factor([nan, 3.0, 2.0], 0.5, 1) == plateau_factor([math.inf, 3.0, 2.0], 0.5, 1)
+
+
 @given(scores)
 def test_best_is_the_first_minimum(history):
     """Following `is_best` from epoch to epoch ends at the earliest best score."""

@@ -500,13 +500,14 @@ def test_the_best_network_is_kept_although_a_save_failed(run, monkeypatch):
     assert digest(load(result.path / "best.h5").theta) == result.digest
 
 
-def test_every_epoch_is_in_the_metrics_although_a_write_failed(run, monkeypatch, capsys):
-    """What could not be written after one epoch is written after the next, once and whole."""
+@pytest.mark.parametrize("which", [2, 4])  # the first is empty, the fourth the last
+def test_every_epoch_is_in_the_metrics_although_a_write_failed(run, monkeypatch, capsys, which):
+    """What could not be written after one epoch is written later, once and whole."""
     real, calls = RunFolder.write_text, []
 
     def fails_once(self, name, text):
         calls.append(name)
-        if calls.count("metrics.jsonl") == 2:  # the first is empty
+        if name == "metrics.jsonl" and calls.count(name) == which:
             raise CheckpointError("disk full.")
         real(self, name, text)
 
@@ -562,6 +563,11 @@ def test_missing_data(tmp_path):
     config = Config(data=str(tmp_path / "none.h5"), out=str(tmp_path / "run"), quiet=True)
     with pytest.raises(DataError, match=r"none\.h5"):
         train(config, comm=Comm())
+    path = samples.digits(tmp_path / "test.h5", {"train": 9, "test": 9})
+    with h5py.File(path, "r+") as file:
+        del file["train"]
+    with pytest.raises(ConfigError, match=r"test\.h5 has no split 'train'; it has test"):
+        train(replace(config, data=str(path)), comm=Comm())
     assert not (tmp_path / "run").exists()
 
 

@@ -24,7 +24,7 @@ import numpy as np
 from distbp import hdf5
 from distbp.data import Scaling
 from distbp.errors import CheckpointError, ConfigError
-from distbp.network import Network
+from distbp.network import Network, theta_size
 
 FORMAT = "distbp-checkpoint"
 VERSION = 1
@@ -96,7 +96,7 @@ def read(path: Path) -> Checkpoint:
         There is none, or it is not what it should be.
     """
     with hdf5.opened(path, FORMAT, VERSION, CheckpointError) as file:
-        about = hdf5.read_json(file, "about")
+        about = read_about(file, path)
         network = empty_network(path, about["network"])
         for l, (b, w) in enumerate(zip(network.biases, network.weights, strict=True), 1):
             read_array(file, f"layers/{l}/w", w)
@@ -107,10 +107,23 @@ def read(path: Path) -> Checkpoint:
         return Checkpoint(network, state, Scaling.read(file), about)
 
 
+def read_about(file: h5py.File, path: Path) -> dict[str, Any]:
+    """Return `about`, once it is known to have what is asked of it."""
+    about = hdf5.read_json(file, "about")
+    for name, kind in (
+        ("network", dict), ("task", str), ("classes", list), ("data", dict), ("config", dict),
+        ("progress", dict), ("history", list), ("machine", dict), ("versions", dict),
+    ):  # fmt: skip
+        if not isinstance(about, dict) or not isinstance(about.get(name), kind):
+            raise CheckpointError(f"{path}: 'about' has no {name!r}, or not as a {kind.__name__}.")
+    return about
+
+
 def empty_network(path: Path, arguments: dict[str, Any]) -> Network:
     """Return a network of the shape that a checkpoint says it has."""
     try:
-        return Network(**arguments)
+        theta = np.empty(theta_size(arguments["sizes"]), arguments["dtype"])
+        return Network(**arguments, theta=theta)
     except ConfigError as failure:
         raise CheckpointError(f"{path} describes no network: {failure}") from failure
 
@@ -180,6 +193,12 @@ class RunFolder:
             raise CheckpointError(
                 f"{self.path} cannot be made: {hdf5.reason(failure)}."
             ) from failure
+
+    def clean(self) -> None:
+        """Remove what a killed process has left unfinished."""
+        for folder in (self.path, self.checkpoints):
+            for stray in folder.glob(".*.tmp"):
+                stray.unlink(missing_ok=True)
 
     def save(self, checkpoint: Checkpoint, is_best: bool) -> None:
         """Write a checkpoint and let `last.h5`, and `best.h5` if it is, be it."""

@@ -137,6 +137,8 @@ class DataSet:
 
     def _array(self, file: h5py.File, name: str, allocate: Allocate) -> np.ndarray:
         dataset = file[name]
+        if not isinstance(dataset, h5py.Dataset):
+            raise DataError(f"{self.path}: {name!r} is not a dataset.")
         if dataset.dtype.kind not in "iuf" or dataset.ndim < 1 or len(dataset) < 1:
             raise DataError(f"{self.path}: {name!r} is {dataset.dtype} {dataset.shape}, not rows.")
         if dataset.is_virtual or dataset.external or dataset.file.filename != file.filename:
@@ -266,9 +268,10 @@ class Feed:
         # Numbers that `dtype` cannot hold exactly, such as times in seconds since 1970,
         # are scaled before they are rounded.
         wide = np.result_type(split.x_dtype, dtype)
-        self.shift = scaling.shift.astype(wide)
-        self.scale = scaling.scale.astype(wide)
-        self.is_shifted, self.is_scaled = bool(self.shift.any()), bool((self.scale != 1).any())
+        self.is_shifted = bool(scaling.shift.any())
+        self.is_scaled = bool((scaling.scale != 1).any())
+        self._shift = repeated(scaling.shift.astype(wide), rows)
+        self._scale = repeated(scaling.scale.astype(wide), rows)
         self.one_hot = np.eye(n_classes, dtype=dtype) if n_classes else None
         self._raw_x = np.empty((rows, split.x.shape[1]), np.uint8)
         self._raw_y = np.empty((rows, split.y.shape[1]), np.uint8)
@@ -289,9 +292,9 @@ class Feed:
         np.take(self.split.y, numbers, axis=0, out=views.raw_y, mode="clip")
         np.copyto(views.wide, views.typed_x)
         if self.is_shifted:
-            np.subtract(views.wide, self.shift, out=views.wide)
+            np.subtract(views.wide, views.shift, out=views.wide)
         if self.is_scaled:
-            np.multiply(views.wide, self.scale, out=views.wide)
+            np.multiply(views.wide, views.scale, out=views.wide)
         if views.wide is not views.x:
             np.copyto(views.x, views.wide, casting="same_kind")
         if self.one_hot is None:
@@ -311,6 +314,8 @@ class Feed:
             typed_x=raw_x.view(self.split.x_dtype),  # (m, n_0)
             typed_y=typed_y if self.one_hot is None else typed_y[:, 0],
             x=x,
+            shift=self._shift[:m],
+            scale=self._scale[:m],
             wide=x if self._wide is self._x else self._wide[:m],
             y=self._y[:m],
             labels=self._labels[:m],
@@ -326,6 +331,11 @@ def mapped(path: Path, offset: int, shape: tuple[int, ...], dtype: np.dtype) -> 
     if offset + count * dtype.itemsize > len(whole):
         raise DataError(f"{path} is cut short: it ends inside an array of shape {shape}.")
     return np.frombuffer(whole, dtype, count, offset).reshape(shape)
+
+
+def repeated(vector: np.ndarray, rows: int) -> np.ndarray:
+    """Return a vector as equal rows, because NumPy allocates to broadcast one; (1,) as it is."""
+    return vector if vector.size == 1 else np.tile(vector, (rows, 1))
 
 
 def as_bytes(array: np.ndarray) -> np.ndarray:

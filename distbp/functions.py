@@ -28,8 +28,8 @@ class Activation(ABC):
     gain = 1.0
 
     @abstractmethod
-    def fill(self, z: np.ndarray, out: np.ndarray) -> np.ndarray:
-        """Write σ(z) to `out`, which may be z itself."""
+    def fill(self, z: np.ndarray, out: np.ndarray, spare: np.ndarray | None = None) -> np.ndarray:
+        """Write σ(z) to `out`, which may be z itself; `spare` (m, n_l) is overwritten."""
 
     @abstractmethod
     def prime(self, a: np.ndarray, out: np.ndarray) -> np.ndarray:
@@ -39,7 +39,7 @@ class Activation(ABC):
 class Sigmoid(Activation):
     """σ(z) = 1 / (1 + e^−z)."""
 
-    def fill(self, z: np.ndarray, out: np.ndarray) -> np.ndarray:
+    def fill(self, z: np.ndarray, out: np.ndarray, spare: np.ndarray | None = None) -> np.ndarray:
         # Below, e^−z would overflow; σ is smaller than the smallest number anyway.
         lowest = -87.0 if z.dtype == np.float32 else -708.0
         np.maximum(z, lowest, out=out)
@@ -54,7 +54,7 @@ class Sigmoid(Activation):
 
 
 class Tanh(Activation):
-    def fill(self, z: np.ndarray, out: np.ndarray) -> np.ndarray:
+    def fill(self, z: np.ndarray, out: np.ndarray, spare: np.ndarray | None = None) -> np.ndarray:
         return np.tanh(z, out=out)
 
     def prime(self, a: np.ndarray, out: np.ndarray) -> np.ndarray:
@@ -67,7 +67,7 @@ class Relu(Activation):
 
     gain = 2.0
 
-    def fill(self, z: np.ndarray, out: np.ndarray) -> np.ndarray:
+    def fill(self, z: np.ndarray, out: np.ndarray, spare: np.ndarray | None = None) -> np.ndarray:
         return np.maximum(z, 0.0, out=out)
 
     def prime(self, a: np.ndarray, out: np.ndarray) -> np.ndarray:
@@ -77,7 +77,7 @@ class Relu(Activation):
 class Linear(Activation):
     """z itself: the output of a regression."""
 
-    def fill(self, z: np.ndarray, out: np.ndarray) -> np.ndarray:
+    def fill(self, z: np.ndarray, out: np.ndarray, spare: np.ndarray | None = None) -> np.ndarray:
         np.copyto(out, z)
         return out
 
@@ -89,10 +89,14 @@ class Linear(Activation):
 class Softmax(Activation):
     """a_j = e^z_j / Σ_k e^z_k, an output layer only: each a_j depends on every z_k."""
 
-    def fill(self, z: np.ndarray, out: np.ndarray) -> np.ndarray:
-        np.subtract(z, np.maximum.reduce(z, axis=1, keepdims=True), out=out)
+    def fill(self, z: np.ndarray, out: np.ndarray, spare: np.ndarray | None = None) -> np.ndarray:
+        # Whole rows of the same number, because NumPy allocates to broadcast one.
+        rows = np.empty_like(z) if spare is None else spare
+        np.copyto(rows, np.maximum.reduce(z, axis=1, keepdims=True))
+        np.subtract(z, rows, out=out)
         np.exp(out, out=out)
-        return np.divide(out, np.add.reduce(out, axis=1, keepdims=True), out=out)
+        np.copyto(rows, np.add.reduce(out, axis=1, keepdims=True))
+        return np.divide(out, rows, out=out)
 
     def prime(self, a: np.ndarray, out: np.ndarray) -> np.ndarray:
         raise TypeError("softmax has no elementwise derivative: use the log-likelihood cost")
@@ -205,7 +209,7 @@ OUTPUTS: dict[str, tuple[str, ...]] = {
 def sigmoid(z: np.ndarray) -> np.ndarray:
     """Return σ(z) = 1 / (1 + e^−z), element by element, without overflow."""
     z = np.asarray(z)
-    z = z if z.dtype.kind == "f" else z.astype(np.float64)
+    z = z if z.dtype in (np.float32, np.float64) else z.astype(np.float64)
     return Sigmoid().fill(z, np.empty_like(z))
 
 

@@ -8,7 +8,6 @@ libhdf5 loop or crash), and no time stamps, so that equal content is an equal
 file. What the files mean is known to `data` and `checkpoint`.
 """
 
-import errno
 import io
 import json
 import os
@@ -23,7 +22,6 @@ import numpy as np
 from distbp.errors import DistbpError
 
 USER_BLOCK = 512  # bytes before the HDF5 signature
-MARGIN = 1 << 16  # bytes that libhdf5 may need beside the arrays
 
 
 @contextmanager
@@ -58,45 +56,53 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
+class Disk:
+    """A binary file for h5py whose failures are kept until libhdf5 has done with it.
+
+    libhdf5 can crash the process after a write that failed, on a full disk say. So
+    it is told that all went well; `failure` is what really happened.
+    """
+
+    def __init__(self, file: io.RawIOBase) -> None:
+        self._file = file
+        self.failure: OSError | None = None
+        self.read, self.readinto, self.seek, self.tell = (
+            file.read, file.readinto, file.seek, file.tell,
+        )  # fmt: skip
+
+    def write(self, data: Any) -> int:
+        """Write all of `data`, unless something has failed before."""
+        rest = memoryview(data)
+        try:
+            while len(rest) and self.failure is None:
+                rest = rest[self._file.write(rest) :]
+        except OSError as failure:
+            self.failure = failure
+        return len(data)
+
+    def truncate(self, size: int) -> int:
+        """Cut or extend the file."""
+        try:
+            self._file.truncate(size)
+        except OSError as failure:
+            self.failure = self.failure or failure
+        return size
+
+    def flush(self) -> None:
+        """Do nothing: the file is unbuffered, and is forced to the disk at the end."""
+
+
 @contextmanager
 def create(path: Path, kind: str, version: int, error: type[DistbpError]) -> Iterator[h5py.File]:
-    """Yield an empty file of format `kind`; it takes its place when the block ends.
-
-    It is composed in memory and written in one piece: libhdf5 can crash the process
-    when a disk fills up under an open file.
-    """
-    with atomic(path, error) as temporary:
-        image = io.BytesIO()
-        with h5py.File(image, "w", userblock_size=USER_BLOCK) as file:
-            mark(file, kind, version)
+    """Yield an empty file of format `kind`; it takes its place when the block ends."""
+    with atomic(path, error) as temporary, temporary.open("w+b", buffering=0) as raw:
+        disk = Disk(raw)
+        with h5py.File(disk, "w", userblock_size=USER_BLOCK) as file:
+            file.attrs["format"] = np.bytes_(kind)
+            file.attrs["version"] = np.int64(version)
             yield file
-        temporary.write_bytes(image.getbuffer())
-
-
-@contextmanager
-def create_large(
-    path: Path, kind: str, version: int, error: type[DistbpError], size: int
-) -> Iterator[h5py.File]:
-    """Yield an empty file, like `create`, that is written piece by piece.
-
-    Raises
-    ------
-    error
-        There is no room for `size` bytes, or what is written after all does not fit.
-    """
-    with atomic(path, error) as temporary:
-        room = os.statvfs(path.parent)
-        if room.f_bavail * room.f_frsize < size + MARGIN:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        with h5py.File(temporary, "w", userblock_size=USER_BLOCK) as file:
-            mark(file, kind, version)
-            yield file
-
-
-def mark(file: h5py.File, kind: str, version: int) -> None:
-    """Write format and version into the root."""
-    file.attrs["format"] = np.bytes_(kind)
-    file.attrs["version"] = np.int64(version)
+        if disk.failure:
+            raise disk.failure
 
 
 @contextmanager

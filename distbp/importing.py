@@ -156,16 +156,11 @@ def import_data(
         if found.columns is not None:
             about["columns"] = found.columns
         share = size / sum(len(piece) for piece in pieces)
-        with hdf5.create_large(out, FORMAT, VERSION, DataError, room_for(pieces)) as file:
+        with hdf5.create(out, FORMAT, VERSION, DataError) as file:
             about |= write(file, pieces, options.scaling, lambda rows: meter.advance(rows * share))
             hdf5.write_json(file, "about", about)
     meter.advance(meter.total)
     return {**about, "rows": {piece.name: len(piece) for piece in pieces}}
-
-
-def room_for(pieces: list[Piece]) -> int:
-    """Return how many bytes the arrays will take on the disk."""
-    return sum(len(p) * math.prod(p.x.shape) * p.x.dtype.itemsize + p.y.nbytes for p in pieces)
 
 
 def format_of(source: Path) -> Format:

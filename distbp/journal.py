@@ -6,6 +6,7 @@ announced and tried again when the next one is due; the last one has to succeed.
 """
 
 import json
+import math
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -56,9 +57,16 @@ class Progress:
     def scores(self) -> list[float]:
         """What plateau, patience and best look at: the validation cost, or the training cost."""
         return [
-            r["train_cost"] if r["validation_cost"] is None else r["validation_cost"]
-            for r in self.history
+            score_of(record["train_cost"])
+            if record["validation_accuracy"] is None
+            else score_of(record["validation_cost"])
+            for record in self.history
         ]
+
+
+def score_of(cost: float | None) -> float:
+    """Return the cost, or the worst of scores for one that was not a finite number."""
+    return math.inf if cost is None else cost
 
 
 class Journal:
@@ -100,6 +108,7 @@ class Journal:
             self.folder.make()
         else:
             self._saved = self._position()
+        self.folder.clean()
         self.folder.write_text("config.toml", self.config.to_toml())
         self._write_metrics()
 
@@ -147,7 +156,10 @@ class Journal:
         CheckpointError
             It cannot be saved.
         """
-        if self.is_writer and self._saved != self._position():
+        if not self.is_writer:
+            return
+        self._write_metrics()
+        if self._saved != self._position():
             self._save()
 
     def _is_due(self) -> bool:
@@ -208,7 +220,8 @@ class Journal:
         text = f"epoch {record['epoch']:{width}d}/{self.config.epochs}"
         for split in ("train", "validation", "test"):
             cost, accuracy = record[f"{split}_cost"], record[f"{split}_accuracy"]
-            if cost is not None:
+            if cost is not None or accuracy is not None:
+                cost = score_of(cost)
                 text += f" | {split} cost {cost:.4f}"
                 text += "" if accuracy is None else f" {name} {_share(accuracy, name)}"
         return f"{text} | {record['seconds']:.1f} s, {record['samples_per_s']:,.0f} samples/s"

@@ -82,6 +82,8 @@ class Network:
         biases 0. 'large': all N(0, 1), the book's first one.
     seed : int
     dtype : {'float32', 'float64'}
+    theta : (P,) array, optional
+        Parameters to use, without copying them, instead of drawing new ones.
 
     Attributes
     ----------
@@ -104,8 +106,9 @@ class Network:
         init: str = "scaled",
         seed: int = 0,
         dtype: str = "float32",
+        theta: np.ndarray | None = None,
     ) -> None:
-        check(sizes, activation, cost, output, init, dtype)
+        check(sizes, activation, cost, output, init, dtype, seed)
         self.sizes = tuple(int(n) for n in sizes)
         self.dtype = np.dtype(dtype)
         self.activation, self.cost_name = activation, cost
@@ -113,8 +116,9 @@ class Network:
         self.sigma = ACTIVATIONS[activation]()
         self.cost = COSTS[cost](ACTIVATIONS[self.output]())
         self.init, self.seed = init, seed
-        self.bind(np.zeros(theta_size(self.sizes), self.dtype))
-        self.reset()
+        self.bind(np.empty(theta_size(self.sizes), self.dtype) if theta is None else theta)
+        if theta is None:
+            self.reset()
 
     def bind(self, theta: np.ndarray) -> None:
         """Use `theta` (P,) from now on, without copying it."""
@@ -163,14 +167,18 @@ class Network:
         last = len(self.weights) - 1
         a = x
         for l in range(last):
-            z = np.matmul(a, self.weights[l].T, out=work.z[l])  # (m, n_l)
-            np.add(z, self.biases[l], out=z)
+            z = self._weighted_input(l, a, work)  # (m, n_l)
             a = self.sigma.fill(z, work.a[l])
             if work.keep:
                 a = np.multiply(a, work.keep[l], out=work.fed[l])
-        z = np.matmul(a, self.weights[last].T, out=work.z[last])  # (m, n_L)
-        np.add(z, self.biases[last], out=z)
-        return self.cost.output.fill(z, work.a[last])
+        z = self._weighted_input(last, a, work)  # (m, n_L)
+        return self.cost.output.fill(z, work.a[last], work.spare[last])
+
+    def _weighted_input(self, l: int, a: np.ndarray, work: Workspace) -> np.ndarray:
+        """Return z = a wᵀ + b of a layer."""
+        z = np.matmul(a, self.weights[l].T, out=work.z[l])
+        np.copyto(work.spare[l], self.biases[l])  # NumPy allocates to add one row to many
+        return np.add(z, work.spare[l], out=z)
 
     def backprop(
         self,
@@ -259,13 +267,21 @@ class Dropout:
 
 
 def check(
-    sizes: Sequence[int], activation: str, cost: str, output: str | None, init: str, dtype: str
+    sizes: Sequence[int],
+    activation: str,
+    cost: str,
+    output: str | None,
+    init: str,
+    dtype: str,
+    seed: int,
 ) -> None:
     """Raise ConfigError unless a network can be made of these."""
-    if len(sizes) < 2 or any(n < 1 for n in sizes):
+    if len(sizes) < 2 or any(n != int(n) or n < 1 for n in sizes):
         raise ConfigError(
             f"sizes {tuple(sizes)!r}: expected two or more layers of 1 or more units."
         )
+    if not 0 <= seed < 2**63:
+        raise ConfigError(f"seed {seed!r}: expected a whole number from 0 to 2^63 − 1.")
     for name, value, known in (
         ("activation", activation, HIDDEN),
         ("cost", cost, tuple(COSTS)),

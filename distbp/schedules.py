@@ -46,8 +46,9 @@ def warmup_factor(epoch: float, step_length: float, warmup_epochs: float) -> flo
 
 
 def epochs_waited(scores: Sequence[float]) -> int:
-    """Return how many epochs have gone by since the best score."""
-    return len(scores) - 1 - scores.index(min(scores)) if scores else 0
+    """Return how many epochs have gone by since the best score; NaN is the worst."""
+    numbers = [math.inf if math.isnan(score) else score for score in scores]
+    return len(numbers) - 1 - numbers.index(min(numbers)) if numbers else 0
 
 
 def is_best(scores: Sequence[float]) -> bool:

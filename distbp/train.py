@@ -214,11 +214,11 @@ class Run:
         record: dict[str, Any] = {
             "epoch": progress.epoch + 1,
             "step": self.update.steps,
-            "train_cost": progress.cost / rows,
+            "train_cost": finite(progress.cost / rows),
             "train_accuracy": None if is_regression else progress.correct / rows,
         }
         for name in ("validation", "test"):
-            record[f"{name}_cost"] = scores[name].cost if name in scores else None
+            record[f"{name}_cost"] = finite(scores[name].cost) if name in scores else None
             record[f"{name}_accuracy"] = scores[name].accuracy if name in scores else None
         return record | {
             "learning_rate": self._learning_rate(self.batches - 1),
@@ -248,3 +248,8 @@ class Run:
             f"of {self.batches}. Use a lower --learning-rate (now {self._learning_rate(step):g}) "
             f"or --clip-norm; what was saved is from before."
         )
+
+
+def finite(cost: float) -> float | None:
+    """Return the cost, or None if it is not a finite number: JSON has no other word for it."""
+    return cost if math.isfinite(cost) else None

@@ -15,13 +15,8 @@ def numpy_raises() -> Iterator[None]:
 
 
 @pytest.fixture
-def peak() -> Iterator[Callable[[Callable[[], object]], int]]:
-    """Return a function that calls another one twice and counts the second call's new bytes.
-
-    NumPy's own buffers for broadcasting, 8,192 numbers however large the arrays, are
-    made small, so that what is left is what the code asks for.
-    """
-    numbers = np.setbufsize(16)
+def peak() -> Callable[[Callable[[], object]], int]:
+    """Return a function that calls another one twice and counts the second call's new bytes."""
 
     def measure(function: Callable[[], object]) -> int:
         function()
@@ -33,5 +28,4 @@ def peak() -> Iterator[Callable[[Callable[[], object]], int]]:
         finally:
             tracemalloc.stop()
 
-    yield measure
-    np.setbufsize(numbers)
+    return measure

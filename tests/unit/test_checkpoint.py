@@ -20,6 +20,11 @@ from distbp.errors import CheckpointError, DistbpError
 from distbp.network import Network
 from distbp.optimizers import OPTIMIZERS, Update
 
+ABOUT = {
+    "task": "classification", "classes": ["ja", "näin"], "shape": [4], "data": {"digest": "0"},
+    "config": {"threads": 1}, "history": [], "machine": {}, "versions": {},
+}  # fmt: skip
+
 
 def make(steps=1, sizes=(4, 3, 2), optimizer="adam", dtype="float32", **arguments):
     """Return a checkpoint with state that is not 0."""
@@ -27,11 +32,7 @@ def make(steps=1, sizes=(4, 3, 2), optimizer="adam", dtype="float32", **argument
     state = Update(network.theta, sizes, OPTIMIZERS[optimizer](0.9)).state
     for i, array in enumerate(state.values()):
         array[...] = np.arange(array.size) + 0.1 * i
-    about = {
-        "network": describe_network(network),
-        "classes": ["ja", "näin"],
-        "progress": {"steps": steps},
-    }
+    about = ABOUT | {"network": describe_network(network), "progress": {"steps": steps}}
     return Checkpoint(network, state, Scaling(np.array([0.5]), np.arange(4.0)), about)
 
 
@@ -209,7 +210,7 @@ import numpy as np
 
 def save(sizes):
     network = Network(sizes)
-    about = {"network": checkpoint.describe_network(network)}
+    about = ABOUT | {"network": checkpoint.describe_network(network), "progress": {"steps": 1}}
     scaling = Scaling(np.zeros(1), np.ones(1))
     checkpoint.write(path, checkpoint.Checkpoint(network, {}, scaling, about))
 
@@ -234,8 +235,9 @@ def test_a_full_disk(tmp_path):
         subprocess.run([*isolated, "true"], check=True, capture_output=True)
     except (OSError, subprocess.CalledProcessError):
         pytest.skip("this machine does not let a test mount a file system")
+    code = f"ABOUT = {ABOUT!r}\n{FULL}"
     run = subprocess.run(
-        [*isolated, sys.executable, "-c", FULL, tmp_path], capture_output=True, text=True
+        [*isolated, sys.executable, "-c", code, tmp_path], capture_output=True, text=True
     )
     assert run.returncode == 0, run.stderr
     *messages, names = run.stdout.splitlines()
@@ -280,6 +282,28 @@ def about(**entries):
     return change
 
 
+def without_entry(name):
+    """Return a change that takes an entry of `about` away."""
+
+    def change(file):
+        value = hdf5.read_json(file, "about")
+        del value[name], file["about"]
+        hdf5.write_json(file, "about", value)
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "name", ["network", "task", "classes", "data", "config", "progress", "history", "machine"]
+)
+def test_incomplete_checkpoints(tmp_path, name):
+    """What a run or an evaluation will look for is there, or the file is refused at once."""
+    save(tmp_path / "c.h5")
+    spoil(tmp_path / "c.h5", without_entry(name))
+    with pytest.raises(CheckpointError, match=rf"c\.h5.*{name}"):
+        read(tmp_path / "c.h5")
+
+
 NETWORK = describe_network(Network((4, 3, 2)))
 
 
@@ -295,7 +319,7 @@ NETWORK = describe_network(Network((4, 3, 2)))
         (without("scaling"), "cannot be read as"),
         (replaced("about", np.arange(5)), "'about' is not JSON text"),
         (replaced("about", np.frombuffer(b"{", np.uint8)), "cannot be read as distbp-checkpoint"),
-        (replaced("about", np.frombuffer(b"[]", np.uint8)), "cannot be read as"),
+        (replaced("about", np.frombuffer(b"[]", np.uint8)), "'about' has no 'network'"),
         (replaced("about", np.frombuffer(b"\xff", np.uint8)), "cannot be read as"),
         (replaced("layers/1/w", np.zeros((3, 5), "f4")), r"'layers/1/w' is float32 \(3, 5\); exp"),
         (replaced("layers/1/w", np.zeros((3, 4), "f8")), r"expected float32 \(3, 4\)"),

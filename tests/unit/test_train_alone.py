@@ -204,6 +204,24 @@ def test_a_new_order_every_epoch(run, data):
     assert (orders[1] != orders[2]).any()
 
 
+def test_dropout_depends_on_epoch_step_and_shard(data, tmp_path):
+    """The same rows lose other units in another epoch, step or shard; the same ones again here."""
+    config = Config(
+        data=data("digits"), out=str(tmp_path / "run"), dropout=0.5, batch_size=20, shards=2,
+        quiet=True,
+    )  # fmt: skip
+    gradient = Run(config, False, Comm()).gradient
+    batch = np.arange(20)
+
+    def cost(rows, epoch, step):
+        return gradient.compute(rows, epoch, step)[1]
+
+    assert cost(batch, 1, 2) == cost(batch, 1, 2)
+    assert len({cost(batch, epoch, step) for epoch in (0, 1) for step in (0, 1)}) == 4
+    swapped = np.concatenate([batch[10:], batch[:10]])
+    assert cost(swapped, 1, 2) != pytest.approx(cost(batch, 1, 2), rel=1e-4)
+
+
 # Learning rate, validation, stopping.
 
 
@@ -425,14 +443,12 @@ def test_the_first_run_is_not_needed_any_more(run):
 # Numbers that are none.
 
 
-def finite_files(path):
-    """Return how many checkpoints a run has; all have to be finite."""
-    files = list(Path(path).rglob("*.h5"))
-    for file in files:
+def check_finite(path):
+    """Check that all checkpoints of a run hold only finite numbers."""
+    for file in Path(path).rglob("*.h5"):
         checkpoint = read(file)
         for array in (checkpoint.network.theta, *checkpoint.state.values()):
             assert np.isfinite(array).all(), file
-    return len(files)
 
 
 @pytest.mark.parametrize("every", ["1steps", "1epoch"])
@@ -451,7 +467,7 @@ def test_a_cost_that_is_no_number(run, tmp_path, options, place, every):
         run(checkpoint_every=every, init="large", **options)
     assert "--learning-rate" in str(failure.value)
     assert "\n" not in str(failure.value)
-    finite_files(tmp_path / "run0")
+    check_finite(tmp_path / "run0")
 
 
 def test_after_a_cost_that_is_no_number(run, tmp_path):

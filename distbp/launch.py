@@ -49,8 +49,8 @@ def launcher_command(ranks: int) -> tuple[list[str], dict[str, str]]:
     if not library.startswith("Open MPI"):
         return [launcher, "-n", str(ranks)], {}
     command = [launcher, "-n", str(ranks), "--oversubscribe", "--bind-to", "none"]
-    if ranks > (os.cpu_count() or 1):
-        command += ["--mca", "mpi_yield_when_idle", "1"]
+    # A waiting rank leaves its core to whatever else this machine does.
+    command += ["--mca", "mpi_yield_when_idle", "1"]
     # Who starts ranks as root here has said so by starting this as root.
     root = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
     return command, root if os.geteuid() == 0 else {}

@@ -1,0 +1,80 @@
+"""A score and a prediction are the same for any number of ranks."""
+
+import h5py
+import numpy as np
+import pytest
+import samples
+from mpi4py import MPI
+
+from distbp.checkpoint import Checkpoint
+from distbp.comm import Comm
+from distbp.data import DataSet
+from distbp.evaluate import BLOCK, Evaluator, predict
+from distbp.network import Network
+
+pytestmark = pytest.mark.mpi
+
+PRIMES = (2, 1021, 1031, 4099)  # around one block and four
+
+
+def model(data: DataSet, dtype: str = "float32") -> Network:
+    output = None if data.classes else "linear"
+    cost = "log-likelihood" if data.classes else "quadratic"
+    return Network((data.n_in, 12, data.n_out), "tanh", cost, output, "large", 3, dtype)
+
+
+def written(folder, write, rows: int) -> DataSet:
+    """Return a data set whose test split has that many rows, written once for all ranks."""
+    path = folder / f"{rows}.h5"
+    if MPI.COMM_WORLD.rank == 0:
+        write(path, {"train": 11, "test": rows})
+    MPI.COMM_WORLD.Barrier()
+    return DataSet(path)
+
+
+@pytest.mark.parametrize("write", [samples.digits, samples.numbers])
+def test_score_has_the_bits_of_one_rank(comm, everywhere, mpi_tmp_path, write):
+    """Cost, and accuracy or R², to the last bit; and every row once."""
+    for rows in PRIMES:
+        data = written(mpi_tmp_path, write, rows)
+        arguments = (model(data), data.split("test"), data.scaling, not data.classes)
+        expected = Evaluator(Comm(), *arguments).score()
+        found = everywhere(Evaluator(comm, *arguments).score())
+        assert found == [expected] * comm.size
+        assert expected.rows == rows
+
+
+def test_accuracy_is_that_of_the_definition(comm, everywhere, mpi_tmp_path):
+    """Right answers over rows, from the network alone."""
+    data = written(mpi_tmp_path, samples.digits, 2053)
+    network, split = model(data, "float64"), data.split("test")
+    score = Evaluator(comm, network, split, data.scaling, False).score()
+    x = split.x.view(split.x_dtype).reshape(len(split), -1) / 255
+    a = network.feedforward(x)
+    right = int((a.argmax(axis=1) == split.targets().ravel()).sum())
+    assert everywhere(score.accuracy) == [right / 2053] * comm.size
+
+
+@pytest.mark.parametrize("rows", [2, 3 * BLOCK + 7])
+@pytest.mark.parametrize("write", [samples.digits, samples.numbers])
+def test_predictions_are_in_the_order_of_the_rows(comm, everywhere, mpi_tmp_path, write, rows):
+    """Row i of the file is what the network puts out for row i, bit by bit."""
+    data = written(mpi_tmp_path, write, rows)
+    network = model(data)
+    checkpoint = Checkpoint(network, {}, data.scaling, {"config": {"threads": 1}})
+    alone, path = mpi_tmp_path / f"alone-{comm.rank}.h5", mpi_tmp_path / "p.h5"
+    predict(Comm(), checkpoint, data, "test", alone)
+    predict(comm, checkpoint, data, "test", path)
+    MPI.COMM_WORLD.Barrier()
+    assert all(everywhere(path.read_bytes() == alone.read_bytes()))
+    with h5py.File(path) as file:
+        output = file["output"][...]
+        labels = file["label"][...] if data.classes else None
+    split = data.split("test")
+    x = split.x.view(split.x_dtype).reshape(len(split), -1)
+    expected = network.feedforward(
+        ((x - data.scaling.shift) * data.scaling.scale).astype(np.float32)
+    )
+    assert all(everywhere(np.allclose(output, expected, atol=1e-5)))
+    assert output.shape == (rows, data.n_out)
+    assert labels is None or (labels == output.argmax(axis=1)).all()

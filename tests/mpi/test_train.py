@@ -1,0 +1,121 @@
+"""Whole runs, in this process: the bits do not depend on the number of ranks."""
+
+from dataclasses import replace
+from functools import cache
+
+import pytest
+from mpi4py import MPI
+from samples import RECIPES
+
+from distbp import Config
+from distbp.comm import Comm
+from distbp.errors import ConfigError, DistbpError
+from distbp.train import Result, Run, train
+
+pytestmark = pytest.mark.mpi
+
+TIMES = ("seconds", "samples_per_s")
+
+
+@pytest.fixture(scope="module")
+def data_sets(tmp_path_factory):
+    """Return the sample data sets, written once."""
+    import samples
+
+    world = MPI.COMM_WORLD
+    paths = samples.write_all(tmp_path_factory.mktemp("data")) if world.rank == 0 else None
+    return world.bcast(paths)
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory, data_sets):
+    """Return a function that trains without MPI, once for each recipe."""
+
+    @cache
+    def train_alone(name: str) -> Result:
+        out = tmp_path_factory.mktemp("alone") / "run"
+        return train(configured(name, data_sets, out), comm=Comm())
+
+    return train_alone
+
+
+def configured(name, data_sets, out) -> Config:
+    recipe = RECIPES[name]
+    return Config(data=str(data_sets[recipe.data]), out=str(out), quiet=True, **recipe.options)
+
+
+def without_times(history):
+    return [{k: v for k, v in record.items() if k not in TIMES} for record in history]
+
+
+@pytest.mark.parametrize(
+    ("name", "comm"),
+    [(name, "one node") for name in RECIPES]
+    + [(name, "two nodes") for name in ("dropout in float64", "regression, packed, float64")],
+    indirect=["comm"],
+)
+def test_a_run_has_the_bits_of_one_rank(comm, everywhere, mpi_tmp_path, data_sets, alone, name):
+    """θ after the run, and every number of every epoch, with MPI and without."""
+    expected = alone(name)
+    result = train(configured(name, data_sets, mpi_tmp_path / "run"), comm=comm)
+    assert everywhere(result.digest) == [expected.digest] * comm.size
+    histories = everywhere(without_times(result.history))
+    assert histories == [without_times(expected.history)] * comm.size
+    assert len({record["digest"] for record in result.history}) == len(result.history)
+
+
+def test_patience_ends_a_run_early(alone):
+    """The recipe for patience is one: it does not last for all of its epochs."""
+    assert 1 < len(alone("patience").history) < RECIPES["patience"].options["epochs"]
+
+
+def test_plateau_lowers_the_learning_rate(alone):
+    """The recipe for plateau has one."""
+    assert len({record["learning_rate"] for record in alone("plateau").history}) > 1
+
+
+def test_replicas_that_drift_apart_are_named(comm, everywhere, mpi_tmp_path, data_sets):
+    """One number of one rank's θ, on each rank in turn: all stop, with both ranks named."""
+    config = Config(data=str(data_sets["digits"]), quiet=True, epochs=2)
+    for rank in range(comm.size):
+        out = str(mpi_tmp_path / f"run-{rank}")
+        run = Run(replace(config, out=out), False, comm)
+        if comm.rank == rank:
+            run.network.theta[0] += 0.01
+        error = None
+        try:
+            run.train()
+        except DistbpError as caught:
+            error = str(caught)
+        errors = everywhere(error)
+        if comm.size == 1:
+            assert errors == [None]
+        else:
+            assert errors == [errors[0]] * comm.size
+            assert f"rank {rank or 1}" in errors[0]
+            assert "rank 0" in errors[0]
+
+
+def test_equal_trouble_is_raised_on_all_ranks(comm, everywhere, mpi_tmp_path, data_sets):
+    """A directory that holds a run is refused by all, though only rank 0 looks."""
+    config = Config(
+        data=str(data_sets["digits"]), out=str(mpi_tmp_path / "run"), quiet=True, epochs=1
+    )
+    train(config, comm=comm)
+    with pytest.raises(DistbpError) as caught:
+        train(config, comm=comm)
+    errors = everywhere(str(caught.value))
+    assert errors == [errors[0]] * comm.size
+    assert "holds a run already" in errors[0]
+
+
+def test_resume_refuses_other_data(comm, everywhere, mpi_tmp_path, data_sets):
+    """All ranks see that it is not the data set that the run was trained on."""
+    config = Config(
+        data=str(data_sets["digits"]), out=str(mpi_tmp_path / "run"), quiet=True, epochs=1
+    )
+    train(config, comm=comm)
+    with pytest.raises(ConfigError) as caught:
+        train(replace(config, data=str(data_sets["digits packed"])), resume=True, comm=comm)
+    assert "is not the data set" in str(caught.value)
+    assert len(set(everywhere(str(caught.value)))) == 1

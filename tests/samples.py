@@ -1,0 +1,150 @@
+"""Small data sets, written as `distbp import` writes them, and ways to train on them.
+
+Row counts are primes, so that no number of ranks, shards or rows a batch divides
+them. `RECIPES` together use every option that steers training.
+"""
+
+import hashlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from distbp import hdf5
+from distbp.data import FORMAT, VERSION, Scaling
+from distbp.errors import DataError
+
+ROWS = {"train": 503, "test": 101}
+N_CLASSES = 5
+SHAPE = (8, 6)
+
+
+def write(
+    path: Path,
+    splits: dict[str, tuple[np.ndarray, np.ndarray]],
+    scaling: Scaling,
+    classes: int = 0,
+    **storage: Any,
+) -> Path:
+    """Write arrays (x, y) of each split; `classes` is 0 for regression."""
+    bits = hashlib.sha256()
+    with hdf5.create(path, FORMAT, VERSION, DataError) as file:
+        for name, (x, y) in splits.items():
+            file.create_dataset(f"{name}/x", data=x, track_times=False, **storage)
+            hdf5.write_array(file, f"{name}/y", y)
+            bits.update(x.tobytes() + y.tobytes())
+        scaling.write(file)
+        about = {
+            "task": "classification" if classes else "regression",
+            "classes": [f"class {number}" for number in range(classes)],
+            "shape": list(splits["train"][0].shape[1:]),
+            "scaling": "by hand",
+            "source": {"files": ["samples.py"], "sha256": "0" * 64},
+            "split": "by hand",
+            "digest": bits.hexdigest(),
+        }
+        hdf5.write_json(file, "about", about)
+    return path
+
+
+def digits(path: Path, rows: dict[str, int] | None = None, **storage: Any) -> Path:
+    """Write bytes in five classes: blurred pictures that a small network can tell apart."""
+    random = np.random.default_rng(7)
+    shapes = random.integers(0, 200, (N_CLASSES, *SHAPE))
+    splits = {}
+    for name, n in (rows or ROWS).items():
+        y = random.integers(0, N_CLASSES, n)
+        noise = random.integers(0, 56, (n, *SHAPE))
+        splits[name] = ((shapes[y] * random.random((n, 1, 1)) + noise).astype(np.uint8), y)
+    return write(path, splits, Scaling(np.zeros(1), np.array([1 / 255])), N_CLASSES, **storage)
+
+
+def numbers(path: Path, rows: dict[str, int] | None = None, **storage: Any) -> Path:
+    """Write a regression of three numbers on eleven, standardized feature by feature."""
+    random = np.random.default_rng(8)
+    map_to_y = random.normal(size=(11, 3))
+    splits = {}
+    for name, n in (rows or ROWS).items():
+        x = random.normal(3.0, 2.0, (n, 11)).astype(np.float32)
+        splits[name] = (x, np.tanh(x @ map_to_y / 9) + 0.05 * random.normal(size=(n, 3)))
+    scaling = Scaling(np.full(11, 3.0), np.linspace(0.4, 0.6, 11))
+    return write(path, splits, scaling, **storage)
+
+
+PACKED = {"chunks": True, "compression": "gzip", "shuffle": True}
+WITH_VALIDATION = ROWS | {"validation": 97}
+
+# name of a data set: how to write it
+DATA_SETS = {
+    "digits": lambda path: digits(path),
+    "digits packed": lambda path: digits(path, WITH_VALIDATION, **PACKED),
+    "numbers": lambda path: numbers(path),
+    "numbers packed": lambda path: numbers(path, WITH_VALIDATION, **PACKED),
+}
+
+
+def write_all(folder: Path) -> dict[str, Path]:
+    """Write every data set into a folder; return the files by name."""
+    return {name: make(folder / f"{name.replace(' ', '-')}.h5") for name, make in DATA_SETS.items()}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A way to train: a data set's name, and options of `distbp.Config`."""
+
+    data: str
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def flags(self) -> list[str]:
+        """Return the options as they are typed."""
+        words = []
+        for name, value in self.options.items():
+            text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+            words += [f"--{name.replace('_', '-')}", text]
+        return words
+
+
+def recipe(data: str, **options: Any) -> Recipe:
+    return Recipe(data, {"epochs": 3} | options)
+
+
+RECIPES = {
+    "all defaults": recipe("digits"),
+    "more shards than rows in the last batch": recipe(
+        "digits", batch_size=50, shards=7, hidden=(20, 12), activation="tanh", optimizer="momentum"
+    ),
+    "dropout in float64": recipe(
+        "digits", batch_size=64, shards=5, dtype="float64", dropout=0.3, optimizer="nesterov",
+        momentum=0.8, learning_rate=0.02, activation="sigmoid", cost="cross-entropy",
+    ),
+    "adam, penalties, cosine": recipe(
+        "digits", batch_size=71, shards=3, optimizer="adam", l1=0.1, l2=0.5, schedule="cosine",
+        warmup_epochs=1.5, learning_rate=0.01, seed=5,
+    ),
+    "clipped, in steps": recipe(
+        "digits", batch_size=90, shards=6, clip_norm=0.3, schedule="step", decay=0.7,
+        decay_epochs=1, init="large", cost="quadratic", hidden=(30,),
+    ),
+    "wide, clipped, held out": recipe(
+        "digits", batch_size=101, shards=13, hidden=(310,), optimizer="adam", clip_norm=1.0,
+        validation=0.2,
+    ),
+    "no hidden layer": recipe("digits", batch_size=97, shards=8, hidden=()),
+    "plateau": recipe(
+        "digits packed", batch_size=60, shards=4, schedule="plateau", decay_epochs=1,
+        learning_rate=1.5, epochs=5, hidden=(9,),
+    ),
+    "patience": recipe(
+        "digits packed", batch_size=80, shards=5, patience=1, epochs=40, learning_rate=2.5,
+        hidden=(17,), dropout=0.2,
+    ),
+    "regression": recipe(
+        "numbers", batch_size=70, shards=8, optimizer="momentum", learning_rate=0.01,
+        validation=0.25,
+    ),
+    "regression, packed, float64": recipe(
+        "numbers packed", batch_size=120, shards=11, dtype="float64", l2=1.0,
+        schedule="plateau", decay_epochs=2, patience=3, epochs=4, activation="tanh",
+    ),
+}  # fmt: skip

@@ -1,0 +1,24 @@
+"""Real programs, started from outside: data sets and models to start them on."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import samples
+
+sys.path.insert(0, str(Path(__file__).parent))
+import ranks
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Return the sample data sets by name."""
+    return samples.write_all(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="session")
+def run(tmp_path_factory: pytest.TempPathFactory, data: dict[str, Path]) -> Path:
+    """Return the directory of a run, trained alone."""
+    folder = tmp_path_factory.mktemp("trained")
+    ranks.distbp("train", data["digits"], "--out", "run", "--epochs", 2, folder=folder)
+    return folder / "run"

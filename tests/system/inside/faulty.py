@@ -1,0 +1,108 @@
+"""A fault in one place of one rank: an exception, a death, a stand-still.
+
+Asked for by DISTBP_TEST_FAULT=rank:place:kind:call, which is the number of the call
+from 1 that does not come back; `all` stands for every rank. The moment is written to
+DISTBP_TEST_FAULT_TIME.
+"""
+
+import importlib
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+# name of a place: module, and the function in it
+PLACES = {
+    "configuration": ("distbp.config", "Config.__post_init__"),
+    "start": ("distbp.comm", "Comm.__init__"),
+    "data": ("distbp.data", "DataSet.__init__"),
+    "backprop": ("distbp.network", "Network.backprop"),
+    "combine": ("distbp.combine", "Tree.finish"),
+    "update": ("distbp.optimizers", "Update.apply"),
+    "evaluation": ("distbp.evaluate", "Evaluator.score"),
+    "prediction": ("distbp.evaluate", "Evaluator.run"),
+    "checkpoint": ("distbp.checkpoint", "write"),
+    "rename": ("pathlib", "Path.replace"),
+}
+
+
+def install(place: str, kind: str, call: str = "1") -> None:
+    """Let the given call of a place's function end in a fault."""
+    module_name, name = PLACES[place]
+    module = importlib.import_module(module_name)
+    *owners, attribute = name.split(".")
+    owner: Any = getattr(module, owners[0]) if owners else module
+    function = getattr(owner, attribute)
+    calls = 0
+
+    def faulty(*arguments: Any, **options: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == int(call):
+            note_time()
+            KINDS[kind]()
+        return function(*arguments, **options)
+
+    setattr(owner, attribute, faulty)
+
+
+def note_time() -> None:
+    with open(os.environ["DISTBP_TEST_FAULT_TIME"], "w") as file:
+        file.write(repr(time.time()))
+
+
+def error() -> None:
+    raise RuntimeError("a fault that a test made")
+
+
+def memory() -> None:
+    raise MemoryError
+
+
+def interrupt() -> None:
+    raise KeyboardInterrupt
+
+
+def trouble() -> None:
+    from distbp.errors import DataError
+
+    raise DataError("a trouble that a test made")
+
+
+def disk_full() -> None:
+    raise OSError(28, "No space left on device")
+
+
+def thread() -> None:
+    """Fail in a thread; this one goes on."""
+    threading.Thread(target=error, daemon=True).start()
+
+
+def kill() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def stop() -> None:
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def sleep() -> None:
+    time.sleep(1000)
+
+
+KINDS: dict[str, Callable[[], None]] = {
+    "error": error,
+    "memory": memory,
+    "interrupt": interrupt,
+    "trouble": trouble,
+    "disk_full": disk_full,
+    "thread": thread,
+    "kill": kill,
+    "stop": stop,
+    "sleep": sleep,
+    "exit0": lambda: sys.exit(0),
+    "exit3": lambda: sys.exit(3),
+}

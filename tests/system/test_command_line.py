@@ -1,0 +1,308 @@
+"""distbp as a person types it: what is printed, where, how often, and the exit status."""
+
+import json
+import re
+import tomllib
+
+import h5py
+import numpy as np
+import pytest
+import samples
+from ranks import FULL, Job, command_of, distbp, is_open_mpi, metrics, plain
+
+VERBS = ("import", "train", "evaluate", "predict", "info", "digest")
+DIGITS = re.compile(r"[0-9a-f]{64}\n")
+
+
+# What goes well
+
+
+def test_help_lists_the_verbs_and_version_is_a_line(tmp_path):
+    """--help and --version start no MPI, and write to standard output only."""
+    ended = distbp("--help", folder=tmp_path)
+    assert all(re.search(rf"^ +{verb} ", ended.out, re.MULTILINE) for verb in VERBS), str(ended)
+    assert ended.err == ""
+    ended = distbp("--version", folder=tmp_path)
+    assert re.fullmatch(r"distbp \d+\.\d+\.\d+\n", ended.out)
+    assert ended.err == ""
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_help(tmp_path, verb):
+    ended = distbp(verb, "--help", folder=tmp_path)
+    assert ended.out.startswith(f"usage: distbp {verb} ")
+    assert ended.err == ""
+
+
+def test_from_a_source_to_predictions(tmp_path):
+    """import, train, evaluate, predict, info and digest, one after the other, at two ranks."""
+    random = np.random.default_rng(0)
+    y = random.integers(0, 3, 211)
+    lines = [
+        f"{a:.4f},{b:.4f},{'abc'[label]}" for (a, b), label in zip(
+            random.normal(size=(211, 2)) + y[:, None], y, strict=True
+        )
+    ]  # fmt: skip
+    (tmp_path / "points.csv").write_text("\n".join(["width,height,kind", *lines]) + "\n")
+    on_two = {"folder": tmp_path, "n": 2}
+    alone = {"folder": tmp_path}
+    distbp("import", "points.csv", "points.h5", "--label", "kind", "--test-fraction", 0.2, **alone)
+    assert "3 classes" in distbp("info", "points.h5", **alone).out
+    trained = distbp("train", "points.h5", "--out", "run", "--epochs", 3, "--hidden", 8, **on_two)
+    assert trained.err == ""
+    assert "2-8-3" in distbp("info", "run", **alone).out
+    assert distbp("digest", "run", **alone).out == trained.digest + "\n"
+    text = distbp("evaluate", "run", "points.h5", **on_two).out
+    assert re.fullmatch(r"test: 4\d rows, cost \d\.\d+, accuracy \d+\.\d+%\n", text)
+    distbp("predict", "run", "points.h5", "--out", "p.h5", "--split", "train", **on_two)
+    with h5py.File(tmp_path / "p.h5") as file:
+        assert file["output"].shape == (len(file["label"]), 3)
+        assert np.allclose(file["output"][...].sum(axis=1), 1, atol=1e-5)
+
+
+@pytest.mark.parametrize("n", [None, 2])
+def test_a_clean_run_writes_nothing_to_standard_error(tmp_path, data, n):
+    """A line an epoch, what it starts with and what it ends with: on standard output."""
+    ended = distbp(
+        "train", data["digits"], "--out", "run", "--epochs", 2, "--shards", 4, folder=tmp_path, n=n
+    )
+    assert ended.err == "", str(ended)
+    lines = ended.out.splitlines()
+    assert [line for line in lines if line.startswith("epoch ")] == lines[2:4]
+    assert ("2 ranks" if n else "1 rank ") in lines[1]
+    assert "\x1b" not in ended.out
+
+
+@pytest.mark.parametrize("start", [{}, {"n": 2}, {"ranks": 2}])
+def test_quiet_is_quiet(tmp_path, data, start):
+    words = ["train", data["digits"], "--out", "run", "--epochs", 1, "--quiet", "--shards", 4]
+    if "ranks" in start:
+        words += ["--ranks", start["ranks"]]
+    ended = distbp(*words, folder=tmp_path, n=start.get("n"))
+    assert (ended.out, ended.err) == ("", ""), str(ended)
+
+
+def test_what_a_run_leaves(tmp_path, data):
+    """config.toml, metrics.jsonl and checkpoints; best and last are files, not links."""
+    words = ("train", data["digits packed"], "--out", "run", "--epochs", 5, "--keep", 2)
+    distbp(*words, "--hidden", "20,10", folder=tmp_path, n=2)
+    run = tmp_path / "run"
+    names = {"config.toml", "metrics.jsonl", "checkpoints", "last.h5", "best.h5"}
+    assert {path.name for path in run.iterdir()} == names
+    assert len(list((run / "checkpoints").iterdir())) == 2
+    records = metrics(run)
+    assert [record["epoch"] for record in records] == [1, 2, 3, 4, 5]
+    fields = "epoch step train_cost train_accuracy validation_cost validation_accuracy test_cost"
+    fields += " test_accuracy learning_rate digest"
+    assert list(records[0]) == fields.split()
+    best = min(records, key=lambda record: record["validation_cost"])
+    assert distbp("digest", run / "best.h5", folder=tmp_path).out == best["digest"] + "\n"
+    assert tomllib.loads((run / "config.toml").read_text())["hidden"] == [20, 10]
+
+
+def test_the_configuration_of_a_run_can_be_used_again(tmp_path, data):
+    """config.toml is one for --config; what is typed goes before what is in it."""
+    recipe = samples.RECIPES["adam, penalties, cosine"]
+    first = distbp("train", data["digits"], "--out", "run", *recipe.flags(), folder=tmp_path)
+    words = ("train", "--config", "run/config.toml", "--out")
+    again = distbp(*words, "again", folder=tmp_path)
+    assert again.digest == first.digest
+    assert metrics(tmp_path / "again") == metrics(tmp_path / "run")
+    other = distbp(*words, "other", "--seed", 6, folder=tmp_path)
+    assert other.digest != first.digest
+
+
+def test_init_from_starts_from_a_models_weights(tmp_path, data, run):
+    """A learning rate of 0 leaves the first weights: they are the other model's."""
+    words = ("train", data["digits"], "--out", "new", "--epochs", 1, "--learning-rate", 0)
+    first = distbp(*words, "--init-from", run, folder=tmp_path)
+    assert distbp("digest", run, folder=tmp_path).out == first.digest + "\n"
+
+
+def test_digest_prints_a_digest_and_nothing_else(tmp_path, run):
+    ended = distbp("digest", run, folder=tmp_path)
+    assert DIGITS.fullmatch(ended.out)
+    assert ended.err == ""
+
+
+@pytest.mark.parametrize("name", ["digits", "numbers"])
+def test_evaluate_for_programs(tmp_path, data, name):
+    """One JSON object, equal to the last bit for any number of ranks, and to metrics.jsonl."""
+    distbp("train", data[name], "--out", "run", "--epochs", 1, folder=tmp_path)
+    words = ("evaluate", "run", data[name], "--json")
+    texts = {distbp(*words, folder=tmp_path, n=n).out for n in (None, 1, 2, 3)}
+    assert len(texts) == 1
+    score = json.loads(texts.pop())
+    measure = "accuracy" if name == "digits" else "r2"
+    assert list(score) == ["split", "rows", "cost", measure]
+    record = metrics(tmp_path / "run")[-1]
+    assert (score["cost"], score[measure]) == (record["test_cost"], record["test_accuracy"])
+    assert score["rows"] == samples.ROWS["test"]
+
+
+def test_predictions_are_equal_byte_by_byte(tmp_path, data, run):
+    """Alone, on one, two and three ranks, and on ranks that distbp starts itself."""
+    words = ("predict", run, data["digits"], "--split", "train")
+    files = []
+    for n in (None, 1, 2, 3):
+        ended = distbp(*words, "--out", f"{n}.h5", folder=tmp_path, n=n)
+        assert ended.out == f"{n}.h5: 503 rows\n"
+        assert plain(ended.err) == ""
+        files.append((tmp_path / f"{n}.h5").read_bytes())
+    distbp(*words, "--out", "r.h5", "--ranks", 2, folder=tmp_path)
+    files.append((tmp_path / "r.h5").read_bytes())
+    assert len(set(files)) == 1
+
+
+# What goes wrong
+
+DATA, RUN = "data set", "run"
+
+# name: words, exit status, what the message has to say
+ERRORS = {
+    "no verb": ([], 2, ["VERB"]),
+    "misspelt verb": (["trian", DATA], 2, ["trian", "train"]),
+    "misspelt option": (
+        ["train", DATA, "--out", "new", "--learning-rat", "0.1"],
+        2,
+        ["--learning-rat", "did you mean --learning-rate?"],
+    ),
+    "option before the verb": (["--ranks", "2", "train", DATA], 2, ["--ranks"]),
+    "option of another verb": (["evaluate", RUN, DATA, "--epochs", "3"], 2, ["--epochs"]),
+    "one word too many": (["train", DATA, "more", "--out", "new"], 2, ["more"]),
+    "option without its value": (["train", DATA, "--out"], 2, ["--out"]),
+    "not a number": (["train", DATA, "--out", "new", "--epochs", "ten"], 2, ["--epochs", "ten"]),
+    "out of bounds": (["train", DATA, "--out", "new", "--dropout", "1"], 2, ["--dropout", "1"]),
+    "unknown choice": (["train", DATA, "--out", "new", "--cost", "x"], 2, ["--cost", "quadratic"]),
+    "bad sizes": (["train", DATA, "--out", "new", "--hidden", "10,x"], 2, ["--hidden", "10,x"]),
+    "no data": (["train", "--out", "new"], 2, ["DATA.h5"]),
+    "no directory": (["train", DATA], 2, ["--out"]),
+    "no effect": (["train", DATA, "--out", "new", "--momentum", "0.5"], 2, ["--momentum", "sgd"]),
+    "contradiction": (["train", "--resume", RUN, "--out", "new"], 2, ["--resume", "--out"]),
+    "too many shards": (
+        ["train", DATA, "--out", "new", "--batch-size", "4", "--shards", "5"], 2, ["--shards 5"],
+    ),
+    "nothing held out": (
+        ["train", DATA, "--out", "new", "--validation", "0.0001"], 2, ["--validation", "503"],
+    ),
+    "missing data": (["train", "no.h5", "--out", "new"], 1, ["no.h5", "No such file"]),
+    "not HDF5": (["train", "text.txt", "--out", "new"], 1, ["text.txt"]),
+    "not a data set": (["train", f"{RUN}/last.h5", "--out", "new"], 1, ["last.h5"]),
+    "a directory": (["train", ".", "--out", "new"], 1, ["."]),
+    "missing model": (["evaluate", "no.h5", DATA], 1, ["no.h5", "No such file"]),
+    "not a model": (["digest", DATA], 1, ["digits.h5"]),
+    "empty run": (["digest", "empty"], 1, ["empty"]),
+    "another width": (["evaluate", RUN, "narrow.h5"], 2, ["narrow.h5", "48", "11"]),
+    "no such split": (["evaluate", RUN, DATA, "--split", "validation"], 2, ["validation"]),
+    "run exists": (["train", DATA, "--out", RUN], 1, ["--resume", "--out"]),
+    "other mathematics": (["train", "--resume", RUN, "--seed", "1"], 2, ["--seed", "1", "0"]),
+    "no run": (["train", "--resume", "no"], 2, ["--resume no"]),
+    "no ranks": (["train", DATA, "--out", "new", "--ranks", "0"], 2, ["--ranks 0"]),
+    "no TOML": (["train", DATA, "--out", "new", "--config", "text.txt"], 2, ["text.txt"]),
+    "no place": (["predict", RUN, DATA, "--out", "no/p.h5"], 1, ["no/p.h5"]),
+    "no source": (["import", "no.npz", "new.h5"], 1, ["no.npz"]),
+    "unknown source": (["import", "text.txt", "new.h5"], 1, ["text.txt"]),
+}  # fmt: skip
+
+UNDER_MPI = (
+    *("misspelt option", "contradiction", "missing data", "not HDF5", "another width"),
+    *("run exists", "other mathematics"),
+)
+BY_LAUNCHER = ("train", "evaluate", "predict")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory, data, run):
+    """Return a folder with what can be mistaken for something else, and how words are read."""
+    folder = tmp_path_factory.mktemp("place")
+    (folder / "text.txt").write_text("not what you think\n")
+    (folder / "empty").mkdir()
+    samples.numbers(folder / "narrow.h5")
+    return folder
+
+
+def spelled(words, data, run) -> list[str]:
+    """Return the words of an error with the paths of the data set and the run."""
+    paths = {DATA: str(data["digits"]), RUN: str(run), f"{RUN}/last.h5": str(run / "last.h5")}
+    return [paths.get(word, word) for word in words]
+
+
+def assert_one_sentence(ended, status: int, parts: list[str]) -> None:
+    """One message, of distbp's own, without a traceback; nothing on standard output."""
+    assert ended.status == status, str(ended)
+    message = plain(ended.err)
+    assert message.count("distbp: ") == 1, str(ended)
+    assert all(part in message for part in parts), str(ended)
+    assert "Traceback" not in ended.err, str(ended)
+    assert ended.out == "", str(ended)
+    assert not re.search(r"\bparse_\w+|\bError:|!", message), str(ended)
+
+
+@pytest.mark.parametrize("name", ERRORS)
+def test_an_error_is_one_sentence(place, data, run, name):
+    words, status, parts = ERRORS[name]
+    ended = Job(command_of(spelled(words, data, run)), place).wait()
+    assert_one_sentence(ended, status, parts)
+    assert ended.err == plain(ended.err) + "\n", str(ended)
+    assert not (place / "new").exists()
+    assert not (place / "new.h5").exists()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [name for name, (words, *_) in ERRORS.items() if words and words[0] in BY_LAUNCHER]
+    if FULL
+    else UNDER_MPI,
+)
+def test_an_error_is_printed_once_by_three_ranks(place, data, run, name):
+    """By one of them, before the launcher ends the others; with the same exit status."""
+    if name == "no ranks":
+        return  # --ranks under mpiexec is another mistake: below
+    words, status, parts = ERRORS[name]
+    ended = Job(command_of(spelled(words, data, run), n=3), place).wait()
+    assert_one_sentence(ended, status, parts)
+
+
+@pytest.mark.parametrize("name", ["missing data", "bad sizes"])
+def test_an_error_is_printed_once_by_ranks_started_here(place, data, run, name):
+    words, status, parts = ERRORS[name]
+    ended = Job(command_of([*spelled(words, data, run), "--ranks", 3]), place).wait()
+    assert_one_sentence(ended, status, parts)
+
+
+def test_ranks_and_a_launcher_are_one_too_many(place, data):
+    words = ["train", data["digits"], "--out", "new", "--ranks", 2]
+    ended = Job(command_of(words, n=2), place).wait()
+    assert_one_sentence(ended, 2, ["--ranks 2", "launcher"])
+
+
+def test_predict_does_not_overwrite_what_it_reads(tmp_path, data, run):
+    """A slip of the hand must not cost the data set, or the model."""
+    mine = samples.digits(tmp_path / "mine.h5")
+    model = tmp_path / "model.h5"
+    model.write_bytes((run / "last.h5").read_bytes())
+    for out in (mine, model):
+        before = out.read_bytes()
+        ended = Job(command_of(["predict", model, mine, "--out", out]), tmp_path).wait()
+        assert out.read_bytes() == before, str(ended)
+        assert ended.status in (1, 2), str(ended)
+
+
+def test_a_run_that_diverges_says_so(tmp_path, data):
+    """A learning rate far too large: one sentence with the remedy; the ranks agree."""
+    words = ("train", data["numbers"], "--out", "run", "--learning-rate", 1e9, "--epochs", 9)
+    ended = distbp(*words, folder=tmp_path, n=3, status=1)
+    message = plain(ended.err).splitlines()[-1]
+    assert "--learning-rate" in message, str(ended)
+    assert "not a finite number" in message, str(ended)
+    assert "Traceback" not in ended.err
+    for record in metrics(tmp_path / "run"):
+        assert np.isfinite(record["train_cost"])
+
+
+def test_open_mpis_launcher_adds_only_its_own_box(place):
+    """What `plain` leaves out is the launcher's, so that nothing of distbp's is overlooked."""
+    ended = Job(command_of(["train", "no.h5", "--out", "new"], n=2), place).wait()
+    foreign = [line for line in ended.err.splitlines() if not line.startswith("distbp: ")]
+    assert not any("distbp" in line for line in foreign), str(ended)
+    assert is_open_mpi() or foreign == [], str(ended)

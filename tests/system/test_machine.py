@@ -1,0 +1,155 @@
+"""What ranks take of the machine: threads, memory, and no rights that they do not need."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import samples
+from ranks import Job, command_of, distbp
+
+from distbp.data import Scaling
+
+CORES = len(os.sched_getaffinity(0))
+
+
+def measured(folder: Path, words: list, n: int | None = None, **environment: str) -> list[dict]:
+    """Run `train` and return what each rank was like at its end; see inside/measure.py."""
+    place = folder / "measured"
+    place.mkdir(exist_ok=True)
+    words = ["train", *words, "--quiet"]
+    distbp(
+        *words, folder=folder, n=n, environment={"DISTBP_TEST_MEASURE": str(place)} | environment
+    )
+    found = [json.loads(path.read_text()) for path in sorted(place.iterdir())]
+    shutil.rmtree(place)
+    return found
+
+
+@pytest.mark.parametrize("start", ["alone", "--ranks", "mpiexec"])
+@pytest.mark.parametrize("asked", [{}, {"OPENBLAS_NUM_THREADS": "2", "OMP_NUM_THREADS": "2"}])
+def test_a_rank_has_one_blas_thread(tmp_path, data, start, asked):
+    """However it is started and whatever the environment says: --threads says it."""
+    words = [data["digits"], "--out", "run", "--epochs", 1]
+    words += ["--ranks", 2] if start == "--ranks" else []
+    found = measured(tmp_path, words, 2 if start == "mpiexec" else None, **asked)
+    assert [rank["threads"] for rank in found] == [[1]] * (1 if start == "alone" else 2)
+
+
+@pytest.mark.parametrize("start", ["alone", "mpiexec"])
+def test_threads_are_what_was_asked_for(tmp_path, data, start):
+    words = [data["digits"], "--out", "run", "--epochs", 1, "--threads", 2]
+    found = measured(tmp_path, words, 2 if start == "mpiexec" else None)
+    assert [rank["threads"] for rank in found] == [[2]] * len(found)
+
+
+def test_too_many_ranks_for_the_cores_is_said(tmp_path, data):
+    """More threads than cores make a run slower: one warning, and the run goes on."""
+    words = ("train", data["digits"], "--out", "run", "--epochs", 1, "--shards", CORES + 1)
+    ended = distbp(*words, folder=tmp_path, n=CORES + 1)
+    warnings = ended.err.splitlines()
+    assert len([line for line in warnings if "share" in line and "core" in line]) == 1, str(ended)
+    assert all(line.startswith("distbp: warning: ") for line in warnings), str(ended)
+
+
+def test_ranks_without_work_are_said(tmp_path, data):
+    """More ranks than shards: which --shards would use them all, and what that changes."""
+    words = ("train", data["digits"], "--out", "run", "--epochs", 1, "--shards", 2)
+    ended = distbp(*words, folder=tmp_path, n=3)
+    (warning,) = [line for line in ended.err.splitlines() if "nothing to compute" in line]
+    assert "1 of 3 ranks" in warning
+    assert "--shards 3" in warning
+
+
+# Memory
+
+ROWS, WIDTH = 200_000, 1000  # 200 MB of bytes
+
+
+@pytest.fixture(scope="module", params=["mapped", "packed"])
+def large(request, tmp_path_factory) -> Path:
+    """Return a data set of 200 MB, to be mapped or to be unpacked; most of it is equal."""
+    path = tmp_path_factory.mktemp("large") / "large.h5"
+    small = (np.zeros((2, WIDTH), np.uint8), np.arange(2))
+    samples.write(path, {"train": small}, Scaling(np.zeros(1), np.array([1 / 255])), 2)
+    storage = {"chunks": (1000, WIDTH), "compression": "gzip"} if request.param == "packed" else {}
+    with h5py.File(path, "r+") as file:
+        del file["train/x"], file["train/y"]
+        x = file.create_dataset("train/x", (ROWS, WIDTH), np.uint8, **storage)
+        for start in range(0, ROWS, 20_000):
+            x[start : start + 20_000] = start // 20_000
+        file["train/y"] = np.arange(ROWS) % 2
+    yield path
+    path.unlink()
+
+
+def test_ranks_share_the_data_set(tmp_path, large):
+    """200 MB that two ranks read all of: no rank has them for itself, nor half of them."""
+    words = [large, "--out", "run", "--epochs", 1, "--hidden", 8, "--batch-size", 20_000]
+    found = measured(tmp_path, [*words, "--shards", 8], n=2)
+    private = [rank["memory"]["Private_Clean"] + rank["memory"]["Private_Dirty"] for rank in found]
+    assert len(private) == 2
+    assert max(private) < 120e6, private
+    together = sum(rank["memory"]["Pss"] for rank in found)
+    assert together < 200e6 + 2 * 120e6, together
+
+
+# Rights
+
+
+def as_nobody() -> list[str]:
+    """Return what starts a command as the user nobody, who must be able to run this Python.
+
+    Python may live in root's home: then nobody may read everything, but not write.
+    """
+    plain = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"]
+    reading = ["--inh-caps", "+dac_read_search", "--ambient-caps", "+dac_read_search"]
+    reading += ["--bounding-set", "-all,+dac_read_search", "--securebits", "+no_setuid_fixup"]
+    for start in (plain, [*plain, *reading]):
+        command = [*start, "sh", "-c", 'exec "$0" -c ""', sys.executable]
+        if not subprocess.run(command, capture_output=True, check=False).returncode:
+            return start
+    pytest.skip("nobody cannot run this Python")
+
+
+def test_an_ordinary_user_can_train(tmp_path, data):
+    """As nobody, with --ranks 2: no rights of root, no home, a directory of its own."""
+    if os.geteuid() != 0:
+        folder, start = tmp_path, []
+    else:
+        folder, start = Path("/tmp") / f"distbp-nobody-{os.getpid()}", as_nobody()
+        folder.mkdir()
+        os.chown(folder, 65534, 65534)
+    try:
+        mine = folder / "digits.h5"
+        shutil.copyfile(data["digits"], mine)
+        mine.chmod(0o644)
+        words = ["train", "digits.h5", "--out", "run", "--epochs", 1, "--ranks", 2]
+        place = folder / "measured"
+        place.mkdir()
+        place.chmod(0o777)
+        environment = {"DISTBP_TEST_MEASURE": str(place), "HOME": "/nonexistent"}
+        ended = Job([*start, *command_of(words)], folder, environment).wait()
+        assert ended.status == 0, str(ended)
+        found = [json.loads(path.read_text()) for path in place.iterdir()]
+        assert [rank["uid"] for rank in found] == [os.geteuid() or 65534] * 2
+    finally:
+        if os.geteuid() == 0:
+            shutil.rmtree(folder)
+
+
+def test_open_mpi_lets_root_start_ranks_here(tmp_path, data):
+    """Who starts --ranks as root need not say so twice, as Open MPI asks for."""
+    words = ("train", data["digits"], "--out", "run", "--epochs", 1, "--ranks", 3)
+    environment = {
+        "OMPI_ALLOW_RUN_AS_ROOT": "0",
+        "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "0",
+        "PRTE_MCA_rmaps_default_mapping_policy": "",
+    }
+    ended = distbp(*words, folder=tmp_path, environment=environment)
+    assert "3 ranks" in ended.out

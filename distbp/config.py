@@ -208,11 +208,11 @@ class Config:
         return asdict(self) | {"hidden": list(self.hidden)}
 
     def to_toml(self) -> str:
-        """Return the options that are set as the text of a TOML file."""
+        """Return the options that are set, but for `quiet`, as the text of a TOML file."""
         return "".join(
             f"{name.replace('_', '-')} = {toml_value(value)}\n"
             for name, value in self.to_dict().items()
-            if value is not None
+            if value is not None and name != "quiet"
         )
 
 

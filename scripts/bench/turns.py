@@ -30,7 +30,7 @@ def take_turns(folder, is_first, step, gather):
         while not (folder / f"go-{turn}").exists():
             if (folder / "end").exists():
                 return
-            time.sleep(0.002)
+            time.sleep(0.05)
         gather(0)  # all start together
         step()
         began = time.perf_counter()

@@ -5,7 +5,9 @@ asserts on every rank.
 """
 
 import os
+import shutil
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -43,6 +45,10 @@ def no_forcing_to_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # Ranks that share one folder for temporary files remove each other's old ones, and fail.
+    root = tempfile.mkdtemp(prefix=f"distbp-rank-{WORLD.rank}-")
+    os.environ["PYTEST_DEBUG_TEMPROOT"] = root
+    config.add_cleanup(lambda: shutil.rmtree(root, ignore_errors=True))
     if WORLD.rank > 0:  # they have the same to say
         config.option.verbose -= 2
         config.option.reportchars = ""

@@ -11,6 +11,7 @@ import json
 import os
 import sys
 import time
+import traceback
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -46,39 +47,70 @@ class Parser(argparse.ArgumentParser):
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and end this process, and with it all ranks."""
     try:
-        argv = sys.argv[1:] if argv is None else argv
-        if argv and argv[0].startswith("-") and argv[0] not in ("-h", "--help", "--version"):
-            raise ConfigError(f"{argv[0]} stands before the verb; its place is behind it.")
-        arguments, unknown = make_parser().parse_known_args(argv)
-        if unknown:
-            arguments.parser.refuse(unknown[0])
-        arguments.argv = argv
-        status = arguments.run(arguments)
+        status = run(parse(sys.argv[1:] if argv is None else argv))
     except DistbpError as error:
         status = end_all(error)
     except KeyboardInterrupt:
         sys.stderr.write("distbp: interrupted\n")
         status = 130
     sys.stdout.flush()
+    sys.stderr.flush()
     sys.exit(status)
 
 
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """Return the arguments, once all of them are known."""
+    if argv and argv[0].startswith("-") and argv[0] not in ("-h", "--help", "--version"):
+        raise ConfigError(f"{argv[0]} stands before the verb; its place is behind it.")
+    arguments, unknown = make_parser().parse_known_args(argv)
+    if unknown:
+        arguments.parser.refuse(unknown[0])
+    arguments.argv = argv
+    return arguments
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the verb; an exception on one of several ranks ends them all."""
+    try:
+        status: int = arguments.run(arguments)
+    except DistbpError:
+        raise
+    except BaseException as error:
+        from distbp import comm
+
+        started = comm.ranks_started(os.environ)
+        if started > 1:
+            trace = "".join(traceback.format_exception(error))
+            comm.fail(comm.launcher_rank(os.environ), started, trace)
+        raise
+    return status
+
+
 def end_all(error: DistbpError) -> int:
-    """Print an error that all ranks have, once, and return the exit status.
+    """Print an error, once if all ranks have the same, and return the exit status.
 
     No rank leaves before all are here, because a launcher ends the others as soon
-    as one has failed, and the one might be the one that has not printed yet.
+    as one has failed, and the one might be the one that has not printed yet. If the
+    others have no trouble they are ended.
     """
     from distbp import comm
 
-    if comm.launcher_rank(os.environ) == 0:
+    if comm.ranks_started(os.environ) == 1:
+        sys.stderr.write(f"distbp: {error}\n")
+        return error.status
+    try:
+        ranks = comm.connect()
+    except LaunchError:
+        if comm.launcher_rank(os.environ) == 0:
+            sys.stderr.write(f"distbp: {error}\n")
+        time.sleep(1.0)  # nobody to wait for: give the one that prints its time
+        return error.status
+    ranks.end_unless_all_arrive(error)
+    texts = ranks.gather(str(error))
+    if texts.index(str(error)) == ranks.rank:
         sys.stderr.write(f"distbp: {error}\n")
         sys.stderr.flush()
-    if comm.ranks_started(os.environ) > 1:
-        try:
-            comm.connect().arrive()
-        except LaunchError:
-            time.sleep(1.0)  # nobody to wait for: give the one that prints its time
+    ranks.arrive()
     return error.status
 
 
@@ -340,12 +372,22 @@ def run_predict(arguments: argparse.Namespace) -> int:
     from distbp.evaluate import open_model_and_data, predict
 
     comm = connect()
+    refuse_overwriting(arguments.out, arguments.model, arguments.data)
     with comm.guard():
         checkpoint, data = open_model_and_data(arguments.model, arguments.data, comm)
         predict(comm, checkpoint, data, arguments.split, Path(arguments.out))
     if comm.rank == 0:
         print(f"{arguments.out}: {len(data.split(arguments.split)):,} rows")
     return 0
+
+
+def refuse_overwriting(out: str, model: str, data: str) -> None:
+    """Raise ConfigError if the predictions would replace what they are made from."""
+    from distbp.checkpoint import find
+
+    for path in (find(model), Path(data)):
+        if Path(out).resolve() == path.resolve():
+            raise ConfigError(f"--out {out} would replace what is read; name another file.")
 
 
 def add_info(verbs: Any) -> None:

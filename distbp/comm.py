@@ -7,6 +7,7 @@ the trouble of one rank the trouble of all. A process that no launcher started
 has a `Comm` of one rank, which needs no MPI at all.
 """
 
+import atexit
 import json
 import math
 import mmap
@@ -63,6 +64,7 @@ class Comm:
         self.node_rank, self.node_size = 0, 1
         if mpi is None or mpi.size == 1:
             return
+        self._arrivals = mpi.Dup()  # of its own: who fails is not where the others are
         node = mpi.Split_type(_mpi().COMM_TYPE_SHARED, mpi.rank)
         first = np.array([mpi.rank])
         node.Bcast(first)
@@ -177,8 +179,7 @@ class Comm:
         try:
             yield
         except DistbpError as error:
-            if not self.arrive():
-                self._fail("".join(traceback.format_exception(error)))
+            self.end_unless_all_arrive(error)
             raise
         except SystemExit as error:
             trace = "".join(traceback.format_exception(error))
@@ -194,17 +195,19 @@ class Comm:
 
     def _fail(self, trace: str) -> NoReturn:
         """Show why this rank cannot go on, in one piece, and end all ranks."""
-        sys.stderr.write(
-            f"distbp: rank {self.rank} of {self.size} on {platform.node()} failed; "
-            f"all ranks are ended.\n{trace}"
-        )
-        self.abort(1)
+        fail(self.rank, self.size, trace)
+
+    def end_unless_all_arrive(self, error: DistbpError) -> None:
+        """End all ranks, with what this one has to say, if the others have no trouble."""
+        if not self.arrive():
+            sys.stderr.write(f"distbp: rank {self.rank}: {error}\n")
+            self.abort(error.status)
 
     def arrive(self) -> bool:
         """Wait for all ranks, but not for ever; return whether they came."""
         if self.size == 1:
             return True
-        request, until = self._mpi.Ibarrier(), time.monotonic() + PATIENCE
+        request, until = self._arrivals.Ibarrier(), time.monotonic() + PATIENCE
         while not request.Test():
             if time.monotonic() > until:
                 return False
@@ -330,6 +333,19 @@ def _broadcast(comm: Any, value: Any, root: int) -> Any:
     return json.loads(buffer.tobytes())
 
 
+def fail(rank: int, size: int, trace: str) -> NoReturn:
+    """Show why a rank cannot go on, in one piece, and end all ranks."""
+    # All may have failed alike: rank 0 is given the time to say it once, and to end them.
+    time.sleep(0.5 if rank else 0.0)
+    sys.stderr.write(
+        f"distbp: rank {rank} of {size} on {platform.node()} failed; all ranks are ended.\n{trace}"
+    )
+    sys.stdout.flush()
+    sys.stderr.flush()
+    _mpi().COMM_WORLD.Abort(1)
+    os._exit(1)
+
+
 def connect() -> Comm:
     """Join the run that this process was started for; starts MPI.
 
@@ -339,6 +355,9 @@ def connect() -> Comm:
         A launcher started several ranks, but they do not find each other.
     """
     started = ranks_started(os.environ)
+    if started > 1 and "OMPI_COMM_WORLD_SIZE" in os.environ and library().startswith("MPICH"):
+        # MPICH would end the process with a message of its own when it is started.
+        raise LaunchError(stranger(started))
     try:
         world = _mpi().COMM_WORLD
     except (ImportError, RuntimeError) as failure:
@@ -349,14 +368,19 @@ def connect() -> Comm:
             ) from failure
         return Comm()
     if world.size == 1 and started > 1:
-        raise LaunchError(
-            f"{started} ranks were started, but each finds itself alone. The launcher is not "
-            f"that of the MPI that Python uses ({library()}): use its own mpirun, or under "
-            f"SLURM srun --mpi=pmi2 for MPICH and srun --mpi=pmix for Open MPI."
-        )
+        raise LaunchError(stranger(started))
     if RANKS_VARIABLE in os.environ and world.size != started:
         raise LaunchError(f"{started} ranks were asked for, but {world.size} were started.")
     return Comm(world)
+
+
+def stranger(started: int) -> str:
+    """Return what to do about ranks that were started by the launcher of another MPI."""
+    return (
+        f"{started} ranks were started, but each finds itself alone. The launcher is not that of "
+        f"the MPI that Python uses ({library()}): use its own mpirun, or under SLURM srun "
+        f"--mpi=pmi2 for MPICH and srun --mpi=pmix for Open MPI."
+    )
 
 
 def ranks_started(environment: Any) -> int:
@@ -398,5 +422,6 @@ def _mpi() -> Any:
     from mpi4py import MPI
 
     if not MPI.Is_initialized():
-        MPI.Init()
+        MPI.Init_thread()
+        atexit.register(MPI.Finalize)
     return MPI

@@ -4,6 +4,7 @@ Nothing but finding `mpiexec`, its options and its end: what it starts is
 `python -m distbp` with the same arguments.
 """
 
+import ctypes
 import os
 import shutil
 import signal
@@ -28,13 +29,21 @@ def run_ranks(ranks: int, arguments: list[str]) -> int:
     command, environment = launcher_command(ranks)
     environment |= {comm.RANKS_VARIABLE: str(ranks)}
     child = subprocess.Popen(
-        [*command, sys.executable, "-m", "distbp", *arguments], env=os.environ | environment
+        [*command, sys.executable, "-m", "distbp", *arguments],
+        env=os.environ | environment,
+        preexec_fn=die_with_parent if sys.platform == "linux" else None,
     )
     # The launcher has Ctrl-C from the terminal too; it ends its ranks, and then this ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda number, frame: child.terminate())
     status = child.wait()
     return status if status >= 0 else 128 - status
+
+
+def die_with_parent() -> None:
+    """Let this process have SIGTERM when its parent dies, however it does."""
+    set_parent_death_signal = 1
+    ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGTERM)
 
 
 def launcher_command(ranks: int) -> tuple[list[str], dict[str, str]]:

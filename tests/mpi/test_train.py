@@ -10,6 +10,7 @@ from samples import RECIPES
 from distbp import Config
 from distbp.comm import Comm
 from distbp.errors import ConfigError, DistbpError
+from distbp.optimizers import Update
 from distbp.train import Result, Run, train
 
 pytestmark = pytest.mark.mpi
@@ -94,6 +95,35 @@ def test_replicas_that_drift_apart_are_named(comm, everywhere, mpi_tmp_path, dat
             assert errors == [errors[0]] * comm.size
             assert f"rank {rank or 1}" in errors[0]
             assert "rank 0" in errors[0]
+
+
+def test_a_drift_is_in_no_checkpoint(comm, everywhere, mpi_tmp_path, data_sets, alone, monkeypatch):
+    """A replica that drifts apart between two epochs' ends, with a checkpoint every step.
+
+    What --resume goes on from is from before, as the message says: the run ends with
+    the bits of one that nothing has disturbed.
+    """
+    config = configured("more shards than rows in the last batch", data_sets, mpi_tmp_path / "run")
+    config = replace(config, checkpoint_every="1steps")
+    update, calls = Update.apply, []
+
+    def disturbed(self, *arguments):
+        calls.append(None)
+        if len(calls) == 15 and comm.rank == comm.size - 1 > 0:
+            self.theta[0] += 0.5
+        update(self, *arguments)
+
+    monkeypatch.setattr(Update, "apply", disturbed)
+    error = None
+    try:
+        train(config, comm=comm)
+    except DistbpError as caught:
+        error = str(caught)
+    assert everywhere(error is None) == [comm.size == 1] * comm.size
+    monkeypatch.setattr(Update, "apply", update)
+    result = train(config, resume=True, comm=comm)
+    expected = alone("more shards than rows in the last batch").digest
+    assert everywhere(result.digest) == [expected] * comm.size
 
 
 def test_equal_trouble_is_raised_on_all_ranks(comm, everywhere, mpi_tmp_path, data_sets):

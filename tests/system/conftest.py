@@ -1,6 +1,7 @@
 """Real programs, started from outside: data sets and models to start them on."""
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,15 @@ import samples
 
 sys.path.insert(0, str(Path(__file__).parent))
 import ranks
+
+
+@pytest.fixture(autouse=True)
+def nothing_runs_on() -> Iterator[None]:
+    """End what a test has started and, because it failed, not waited for."""
+    yield
+    for job in list(ranks.running):
+        job.end()
+        job.clear()
 
 
 @pytest.fixture(scope="session")

@@ -32,6 +32,7 @@ FULL = os.environ.get("DISTBP_TEST_FULL") == "1"
 
 INSIDE = Path(__file__).parent / "inside"
 ROOT = Path(__file__).parents[2]
+running: list["Job"] = []  # what has not been waited for yet
 SEGMENTS = ("mpich_shm_*", "sm_segment.*", "vader_segment.*")  # what MPIs leave in /dev/shm
 
 
@@ -111,6 +112,7 @@ class Job:
                 stderr=files[1] if files else err,
                 **{"start_new_session": True} | options,
             )
+        running.append(self)
         # Nothing that is older can come of this job: other people's processes are not read.
         self._oldest = started(self.process.pid) or 0
 
@@ -193,6 +195,7 @@ class Job:
 
     def clear(self) -> None:
         """Remove the files of this job, and the memory that MPI left when it was killed."""
+        running.remove(self)
         shutil.rmtree(self.scratch, ignore_errors=True)
         if new := segments() - self._segments:
             used = maps()

@@ -95,15 +95,15 @@ def end_all(error: DistbpError) -> int:
     """
     from distbp import comm
 
-    if comm.ranks_started(os.environ) == 1:
-        sys.stderr.write(f"distbp: {error}\n")
-        return error.status
     try:
-        ranks = comm.connect()
+        ranks = comm.connect() if comm.ranks_started(os.environ) > 1 else comm.Comm()
     except LaunchError:
+        ranks = comm.Comm()
+    if ranks.size == 1:
         if comm.launcher_rank(os.environ) == 0:
             sys.stderr.write(f"distbp: {error}\n")
-        time.sleep(1.0)  # nobody to wait for: give the one that prints its time
+        else:
+            time.sleep(1.0)  # give the one that prints its time
         return error.status
     ranks.end_unless_all_arrive(error)
     texts = ranks.gather(str(error))

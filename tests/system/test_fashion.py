@@ -1,0 +1,21 @@
+"""Real images: Fashion-MNIST, as Debian's package dataset-fashion-mnist has it."""
+
+from pathlib import Path
+
+import pytest
+from ranks import ROOT, distbp, metrics
+
+FOLDER = Path("/usr/share/datasets/fashion-mnist")
+
+
+def test_one_epoch_of_the_recipe(tmp_path):
+    """It ends with the same digest on one rank and on two, and has learnt something."""
+    if not FOLDER.is_dir():
+        pytest.skip(f"there is no {FOLDER}")
+    distbp("import", FOLDER, "fashion.h5", folder=tmp_path)
+    recipe = ROOT / "scripts" / "recipes" / "fashion-100.toml"
+    words = ("train", "fashion.h5", "--config", recipe, "--epochs", 1, "--out")
+    alone = distbp(*words, "alone", folder=tmp_path)
+    assert distbp(*words, "two", folder=tmp_path, n=2).digest == alone.digest
+    (record,) = metrics(tmp_path / "alone")
+    assert record["test_accuracy"] > 0.8

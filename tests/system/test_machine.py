@@ -11,10 +11,11 @@ import h5py
 import numpy as np
 import pytest
 import samples
-from ranks import Job, command_of, distbp
+from ranks import FULL, Job, command_of, distbp
 
 from distbp.data import Scaling
 
+MORE = {"OPENBLAS_NUM_THREADS": "2", "OMP_NUM_THREADS": "2"}
 CORES = len(os.sched_getaffinity(0))
 
 
@@ -32,7 +33,7 @@ def measured(folder: Path, words: list, n: int | None = None, **environment: str
 
 
 @pytest.mark.parametrize("start", ["alone", "--ranks", "mpiexec"])
-@pytest.mark.parametrize("asked", [{}, {"OPENBLAS_NUM_THREADS": "2", "OMP_NUM_THREADS": "2"}])
+@pytest.mark.parametrize("asked", [{}, MORE] if FULL else [MORE])
 def test_a_rank_has_one_blas_thread(tmp_path, data, start, asked):
     """However it is started and whatever the environment says: --threads says it."""
     words = [data["digits"], "--out", "run", "--epochs", 1]

@@ -162,11 +162,14 @@ class Journal:
         if self._saved != self._position():
             self._save()
 
+    def is_due_by_steps(self) -> bool:
+        """Return whether a checkpoint is due that all ranks know of."""
+        return self._unit == "step" and self.update.steps % self._every == 0
+
     def _is_due(self) -> bool:
         """Return whether a checkpoint inside the epoch is due."""
-        if self._unit == "step":
-            return self.update.steps % self._every == 0
-        return self._unit == "s" and time.monotonic() - self._saved_at >= self._every
+        is_time = self._unit == "s" and time.monotonic() - self._saved_at >= self._every
+        return is_time or self.is_due_by_steps()
 
     def _try_save(self) -> None:
         try:

@@ -163,6 +163,8 @@ class Run:
             start = progress.step * batch_size
             batch = self.order.array[start : start + batch_size]
             self.step(batch)
+            if self.journal.is_due_by_steps():
+                self._compare_replicas(digest(self.network.theta))
             self.journal.after_step(start + len(batch))
         self._end_epoch(time.monotonic() - began, max(len(self.rows) - skipped, 0))
 
@@ -233,7 +235,7 @@ class Run:
         odd = np.flatnonzero(digests != digests[0])
         if len(odd):
             raise DistbpError(
-                f"After epoch {self.progress.epoch} the parameters of rank {odd[0]} differ from "
+                f"After step {self.update.steps} the parameters of rank {odd[0]} differ from "
                 f"those of rank 0. The last checkpoint is from before; --resume goes on from it."
             )
 

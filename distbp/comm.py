@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from mpi4py import MPI
 
 PATIENCE = 3.0  # seconds that ranks with the same trouble may come apart
+FORWARDING = 0.3  # seconds for the launcher to pass on last words; an abort would overtake them
 TOKEN = 16  # bytes that prove that two ranks see the same memory
 
 # Where launchers say how many ranks they started, and which one a process is.
@@ -216,11 +217,9 @@ class Comm:
 
     def abort(self, status: int) -> NoReturn:
         """End all ranks at once with a non-zero exit status."""
-        sys.stdout.flush()
-        sys.stderr.flush()
-        if self._comm is not None:
-            self._comm.Abort(status)
-        os._exit(status)
+        if self._comm is None:
+            os._exit(status)
+        end_ranks(status)
 
     # Memory that a node shares.
 
@@ -340,10 +339,16 @@ def fail(rank: int, size: int, trace: str) -> NoReturn:
     sys.stderr.write(
         f"distbp: rank {rank} of {size} on {platform.node()} failed; all ranks are ended.\n{trace}"
     )
+    end_ranks(1)
+
+
+def end_ranks(status: int) -> NoReturn:
+    """End all ranks at once, as soon as what this one has written is on its way."""
     sys.stdout.flush()
     sys.stderr.flush()
-    _mpi().COMM_WORLD.Abort(1)
-    os._exit(1)
+    time.sleep(FORWARDING)
+    _mpi().COMM_WORLD.Abort(status)
+    os._exit(status)
 
 
 def connect() -> Comm:

@@ -7,6 +7,7 @@ output that may not be there. So the launcher's own files are asked.
 """
 
 import os
+import stat
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -25,7 +26,14 @@ def terminal_widths() -> tuple[int, int]:
         files = sys.stdout, sys.stderr
         out, err = [columns(f.fileno()) if f.isatty() else 0 for f in files]
         return out, err
-    return terminal_columns(launcher, 1), terminal_columns(launcher, 2)
+    # A rank's own file, of `> log` behind the launcher's name, does not pass through it.
+    out, err = [0 if is_file(n) else terminal_columns(launcher, n) for n in (1, 2)]
+    return out, err
+
+
+def is_file(descriptor: int) -> bool:
+    """Return whether an open descriptor of this process is a file on a disk."""
+    return stat.S_ISREG(os.fstat(descriptor).st_mode)
 
 
 def launcher_above(pid: int) -> int | None:

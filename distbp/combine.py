@@ -1,138 +1,98 @@
-"""From the gradients of shards to the gradient of the batch, on every rank.
+"""From the gradients of shards to a new θ, the same on every rank.
 
-A `Combiner` owns the vectors that backprop writes into, one per level of the sum
-tree (see `shards`), adds them up as soon as a subtree is complete, and finishes
-the sum over all ranks. Behind the gradient every vector has room for `EXTRA`
-numbers more, which are summed along with it: the shard's cost and its correct
-answers. So every rank knows those of the whole batch, exactly and for no message
-more.
+A `Combiner` owns the vectors that backprop writes into and adds them up as soon as
+a subtree of the sum is complete (see `shards`): what is left are a rank's partial
+sums. `finish` completes the sum over all ranks and makes the update. Behind the
+gradient every vector has room for `EXTRA` numbers more, which are summed along with
+it: the shard's cost and its correct answers. So every rank knows those of the whole
+batch, exactly and for no message more.
 
-`Tree` is exact: the bits do not depend on the number of ranks. θ is cut into one
-slice a rank; every rank sends its partial sums of a slice to the slice's owner,
-who finishes the tree, and the finished slices go back to all. `Allreduce` is the
-textbook: one sum over all ranks in an order that MPI chooses.
+    Node       θ and the optimizer's state exist once a node, in memory that its ranks
+               share, and so do their partial sums. Each rank has a slice of θ, which it
+               adds up in tree order and updates: nothing is sent. Over several nodes
+               the ranks that have the same slice exchange it. Exact: the bits do not
+               depend on the number of ranks.
+    Tree       the same as if each rank were a node of its own: messages only. Exact.
+    Allreduce  the textbook: one sum over all ranks, in an order that MPI chooses
 """
 
+import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from distbp.comm import Comm
-from distbp.optimizers import BLOCK
-from distbp.shards import additions, merges, rank_shards, subtrees
+from distbp.comm import Comm, Peers
+from distbp.errors import DistbpError
+from distbp.optimizers import BLOCK, Update
+from distbp.shards import Run, additions, rank_shards, stack_depth, stack_plan, subtrees
 
-# What `Comm.alltoallv` takes: array, (counts, places), array, (counts, places).
+EXTRA = 2  # numbers behind the gradient: cost, correct answers
+PAD = 16  # vectors that are shared start at multiples of this: at a line of the cache
+
+LEAST_BLOCKS = 8  # of a slice: smaller ones take longer to pass on than to add up
+
+Pairs = list[tuple[np.ndarray, np.ndarray]]  # (into, from)
+# What `Peers.alltoallv` takes: array, (counts, places), array, (counts, places).
 Message = tuple[
     np.ndarray, tuple[np.ndarray, np.ndarray], np.ndarray, tuple[np.ndarray, np.ndarray]
 ]
+# Makes an array of some shape and dtype, of which this rank has the rows [start, stop).
+Memory = Callable[[tuple[int, ...], np.dtype, Run], np.ndarray]
 
-EXTRA = 2  # numbers behind the gradient: cost, correct answers
+
+class NotSharedError(DistbpError):
+    """The ranks of a node cannot share memory."""
 
 
 class Combiner(ABC):
-    """Sums the shards' vectors of one step after the other.
+    """Turns the shards' vectors of one step after the other into new parameters.
 
     Parameters
     ----------
     comm : Comm
     shards : int
         S, of a batch.
-    size : int
-        Of θ.
-    dtype : numpy.dtype
+    update : Update
 
     Attributes
     ----------
     plan : list of (shard, slot)
         This rank's shards, in order, each with the vector it is to be written to;
         `done` has to be called after each.
-    slots : (slots, size + EXTRA) array
-    partials : int
-        How many vectors are left when all of the plan is done: slots[:partials].
+    slots : (slots, P + EXTRA) array
+        When all of the plan is done, the first of them are the partial sums.
     """
 
     is_exact: bool
 
-    def __init__(self, comm: Comm, shards: int, size: int, dtype: np.dtype) -> None:
-        self.comm = comm
-        run = rank_shards(shards, comm.size, comm.rank)
-        self.partials = len(list(subtrees(run, (0, shards))))
-        self.plan: list[tuple[int, int]] = []
-        counts: list[int] = []
-        top = 0  # first free vector of the stack
-        for node in subtrees(run, (0, shards)):
-            for shard, count in zip(range(*node), merges(node), strict=True):
-                self.plan.append((shard, top))
-                counts.append(count)
-                top += 1 - count
-        depth = 1 + max((slot for _, slot in self.plan), default=0)
-        self.slots = np.zeros((depth, size + EXTRA), dtype)
-        self._additions = [
-            [(self.slots[slot - i - 1], self.slots[slot - i]) for i in range(count)]
-            for (_, slot), count in zip(self.plan, counts, strict=True)
+    def __init__(self, comm: Comm, shards: int, update: Update) -> None:
+        self.comm, self.update = comm, update
+        self.size, self.dtype = update.network.theta.size, update.network.dtype
+        self.root = (0, shards)
+        self.runs = [rank_shards(shards, comm.size, rank) for rank in range(comm.size)]
+        self.trees = [list(subtrees(run, self.root)) for run in self.runs]  # partial sums
+        self._stack = stack_plan(self.trees[comm.rank])
+        self.plan = [(shard, slot) for shard, slot, _ in self._stack]
+
+    def _use(self, slots: np.ndarray) -> None:
+        self.slots = slots
+        self._additions: list[Pairs] = [
+            [(slots[slot - i - 1], slots[slot - i]) for i in range(count)]
+            for _, slot, count in self._stack
         ]
 
     def done(self, i: int) -> None:
         """Add up what the i-th shard of the plan, just written, completes."""
-        for left, right in self._additions[i]:
-            np.add(left, right, out=left)
+        add(self._additions[i])
 
     @abstractmethod
-    def finish(self) -> np.ndarray:
-        """Return the sum over all shards of all ranks, (size + EXTRA,), on every rank.
+    def finish(self, rows: int, learning_rate: float) -> tuple[float, int]:
+        """Make a step by the sum over all shards of all ranks, of `rows` rows; collective.
 
-        The caller may use it up; it is good until the next shard is written.
+        Returns cost and correct answers of the whole batch. If that cost is not a finite
+        number, nothing is changed.
         """
-
-
-class Tree(Combiner):
-    """The exact sum, by messages."""
-
-    is_exact = True
-
-    def __init__(self, comm: Comm, shards: int, size: int, dtype: np.dtype) -> None:
-        super().__init__(comm, shards, size, dtype)
-        root = (0, shards)
-        runs = [rank_shards(shards, comm.size, rank) for rank in range(comm.size)]
-        nodes = [list(subtrees(run, root)) for run in runs]  # partial sums of each rank
-        cuts = slice_cuts(size + EXTRA, comm.size)
-        start, stop = cuts[comm.rank : comm.rank + 2]
-        self._total = self.slots[0] if comm.size == 1 else np.empty(size + EXTRA, dtype)
-        self._slice = self._total[start:stop]
-        self._counts = np.diff(cuts)
-        # This rank's slice of all partial sums, from left to right in the tree.
-        self._received = np.empty((sum(map(len, nodes)), stop - start), dtype)
-        self._above = [
-            (self._received[left], self._received[right])
-            for left, right in additions([node for of_rank in nodes for node in of_rank], root)
-        ]
-        self._messages = [
-            self._message(k, np.array([len(of_rank) for of_rank in nodes]), cuts)
-            for k in range(max(map(len, nodes)))
-        ]
-
-    def _message(self, k: int, partials: np.ndarray, cuts: np.ndarray) -> Message:
-        """Return how everybody's k-th partial sum is exchanged, for those who have one."""
-        width = len(self._slice)
-        send_counts = self._counts if k < self.partials else np.zeros_like(self._counts)
-        receive_counts = np.where(k < partials, width, 0)
-        receive_places = (np.cumsum(partials) - partials + k) * width
-        return (
-            self.slots[min(k, len(self.slots) - 1)],
-            (send_counts, cuts[:-1]),
-            self._received,
-            (receive_counts, np.minimum(receive_places, self._received.size)),
-        )
-
-    def finish(self) -> np.ndarray:
-        if self.comm.size > 1:
-            for message in self._messages:
-                self.comm.alltoallv(*message)
-            for left, right in self._above:
-                np.add(left, right, out=left)
-            np.copyto(self._slice, self._received[0])
-            self.comm.allgatherv(self._total, self._counts)
-        return self._total
 
 
 class Allreduce(Combiner):
@@ -140,21 +100,276 @@ class Allreduce(Combiner):
 
     is_exact = False
 
-    def finish(self) -> np.ndarray:
+    def __init__(self, comm: Comm, shards: int, update: Update) -> None:
+        super().__init__(comm, shards, update)
+        shape = stack_depth(self.trees[comm.rank]), self.size + EXTRA
+        self._use(np.zeros(shape, self.dtype))
+
+    def finish(self, rows: int, learning_rate: float) -> tuple[float, int]:
         total = self.slots[0]
         if not self.plan:
             total.fill(0.0)
-        for other in self.slots[1 : self.partials]:
+        for other in self.slots[1 : len(self.trees[self.comm.rank])]:
             np.add(total, other, out=total)
         self.comm.allreduce(total)
-        return total
+        cost, correct = total[-EXTRA:].tolist()
+        if not math.isfinite(cost):
+            return cost, 0
+        self.update.apply(total[:-EXTRA], rows, learning_rate)
+        return cost, round(correct)
 
 
-COMBINERS: dict[str, type[Combiner]] = {"tree": Tree, "allreduce": Allreduce}
+class Exact(Combiner):
+    """The sum in tree order: slice by slice in a node's memory, then between nodes.
+
+    Parameters
+    ----------
+    comm, shards, update
+    nodes : list of ranges of ranks
+        Those that have the same memory.
+    lane : Peers, optional
+        The ranks at the same place of all nodes, if all nodes have this place.
+    memory : Memory
+        Of the node.
+    wait : function
+        Returns when all ranks of the node have called it.
+    """
+
+    is_exact = True
+
+    def __init__(
+        self,
+        comm: Comm,
+        shards: int,
+        update: Update,
+        nodes: list[range],
+        lane: Peers | None,
+        memory: Memory,
+        wait: Callable[[], None],
+    ) -> None:
+        super().__init__(comm, shards, update)
+        self._wait = wait
+        node = next(i for i, ranks in enumerate(nodes) if comm.rank in ranks)
+        here, place = nodes[node], comm.rank - nodes[node].start
+        length = self.size + EXTRA
+
+        # The vectors of all ranks here, and among them their partial sums, in order.
+        depths = [stack_depth(self.trees[rank]) for rank in here]
+        firsts = [sum(depths[:i]) for i in range(len(here) + 1)]
+        own = firsts[place], firsts[place + 1]
+        slots = memory((firsts[-1], -(-length // PAD) * PAD), self.dtype, own)[:, :length]
+        self._use(slots[slice(*own)])
+        partials = [
+            (tree, slots[first + i])
+            for first, rank in zip(firsts, here, strict=False)
+            for i, tree in enumerate(self.trees[rank])
+        ]
+
+        # This rank's slice of them, and the additions that the node can make.
+        lanes = max(1, min(-(-length // BLOCK) // LEAST_BLOCKS, *map(len, nodes)))
+        cuts = slice_cuts(length, lanes) + [length] * (len(here) - lanes)
+        start, stop = cuts[place : place + 2]
+        names = [tree for tree, _ in partials]
+        slices = [vector[start:stop] for _, vector in partials]
+        node_trees = [
+            list(subtrees((self.runs[ranks[0]][0], self.runs[ranks[-1]][1]), self.root))
+            for ranks in nodes
+        ]
+        pairs = [
+            (slices[left], slices[right])
+            for tree in node_trees[node]
+            for left, right in additions(names, tree)
+        ]
+        sums = [
+            s for name, s in zip(names, slices, strict=True) if is_first(name, node_trees[node])
+        ]
+        self._exchange = None
+        if len(nodes) > 1 and lane is not None and start < stop:
+            self._exchange = Exchange(lane, node_trees, self.root, sums, stop - start, self.dtype)
+        self._total = self._exchange.total if self._exchange else (sums or slots)[0][: stop - start]
+
+        # θ and state, in two versions: a step is whole, or it has not happened.
+        part = min(start, self.size), min(stop, self.size)
+        arrays = range(1 + len(update.state))
+        versions = [[memory((self.size,), self.dtype, part) for _ in arrays] for _ in range(2)]
+        blocks = -(-self.size // BLOCK)
+        squares = memory((blocks,), np.dtype(np.float64), (0, 0 if place else blocks))
+        self._extra = memory((EXTRA,), self.dtype, (0, 0 if place else EXTRA))
+        self._has_extra = start < stop == length
+        update.move(versions, part, squares)
+        self._gradient = self._total[: part[1] - start]
+
+        # Additions and gradient for each piece that is updated in one go, and the rest.
+        cut = [slice(piece.start - start, piece.stop - start) for piece in update.pieces]
+        self._pieces = [([(a[c], b[c]) for a, b in pairs], self._gradient[c]) for c in cut]
+        self._rest = [(a[part[1] - start :], b[part[1] - start :]) for a, b in pairs]
+        self._wait()
+
+    def finish(self, rows: int, learning_rate: float) -> tuple[float, int]:
+        update, is_summed = self.update, False
+        self._wait()  # for the partial sums of all
+        if self._has_extra:
+            add(self._rest)
+        if self._exchange or update.clip_norm is not None:
+            is_summed = True
+            for pairs, _ in self._pieces:
+                add(pairs)
+            if self._exchange:
+                self._exchange.run()
+            if update.clip_norm is not None:
+                update.measure(self._gradient)
+                self._wait()  # for the squares of all slices
+        update.begin(rows, learning_rate)
+        for i, (pairs, gradient) in enumerate(self._pieces):
+            if not is_summed:
+                add(pairs)
+            update.apply_piece(i, gradient)
+        if self._has_extra:
+            np.copyto(self._extra, self._total[-EXTRA:])
+        self._wait()  # for all slices of the new θ
+        cost, correct = self._extra.tolist()
+        if not math.isfinite(cost):
+            return cost, 0
+        update.commit()
+        return cost, round(correct)
 
 
-def slice_cuts(size: int, ranks: int) -> np.ndarray:
-    """Return where a vector is cut into one slice a rank, (ranks + 1,), at whole blocks."""
+class Node(Exact):
+    """The exact sum, with one copy of everything a node.
+
+    Raises
+    ------
+    NotSharedError
+        On all ranks, if those of one node cannot share memory.
+    """
+
+    def __init__(self, comm: Comm, shards: int, update: Update) -> None:
+        ends = np.cumsum(comm.node_sizes).tolist()
+        nodes = [range(end - n, end) for end, n in zip(ends, comm.node_sizes, strict=True)]
+
+        def memory(shape: tuple[int, ...], dtype: np.dtype, rows: Run) -> np.ndarray:
+            shared = comm.node_array(shape, dtype, rows)
+            known = comm.gather([shared.is_shared, shared.trouble])
+            if not all(is_shared for is_shared, _ in known):
+                raise NotSharedError(next((text for _, text in known if text), "it is unknown why"))
+            return shared.array
+
+        super().__init__(comm, shards, update, nodes, comm.lane(), memory, comm.node_barrier())
+
+
+class Tree(Exact):
+    """The exact sum, by messages between all ranks."""
+
+    def __init__(self, comm: Comm, shards: int, update: Update) -> None:
+        nodes = [range(rank, rank + 1) for rank in range(comm.size)]
+
+        def memory(shape: tuple[int, ...], dtype: np.dtype, rows: Run) -> np.ndarray:
+            return np.zeros(shape, dtype)
+
+        super().__init__(comm, shards, update, nodes, comm, memory, lambda: None)
+
+
+class Exchange:
+    """Completes a sum between nodes, each of which has some of its partial sums.
+
+    Every peer owns a part of the sum: it is sent that part of all partial sums, adds
+    them up in tree order, and sends the result to all.
+
+    Parameters
+    ----------
+    lane : Peers
+    trees : list of lists of subtrees
+        Whose sums each peer has.
+    root : subtree
+        Whose sum is wanted.
+    sums : list of (width,) arrays
+        This peer's.
+    width : int
+    dtype : numpy.dtype
+
+    Attributes
+    ----------
+    total : (width,) array
+    """
+
+    def __init__(
+        self,
+        lane: Peers,
+        trees: Sequence[Sequence[Run]],
+        root: Run,
+        sums: list[np.ndarray],
+        width: int,
+        dtype: np.dtype,
+    ) -> None:
+        self._lane = lane
+        cuts = np.array(slice_cuts(width, lane.size))
+        start, stop = cuts[lane.rank : lane.rank + 2]
+        self.total = np.empty(width, dtype)
+        self._own = self.total[start:stop]
+        self._counts = np.diff(cuts)
+        numbers = np.array([len(of_peer) for of_peer in trees])
+        # This peer's part of all sums, from left to right in the tree.
+        self._received = np.empty((numbers.sum(), stop - start), dtype)
+        self._pairs = [
+            (self._received[left], self._received[right])
+            for left, right in additions([tree for of_peer in trees for tree in of_peer], root)
+        ]
+        self._messages = [
+            self._message(sums[k] if k < len(sums) else None, k, numbers, cuts)
+            for k in range(numbers.max())
+        ]
+
+    def _message(
+        self, own: np.ndarray | None, k: int, numbers: np.ndarray, cuts: np.ndarray
+    ) -> Message:
+        """Return how everybody's k-th sum is exchanged, for those who have one."""
+        width = len(self._own)
+        receive_counts = np.where(k < numbers, width, 0)
+        receive_places = (np.cumsum(numbers) - numbers + k) * width
+        return (
+            self.total if own is None else own,
+            (self._counts if own is not None else np.zeros_like(self._counts), cuts[:-1]),
+            self._received,
+            (receive_counts, np.minimum(receive_places, self._received.size)),
+        )
+
+    def run(self) -> None:
+        """Write the sum to `total`, on every peer."""
+        for message in self._messages:
+            self._lane.alltoallv(*message)
+        add(self._pairs)
+        np.copyto(self._own, self._received[0])
+        self._lane.allgatherv(self.total, self._counts)
+
+
+COMBINERS: dict[str, type[Combiner]] = {"node": Node, "tree": Tree, "allreduce": Allreduce}
+
+
+def make_combiner(
+    name: str, comm: Comm, shards: int, update: Update
+) -> tuple[Combiner, str | None]:
+    """Return a combiner, and what is to be said if it is not the one that was asked for."""
+    try:
+        return COMBINERS[name](comm, shards, update), None
+    except NotSharedError as trouble:
+        return Tree(comm, shards, update), (
+            f"the ranks of a node cannot share memory ({trouble}): they send messages instead, "
+            f"as with --combine tree. The result is the same, but slower."
+        )
+
+
+def add(pairs: Pairs) -> None:
+    """Add what each pair says."""
+    for into, what in pairs:
+        np.add(into, what, out=into)
+
+
+def is_first(tree: Run, trees: Sequence[Run]) -> bool:
+    """Return whether a subtree is the leftmost part of one of `trees`."""
+    return any(tree[0] == other[0] for other in trees)
+
+
+def slice_cuts(size: int, parts: int) -> list[int]:
+    """Return where a vector is cut into parts, of which there are one less, at whole blocks."""
     blocks = -(-size // BLOCK)
-    cuts = [min(blocks * rank // ranks * BLOCK, size) for rank in range(ranks + 1)]
-    return np.array(cuts)
+    return [min(blocks * part // parts * BLOCK, size) for part in range(parts + 1)]

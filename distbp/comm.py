@@ -10,30 +10,26 @@ has a `Comm` of one rank, which needs no MPI at all.
 import atexit
 import json
 import math
-import mmap
 import os
 import platform
-import secrets
 import sys
-import tempfile
 import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
 from distbp.errors import KINDS, DistbpError, LaunchError
+from distbp.memory import LINE, NodeArray, make_barrier
 
 if TYPE_CHECKING:
     from mpi4py import MPI
 
 PATIENCE = 3.0  # seconds that ranks with the same trouble may come apart
 FORWARDING = 0.3  # seconds for the launcher to pass on last words; an abort would overtake them
-TOKEN = 16  # bytes that prove that two ranks see the same memory
 
 # Where launchers say how many ranks they started, and which one a process is.
 RANKS_VARIABLE = "DISTBP_RANKS"
@@ -41,42 +37,22 @@ SIZE_VARIABLES = (RANKS_VARIABLE, "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STE
 RANK_VARIABLES = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK", "SLURM_PROCID")
 
 
-class Comm:
-    """The ranks of one run.
+class Peers:
+    """Ranks that send each other numbers.
 
     Parameters
     ----------
     mpi : mpi4py.MPI.Comm, optional
-        All ranks, in the launcher's order; None for a process on its own.
+        None for a process on its own.
 
     Attributes
     ----------
     rank, size : int
-        Ranks are renumbered by node and place on it, so that those of a node are a
-        run whatever the launcher's mapping.
-    node, nodes : int
-        This rank's node, and how many there are.
     """
 
     def __init__(self, mpi: "MPI.Comm | None" = None) -> None:
-        self._comm: MPI.Comm | None = mpi
-        self._node_comm: MPI.Comm | None = mpi
-        self.rank, self.size, self.node, self.nodes = 0, 1, 0, 1
-        self.node_rank, self.node_size = 0, 1
-        if mpi is None or mpi.size == 1:
-            return
-        self._arrivals = mpi.Dup()  # of its own: who fails is not where the others are
-        node = mpi.Split_type(_mpi().COMM_TYPE_SHARED, mpi.rank)
-        first = np.array([mpi.rank])
-        node.Bcast(first)
-        everybody = mpi.Split(0, int(first[0]) * mpi.size + node.rank)
-        self._comm, self._node_comm = everybody, node
-        self.rank, self.size = everybody.rank, everybody.size
-        self.node_rank, self.node_size = node.rank, node.size
-        firsts = np.unique(self.gather_numbers(int(first[0])))
-        self.node, self.nodes = int(np.searchsorted(firsts, first[0])), len(firsts)
-
-    # Messages between all ranks.
+        self._comm = mpi
+        self.rank, self.size = (mpi.rank, mpi.size) if mpi else (0, 1)
 
     def gather_numbers(self, number: int) -> np.ndarray:
         """Return every rank's number, on every rank: (size,) int64."""
@@ -88,7 +64,14 @@ class Comm:
 
     def broadcast(self, value: Any, root: int = 0) -> Any:
         """Return the `value` of rank `root`, on every rank; anything that JSON can hold."""
-        return _broadcast(self._comm, value, root) if self.size > 1 else value
+        if self.size == 1:
+            return value
+        text = json.dumps(value).encode() if self.rank == root else b""
+        length = np.array([len(text)], np.int64)
+        self._mpi.Bcast(length, root)
+        buffer = np.frombuffer(text, np.uint8) if text else np.empty(length[0], np.uint8)
+        self._mpi.Bcast(buffer, root)
+        return json.loads(buffer.tobytes())
 
     def gather(self, value: Any) -> list[Any]:
         """Return every rank's `value`, on every rank; anything that JSON can hold."""
@@ -109,6 +92,11 @@ class Comm:
         if self.size > 1:
             self._mpi.Allreduce(_mpi().IN_PLACE, array)
 
+    def barrier(self) -> None:
+        """Wait for all ranks."""
+        if self.size > 1:
+            self._mpi.Barrier()
+
     def allgatherv(self, array: np.ndarray, counts: np.ndarray) -> None:
         """Complete `array`, of which rank r has the r-th run of `counts[r]` numbers."""
         if self.size > 1:
@@ -123,6 +111,72 @@ class Comm:
         """
         self._mpi.Alltoallv([send, send_counts], [receive, receive_counts])
 
+    @property
+    def _mpi(self) -> "MPI.Comm":
+        if self._comm is None:
+            raise LaunchError("a process without MPI has no other ranks")
+        return self._comm
+
+
+class Comm(Peers):
+    """The ranks of one run.
+
+    Parameters
+    ----------
+    mpi : mpi4py.MPI.Comm, optional
+        All ranks, in the launcher's order; None for a process on its own.
+
+    Attributes
+    ----------
+    rank, size : int
+        Ranks are renumbered by node and place on it, so that those of a node are a
+        run whatever the launcher's mapping.
+    node, nodes : int
+        This rank's node, and how many there are.
+    node_rank : int
+        This rank's place on its node.
+    node_sizes : list of int
+        How many ranks each node has.
+    on_node : Peers
+        The ranks of this node.
+    """
+
+    def __init__(self, mpi: "MPI.Comm | None" = None) -> None:
+        super().__init__(mpi)
+        self.on_node = Peers()
+        self.node, self.node_rank, self.node_sizes = 0, 0, [1]
+        if mpi is None or mpi.size == 1:
+            return
+        self._arrivals = mpi.Dup()  # of its own: who fails is not where the others are
+        node = mpi.Split_type(_mpi().COMM_TYPE_SHARED, mpi.rank)
+        first = np.array([mpi.rank])
+        node.Bcast(first)
+        super().__init__(mpi.Split(0, int(first[0]) * mpi.size + node.rank))
+        self.on_node, self.node_rank = Peers(node), node.rank
+        firsts, sizes = np.unique(self.gather_numbers(int(first[0])), return_counts=True)
+        self.node, self.node_sizes = int(np.searchsorted(firsts, first[0])), sizes.tolist()
+
+    @property
+    def nodes(self) -> int:
+        return len(self.node_sizes)
+
+    @property
+    def node_size(self) -> int:
+        """How many ranks this rank's node has."""
+        return self.node_sizes[self.node]
+
+    def lane(self) -> Peers | None:
+        """Return the ranks at this rank's place on every node, in the nodes' order; collective.
+
+        None for a rank whose place not all nodes have.
+        """
+        if self.nodes == 1:
+            return Peers()
+        has_lane = self.node_rank < min(self.node_sizes)
+        color = self.node_rank if has_lane else _mpi().UNDEFINED
+        mpi = self._mpi.Split(color, self.rank)
+        return Peers(mpi) if has_lane else None
+
     def gather_rows(self, rows: np.ndarray) -> np.ndarray:
         """Return on rank 0 the rows (m, k) of all ranks, in their order; elsewhere its own."""
         if self.size == 1:
@@ -133,11 +187,6 @@ class Comm:
             everything = np.empty((counts.sum(), *rows.shape[1:]), rows.dtype)
         self._mpi.Gatherv(rows, [everything, counts * math.prod(rows.shape[1:])])
         return everything
-
-    def barrier(self) -> None:
-        """Wait for all ranks."""
-        if self.size > 1:
-            self._mpi.Barrier()
 
     # Trouble.
 
@@ -223,9 +272,25 @@ class Comm:
 
     # Memory that a node shares.
 
-    def node_array(self, shape: tuple[int, ...], dtype: np.dtype) -> "NodeArray":
+    def node_array(
+        self, shape: tuple[int, ...], dtype: np.dtype, rows: tuple[int, int] | None = None
+    ) -> NodeArray:
         """Return an array that all ranks of a node see; collective."""
-        return NodeArray(self, shape, np.dtype(dtype))
+        return NodeArray(self, shape, np.dtype(dtype), rows)
+
+    def node_barrier(self) -> Callable[[], None]:
+        """Return what makes the ranks of a node wait for each other; collective.
+
+        It goes through shared memory where there is any: a message takes longer.
+        """
+        counters = self.node_array((self.node_size, LINE), np.dtype(np.int64))
+        if self.node_size == 1:
+            return lambda: None
+        return (
+            make_barrier(self.on_node, counters.array).wait
+            if counters.is_shared
+            else self.on_node.barrier
+        )
 
     def fill_node_array(
         self, shape: tuple[int, ...], dtype: np.dtype, fill: Callable[[np.ndarray], None]
@@ -234,102 +299,6 @@ class Comm:
         shared = self.node_array(shape, dtype)
         shared.fill(fill)
         return shared.array
-
-    @property
-    def _mpi(self) -> "MPI.Comm":
-        if self._comm is None:
-            raise LaunchError("a process without MPI has no other ranks")
-        return self._comm
-
-
-class NodeArray:
-    """An array of which a node has one copy: a file that its ranks map and nobody else sees.
-
-    The file is unlinked as soon as all have mapped it, so that no kind of death
-    leaves it behind. Where the ranks cannot share memory, each has its own copy.
-
-    Attributes
-    ----------
-    array : array of `shape` and `dtype`
-    is_owner : bool
-        Whether this rank is the one to fill its copy.
-    """
-
-    def __init__(self, comm: Comm, shape: tuple[int, ...], dtype: np.dtype) -> None:
-        self._comm = comm
-        memory = share(comm, math.prod(shape) * dtype.itemsize)
-        self.is_owner = memory is None or comm.node_rank == 0
-        if memory is None:
-            self.array = np.empty(shape, dtype)
-        else:
-            count = math.prod(shape)
-            self.array = np.frombuffer(memory, dtype, count).reshape(shape)
-
-    def fill(self, function: Callable[[np.ndarray], None]) -> None:
-        """Let the owner of each copy call `function` on it; collective."""
-        with self._comm.together():
-            if self.is_owner:
-                function(self.array)
-
-
-def share(comm: Comm, size: int) -> mmap.mmap | None:
-    """Return `size` bytes that all ranks of the node see, or None if they cannot; collective.
-
-    None too for a rank that is alone on its node.
-    """
-    node = comm._node_comm
-    if node is None or comm.node_size == 1:
-        return None
-    path, token = _offer(size) if comm.node_rank == 0 else (None, "")
-    path, token = _broadcast(node, [path, token], 0)
-    memory = _map(path, size, token) if path else None
-    has_mapped = np.empty(comm.node_size, np.int64)
-    node.Allgather(np.array([memory is not None], np.int64), has_mapped)
-    if path and comm.node_rank == 0:
-        Path(path).unlink(missing_ok=True)
-    return memory if has_mapped.all() else None
-
-
-def _offer(size: int) -> tuple[str | None, str]:
-    """Reserve a file for `size` bytes and a token behind them; return its name and the token."""
-    token = secrets.token_bytes(TOKEN)
-    for folder in ("/dev/shm", tempfile.gettempdir()):  # noqa: S108 (a random name, O_EXCL)
-        path = Path(folder, f"distbp-{os.getpid()}-{secrets.token_hex(4)}")
-        try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
-        except OSError:
-            continue
-        try:
-            # Reserved, not only declared: a full folder is an error here, not a SIGBUS later.
-            if hasattr(os, "posix_fallocate"):
-                os.posix_fallocate(descriptor, 0, size + TOKEN)
-            os.pwrite(descriptor, token, size)
-            return str(path), token.hex()
-        except OSError:
-            path.unlink()
-        finally:
-            os.close(descriptor)
-    return None, ""
-
-
-def _map(path: str, size: int, token: str) -> mmap.mmap | None:
-    """Map the file, or return None if this rank does not see it, or sees another one."""
-    try:
-        with open(path, "r+b") as file:
-            memory = mmap.mmap(file.fileno(), size + TOKEN)
-    except (OSError, ValueError):
-        return None
-    return memory if memory[size:].hex() == token else None
-
-
-def _broadcast(comm: Any, value: Any, root: int) -> Any:
-    """Return `root`'s value on every rank of an MPI communicator."""
-    text = json.dumps(value).encode() if comm.rank == root else b""
-    length = np.array([len(text)], np.int64)
-    comm.Bcast(length, root)
-    buffer = np.frombuffer(text, np.uint8) if text else np.empty(length[0], np.uint8)
-    comm.Bcast(buffer, root)
-    return json.loads(buffer.tobytes())
 
 
 def fail(rank: int, size: int, trace: str) -> NoReturn:

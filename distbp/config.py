@@ -112,7 +112,7 @@ class Config:
     )
     shards: int | None = option(None, "pieces of a mini-batch; fixes the bits", int, least=1)
     combine: str = option(
-        "tree", "how gradients are summed; allreduce is not exact", choices=tuple(COMBINERS)
+        "node", "how gradients are summed; allreduce is not exact", choices=tuple(COMBINERS)
     )
     threads: int = option(1, "BLAS threads a rank; part of the bits", int, least=1)
     dtype: str = option("float32", "of all numbers", choices=DTYPES)

@@ -1,19 +1,19 @@
-"""The gradient of a mini-batch, computed by all ranks.
+"""The gradients of a mini-batch's shards, computed by all ranks.
 
-Each rank runs backprop on its shards; a `Combiner` adds the results up. With the
-gradient come the batch's cost and its number of right answers, on every rank.
+Each rank runs backprop on its own shards, into the vectors of a `Combiner`. Behind
+each gradient stand the shard's cost and its number of right answers.
 """
 
 import numpy as np
 
-from distbp.combine import EXTRA, Combiner
+from distbp.combine import Combiner
 from distbp.data import Feed, Scaling, Split
 from distbp.network import Dropout, Network, Workspace, layer_views
 from distbp.shards import shard_rows
 
 
 class BatchGradient:
-    """Computes gradients of one batch after the other; allocates only when it is made.
+    """Computes the shards of one batch after the other; allocates only when it is made.
 
     Parameters
     ----------
@@ -54,11 +54,10 @@ class BatchGradient:
         work = self.network.workspace(rows)
         return work, Dropout(dropout, self.network.seed, work) if dropout else None
 
-    def compute(self, batch: np.ndarray, epoch: int, step: int) -> tuple[np.ndarray, float, int]:
-        """Return gradient (P,), cost and right answers, all summed over the rows of a batch.
+    def compute(self, batch: np.ndarray, epoch: int, step: int) -> None:
+        """Write the gradients of this rank's shards of a batch to the combiner's vectors.
 
-        `batch` (m,) are row numbers, the same on all ranks. The gradient may be used
-        up; it is good until the next call. Collective.
+        `batch` (m,) are row numbers, the same on all ranks.
         """
         for i, (shard, slot) in enumerate(self.combiner.plan):
             start, stop = shard_rows(len(batch), self.shards, shard)
@@ -67,8 +66,6 @@ class BatchGradient:
             else:
                 self._backprop(slot, batch[start:stop], (epoch, step, shard))
             self.combiner.done(i)
-        total = self.combiner.finish()
-        return total[:-EXTRA], float(total[-2]), round(float(total[-1]))
 
     def _backprop(self, slot: int, numbers: np.ndarray, position: tuple[int, int, int]) -> None:
         """Write a shard's gradient, cost and number of right answers to its vector."""

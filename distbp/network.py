@@ -25,6 +25,7 @@ import numpy as np
 from distbp import philox
 from distbp.errors import ConfigError
 from distbp.functions import ACTIVATIONS, COSTS, HIDDEN, OUTPUTS
+from distbp.products import row_runs
 
 INITS = ("scaled", "large")
 DTYPES = ("float32", "float64")
@@ -54,7 +55,8 @@ class Workspace:
 
     `z[-1]` and `a[-1]` are the output layer's; a hidden layer's z is overwritten
     by its a. `fed[l]` is what layer l hands on: a[l], or its part that dropout
-    left, which `keep[l]` is the factor of.
+    left, which `keep[l]` is the factor of. `runs[l]` are the rows whose z is computed
+    at once.
     """
 
     a: Layers
@@ -62,6 +64,7 @@ class Workspace:
     fed: Layers
     delta: Layers
     spare: Layers
+    runs: list[list[slice]]
     keep: Layers | None = None
 
 
@@ -147,6 +150,7 @@ class Network:
             fed=a,
             delta=[np.empty_like(layer) for layer in a],
             spare=[np.empty_like(layer) for layer in a],
+            runs=[row_runs(m, n_in, n_out, self.dtype) for n_in, n_out in pairwise(self.sizes)],
         )
 
     def feedforward(self, x: np.ndarray, work: Workspace | None = None) -> np.ndarray:
@@ -176,7 +180,9 @@ class Network:
 
     def _weighted_input(self, l: int, a: np.ndarray, work: Workspace) -> np.ndarray:
         """Return z = a wᵀ + b of a layer."""
-        z = np.matmul(a, self.weights[l].T, out=work.z[l])
+        z = work.z[l]
+        for rows in work.runs[l]:
+            np.matmul(a[rows], self.weights[l].T, out=z[rows])
         np.copyto(work.spare[l], self.biases[l])  # NumPy allocates to add one row to many
         return np.add(z, work.spare[l], out=z)
 

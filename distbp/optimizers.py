@@ -15,6 +15,10 @@ from itertools import pairwise
 
 import numpy as np
 
+from distbp.network import Network, layer_views
+
+Arrays = Sequence[np.ndarray]
+
 # Numbers in a piece of θ: with gradient, state and spare arrays it fits in the L2 cache.
 PIECE = 32768
 # Whatever is summed over θ is summed over blocks of this size first, then in order.
@@ -43,16 +47,17 @@ class Optimizer(ABC):
     @abstractmethod
     def apply(
         self,
-        theta: np.ndarray,
+        old: Arrays,
+        new: Arrays,
         g: np.ndarray,
-        state: Sequence[np.ndarray],
         spare: np.ndarray,
         learning_rate: float,
         t: int,
     ) -> None:
-        """Change `theta` and `state` by the mean gradient `g`; `g` and `spare` are used up.
+        """Write θ and state after a step with the mean gradient `g` to `new`.
 
-        `t` counts the steps from 1.
+        `old` and `new` are (θ, *state), and may be the same; `g` and `spare` are used
+        up. `t` counts the steps from 1.
         """
 
 
@@ -61,15 +66,15 @@ class Sgd(Optimizer):
 
     def apply(
         self,
-        theta: np.ndarray,
+        old: Arrays,
+        new: Arrays,
         g: np.ndarray,
-        state: Sequence[np.ndarray],
         spare: np.ndarray,
         learning_rate: float,
         t: int,
     ) -> None:
         np.multiply(g, learning_rate, out=g)
-        np.subtract(theta, g, out=theta)
+        np.subtract(old[0], g, out=new[0])
 
 
 class Momentum(Optimizer):
@@ -79,18 +84,17 @@ class Momentum(Optimizer):
 
     def apply(
         self,
-        theta: np.ndarray,
+        old: Arrays,
+        new: Arrays,
         g: np.ndarray,
-        state: Sequence[np.ndarray],
         spare: np.ndarray,
         learning_rate: float,
         t: int,
     ) -> None:
-        (v,) = state
-        np.multiply(v, self.momentum, out=v)
+        v = np.multiply(old[1], self.momentum, out=new[1])
         np.multiply(g, learning_rate, out=g)
         np.subtract(v, g, out=v)
-        np.add(theta, v, out=theta)
+        np.add(old[0], v, out=new[0])
 
 
 class Nesterov(Momentum):
@@ -98,18 +102,17 @@ class Nesterov(Momentum):
 
     def apply(
         self,
-        theta: np.ndarray,
+        old: Arrays,
+        new: Arrays,
         g: np.ndarray,
-        state: Sequence[np.ndarray],
         spare: np.ndarray,
         learning_rate: float,
         t: int,
     ) -> None:
-        (v,) = state
-        np.multiply(v, self.momentum, out=v)
+        v = np.multiply(old[1], self.momentum, out=new[1])
         np.multiply(g, learning_rate, out=g)
         np.subtract(v, g, out=v)
-        np.subtract(theta, g, out=theta)
+        theta = np.subtract(old[0], g, out=new[0])
         np.add(theta, np.multiply(v, self.momentum, out=spare), out=theta)
 
 
@@ -121,24 +124,23 @@ class Adam(Optimizer):
 
     def apply(
         self,
-        theta: np.ndarray,
+        old: Arrays,
+        new: Arrays,
         g: np.ndarray,
-        state: Sequence[np.ndarray],
         spare: np.ndarray,
         learning_rate: float,
         t: int,
     ) -> None:
-        m, v = state
-        np.multiply(m, self.beta1, out=m)
+        m = np.multiply(old[1], self.beta1, out=new[1])
         np.add(m, np.multiply(g, 1 - self.beta1, out=spare), out=m)
-        np.multiply(v, self.beta2, out=v)
+        v = np.multiply(old[2], self.beta2, out=new[2])
         np.multiply(g, g, out=g)
         np.add(v, np.multiply(g, 1 - self.beta2, out=g), out=v)
         np.sqrt(v, out=g)
         np.divide(g, (1 - self.beta2**t) ** 0.5, out=g)
         np.add(g, self.epsilon, out=g)
         np.multiply(m, learning_rate / (1 - self.beta1**t), out=spare)
-        np.subtract(theta, np.divide(spare, g, out=spare), out=theta)
+        np.subtract(old[0], np.divide(spare, g, out=spare), out=new[0])
 
 
 OPTIMIZERS: dict[str, type[Optimizer]] = {
@@ -152,11 +154,13 @@ OPTIMIZERS: dict[str, type[Optimizer]] = {
 class Update:
     """Apply summed gradients to θ.
 
+    θ and state exist in one version, which a step changes in place, or in two: then a
+    step reads one and writes the other, and until `commit` nothing has happened.
+
     Parameters
     ----------
-    theta : (P,) array
-        Changed in place by every call.
-    sizes : layer sizes that θ belongs to
+    network : Network
+        Its θ is changed; with two versions it gets the current one after each step.
     optimizer : Optimizer
     l1, l2 : float
         λ/n of the book: the mean gradient of the weights gets l1·sign(w) + l2·w.
@@ -165,54 +169,111 @@ class Update:
 
     Attributes
     ----------
-    state : dict of (P,) arrays
-        The optimizer's, by name.
     steps : int
         Updates made so far.
+    pieces : list of slices of θ
+        Each is updated in one go, and fits in the cache.
     """
 
     def __init__(
         self,
-        theta: np.ndarray,
-        sizes: Sequence[int],
+        network: Network,
         optimizer: Optimizer,
         l1: float = 0.0,
         l2: float = 0.0,
         clip_norm: float | None = None,
     ) -> None:
-        self.theta, self.optimizer = theta, optimizer
+        self.network, self.optimizer = network, optimizer
         self.l1, self.l2, self.clip_norm = l1, l2, clip_norm
-        self.state = {name: np.zeros_like(theta) for name in optimizer.state_names}
         self.steps = 0
-        self._spare = np.empty(min(PIECE, theta.size), theta.dtype)
-        self._block = np.empty(BLOCK, np.float64)
-        self._pieces = [self._piece(slice(i, i + PIECE)) for i in range(0, theta.size, PIECE)]
+        self._versions: Sequence[Arrays] = []
+        theta = network.theta
+        self._lay_out(
+            [[theta, *(np.zeros_like(theta) for _ in optimizer.state_names)]],
+            (0, theta.size),
+            np.zeros(-(-theta.size // BLOCK)),
+        )
+
+    @property
+    def state(self) -> dict[str, np.ndarray]:
+        """The optimizer's arrays (P,), by name."""
+        return dict(zip(self.optimizer.state_names, self._versions[self._now][1:], strict=True))
+
+    def move(self, versions: Sequence[Arrays], part: tuple[int, int], squares: np.ndarray) -> None:
+        """Keep θ and state in two versions (θ, *state), and update only a part of them.
+
+        `part` is copied there from where they were: with others that have the other
+        parts, all of it. `squares` (blocks,) float64 is where they meet to clip.
+        """
+        for array, new in zip(self._versions[self._now], versions[0], strict=True):
+            np.copyto(new[slice(*part)], array[slice(*part)])
+        self._lay_out(versions, part, squares)
+
+    def _lay_out(
+        self, versions: Sequence[Arrays], part: tuple[int, int], squares: np.ndarray
+    ) -> None:
+        start, stop = part
+        self._versions, self._now = versions, 0
+        sizes = self.network.sizes
+        self._bindings = [(arrays[0], *layer_views(arrays[0], sizes)) for arrays in versions]
+        self._bind()
+        self.pieces = [slice(i, min(i + PIECE, stop)) for i in range(start, stop, PIECE)]
+        # By version that is read: (θ, *state) of every piece, before and after a step.
+        self._views = [
+            [([a[piece] for a in old], [a[piece] for a in new]) for piece in self.pieces]
+            for old, new in zip(versions, reversed(versions), strict=True)
+        ]
         self._weights = [
             [
-                np.s_[max(lo - i, 0) : hi - i]
+                np.s_[max(lo - piece.start, 0) : hi - piece.start]
                 for lo, hi in weight_runs(sizes)
-                if lo < i + PIECE and hi > i
+                if lo < piece.stop and hi > piece.start
             ]
-            for i in range(0, theta.size, PIECE)
+            for piece in self.pieces
         ]
+        self._spare = np.empty(min(PIECE, stop - start), self.network.dtype)
+        self._spares = [self._spare[: piece.stop - piece.start] for piece in self.pieces]
+        self._squares, self._sums = squares, np.empty_like(squares)
+        self._block = np.empty(BLOCK, np.float64)
+        self._start = start
 
-    def _piece(self, part: slice) -> tuple[np.ndarray, list[np.ndarray], np.ndarray, slice]:
-        theta = self.theta[part]
-        return theta, [s[part] for s in self.state.values()], self._spare[: theta.size], part
+    def _bind(self) -> None:
+        network = self.network
+        network.theta, network.biases, network.weights = self._bindings[self._now]
 
     def apply(self, total: np.ndarray, rows: int, learning_rate: float) -> None:
-        """Change θ by the gradient `total` (P,), summed over `rows` rows; it is used up."""
-        self.steps += 1
-        scale = 1.0 / rows
+        """Make a step by the gradient `total` (P,), summed over `rows` rows; it is used up."""
         if self.clip_norm is not None:
-            norm = scale * blocked_norm(total, self._block)
-            scale *= min(1.0, self.clip_norm / norm) if norm > 0 else 1.0
-        for (theta, state, spare, part), weights in zip(self._pieces, self._weights, strict=True):
-            g = total[part]
-            np.multiply(g, scale, out=g)
-            for run in weights if self.l1 or self.l2 else ():
-                self._penalize(theta[run], g[run], spare[run])
-            self.optimizer.apply(theta, g, state, spare, learning_rate, self.steps)
+            self.measure(total)
+        self.begin(rows, learning_rate)
+        for i, piece in enumerate(self.pieces):
+            self.apply_piece(i, total[piece])
+        self.commit()
+
+    def measure(self, total: np.ndarray) -> None:
+        """Note the squared norm of each block of this part of the gradient, for `begin`."""
+        first = self._start // BLOCK
+        for i in range(-(-total.size // BLOCK)):
+            block = total[i * BLOCK : (i + 1) * BLOCK]
+            wide = self._block[: block.size]  # squares of large float32 numbers overflow there
+            np.copyto(wide, block)
+            self._squares[first + i] = np.dot(wide, wide)
+
+    def begin(self, rows: int, learning_rate: float) -> None:
+        """Settle what the gradients of a step are multiplied by; all are `measure`d to clip."""
+        self._scale, self._learning_rate = 1.0 / rows, learning_rate
+        if self.clip_norm is not None:
+            norm = self._scale * blocked_norm(self._squares, self._sums)
+            self._scale *= min(1.0, self.clip_norm / norm) if norm > 0 else 1.0
+
+    def apply_piece(self, i: int, g: np.ndarray) -> None:
+        """Update the i-th piece by its summed gradient, which is used up."""
+        old, new = self._views[self._now][i]
+        np.multiply(g, self._scale, out=g)
+        if self.l1 or self.l2:
+            for run in self._weights[i]:
+                self._penalize(old[0][run], g[run], self._spare[: g[run].size])
+        self.optimizer.apply(old, new, g, self._spares[i], self._learning_rate, self.steps + 1)
 
     def _penalize(self, w: np.ndarray, g: np.ndarray, spare: np.ndarray) -> None:
         """Add the derivative of the penalties to the gradient of some weights."""
@@ -221,6 +282,13 @@ class Update:
         if self.l1:
             np.sign(w, out=spare)
             np.add(g, np.multiply(spare, self.l1, out=spare), out=g)
+
+    def commit(self) -> None:
+        """Let what was written be what is: the step has happened."""
+        self.steps += 1
+        if len(self._versions) > 1:
+            self._now = 1 - self._now
+            self._bind()
 
 
 def weight_runs(sizes: Sequence[int]) -> list[tuple[int, int]]:
@@ -232,14 +300,6 @@ def weight_runs(sizes: Sequence[int]) -> list[tuple[int, int]]:
     return runs
 
 
-def blocked_norm(vector: np.ndarray, spare: np.ndarray) -> float:
-    """Return the Euclidean norm, summed by blocks of `BLOCK` and then in order.
-
-    `spare` (BLOCK,) is float64, so that squares of float32 numbers cannot overflow.
-    """
-    total = 0.0
-    for i in range(0, vector.size, BLOCK):
-        block = spare[: min(BLOCK, vector.size - i)]
-        np.copyto(block, vector[i : i + BLOCK])
-        total += float(np.dot(block, block))
-    return total**0.5
+def blocked_norm(squares: np.ndarray, spare: np.ndarray) -> float:
+    """Return the Euclidean norm of a vector from the squares of its blocks, summed in order."""
+    return float(np.add.accumulate(squares, out=spare)[-1]) ** 0.5

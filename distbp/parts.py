@@ -58,8 +58,7 @@ def make_network(config: Config, data: DataSet, has_weights: bool) -> Network:
 def make_update(config: Config, network: Network, rows: int) -> Update:
     """Return what turns gradients into new parameters; `rows` is the book's n."""
     return Update(
-        network.theta,
-        network.sizes,
+        network,
         OPTIMIZERS[config.optimizer](config.momentum),
         l1=config.l1 / rows,
         l2=config.l2 / rows,

@@ -2,7 +2,7 @@
 
 A batch of B rows is cut into S shards, whatever the number of ranks: shard s has
 rows [B·s // S, B·(s+1) // S). Rank r of N computes the run of shards
-[S·r // N, S·(r+1) // N). The S gradients are added in one binary tree over
+[⌈S·r / N⌉, ⌈S·(r+1) / N⌉). The S gradients are added in one binary tree over
 [0, S), in which the left child of a node holds the largest power of two of shards
 below its width. Floating-point addition commutes but does not associate, so the
 tree alone fixes the bits: a rank adds up the largest subtrees inside its run, its
@@ -44,7 +44,7 @@ def shard_rows(rows: int, shards: int, shard: int) -> Run:
 
 def rank_shards(shards: int, ranks: int, rank: int) -> Run:
     """Return the run of shards that a rank computes; it may be empty."""
-    return shards * rank // ranks, shards * (rank + 1) // ranks
+    return -(-shards * rank // ranks), -(-shards * (rank + 1) // ranks)
 
 
 def middle(node: Run) -> int:
@@ -65,23 +65,40 @@ def subtrees(run: Run, node: Run) -> Iterator[Run]:
     yield from subtrees(run, (middle(node), node[1]))
 
 
-def merges(node: Run) -> list[int]:
-    """Return, for each shard of a subtree in order, how many additions follow it.
+def stack_plan(nodes: Sequence[Run]) -> list[tuple[int, int, int]]:
+    """Return how a rank sums up subtrees, with few vectors: (shard, vector, additions) in order.
 
-    Keep the sums on a stack: push each shard's gradient, then that many times add
-    the top to the one below and drop it. At the end the subtree's sum is left.
+    The vectors are a stack. Each shard's gradient is written to one of them, and then
+    that many times the top is added to the one below and dropped. At the end the sum
+    of the i-th subtree is left in vector i.
     """
+    return [
+        (shard, i + level, count)
+        for i, node in enumerate(nodes)
+        for shard, (level, count) in zip(range(*node), _levels(node), strict=True)
+    ]
+
+
+def stack_depth(nodes: Sequence[Run]) -> int:
+    """Return how many vectors that takes; one for a rank without shards too."""
+    return 1 + max((vector for _, vector, _ in stack_plan(nodes)), default=0)
+
+
+def _levels(node: Run) -> list[tuple[int, int]]:
+    """Return, for each shard of a subtree, its place on the stack and its additions."""
     if node[1] - node[0] == 1:
-        return [0]
-    counts = merges((node[0], middle(node))) + merges((middle(node), node[1]))
-    counts[-1] += 1
-    return counts
+        return [(0, 0)]
+    left, right = _levels((node[0], middle(node))), _levels((middle(node), node[1]))
+    right = [(level + 1, count) for level, count in right]
+    right[-1] = (right[-1][0], right[-1][1] + 1)
+    return left + right
 
 
 def additions(nodes: Sequence[Run], root: Run) -> list[Addition]:
-    """Return the additions, by positions in `nodes`, that finish the tree at position 0.
+    """Return the additions, by positions in `nodes`, that make the sum of `root`.
 
-    `nodes` are subtrees that cover `root` from left to right.
+    Among `nodes` are the subtrees that cover `root`, from left to right; its sum is
+    made at the position of the first of them.
     """
     position = {node: i for i, node in enumerate(nodes)}
     steps: list[Addition] = []

@@ -1,9 +1,9 @@
 """Training: the loop over epochs and steps.
 
-A step: all ranks compute the gradient of one mini-batch, and every rank makes the
-same update. `train` assembles the parts from a `Config` and runs the loop. The
+A step: all ranks compute the gradients of one mini-batch's shards, and together
+they add them up and update θ. `train` assembles the parts from a `Config` and runs the loop. The
 parts know nothing of each other: rows come from `data`, their order from
-`philox`, the gradient from `gradient`, new parameters from `optimizers`; what is
+`philox`, the gradients from `gradient`, new parameters from `combine`; what is
 kept and shown is the `journal`'s.
 """
 
@@ -17,7 +17,7 @@ import numpy as np
 
 from distbp import machine, philox
 from distbp.checkpoint import digest, find, read
-from distbp.combine import COMBINERS
+from distbp.combine import make_combiner
 from distbp.comm import Comm, connect
 from distbp.config import Config
 from distbp.errors import DistbpError
@@ -113,14 +113,14 @@ class Run:
         self.rows, self.validation = hold_out(config, data, comm)
         self.batches = math.ceil(len(self.rows) / config.batch_size)
         self.order = comm.node_array((len(self.rows),), np.dtype(np.int64))
-        combiner = COMBINERS[config.combine](
-            comm, config.shards or 1, network.theta.size, network.dtype
+        self.update = make_update(config, network, len(self.rows))
+        self.combiner, trouble = make_combiner(
+            config.combine, comm, config.shards or 1, self.update
         )
         self.gradient = BatchGradient(
-            network, combiner, self.rows, data.scaling, len(data.classes),
+            network, self.combiner, self.rows, data.scaling, len(data.classes),
             config.batch_size, config.shards or 1, config.dropout,
         )  # fmt: skip
-        self.update = make_update(config, network, len(self.rows))
         self.progress = Progress()
         self.evaluators = {
             name: Evaluator(comm, network, split, data.scaling, data.task == "regression")
@@ -137,7 +137,7 @@ class Run:
             self.journal.open(is_new=not resume)
         machines = comm.gather([comm.node, machine.cores(), machine.bits()])
         if comm.rank == 0:
-            for text in warnings(config, machines, checkpoint):
+            for text in [*warnings(config, machines, checkpoint), *([trouble] if trouble else [])]:
                 self.journal.display.warn(text)
             for text in introduction(config, network, machines, len(self.rows), self.progress):
                 self.journal.display.line(text)
@@ -151,7 +151,8 @@ class Run:
             self.journal.close()
         for text in farewell(self.config, self.data, self.network, self._is_out_of_patience()):
             self.journal.display.line(text)
-        theta = self.network.theta
+        theta = self.network.theta.copy()  # the node's memory ends with the run
+        self.network.bind(theta)
         return Result(self.network, self.progress.history, Path(self.config.out), digest(theta))
 
     def _epoch(self) -> None:
@@ -171,10 +172,11 @@ class Run:
     def step(self, batch: np.ndarray) -> None:
         """Change θ by the gradient of one mini-batch, the same on all ranks."""
         progress = self.progress
-        nabla, cost, correct = self.gradient.compute(batch, progress.epoch, progress.step)
+        self.gradient.compute(batch, progress.epoch, progress.step)
+        rate = self._learning_rate(progress.step)
+        cost, correct = self.combiner.finish(len(batch), rate)
         if not math.isfinite(cost):
             raise DistbpError(self._not_finite())
-        self.update.apply(nabla, len(batch), self._learning_rate(progress.step))
         progress.step += 1
         progress.cost += cost
         progress.correct += correct

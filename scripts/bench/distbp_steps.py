@@ -8,6 +8,7 @@ import numpy as np
 from turns import take_turns
 
 from distbp import data, hdf5
+from distbp.combine import EXTRA
 from distbp.comm import connect
 from distbp.config import Config
 from distbp.errors import DataError
@@ -35,12 +36,24 @@ def write_data(path, n_in, n_out):
         hdf5.write_array(file, "train/y", random.integers(0, n_out, ROWS))
 
 
-def sum_locally(combiner):
-    """Return the sum of this rank's own shards: the step without any communication."""
-    total = combiner.slots[0]
-    for other in combiner.slots[1 : combiner.partials]:
-        np.add(total, other, out=total)
-    return total
+def alone(run, rank):
+    """Let a rank make its steps by its own shards only: the step without any communication.
+
+    It adds up and updates as if nobody else were there; the result is another one.
+    """
+    combiner, update = run.combiner, run.update
+    partials = combiner.slots[: len(combiner.trees[rank])]
+    theta = run.network.theta.copy()
+    update.move([[theta.copy(), *state] for state in ([], [])], (0, theta.size), np.zeros(1))
+
+    def finish(rows, learning_rate):
+        total = combiner.slots[0]
+        for other in partials[1:]:
+            np.add(total, other, out=total)
+        update.apply(total[:-EXTRA], rows, learning_rate)
+        return total[-EXTRA], total[-1]
+
+    combiner.finish = finish
 
 
 def main():
@@ -52,7 +65,7 @@ def main():
     if comm.rank == 0:
         write_data(path, n_in, n_out)
     comm.barrier()
-    combine = "tree" if how == "silent" else how
+    combine = "node" if how == "silent" else how
     config = Config(
         data=str(path),
         out=str(folder / "run"),
@@ -63,9 +76,8 @@ def main():
         quiet=True,
     )
     run = Run(config, resume=False, comm=comm)
-    combiner = run.gradient.combiner
     if how == "silent":
-        combiner.finish = lambda: sum_locally(combiner)
+        alone(run, comm.rank)
     order = np.random.default_rng(1).permutation(ROWS)
     size = config.batch_size
     batches = cycle([order[i : i + size] for i in range(0, ROWS - size + 1, size)])

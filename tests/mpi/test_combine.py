@@ -6,12 +6,15 @@ import numpy as np
 import pytest
 from mpi4py import MPI
 
-from distbp.combine import COMBINERS, EXTRA, Allreduce, Combiner, Tree
+from distbp.combine import COMBINERS, EXTRA, make_combiner
+from distbp.comm import Comm
+from distbp.network import Network
+from distbp.optimizers import OPTIMIZERS, Update
 
 pytestmark = pytest.mark.mpi
 
 SHARDS = (1, 2, 3, 5, 8, 13)
-SIZES = (1, 5, 4096, 10_000)
+SIZES = (2, 5, 4096, 10_000)
 STEPS = 3
 
 
@@ -36,26 +39,46 @@ def tree(vectors: list[np.ndarray]) -> np.ndarray:
     return tree(vectors[:left]) + tree(vectors[left:])
 
 
-def combined(combiner: Combiner, step: int, size: int, dtype: str) -> np.ndarray:
-    """Let this rank write its shards of a step, and return the sum over all."""
-    for i, (shard, slot) in enumerate(combiner.plan):
-        combiner.slots[slot][:] = gradient(shard, step, size + EXTRA, dtype)
-        combiner.done(i)
-    return combiner.finish()
+def steps(comm, name: str, shards: int, size: int, dtype: str, **options) -> list:
+    """Return θ, cost and correct answers after each step by the sum; θ starts at 0."""
+    network = Network((size - 1, 1), dtype=dtype, theta=np.zeros(size, dtype))
+    update = Update(network, OPTIMIZERS["sgd"](), **options)
+    combiner, trouble = make_combiner(name, comm, shards, update)
+    assert trouble is None
+    found = []
+    for step in range(STEPS):
+        for i, (shard, slot) in enumerate(combiner.plan):
+            combiner.slots[slot][:] = gradient(shard, step, size + EXTRA, dtype)
+            combiner.done(i)
+        cost, correct = combiner.finish(1, 1.0)
+        found.append((network.theta.copy(), cost, correct))
+    return found
 
 
+def expected(shards: int, size: int, dtype: str) -> list:
+    """Return the same from one process and one tree."""
+    theta, found = np.zeros(size, dtype), []
+    for step in range(STEPS):
+        total = tree([gradient(shard, step, size + EXTRA, dtype) for shard in range(shards)])
+        theta = theta - total[:-EXTRA]
+        found.append((theta, float(total[-2]), round(float(total[-1]))))
+    return found
+
+
+def is_same(found: list, wanted: list) -> bool:
+    return all(
+        mine.dtype == theta.dtype and mine.tobytes() == theta.tobytes() and rest == others
+        for (mine, *rest), (theta, *others) in zip(found, wanted, strict=True)
+    )
+
+
+@pytest.mark.parametrize("name", ["node", "tree"])
 @pytest.mark.parametrize("shards", SHARDS)
-def test_tree_has_the_bits_of_one_process(comm, everywhere, shards):
-    """Step after step, whatever the caller does to the sum it was given."""
+def test_the_bits_are_those_of_one_process(comm, everywhere, name, shards):
+    """Step after step, on every rank."""
     for size, dtype in product(SIZES, ("float32", "float64")):
-        combiner = Tree(comm, shards, size, np.dtype(dtype))
-        is_equal = []
-        for step in range(STEPS):
-            vectors = [gradient(shard, step, size + EXTRA, dtype) for shard in range(shards)]
-            total = combined(combiner, step, size, dtype)
-            is_equal.append(total.dtype == dtype and total.tobytes() == tree(vectors).tobytes())
-            total.fill(np.nan)  # it may be used up
-        assert everywhere(is_equal) == [[True] * STEPS] * comm.size, (size, dtype)
+        found = steps(comm, name, shards, size, dtype)
+        assert all(everywhere(is_same(found, expected(shards, size, dtype)))), (size, dtype)
 
 
 @pytest.mark.parametrize("shards", [5, 8, 13])
@@ -68,28 +91,46 @@ def test_the_order_shows_in_these_numbers(shards):
     assert (turned != tree(vectors)).any()
 
 
+def test_clipping_has_the_bits_of_one_process(comm, everywhere):
+    """The norm is of the whole gradient: a third barrier, and the same on any number of ranks."""
+    alone = steps(Comm(), "node", 8, 10_000, "float32", clip_norm=2.0)
+    for name in ("node", "tree"):
+        found = steps(comm, name, 8, 10_000, "float32", clip_norm=2.0)
+        assert all(everywhere(is_same(found, alone))), name
+
+
+def test_a_node_has_one_copy(comm, everywhere):
+    """What one rank of a node changes in θ, the others see."""
+    network = Network((30, 2), theta=np.zeros(62, "float32"))
+    make_combiner("node", comm, 4, Update(network, OPTIMIZERS["adam"]()))
+    MPI.COMM_WORLD.Barrier()
+    network.theta[comm.node_rank] = comm.rank + 1
+    MPI.COMM_WORLD.Barrier()
+    first = comm.rank - comm.node_rank
+    wanted = [float(first + place + 1) for place in range(comm.node_size)]
+    assert all(everywhere(network.weights[0][0, : comm.node_size].tolist() == wanted))
+
+
 def test_every_shard_is_one_ranks(comm, everywhere):
     """The plans of all ranks together are each shard once, in order."""
     for shards in SHARDS:
-        plans = everywhere((comm.rank, [s for s, _ in Tree(comm, shards, 5, np.dtype("f4")).plan]))
-        assert [shard for _, plan in sorted(plans) for shard in plan] == list(range(shards))
+        update = Update(Network((4, 1)), OPTIMIZERS["sgd"]())
+        plan = make_combiner("node", comm, shards, update)[0].plan
+        plans = everywhere((comm.rank, [shard for shard, _ in plan]))
+        assert [shard for _, of_rank in sorted(plans) for shard in of_rank] == list(range(shards))
 
 
 @pytest.mark.parametrize("shards", SHARDS)
 def test_allreduce_is_close_and_says_that_it_is_not_exact(comm, everywhere, shards):
     """It may differ in the last bits; all ranks have the same, step after step."""
-    assert not Allreduce.is_exact
-    assert Tree.is_exact
-    combiner = Allreduce(comm, shards, 1000, np.dtype("float64"))
-    for step in range(STEPS):
-        vectors = [gradient(shard, step, 1000 + EXTRA, "float64") for shard in range(shards)]
-        total = combined(combiner, step, 1000, "float64")
-        size = np.abs(vectors).sum(axis=0)
-        assert all(everywhere((np.abs(total - tree(vectors)) <= 1e-14 * size).all()))
-        assert len(set(everywhere(total.tobytes()))) == 1
-        total.fill(np.nan)
+    assert not COMBINERS["allreduce"].is_exact
+    vectors = [gradient(s, step, 1002, "float64") for s in range(shards) for step in range(STEPS)]
+    size = np.abs(vectors).sum(axis=0)[:-EXTRA]
+    found = steps(comm, "allreduce", shards, 1000, "float64")
+    for (theta, _, _), (wanted, _, _) in zip(found, expected(shards, 1000, "float64"), strict=True):
+        assert all(everywhere((np.abs(theta - wanted) <= 1e-14 * size).all()))
+        assert len(set(everywhere(theta.tobytes()))) == 1
 
 
 def test_every_combiner_is_tested():
-    assert set(COMBINERS.values()) == {Tree, Allreduce}
-    assert MPI.COMM_WORLD.size >= 1
+    assert set(COMBINERS) == {"node", "tree", "allreduce"}

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from mpi4py import MPI
 
-from distbp import comm as comm_module
+from distbp import memory
 from distbp.comm import Comm
 from distbp.errors import DataError
 
@@ -70,7 +70,7 @@ def test_fill_node_array(comm, everywhere):
 def test_the_file_is_gone_while_the_memory_lives(comm, everywhere, monkeypatch):
     """The name is taken away as soon as all have mapped it: no kind of death leaves it."""
     names = []
-    monkeypatch.setattr(comm_module, "_offer", noting(names, comm_module._offer))
+    monkeypatch.setattr(memory, "_offer", noting(names, memory._offer))
     shared = comm.node_array((4,), np.dtype(np.int64))
     offered = everywhere(len(names))
     assert sum(offered) == (0 if comm.size == comm.nodes else sharing_nodes(comm, everywhere))
@@ -79,10 +79,10 @@ def test_the_file_is_gone_while_the_memory_lives(comm, everywhere, monkeypatch):
 
 
 def noting(names: list[str], offer):
-    def noted(size: int):
-        path, token = offer(size)
+    def noted(folder: str, size: int):
+        path, token, trouble = offer(folder, size)
         names.append(path)
-        return path, token
+        return path, token, trouble
 
     return noted
 
@@ -108,7 +108,7 @@ def test_one_rank_that_cannot_map_gives_all_of_its_node_copies(comm, everywhere,
     """Sharing is for all of a node or for none: no rank may fill what others do not see."""
     for blind in range(comm.size):
         if comm.rank == blind:
-            monkeypatch.setattr(comm_module, "_map", lambda path, size, token: None)
+            monkeypatch.setattr(memory, "_map", lambda *arguments: (None, "blind"))
         shared = comm.node_array((6,), np.dtype(np.float32))
         monkeypatch.undo()
         shared.fill(written_by(comm, 2))
@@ -123,10 +123,10 @@ def test_another_file_under_the_same_name_is_noticed(comm, everywhere, monkeypat
     """A rank that maps something else, as in another container, does not have the token."""
     decoy = tmp_path / "decoy"
     decoy.write_bytes(bytes(10_000))
-    real = comm_module._map
+    real = memory._map
     if comm.node_rank == comm.node_size - 1:
         monkeypatch.setattr(
-            comm_module, "_map", lambda path, size, token: real(str(decoy), size, token)
+            memory, "_map", lambda path, size, token, own: real(str(decoy), size, token, own)
         )
     shared = comm.node_array((6,), np.dtype(np.float32))
     shared.fill(written_by(comm, 3))

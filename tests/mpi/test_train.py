@@ -77,7 +77,7 @@ def test_plateau_lowers_the_learning_rate(alone):
 
 def test_replicas_that_drift_apart_are_named(comm, everywhere, mpi_tmp_path, data_sets):
     """One number of one rank's θ, on each rank in turn: all stop, with both ranks named."""
-    config = Config(data=str(data_sets["digits"]), quiet=True, epochs=2)
+    config = Config(data=str(data_sets["digits"]), quiet=True, epochs=2, combine="tree")
     for rank in range(comm.size):
         out = str(mpi_tmp_path / f"run-{rank}")
         run = Run(replace(config, out=out), False, comm)
@@ -104,23 +104,23 @@ def test_a_drift_is_in_no_checkpoint(comm, everywhere, mpi_tmp_path, data_sets, 
     the bits of one that nothing has disturbed.
     """
     config = configured("more shards than rows in the last batch", data_sets, mpi_tmp_path / "run")
-    config = replace(config, checkpoint_every="1steps")
-    update, calls = Update.apply, []
+    config = replace(config, checkpoint_every="1steps", combine="tree")
+    commit, calls = Update.commit, []
 
-    def disturbed(self, *arguments):
+    def disturbed(self):
+        commit(self)
         calls.append(None)
         if len(calls) == 15 and comm.rank == comm.size - 1 > 0:
-            self.theta[0] += 0.5
-        update(self, *arguments)
+            self.network.theta[0] += 0.5
 
-    monkeypatch.setattr(Update, "apply", disturbed)
+    monkeypatch.setattr(Update, "commit", disturbed)
     error = None
     try:
         train(config, comm=comm)
     except DistbpError as caught:
         error = str(caught)
     assert everywhere(error is None) == [comm.size == 1] * comm.size
-    monkeypatch.setattr(Update, "apply", update)
+    monkeypatch.setattr(Update, "commit", commit)
     result = train(config, resume=True, comm=comm)
     expected = alone("more shards than rows in the last batch").digest
     assert everywhere(result.digest) == [expected] * comm.size

@@ -481,7 +481,7 @@ def test_steps_are_those_of_pytorch(cost, name):
             layer.weight.copy_(torch.tensor(w))
             layer.bias.copy_(torch.tensor(b))
     optimizer = torch_optimizer(torch, name, layers, l2)
-    update = Update(network.theta, network.sizes, OPTIMIZERS[name](0.9), l2=l2)
+    update = Update(network, OPTIMIZERS[name](0.9), l2=l2)
     for _ in range(5):
         a = torch.tensor(x)
         for layer in layers[:-1]:
@@ -529,7 +529,7 @@ def test_a_step_is_that_of_sklearn(activation, name):
     other.intercepts_ = [b.copy() for b in network.biases]
     del other._optimizer  # a new one, for these arrays
     other.partial_fit(x, labels)
-    update = Update(network.theta, network.sizes, OPTIMIZERS[name](0.9), l2=alpha / m)
+    update = Update(network, OPTIMIZERS[name](0.9), l2=alpha / m)
     update.apply(flat(network, x, y), m, rate)
     for w, coefs in zip(network.weights, other.coefs_, strict=True):
         np.testing.assert_allclose(w.T, coefs, rtol=1e-11, atol=1e-14)

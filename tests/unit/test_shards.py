@@ -14,10 +14,11 @@ from distbp.shards import (
     additions,
     default_shards,
     largest_power_of_two,
-    merges,
     middle,
     rank_shards,
     shard_rows,
+    stack_depth,
+    stack_plan,
     subtrees,
 )
 
@@ -34,23 +35,22 @@ def tree(start, stop):
     return f"({tree(start, start + left)}+{tree(start + left, stop)})"
 
 
-def on_a_stack(node):
-    """Return a subtree's sum as `merges` has it made: push, then add the top two so often."""
-    stack = []
-    for shard, count in zip(range(*node), merges(node), strict=True):
-        stack.append(str(shard))
-        for _ in range(count):
-            top = stack.pop()
-            stack.append(f"({stack.pop()}+{top})")
-    (total,) = stack
-    return total
+def on_a_stack(nodes):
+    """Return the sums of subtrees as `stack_plan` has them made."""
+    vectors = [None] * stack_depth(nodes)
+    for shard, top, count in stack_plan(nodes):
+        vectors[top] = str(shard)
+        for into in range(top - 1, top - count - 1, -1):
+            vectors[into] = f"({vectors[into]}+{vectors[into + 1]})"
+    return vectors[: len(nodes)]
 
 
 def on_ranks(shards, ranks):
     """Return the whole sum as that many ranks make it."""
     root = (0, shards)
-    nodes = [n for rank in range(ranks) for n in subtrees(rank_shards(shards, ranks, rank), root)]
-    partial = [on_a_stack(node) for node in nodes]
+    of_ranks = [list(subtrees(rank_shards(shards, ranks, r), root)) for r in range(ranks)]
+    nodes = [node for of_rank in of_ranks for node in of_rank]
+    partial = [total for of_rank in of_ranks for total in on_a_stack(of_rank)]
     for into, other in additions(nodes, root):
         partial[into] = f"({partial[into]}+{partial[other]})"
     return partial[0]
@@ -137,14 +137,40 @@ def test_the_sum_is_the_same_expression_beyond(shards, ranks):
     assert on_ranks(shards, ranks) == tree(0, shards)
 
 
-@given(st.integers(0, 500), st.integers(1, 500))
-def test_merges_on_a_stack(start, width):
-    """A subtree's sums are on the stack when they are needed, wherever it begins."""
-    expected = tree(0, width)
-    counts = merges((start, start + width))
-    assert counts == merges((0, width))
-    assert sum(counts) == width - 1
-    assert on_a_stack((0, width)) == expected
+@given(st.integers(1, 500))
+def test_a_stack_is_low(width):
+    """A subtree takes a vector a level of the tree at most, and all its shards in order."""
+    plan = stack_plan([(0, width)])
+    assert [shard for shard, _, _ in plan] == list(range(width))
+    assert sum(count for _, _, count in plan) == width - 1
+    assert on_a_stack([(0, width)]) == [tree(0, width)]
+    assert stack_depth([(0, width)]) <= width.bit_length() + 1
+
+
+def test_a_rank_without_shards_has_a_vector():
+    """Who has nothing to compute still takes part in sums: its vector is 0."""
+    assert stack_plan([]) == []
+    assert stack_depth([]) == 1
+
+
+@given(st.integers(1, 60), st.integers(1, 9), st.integers(1, 4))
+def test_the_sum_over_nodes_is_the_same_expression(shards, ranks, per_node):
+    """Ranks that share a node finish what they can of the tree there, and nodes the rest."""
+    root = (0, shards)
+    runs = [rank_shards(shards, ranks, rank) for rank in range(ranks)]
+    trees, totals = [], []
+    for first in range(0, ranks, per_node):
+        here = runs[first : first + per_node]
+        names = [node for run in here for node in subtrees(run, root)]
+        sums = [total for run in here for total in on_a_stack(list(subtrees(run, root)))]
+        for node in subtrees((here[0][0], here[-1][1]), root):
+            for into, other in additions(names, node):
+                sums[into] = f"({sums[into]}+{sums[other]})"
+            trees.append(node)
+            totals.append(next(s for n, s in zip(names, sums, strict=True) if n[0] == node[0]))
+    for into, other in additions(trees, root):
+        totals[into] = f"({totals[into]}+{totals[other]})"
+    assert totals[0] == tree(0, shards)
 
 
 NARROW, WIDE = (784, 100, 10), (784, 1000, 10)

@@ -16,6 +16,7 @@ import samples
 
 from distbp import hdf5, philox
 from distbp.checkpoint import RunFolder, digest, find, load, read
+from distbp.combine import EXTRA
 from distbp.comm import Comm
 from distbp.config import Config
 from distbp.data import FORMAT, VERSION, DataSet, Feed
@@ -94,9 +95,7 @@ def plainly(config, x, y, epochs):
         (x.shape[1], *config.hidden, y.shape[1]), config.activation, seed=config.seed,
         dtype="float64",
     )  # fmt: skip
-    update = Update(
-        network.theta, network.sizes, OPTIMIZERS[config.optimizer](0.9), l2=config.l2 / len(x)
-    )
+    update = Update(network, OPTIMIZERS[config.optimizer](0.9), l2=config.l2 / len(x))
     costs = []
     for epoch in range(epochs):
         order = philox.permutation(len(x), config.seed, philox.ORDER, epoch)
@@ -210,11 +209,12 @@ def test_dropout_depends_on_epoch_step_and_shard(data, tmp_path):
         data=data("digits"), out=str(tmp_path / "run"), dropout=0.5, batch_size=20, shards=2,
         quiet=True,
     )  # fmt: skip
-    gradient = Run(config, False, Comm()).gradient
+    parts = Run(config, False, Comm())
     batch = np.arange(20)
 
     def cost(rows, epoch, step):
-        return gradient.compute(rows, epoch, step)[1]
+        parts.gradient.compute(rows, epoch, step)
+        return parts.combiner.slots[0][-EXTRA]
 
     assert cost(batch, 1, 2) == cost(batch, 1, 2)
     assert len({cost(batch, epoch, step) for epoch in (0, 1) for step in (0, 1)}) == 4

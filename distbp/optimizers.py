@@ -37,9 +37,12 @@ class Optimizer(ABC):
     ----------
     state_names : tuple of str
         The arrays that it keeps from step to step, zeros at first.
+    takes_rate_times_g : bool
+        Whether g enters only as η g, so that a factor of g can be one of η instead.
     """
 
     state_names: tuple[str, ...] = ()
+    takes_rate_times_g = True
 
     def __init__(self, momentum: float = 0.0) -> None:
         self.momentum = momentum
@@ -120,6 +123,7 @@ class Adam(Optimizer):
     """Adam with bias correction (Kingma and Ba, ICLR 2015, algorithm 1)."""
 
     state_names = ("first_moment", "second_moment")
+    takes_rate_times_g = False
     beta1, beta2, epsilon = 0.9, 0.999, 1e-8
 
     def apply(
@@ -269,11 +273,14 @@ class Update:
     def apply_piece(self, i: int, g: np.ndarray) -> None:
         """Update the i-th piece by its summed gradient, which is used up."""
         old, new = self._views[self._now][i]
-        np.multiply(g, self._scale, out=g)
-        if self.l1 or self.l2:
-            for run in self._weights[i]:
+        learning_rate = self._learning_rate
+        if self.l1 or self.l2 or not self.optimizer.takes_rate_times_g:
+            np.multiply(g, self._scale, out=g)
+            for run in self._weights[i] if self.l1 or self.l2 else ():
                 self._penalize(old[0][run], g[run], self._spare[: g[run].size])
-        self.optimizer.apply(old, new, g, self._spares[i], self._learning_rate, self.steps + 1)
+        else:
+            learning_rate *= self._scale  # a pass over g less
+        self.optimizer.apply(old, new, g, self._spares[i], learning_rate, self.steps + 1)
 
     def _penalize(self, w: np.ndarray, g: np.ndarray, spare: np.ndarray) -> None:
         """Add the derivative of the penalties to the gradient of some weights."""

@@ -23,12 +23,12 @@ def default_shards(batch_size: int, sizes: Sequence[int]) -> int:
     """Return how many shards a batch is cut into: a power of two, never a function of N.
 
     Few rows make matrix products slow, few shards employ few ranks: a quarter of
-    the batch, but 32 to 128 rows where layers are narrow and 128 to 256 where they
-    are wide; 64 rows there if a second rank would have nothing to do otherwise.
+    the batch, but 64 to 128 rows where layers are narrow and 128 to 256 where they
+    are wide; half of that if a second rank would have nothing to do otherwise.
     """
-    least, most = (128, 256) if max(sizes[1:]) >= WIDE else (32, 128)
+    least, most = (128, 256) if max(sizes[1:]) >= WIDE else (64, 128)
     rows = min(max(batch_size // 4, least), most)
-    least_shards = 2 if batch_size >= 128 else 1
+    least_shards = 2 if batch_size >= least else 1
     return largest_power_of_two(max(least_shards, batch_size // rows))
 
 

@@ -122,7 +122,7 @@ def make_parser() -> Parser:
     )
     parser.add_argument("--version", action="version", version=f"distbp {__version__}")
     verbs = parser.add_subparsers(metavar="VERB", required=True)
-    for add in (add_import, add_train, add_evaluate, add_predict, add_info, add_digest):
+    for add in (add_import, add_train, add_evaluate, add_predict, add_info, add_digest, add_plan):
         add(verbs)
     return parser
 
@@ -411,4 +411,38 @@ def run_digest(arguments: argparse.Namespace) -> int:
     from distbp.checkpoint import digest, load
 
     print(digest(load(arguments.model).theta))
+    return 0
+
+
+# plan
+
+
+def add_plan(verbs: Any) -> None:
+    from distbp.config import parse_sizes
+
+    parser = add_verb(verbs, "plan", "How many ranks pay, for a network and a batch.", run_plan)
+    add = parser.add_argument
+    add("--sizes", type=parse_sizes, required=True, help="of all layers, as in 784,100,10")
+    add("--batch-size", type=int, default=256, help="default: 256")
+    add("--shards", type=int, help="default: as train has it")
+    add("--dtype", choices=("float32", "float64"), default="float32", help="default: float32")
+    add("--up-to", type=int, default=1000, metavar="N", help="ranks (default: 1000)")
+    add("--ranks-a-node", type=int, metavar="N", help="default: the cores here")
+    add("--latency", type=float, default=20.0, help="µs from node to node (default: 20)")
+    add("--bandwidth", type=float, default=10.0, help="of a node, Gbit/s (default: 10)")
+    add_ranks(parser)
+
+
+def run_plan(arguments: argparse.Namespace) -> int:
+    if is_to_start_ranks(arguments):
+        return start_ranks(arguments)
+    from distbp.comm import connect
+    from distbp.plan import Question, answer
+
+    comm = connect()
+    with comm.guard():
+        given = {one.name: getattr(arguments, one.name) for one in fields(Question)}
+        lines = answer(Question(**given), comm)
+    if comm.rank == 0:
+        print("\n".join(lines))
     return 0

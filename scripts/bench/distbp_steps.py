@@ -12,6 +12,7 @@ from distbp.combine import EXTRA
 from distbp.comm import connect
 from distbp.config import Config
 from distbp.errors import DataError
+from distbp.network import layer_views
 from distbp.train import Run
 
 ROWS = 10_240
@@ -56,6 +57,26 @@ def alone(run, rank):
     combiner.finish = finish
 
 
+def iallreduce_each(run, comm):
+    """Combine as ShallowSpeed does: one Iallreduce for each array of weights and of biases."""
+    from mpi4py import MPI
+
+    combiner, update = run.combiner, run.update
+    total = combiner.slots[0]
+    views = [view for layers in layer_views(total[:-EXTRA], run.network.sizes) for view in layers]
+    views.append(total[-EXTRA:])
+    partials = combiner.slots[: len(combiner.trees[comm.rank])]
+
+    def finish(rows, learning_rate):
+        for other in partials[1:]:
+            np.add(total, other, out=total)
+        MPI.Request.Waitall([MPI.COMM_WORLD.Iallreduce(MPI.IN_PLACE, view) for view in views])
+        update.apply(total[:-EXTRA], rows, learning_rate)
+        return total[-EXTRA], total[-1]
+
+    combiner.finish = finish
+
+
 def main():
     how, case, folder = sys.argv[1], sys.argv[2], Path(sys.argv[3])
     sizes, batch_size = case.split(":")
@@ -65,7 +86,8 @@ def main():
     if comm.rank == 0:
         write_data(path, n_in, n_out)
     comm.barrier()
-    combine = "node" if how == "silent" else how
+    how, _, shards = how.partition("=")
+    combine = {"silent": "node", "shards": "node", "iallreduce": "allreduce"}.get(how, how)
     config = Config(
         data=str(path),
         out=str(folder / "run"),
@@ -73,11 +95,14 @@ def main():
         batch_size=int(batch_size),
         learning_rate=0.01,
         combine=combine,
+        shards=int(shards) if shards else None,
         quiet=True,
     )
     run = Run(config, resume=False, comm=comm)
     if how == "silent":
         alone(run, comm.rank)
+    if how == "iallreduce":
+        iallreduce_each(run, comm)
     order = np.random.default_rng(1).permutation(ROWS)
     size = config.batch_size
     batches = cycle([order[i : i + size] for i in range(0, ROWS - size + 1, size)])

@@ -1,4 +1,4 @@
-"""The contender PyTorch, at its best: DDP over Gloo, or one process with all cores."""
+"""The contender PyTorch, at its best: DDP over Gloo, or one process with its threads."""
 
 import os
 import sys
@@ -34,7 +34,7 @@ def work(rank, ranks, case, folder):
         )
         model = DistributedDataParallel(model, gradient_as_bucket_view=True, static_graph=True)
     else:
-        torch.set_num_threads(os.cpu_count() or 1)
+        torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, fused=True)
     loss = nn.CrossEntropyLoss()
     random = np.random.default_rng(0)

@@ -6,7 +6,7 @@ from pathlib import Path
 TURN = 0.7  # seconds
 
 
-def take_turns(folder, is_first, step, gather):
+def take_turns(folder, is_first, step, gather, steps_a_call=1):
     """Time `step()` whenever told to.
 
     Parameters
@@ -15,14 +15,16 @@ def take_turns(folder, is_first, step, gather):
     is_first : whether this process does the talking
     step : function that makes one step
     gather : function that returns the list of all processes' numbers, on all of them
+    steps_a_call : how many steps `step()` makes
     """
-    for _ in range(20):
+    warm, timed = (20, 10) if steps_a_call == 1 else (1, 2)
+    for _ in range(warm):
         step()
     began = time.perf_counter()
-    for _ in range(10):
+    for _ in range(timed):
         step()
-    seconds = (time.perf_counter() - began) / 10
-    steps = int(gather(max(5, min(20_000, int(TURN / seconds))))[0])
+    seconds = (time.perf_counter() - began) / timed
+    steps = int(gather(max(3, min(20_000, round(TURN / seconds))))[0])
     if is_first:
         put(folder / "ready", "")
     turn = 0
@@ -36,7 +38,7 @@ def take_turns(folder, is_first, step, gather):
         began = time.perf_counter()
         for _ in range(steps):
             step()
-        seconds = max(gather((time.perf_counter() - began) / steps))
+        seconds = max(gather((time.perf_counter() - began) / steps / steps_a_call))
         if is_first:
             put(folder / f"done-{turn}", repr(seconds))
         turn += 1

@@ -10,7 +10,7 @@ import pytest
 import samples
 from ranks import FULL, Job, command_of, distbp, is_open_mpi, metrics, plain
 
-VERBS = ("import", "train", "evaluate", "predict", "info", "digest")
+VERBS = ("import", "train", "evaluate", "predict", "info", "digest", "plan")
 NUMBERS = (None, 1, 2, 3)  # of ranks; None is alone
 DIGITS = re.compile(r"[0-9a-f]{64}\n")
 
@@ -33,6 +33,18 @@ def test_every_verb_has_help(tmp_path, verb):
     ended = distbp(verb, "--help", folder=tmp_path)
     assert ended.out.startswith(f"usage: distbp {verb} ")
     assert ended.err == ""
+
+
+@pytest.mark.parametrize("start", [{}, {"n": 2}], ids=str)
+def test_plan_says_which_ranks_pay(tmp_path, start):
+    """Measured on these ranks, for ranks that are not here."""
+    words = ["plan", "--sizes", "50,20,3", "--batch-size", 64, "--shards", 8, "--up-to", 100]
+    ended = distbp(*words, "--ranks-a-node", 4, folder=tmp_path, **start)
+    assert ended.err == ""
+    assert f"measured with {start.get('n', 1)} here" in ended.out
+    rows = [line.split() for line in ended.out.splitlines() if re.match(r" +\d+ +\d+ ", line)]
+    assert [(int(row[0]), int(row[1])) for row in rows][-2:] == [(64, 16), (100, 25)]
+    assert "pay: each is worth at least 50%" in ended.out
 
 
 def test_from_a_source_to_predictions(tmp_path):

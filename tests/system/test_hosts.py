@@ -6,6 +6,7 @@ to be.
 """
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -44,7 +45,7 @@ def hosts(tmp_path_factory):
         yield up
 
 
-def run(hosts: Hosts, layout: list[int], words) -> None:
+def run(hosts: Hosts, layout: list[int], words) -> str:
     """Run a command on ranks of several hosts; nothing of it may be left."""
     variables = environment(
         PYTHONPATH=str(ROOT), OPENBLAS_NUM_THREADS="1", OMPI_ALLOW_RUN_AS_ROOT="1",
@@ -58,6 +59,11 @@ def run(hosts: Hosts, layout: list[int], words) -> None:
         stdin=subprocess.DEVNULL, capture_output=True, text=True,
     )  # fmt: skip
     assert ended.returncode == 0, f"{command}\n{ended.stdout}\n{ended.stderr}"
+    assert_empty(hosts)
+    return ended.stdout
+
+
+def assert_empty(hosts: Hosts) -> None:
     until = time.monotonic() + 5
     while left := [pid for name in hosts.names for pid in hosts.processes(name)]:
         assert time.monotonic() < until, left
@@ -88,6 +94,16 @@ def test_ranks_without_a_shard(hosts, data, tmp_path):
     run(hosts, [2, 1, 2], [*words, "--out", tmp_path / "run"])
     digests = [distbp("digest", tmp_path / n, folder=tmp_path).out for n in ("alone", "run")]
     assert digests[0] == digests[1], expected
+
+
+def test_plan_measures_the_network(hosts):
+    """Several hosts know their latency and bandwidth; nobody has to say them."""
+    words = ["plan", "--sizes", "784,100,10", "--batch-size", 256, "--up-to", 8]
+    found = re.search(
+        r"between nodes, measured: (\d+) µs, ([\d.]+) Gbit/s", run(hosts, [1, 1], words)
+    )
+    assert found is not None
+    assert 0.5 < float(found[2]) < 1.3
 
 
 def test_slow_cables_change_nothing(data, alone, tmp_path, tmp_path_factory):

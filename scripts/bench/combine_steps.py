@@ -1,0 +1,37 @@
+"""The contender: combine gradients of some size and update θ, without any backprop."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+from turns import take_turns
+
+from distbp.combine import make_combiner
+from distbp.comm import connect
+from distbp.network import Network
+from distbp.optimizers import OPTIMIZERS, Update
+
+
+def main():
+    how, megabytes, folder = sys.argv[1], float(sys.argv[2]), Path(sys.argv[3])
+    comm = connect()
+    size = int(megabytes * 1e6 / 4)
+    network = Network((size - 1, 1), theta=np.zeros(size, np.float32))
+    update = Update(network, OPTIMIZERS["sgd"]())
+    combiner, trouble = make_combiner("node" if how == "write" else how, comm, comm.size, update)
+    if trouble:
+        sys.exit(trouble)
+    gradient = np.random.default_rng(comm.rank).normal(size=size).astype(np.float32)
+
+    def step():
+        # As backprop does: who computes a gradient has it in its cache.
+        np.copyto(combiner.slots[0][:size], gradient)
+        if how == "write":
+            comm.barrier()
+        else:
+            combiner.finish(64, 0.01)
+
+    take_turns(folder, comm.rank == 0, step, comm.gather)
+
+
+main()

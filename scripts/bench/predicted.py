@@ -1,0 +1,22 @@
+"""What `distbp plan` predicts for the ranks that this is started on, as JSON."""
+
+import json
+import sys
+
+from distbp import machine
+from distbp.comm import connect
+from distbp.network import theta_size
+from distbp.plan import measure, predict
+from distbp.shards import default_shards
+
+comm = connect()
+machine.use_threads(1)
+sizes_text, _, batch_text = sys.argv[1].partition(":")
+sizes, batch = [int(n) for n in sizes_text.split("-")], int(batch_text)
+shards = default_shards(batch, sizes)
+costs = measure(comm, sizes, "float32", -(-batch // shards), 0.0, 1e9)
+step = predict(costs, theta_size(sizes), 4, shards, comm.size, int(sys.argv[2]))
+if comm.rank == 0:
+    print(json.dumps(vars(costs) | vars(step) | {
+        "seconds": step.seconds, "megabytes": theta_size(sizes) * 4e-6,
+    }))  # fmt: skip

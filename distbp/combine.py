@@ -237,6 +237,11 @@ class Exact(Combiner):
 class Node(Exact):
     """The exact sum, with one copy of everything a node.
 
+    Attributes
+    ----------
+    trouble : str
+        Why the memory is not in the best place.
+
     Raises
     ------
     NotSharedError
@@ -250,11 +255,14 @@ class Node(Exact):
         def memory(shape: tuple[int, ...], dtype: np.dtype, rows: Run) -> np.ndarray:
             shared = comm.node_array(shape, dtype, rows)
             known = comm.gather([shared.is_shared, shared.trouble])
+            troubles.extend(text for _, text in known if text)
             if not all(is_shared for is_shared, _ in known):
-                raise NotSharedError(next((text for _, text in known if text), "it is unknown why"))
+                raise NotSharedError(troubles[0])
             return shared.array
 
+        troubles: list[str] = []
         super().__init__(comm, shards, update, nodes, comm.lane(), memory, comm.node_barrier())
+        self.trouble = troubles[0] if troubles else ""
 
 
 class Tree(Exact):
@@ -348,14 +356,20 @@ COMBINERS: dict[str, type[Combiner]] = {"node": Node, "tree": Tree, "allreduce":
 def make_combiner(
     name: str, comm: Comm, shards: int, update: Update
 ) -> tuple[Combiner, str | None]:
-    """Return a combiner, and what is to be said if it is not the one that was asked for."""
+    """Return a combiner, and what is to be said if it is not as good as it could be."""
     try:
-        return COMBINERS[name](comm, shards, update), None
+        combiner = COMBINERS[name](comm, shards, update)
     except NotSharedError as trouble:
         return Tree(comm, shards, update), (
-            f"the ranks of a node cannot share memory ({trouble}): they send messages instead, "
-            f"as with --combine tree. The result is the same, but slower."
+            f"the ranks of a node cannot share memory ({trouble}): they send messages instead, as "
+            f"with --combine tree. The result is the same, but slower."
         )
+    if isinstance(combiner, Node) and combiner.trouble:
+        return combiner, (
+            f"the memory that ranks share is not where it is fastest ({combiner.trouble}), but in "
+            f"the folder for temporary files. Give /dev/shm more room, or choose one by TMPDIR."
+        )
+    return combiner, None
 
 
 def add(pairs: Pairs) -> None:

@@ -64,8 +64,9 @@ def warnings(config: Config, machines: Machines, checkpoint: Checkpoint | None) 
     if ranks > shards:
         texts.append(
             f"{ranks - shards} of {ranks} ranks have nothing to compute, because a batch is cut "
-            f"into {count(shards, 'shard')}. --shards {ranks} would use them all; it changes the "
-            f"last bits of the result."
+            f"into {count(shards, 'shard')}: {count(shards, 'rank')} would be as fast. "
+            f"--shards {ranks} would use them all, at the price of other last bits; distbp plan "
+            f"says whether that pays, or what batch would."
         )
     if not COMBINERS[config.combine].is_exact:
         texts.append(

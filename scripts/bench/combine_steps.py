@@ -7,31 +7,34 @@ import numpy as np
 from turns import take_turns
 
 from distbp.combine import make_combiner
-from distbp.comm import connect
+from distbp.comm import Comm, connect
 from distbp.network import Network
 from distbp.optimizers import OPTIMIZERS, Update
+
+COMBINER = {"write": "node", "local": "node"}
 
 
 def main():
     how, megabytes, folder = sys.argv[1], float(sys.argv[2]), Path(sys.argv[3])
-    comm = connect()
+    ranks = connect()
+    comm = Comm() if how == "local" else ranks  # local: what a rank does without the others
     size = int(megabytes * 1e6 / 4)
     network = Network((size - 1, 1), theta=np.zeros(size, np.float32))
     update = Update(network, OPTIMIZERS["sgd"]())
-    combiner, trouble = make_combiner("node" if how == "write" else how, comm, comm.size, update)
+    combiner, trouble = make_combiner(COMBINER.get(how, how), comm, comm.size, update)
     if trouble:
         sys.exit(trouble)
-    gradient = np.random.default_rng(comm.rank).normal(size=size).astype(np.float32)
+    gradient = np.random.default_rng(ranks.rank).normal(size=size).astype(np.float32)
 
     def step():
         # As backprop does: who computes a gradient has it in its cache.
         np.copyto(combiner.slots[0][:size], gradient)
         if how == "write":
-            comm.barrier()
+            ranks.barrier()
         else:
             combiner.finish(64, 0.01)
 
-    take_turns(folder, comm.rank == 0, step, comm.gather)
+    take_turns(folder, ranks.rank == 0, step, ranks.gather)
 
 
 main()

@@ -11,6 +11,7 @@ import h5py
 import numpy as np
 import pytest
 import samples
+from hosts import can_make_hosts
 from ranks import FULL, Job, command_of, distbp
 
 from distbp.data import Scaling
@@ -98,6 +99,30 @@ def test_ranks_share_the_data_set(tmp_path, large):
     assert max(private) < 120e6, private
     together = sum(rank["memory"]["Pss"] for rank in found)
     assert together < 200e6 + 2 * 120e6, together
+
+
+@pytest.mark.skipif(not can_make_hosts(), reason="needs root and namespaces")
+@pytest.mark.parametrize(
+    ("environment", "said"),
+    [
+        ({}, "not where it is fastest (/dev/shm: No space left on device)"),
+        ({"TMPDIR": "/dev/shm"}, "cannot share memory (/dev/shm: No space left on device"),
+    ],
+    ids=["another folder", "none"],
+)
+def test_a_small_shared_memory_changes_no_bit(tmp_path, data, environment, said):
+    """/dev/shm of 64 MB, as containers have it: another folder, or messages, and a sentence."""
+    words = ["train", data["digits"], "--epochs", 1, "--hidden", 120_000, "--quiet"]
+    expected = distbp(*words, "--out", "alone", folder=tmp_path)
+    small = ["unshare", "--mount", "--propagation", "private", "sh", "-c"]
+    small += ['mount -t tmpfs -o size=64m tmpfs /dev/shm && exec "$0" "$@"']
+    command = [*small, *command_of([*words, "--out", "run"], n=2)]
+    ended = Job(command, tmp_path, environment).wait()
+    assert ended.status == 0, str(ended)
+    assert ended.err.count("distbp: warning") == 1, str(ended)
+    assert said in ended.err, str(ended)
+    alone, run = (distbp("digest", name, folder=tmp_path).out for name in ("alone", "run"))
+    assert alone == run, expected
 
 
 # Rights

@@ -60,7 +60,9 @@ class Threads(Comm):
         key = self.node, self.calls
         with self.shared["lock"]:
             array = self.shared["memory"].setdefault(key, np.zeros(shape, dtype))
-        return SimpleNamespace(array=array, is_shared=self.shared["is_shared"], trouble="no room")
+        return SimpleNamespace(
+            array=array, is_shared=self.shared["is_shared"], trouble=self.shared["trouble"]
+        )
 
     def node_barrier(self):
         return self.shared["node barriers"][self.node].wait
@@ -119,7 +121,7 @@ def run(layout, name, shards, gradients, is_shared=True, **options):
     shared = {
         "layout": layout, "slots": [None] * ranks, "barrier": Barrier(ranks), "lock": Lock(),
         "memory": {}, "node barriers": [Barrier(size) for size in layout], "lanes": {},
-        "is_shared": is_shared,
+        "is_shared": is_shared, "trouble": "" if is_shared else "no room",
     }  # fmt: skip
 
     def of_rank(rank):

@@ -7,6 +7,7 @@ median of a contender's turns.
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -78,6 +79,7 @@ class Started:
         self.child = subprocess.Popen(
             [*command, str(folder)],
             stdout=self.log, stderr=subprocess.STDOUT, env=os.environ | environment,
+            start_new_session=True,
         )  # fmt: skip
 
     def wait_for(self, name):
@@ -95,23 +97,32 @@ class Started:
         return seconds
 
     def end(self):
+        """Let it end by itself; if it does not, with all that it has started."""
         (self.folder / "end").touch()
-        self.child.wait(60)
+        try:
+            self.child.wait(20)
+        except subprocess.TimeoutExpired:
+            os.killpg(self.child.pid, signal.SIGKILL)
+            self.child.wait()
         self.log.close()
 
 
 def measure(contenders, rounds):
     """Return the seconds a step of every turn, by contender's name."""
     with tempfile.TemporaryDirectory() as folder:
-        started = [Started(c, Path(folder, str(i))) for i, c in enumerate(contenders)]
-        for one in started:
-            one.wait_for("ready")
+        started = []
         turns = {contender.name: [] for contender in contenders}
-        for _ in range(rounds):
-            for contender, one in zip(contenders, started, strict=True):
-                turns[contender.name].append(one.turn())
-        for one in started:
-            one.end()
+        try:
+            for i, contender in enumerate(contenders):
+                started.append(Started(contender, Path(folder, str(i))))
+            for one in started:
+                one.wait_for("ready")
+            for _ in range(rounds):
+                for contender, one in zip(contenders, started, strict=True):
+                    turns[contender.name].append(one.turn())
+        finally:
+            for one in started:
+                one.end()
     return turns
 
 

@@ -24,7 +24,7 @@ for epoch in range(epochs):
     order = np.random.default_rng(epoch).permutation(len(x))
     for start in range(0, len(x), batch_size):
         batch = order[start : start + batch_size]
-        model.partial_fit(x[batch] * scale, y[batch], classes)
+        model.partial_fit(x[batch] * scale, y[batch], classes=classes)
     seconds = time.perf_counter() - began
     records.append((seconds, float((model.predict(x_test) == y_test).mean())))
 print(json.dumps(records))

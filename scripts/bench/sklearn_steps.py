@@ -30,7 +30,7 @@ def main():
 
     def step():
         numbers = next(batches)
-        model.partial_fit(x[numbers] * scale, y[numbers], classes)
+        model.partial_fit(x[numbers] * scale, y[numbers], classes=classes)
 
     take_turns(folder, True, step, lambda number: [number])
 

@@ -114,4 +114,5 @@ def main():
     take_turns(folder, comm.rank == 0, step, comm.gather)
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -17,13 +17,18 @@ def take_turns(folder, is_first, step, gather, steps_a_call=1):
     gather : function that returns the list of all processes' numbers, on all of them
     steps_a_call : how many steps `step()` makes
     """
-    warm, timed = (20, 10) if steps_a_call == 1 else (1, 2)
-    for _ in range(warm):
+    step()
+    step()
+    began = time.perf_counter()
+    step()
+    seconds = time.perf_counter() - began
+    few = int(gather(max(1, min(20, round(TURN / seconds))))[0])
+    for _ in range(few):
         step()
     began = time.perf_counter()
-    for _ in range(timed):
+    for _ in range(few):
         step()
-    seconds = (time.perf_counter() - began) / timed
+    seconds = (time.perf_counter() - began) / few
     steps = int(gather(max(3, min(20_000, round(TURN / seconds))))[0])
     if is_first:
         put(folder / "ready", "")
@@ -32,7 +37,7 @@ def take_turns(folder, is_first, step, gather, steps_a_call=1):
         while not (folder / f"go-{turn}").exists():
             if (folder / "end").exists():
                 return
-            time.sleep(0.05)
+            time.sleep(0.2)  # often enough, and seldom enough not to disturb the others
         gather(0)  # all start together
         step()
         began = time.perf_counter()

@@ -1,0 +1,169 @@
+"""A SLURM cluster on one machine: a controller and nodes, each on a host of its own.
+
+Debian's slurmctld, slurmd and munge, with a configuration of their own. Every node says
+that it has `cpus` cores, whatever the machine has. Ends with the `with` statement.
+"""
+
+import os
+import platform
+import resource
+import secrets
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+from hosts import Hosts
+
+UP = 40.0  # seconds for all nodes to be idle
+PROGRAMS = ("/usr/sbin/slurmctld", "/usr/sbin/slurmd", "/usr/sbin/munged")
+CONFIGURATION = """
+ClusterName=test
+SlurmctldHost={head}({head_address})
+SlurmUser=root
+SlurmdUser=root
+AuthType=auth/munge
+CredType=cred/munge
+AuthInfo=socket={folder}/munge.sock
+StateSaveLocation={folder}/state
+SlurmdSpoolDir={folder}/spool/%n
+TmpFS={folder}/tmp/%n
+SlurmctldPidFile={folder}/slurmctld.pid
+SlurmdPidFile={folder}/slurmd.%n.pid
+SlurmctldLogFile={folder}/slurmctld.log
+SlurmdLogFile={folder}/slurmd.%n.log
+MailProg=/bin/true
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+SwitchType=switch/none
+JobAcctGatherType=jobacct_gather/none
+AccountingStorageType=accounting_storage/none
+MpiDefault=none
+PropagateResourceLimits=NONE
+SlurmdParameters=config_overrides
+ReturnToService=1
+SelectType=select/cons_tres
+SelectTypeParameters=CR_CPU
+SchedulerType=sched/backfill
+SchedulerParameters=batch_sched_delay=0,sched_min_interval=0,sched_interval=2,bf_interval=2
+KillWait=5
+CompleteWait=0
+SlurmctldTimeout=10
+SlurmdTimeout=10
+NodeName={nodes} NodeAddr={addresses} CPUs={cpus} RealMemory=2000 State=UNKNOWN
+PartitionName=main Nodes=ALL Default=YES MaxTime=60 DefaultTime=10 State=UP
+"""
+
+
+def has_slurm() -> bool:
+    """Return whether Debian's packages are installed: slurmctld, slurmd, munge."""
+    return all(Path(program).exists() for program in PROGRAMS)
+
+
+class Slurm:
+    """A cluster on hosts that are up: the last one is the controller's.
+
+    Parameters
+    ----------
+    hosts : Hosts
+    folder : path
+        For keys, sockets, state and logs; short.
+    cpus : int
+        Of a node.
+    """
+
+    def __init__(self, hosts: Hosts, folder: Path, cpus: int = 4) -> None:
+        self.hosts, self.folder, self.cpus = hosts, folder, cpus
+        *self.nodes, self.head = hosts.names
+        self._daemons: list[subprocess.Popen[bytes]] = []
+
+    def __enter__(self) -> "Slurm":
+        folder, hosts = self.folder, self.hosts
+        for name in (
+            "state",
+            *(f"spool/{n}" for n in self.nodes),
+            *(f"tmp/{n}" for n in self.nodes),
+        ):
+            (folder / name).mkdir(parents=True)
+        (folder / "munge.key").write_bytes(secrets.token_bytes(128))
+        (folder / "munge.key").chmod(0o600)
+        self.configuration.write_text(
+            CONFIGURATION.format(
+                head=self.head,
+                head_address=hosts.address(self.head),
+                folder=folder,
+                nodes=",".join(self.nodes),
+                addresses=",".join(map(hosts.address, self.nodes)),
+                cpus=self.cpus,
+            )
+        )
+        make_pmix_found()
+        try:
+            self._start(
+                "/usr/sbin/munged", "-F", "-S", folder / "munge.sock",
+                f"--key-file={folder}/munge.key", f"--pid-file={folder}/munged.pid",
+                f"--seed-file={folder}/munge.seed", f"--log-file={folder}/munged.log",
+            )  # fmt: skip
+            wait_for(lambda: (folder / "munge.sock").exists(), "munged")
+            inside = hosts.inside(self.head)
+            self._start(*inside, "/usr/sbin/slurmctld", "-D", "-c", "-f", self.configuration)
+            for node in self.nodes:
+                words = ["/usr/sbin/slurmd", "-D", "-N", node, "-f", self.configuration]
+                self._start(*hosts.inside(node), *words)
+            wait_for(lambda: self._idle() == len(self.nodes), "all nodes of SLURM")
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        for name in self.hosts.names:
+            self.hosts.kill(name)
+        for daemon in self._daemons:
+            daemon.kill()
+            daemon.wait()
+        self._daemons.clear()
+
+    @property
+    def configuration(self) -> Path:
+        return self.folder / "slurm.conf"
+
+    def _start(self, *words: Any) -> None:
+        with (self.folder / "daemons.log").open("ab") as log:
+            self._daemons.append(
+                subprocess.Popen(
+                    ["setpriv", "--pdeathsig", "KILL", *map(str, words)],
+                    stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+                    preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_CORE, (0, 0)),
+                )
+            )  # fmt: skip
+
+    def _idle(self) -> int:
+        ended = self.run("sinfo", "-h", "-N", "-t", "idle", "-o", "%N", check=False)
+        return len(ended.stdout.split())
+
+    def run(
+        self, *words: Any, check: bool = True, limit: float = 90
+    ) -> subprocess.CompletedProcess:
+        """Run a client of SLURM on the controller's host."""
+        return subprocess.run(
+            [*self.hosts.inside(self.head), *map(str, words)],
+            env=os.environ | {"SLURM_CONF": str(self.configuration)},
+            stdin=subprocess.DEVNULL, capture_output=True, text=True, check=check, timeout=limit,
+        )  # fmt: skip
+
+
+def wait_for(is_there, what: str) -> None:
+    until = time.monotonic() + UP
+    while not is_there():
+        if time.monotonic() > until:
+            raise RuntimeError(f"{what}: not there after {UP:g} s")
+        time.sleep(0.1)
+
+
+def make_pmix_found() -> None:
+    """Make the link by which Debian's SLURM opens PMIx; only libpmix-dev has it."""
+    folder = Path(f"/usr/lib/{platform.machine()}-linux-gnu/pmix2/lib")
+    link = folder / "libpmix.so"
+    if not link.exists() and (folder / "libpmix.so.2").exists():
+        link.symlink_to("libpmix.so.2")

@@ -1,0 +1,62 @@
+"""Ranks that SLURM starts on several nodes: the digest of one rank, or a clear refusal."""
+
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+from hosts import Hosts, can_make_hosts
+from ranks import ROOT, distbp
+from slurm import Slurm, has_slurm
+
+IS_OPEN_MPI = (Path(sys.executable).parent / "prterun").exists()
+MPI, WRONG = ("pmix", "pmi2") if IS_OPEN_MPI else ("pmi2", "none")
+WORDS = (
+    *("--batch-size", 50, "--shards", 11, "--epochs", 2, "--hidden", "700,30", "--quiet"),
+    *("--optimizer", "adam", "--clip-norm", 0.5, "--dropout", 0.2),
+)
+
+pytestmark = pytest.mark.skipif(
+    not (can_make_hosts() and has_slurm()), reason="needs root, namespaces and Debian's SLURM"
+)
+
+
+@pytest.fixture(scope="module")
+def slurm(tmp_path_factory):
+    """A cluster of two nodes with four cores each."""
+    with tempfile.TemporaryDirectory(prefix="slurm") as name:
+        folder = Path(name)
+        folder.chmod(0o755)  # munge wants everybody to reach its socket
+        with Hosts(3, tmp_path_factory.mktemp("hosts")) as hosts, Slurm(hosts, folder) as up:
+            yield up
+
+
+def srun(slurm: Slurm, options: list, words: list, mpi: str = MPI, check: bool = True):
+    """Run distbp by srun; what SLURM starts has the environment of this process."""
+    variables = [f"PYTHONPATH={ROOT}", "OPENBLAS_NUM_THREADS=1", f"HOME={os.environ['HOME']}"]
+    program = ["/usr/bin/env", *variables, sys.executable, "-m", "distbp"]
+    return slurm.run("srun", f"--mpi={mpi}", "-t", 5, *options, *program, *words, check=check)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [["-N2", "-n2"], ["-N2", "-n4", "--ntasks-per-node=2"], ["-N2", "-n5"], ["-N1", "-n3"]],
+    ids=" ".join,
+)
+def test_srun_has_the_bits_of_one_rank(slurm, data, tmp_path, options):
+    words = ["train", data["digits"], *WORDS, "--out"]
+    distbp(*words, tmp_path / "alone", folder=tmp_path)
+    srun(slurm, options, [*words, tmp_path / "run"])
+    alone, run = (distbp("digest", tmp_path / n, folder=tmp_path).out for n in ("alone", "run"))
+    assert alone == run
+
+
+def test_a_wrong_mpi_is_refused(slurm, data, tmp_path):
+    """It would be four runs of one rank each, in one directory, with status 0."""
+    words = ["train", data["digits"], *WORDS, "--out", tmp_path / "run"]
+    ended = srun(slurm, ["-N2", "-n4"], words, mpi=WRONG, check=False)
+    assert ended.returncode != 0
+    assert "4 ranks were started, but each finds itself alone" in ended.stderr, ended.stderr
+    assert "--mpi=pmi" in ended.stderr
+    assert not (tmp_path / "run").exists()

@@ -117,6 +117,8 @@ def measure(contenders, rounds):
                 started.append(Started(contender, Path(folder, str(i))))
             for one in started:
                 one.wait_for("ready")
+            for one in started:
+                one.turn()  # in which it finds out how many steps a turn has
             for _ in range(rounds):
                 for contender, one in zip(contenders, started, strict=True):
                     turns[contender.name].append(one.turn())

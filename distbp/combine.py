@@ -18,21 +18,30 @@ batch, exactly and for no message more.
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
 from distbp.comm import Comm, Peers
 from distbp.errors import DistbpError
-from distbp.optimizers import BLOCK, Update
-from distbp.shards import Run, additions, rank_shards, stack_depth, stack_plan, subtrees
+from distbp.optimizers import BLOCK, PIECE, Update
+from distbp.shards import (
+    Addition,
+    Run,
+    additions,
+    buffers,
+    rank_shards,
+    stack_depth,
+    stack_plan,
+    subtrees,
+)
 
 EXTRA = 2  # numbers behind the gradient: cost, correct answers
 PAD = 16  # vectors that are shared start at multiples of this: at a line of the cache
 
 LEAST_BLOCKS = 8  # of a slice: smaller ones take longer to pass on than to add up
 
-Pairs = list[tuple[np.ndarray, np.ndarray]]  # (into, from)
+Additions = list[tuple[np.ndarray, np.ndarray, np.ndarray]]  # (one, other, where to)
 # What `Peers.alltoallv` takes: array, (counts, places), array, (counts, places).
 Message = tuple[
     np.ndarray, tuple[np.ndarray, np.ndarray], np.ndarray, tuple[np.ndarray, np.ndarray]
@@ -77,8 +86,8 @@ class Combiner(ABC):
 
     def _use(self, slots: np.ndarray) -> None:
         self.slots = slots
-        self._additions: list[Pairs] = [
-            [(slots[slot - i - 1], slots[slot - i]) for i in range(count)]
+        self._additions: list[Additions] = [
+            [(slots[slot - i - 1], slots[slot - i], slots[slot - i - 1]) for i in range(count)]
             for _, slot, count in self._stack
         ]
 
@@ -166,7 +175,7 @@ class Exact(Combiner):
         ]
 
         # This rank's slice of them, and the additions that the node can make.
-        lanes = max(1, min(-(-length // BLOCK) // LEAST_BLOCKS, *map(len, nodes)))
+        lanes = count_lanes(length, shards, min(map(len, nodes)))
         cuts = slice_cuts(length, lanes) + [length] * (len(here) - lanes)
         start, stop = cuts[place : place + 2]
         names = [tree for tree, _ in partials]
@@ -175,11 +184,7 @@ class Exact(Combiner):
             list(subtrees((self.runs[ranks[0]][0], self.runs[ranks[-1]][1]), self.root))
             for ranks in nodes
         ]
-        pairs = [
-            (slices[left], slices[right])
-            for tree in node_trees[node]
-            for left, right in additions(names, tree)
-        ]
+        steps = [step for tree in node_trees[node] for step in additions(names, tree)]
         sums = [
             s for name, s in zip(names, slices, strict=True) if is_first(name, node_trees[node])
         ]
@@ -199,30 +204,41 @@ class Exact(Combiner):
         update.move(versions, part, squares)
         self._gradient = self._total[: part[1] - start]
 
-        # Additions and gradient for each piece that is updated in one go, and the rest.
-        cut = [slice(piece.start - start, piece.stop - start) for piece in update.pieces]
-        self._pieces = [([(a[c], b[c]) for a, b in pairs], self._gradient[c]) for c in cut]
-        self._rest = [(a[part[1] - start :], b[part[1] - start :]) for a, b in pairs]
+        # Additions and gradient for each piece that is updated in one go, and the rest. If they
+        # directly follow each other, sums stay in the cache, and nobody else's memory is written.
+        self._is_one_pass = self._exchange is None and update.clip_norm is None
+        numbers = buffers(steps) if self._is_one_pass else []
+        spare = np.empty(
+            (max(numbers, default=-1) + 1, min(PIECE, len(self._gradient))), self.dtype
+        )
+        self._pieces = []
+        for piece in update.pieces:
+            cut = slice(piece.start - start, piece.stop - start)
+            parts = [one[cut] for one in slices]
+            outs = [spare[number][: cut.stop - cut.start] for number in numbers]
+            result = outs[-1] if outs else self._gradient[cut]
+            self._pieces.append((list(planned(steps, parts, outs)), result))
+        tails = [one[part[1] - start :] for one in slices]
+        self._rest = list(planned(steps, tails, []))
         self._wait()
 
     def finish(self, rows: int, learning_rate: float) -> tuple[float, int]:
-        update, is_summed = self.update, False
+        update = self.update
         self._wait()  # for the partial sums of all
         if self._has_extra:
             add(self._rest)
-        if self._exchange or update.clip_norm is not None:
-            is_summed = True
-            for pairs, _ in self._pieces:
-                add(pairs)
+        if not self._is_one_pass:
+            for sums, _ in self._pieces:
+                add(sums)
             if self._exchange:
                 self._exchange.run()
             if update.clip_norm is not None:
                 update.measure(self._gradient)
                 self._wait()  # for the squares of all slices
         update.begin(rows, learning_rate)
-        for i, (pairs, gradient) in enumerate(self._pieces):
-            if not is_summed:
-                add(pairs)
+        for i, (sums, gradient) in enumerate(self._pieces):
+            if self._is_one_pass:
+                add(sums)
             update.apply_piece(i, gradient)
         if self._has_extra:
             np.copyto(self._extra, self._total[-EXTRA:])
@@ -318,10 +334,8 @@ class Exchange:
         numbers = np.array([len(of_peer) for of_peer in trees])
         # This peer's part of all sums, from left to right in the tree.
         self._received = np.empty((numbers.sum(), stop - start), dtype)
-        self._pairs = [
-            (self._received[left], self._received[right])
-            for left, right in additions([tree for of_peer in trees for tree in of_peer], root)
-        ]
+        steps = additions([tree for of_peer in trees for tree in of_peer], root)
+        self._additions = list(planned(steps, list(self._received), []))
         self._messages = [
             self._message(sums[k] if k < len(sums) else None, k, numbers, cuts)
             for k in range(numbers.max())
@@ -345,7 +359,7 @@ class Exchange:
         """Write the sum to `total`, on every peer."""
         for message in self._messages:
             self._lane.alltoallv(*message)
-        add(self._pairs)
+        add(self._additions)
         np.copyto(self._own, self._received[0])
         self._lane.allgatherv(self.total, self._counts)
 
@@ -372,10 +386,30 @@ def make_combiner(
     return combiner, None
 
 
-def add(pairs: Pairs) -> None:
-    """Add what each pair says."""
-    for into, what in pairs:
-        np.add(into, what, out=into)
+def planned(
+    steps: Sequence[Addition], parts: Sequence[np.ndarray], outs: Sequence[np.ndarray]
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Yield additions of `parts`, by position, each into its `outs`, or in place without any."""
+    now = list(parts)
+    for i, (into, other) in enumerate(steps):
+        out = outs[i] if outs else now[into]
+        yield now[into], now[other], out
+        now[into] = out
+
+
+def add(additions: Additions) -> None:
+    """Add what each of them says."""
+    for one, other, out in additions:
+        np.add(one, other, out=out)
+
+
+def count_lanes(size: int, shards: int, ranks: int) -> int:
+    """Return how many ranks of a node have a slice of a vector.
+
+    All, but for small vectors none that has no gradient: to fetch it would take longer
+    than to add it up.
+    """
+    return max(1, min(ranks, max(shards, -(-size // BLOCK) // LEAST_BLOCKS)))
 
 
 def is_first(tree: Run, trees: Sequence[Run]) -> bool:

@@ -22,12 +22,12 @@ from statistics import median
 import numpy as np
 
 from distbp import machine
-from distbp.combine import LEAST_BLOCKS, make_combiner
+from distbp.combine import count_lanes, make_combiner
 from distbp.comm import Comm, Peers
 from distbp.config import flag
 from distbp.errors import ConfigError
 from distbp.network import Network, layer_views, theta_size
-from distbp.optimizers import BLOCK, OPTIMIZERS, Update
+from distbp.optimizers import OPTIMIZERS, Update
 from distbp.shards import default_shards, rank_shards, subtrees
 
 
@@ -157,8 +157,7 @@ def predict(
         len(list(subtrees((runs[first][0], runs[end][1]), root)))
         for first, end in zip(firsts, last, strict=True)
     ]
-    blocks = -(-parameters // BLOCK)
-    lanes = max(1, min(here, blocks // LEAST_BLOCKS, last[-1] - firsts[-1] + 1))
+    lanes = count_lanes(parameters, shards, min(here, last[-1] - firsts[-1] + 1))
     in_node = max(partials - trees[0], 0) * parameters / lanes * costs.add
     own = (busiest - 1) * parameters * costs.add
     nodes = len(firsts)

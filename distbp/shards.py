@@ -94,6 +94,28 @@ def _levels(node: Run) -> list[tuple[int, int]]:
     return left + right
 
 
+def buffers(steps: Sequence[Addition]) -> list[int]:
+    """Return, for each addition in order, which of few buffers can take its result.
+
+    What is added for the first time is read where it is; a buffer is free again when
+    its sum has been added to another one.
+    """
+    place: dict[int, int] = {}  # the buffer that holds a position's sum
+    free: list[int] = []
+    chosen, count = [], 0
+    for into, other in steps:
+        if into not in place and other in place:
+            place[into] = place.pop(other)
+        elif into not in place:
+            if not free:
+                free, count = [count], count + 1
+            place[into] = free.pop()
+        elif other in place:
+            free.append(place.pop(other))
+        chosen.append(place[into])
+    return chosen
+
+
 def additions(nodes: Sequence[Run], root: Run) -> list[Addition]:
     """Return the additions, by positions in `nodes`, that make the sum of `root`.
 

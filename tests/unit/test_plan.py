@@ -64,8 +64,8 @@ def test_a_node_with_several_subtrees_sends_more():
 
 
 def test_small_slices_are_not_cut():
-    """A network of a few blocks is updated by one rank, whatever their number."""
-    assert at(4, parameters=BLOCK).sum == pytest.approx(BLOCK * (1 + 3 + 2) * 1e-9)
+    """A network of a few blocks is updated by those ranks that have shards."""
+    assert at(4, parameters=BLOCK, shards=2).sum == pytest.approx(BLOCK * (1 / 2 + 2 / 2) * 1e-9)
 
 
 def test_numbers_of_ranks():

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from distbp.shards import (
     additions,
+    buffers,
     default_shards,
     largest_power_of_two,
     middle,
@@ -145,6 +146,24 @@ def test_a_stack_is_low(width):
     assert sum(count for _, _, count in plan) == width - 1
     assert on_a_stack([(0, width)]) == [tree(0, width)]
     assert stack_depth([(0, width)]) <= width.bit_length() + 1
+
+
+@given(st.integers(1, 200), st.integers(1, 20))
+def test_sums_need_few_buffers(shards, ranks):
+    """Read where they are, sums of the tree go to buffers, of which there are few."""
+    root = (0, shards)
+    nodes = [n for r in range(ranks) for n in subtrees(rank_shards(shards, ranks, r), root)]
+    steps = additions(nodes, root)
+    now, numbers = {i: tree(*node) for i, node in enumerate(nodes)}, buffers(steps)
+    held: dict[int, str] = {}
+    for (into, other), number in zip(steps, numbers, strict=True):
+        total = f"({now[into]}+{now[other]})"
+        for position in (into, other):  # what had been summed before is still there
+            if now[position] not in [tree(*node) for node in nodes]:
+                assert now[position] in held.values()
+        held[number] = now[into] = total
+    assert now[0] == tree(0, shards)
+    assert max(numbers, default=0) <= len(nodes).bit_length()
 
 
 def test_a_rank_without_shards_has_a_vector():

@@ -19,6 +19,7 @@ batch, exactly and for no message more.
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 
 import numpy as np
 
@@ -37,12 +38,13 @@ from distbp.shards import (
 )
 
 EXTRA = 2  # numbers behind the gradient: cost, correct answers
+CHUNK, CHUNKS = 500_000, 4  # bytes from which an exchange is cut, and into how many at most
 PAD = 16  # vectors that are shared start at multiples of this: at a line of the cache
 
 LEAST_BLOCKS = 8  # of a slice: smaller ones take longer to pass on than to add up
 
 Additions = list[tuple[np.ndarray, np.ndarray, np.ndarray]]  # (one, other, where to)
-# What `Peers.alltoallv` takes: array, (counts, places), array, (counts, places).
+# What `Peers.start_alltoallv` takes: array, (counts, places), array, (counts, places).
 Message = tuple[
     np.ndarray, tuple[np.ndarray, np.ndarray], np.ndarray, tuple[np.ndarray, np.ndarray]
 ]
@@ -188,10 +190,15 @@ class Exact(Combiner):
         sums = [
             s for name, s in zip(names, slices, strict=True) if is_first(name, node_trees[node])
         ]
-        self._exchange = None
+        self._total = (sums or slots)[0][: stop - start]
+        self._exchanges = []
         if len(nodes) > 1 and lane is not None and start < stop:
-            self._exchange = Exchange(lane, node_trees, self.root, sums, stop - start, self.dtype)
-        self._total = self._exchange.total if self._exchange else (sums or slots)[0][: stop - start]
+            self._total = np.empty(stop - start, self.dtype)
+            cuts = slice_cuts(stop - start, max(1, min(CHUNKS, self._total.nbytes // CHUNK)))
+            self._exchanges = [
+                Exchange(lane, node_trees, self.root, [s[lo:hi] for s in sums], self._total[lo:hi])
+                for lo, hi in pairwise(cuts)
+            ]
 
         # θ and state, in two versions: a step is whole, or it has not happened.
         part = min(start, self.size), min(stop, self.size)
@@ -206,7 +213,7 @@ class Exact(Combiner):
 
         # Additions and gradient for each piece that is updated in one go, and the rest. If they
         # directly follow each other, sums stay in the cache, and nobody else's memory is written.
-        self._is_one_pass = self._exchange is None and update.clip_norm is None
+        self._is_one_pass = not self._exchanges and update.clip_norm is None
         numbers = buffers(steps) if self._is_one_pass else []
         spare = np.empty(
             (max(numbers, default=-1) + 1, min(PIECE, len(self._gradient))), self.dtype
@@ -230,8 +237,7 @@ class Exact(Combiner):
         if not self._is_one_pass:
             for sums, _ in self._pieces:
                 add(sums)
-            if self._exchange:
-                self._exchange.run()
+            exchange(self._exchanges)
             if update.clip_norm is not None:
                 update.measure(self._gradient)
                 self._wait()  # for the squares of all slices
@@ -308,12 +314,8 @@ class Exchange:
         Whose sum is wanted.
     sums : list of (width,) arrays
         This peer's.
-    width : int
-    dtype : numpy.dtype
-
-    Attributes
-    ----------
     total : (width,) array
+        Gets the sum.
     """
 
     def __init__(
@@ -322,18 +324,16 @@ class Exchange:
         trees: Sequence[Sequence[Run]],
         root: Run,
         sums: list[np.ndarray],
-        width: int,
-        dtype: np.dtype,
+        total: np.ndarray,
     ) -> None:
-        self._lane = lane
-        cuts = np.array(slice_cuts(width, lane.size))
+        self._lane, self._total = lane, total
+        cuts = np.array(slice_cuts(total.size, lane.size))
         start, stop = cuts[lane.rank : lane.rank + 2]
-        self.total = np.empty(width, dtype)
-        self._own = self.total[start:stop]
+        self._own = total[start:stop]
         self._counts = np.diff(cuts)
         numbers = np.array([len(of_peer) for of_peer in trees])
         # This peer's part of all sums, from left to right in the tree.
-        self._received = np.empty((numbers.sum(), stop - start), dtype)
+        self._received = np.empty((numbers.sum(), stop - start), total.dtype)
         steps = additions([tree for of_peer in trees for tree in of_peer], root)
         self._additions = list(planned(steps, list(self._received), []))
         self._messages = [
@@ -349,19 +349,38 @@ class Exchange:
         receive_counts = np.where(k < numbers, width, 0)
         receive_places = (np.cumsum(numbers) - numbers + k) * width
         return (
-            self.total if own is None else own,
+            self._total if own is None else own,
             (self._counts if own is not None else np.zeros_like(self._counts), cuts[:-1]),
             self._received,
             (receive_counts, np.minimum(receive_places, self._received.size)),
         )
 
-    def run(self) -> None:
-        """Write the sum to `total`, on every peer."""
-        for message in self._messages:
-            self._lane.alltoallv(*message)
+    def start(self) -> None:
+        """Begin to send the partial sums to the owners of their parts."""
+        self._requests = [self._lane.start_alltoallv(*message) for message in self._messages]
+
+    def add(self) -> None:
+        """Add up this peer's part, and begin to send it to all."""
+        for request in self._requests:
+            request.Wait()
         add(self._additions)
         np.copyto(self._own, self._received[0])
-        self._lane.allgatherv(self.total, self._counts)
+        self._requests = [self._lane.start_allgatherv(self._total, self._counts)]
+
+    def end(self) -> None:
+        """Wait until all parts are there."""
+        for request in self._requests:
+            request.Wait()
+
+
+def exchange(exchanges: Sequence[Exchange]) -> None:
+    """Let several exchanges overlap: the results of one travel with the sums of the next."""
+    for one in exchanges:
+        one.start()
+    for one in exchanges:
+        one.add()
+    for one in exchanges:
+        one.end()
 
 
 COMBINERS: dict[str, type[Combiner]] = {"node": Node, "tree": Tree, "allreduce": Allreduce}

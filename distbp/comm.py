@@ -102,14 +102,19 @@ class Peers:
         if self.size > 1:
             self._mpi.Allgatherv(_mpi().IN_PLACE, [array, counts])
 
-    def alltoallv(
-        self, send: np.ndarray, send_counts: Any, receive: np.ndarray, receive_counts: Any
-    ) -> None:
-        """Send runs of `send`, one to each rank, and receive one from each, end to end.
+    def start_allgatherv(self, array: np.ndarray, counts: np.ndarray) -> "MPI.Request":
+        """Begin an `allgatherv`; it is done when `Wait` of the result has returned."""
+        return self._mpi.Iallgatherv(_mpi().IN_PLACE, [array, counts])
 
-        The counts are pairs (counts, displacements), in numbers.
+    def start_alltoallv(
+        self, send: np.ndarray, send_counts: Any, receive: np.ndarray, receive_counts: Any
+    ) -> "MPI.Request":
+        """Begin to send runs of `send`, one to each rank, and to receive one from each.
+
+        The counts are pairs (counts, displacements), in numbers. It is done when `Wait` of
+        the result has returned.
         """
-        self._mpi.Alltoallv([send, send_counts], [receive, receive_counts])
+        return self._mpi.Ialltoallv([send, send_counts], [receive, receive_counts])
 
     @property
     def _mpi(self) -> "MPI.Comm":

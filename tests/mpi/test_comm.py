@@ -139,8 +139,8 @@ def test_alltoallv(comm, everywhere):
     receive_counts = [len(sent(source, comm.rank)) for source in ranks]
     receive = np.empty(sum(receive_counts))
     starts = np.cumsum(receive_counts) - receive_counts
-    comm.alltoallv(
+    comm.start_alltoallv(
         send, (counts, [gap * target for target in ranks]), receive, (receive_counts, starts)
-    )
+    ).Wait()
     found = everywhere((comm.rank, receive.tolist()))
     assert sorted(found) == [(r, [n for s in ranks for n in sent(s, r)]) for r in ranks]

@@ -154,7 +154,7 @@ class Job:
             seconds=time.monotonic() - self.began,
             ended_at=ended_at,
         )
-        files = [str(path) for path in self.scratch.glob("distbp-*")]
+        files = [str(path) for path in [*self.scratch.glob("distbp-*"), *orphaned_memory()]]
         self.clear()
         if files:
             trouble += f"has left {', '.join(files)}\n"
@@ -342,6 +342,12 @@ def catches(pid: int, number: int) -> bool:
 def segments() -> set[Path]:
     """Return the files that MPIs share memory through."""
     return {path for pattern in SEGMENTS for path in Path("/dev/shm").glob(pattern)}
+
+
+def orphaned_memory() -> list[Path]:
+    """Return the files of distbp's in /dev/shm whose process has ended."""
+    found = Path("/dev/shm").glob("distbp-*")
+    return [path for path in found if started(int(path.name.split("-")[1])) is None]
 
 
 def maps() -> str:

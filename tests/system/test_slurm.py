@@ -3,11 +3,12 @@
 import os
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
-from hosts import Hosts, can_make_hosts
-from ranks import ROOT, distbp
+from hosts import Hosts, can_make_hosts, environment
+from ranks import INSIDE, ROOT, distbp, fault
 from slurm import Slurm, has_slurm
 
 IS_OPEN_MPI = (Path(sys.executable).parent / "prterun").exists()
@@ -32,10 +33,12 @@ def slurm(tmp_path_factory):
             yield up
 
 
-def srun(slurm: Slurm, options: list, words: list, mpi: str = MPI, check: bool = True):
-    """Run distbp by srun; what SLURM starts has the environment of this process."""
-    variables = [f"PYTHONPATH={ROOT}", "OPENBLAS_NUM_THREADS=1", f"HOME={os.environ['HOME']}"]
-    program = ["/usr/bin/env", *variables, sys.executable, "-m", "distbp"]
+def srun(slurm: Slurm, options: list, words: list, mpi: str = MPI, check: bool = True, **more: str):
+    """Run distbp by srun, with more variables in its environment."""
+    variables = {
+        "PYTHONPATH": f"{INSIDE}:{ROOT}", "OPENBLAS_NUM_THREADS": "1", "HOME": os.environ["HOME"],
+    } | more  # fmt: skip
+    program = [*environment(**variables), sys.executable, "-m", "distbp"]
     return slurm.run("srun", f"--mpi={mpi}", "-t", 5, *options, *program, *words, check=check)
 
 
@@ -50,6 +53,17 @@ def test_srun_has_the_bits_of_one_rank(slurm, data, tmp_path, options):
     srun(slurm, options, [*words, tmp_path / "run"])
     alone, run = (distbp("digest", tmp_path / n, folder=tmp_path).out for n in ("alone", "run"))
     assert alone == run
+
+
+def test_a_rank_that_is_killed_ends_all(slurm, data, tmp_path):
+    """Also where SLURM goes on: who waits for a rank in shared memory sees that it has died."""
+    words = ["train", data["digits"], "--epochs", 100_000, "--quiet", "--out", tmp_path / "run"]
+    began = time.monotonic()
+    options = ["-N1", "-n2"]
+    ended = srun(slurm, options, words, check=False, **fault(tmp_path, 1, "update", "kill", 30))
+    assert (tmp_path / "fault").exists(), ended.stderr
+    assert ended.returncode != 0
+    assert time.monotonic() - began < 30
 
 
 def test_a_wrong_mpi_is_refused(slurm, data, tmp_path):

@@ -11,7 +11,7 @@ import signal
 
 def rank() -> str:
     """Return the rank that a launcher gave this process, or what it is instead."""
-    for name in ("OMPI_COMM_WORLD_RANK", "PMI_RANK"):
+    for name in ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK"):
         if name in os.environ:
             return os.environ[name]
     return "alone"

@@ -1,0 +1,358 @@
+"""The verbs of the command line: their options, and what each of them does.
+
+The options of `train` are the fields of `Config`, so they are listed once. A verb's
+`run_…` returns the exit status.
+"""
+
+import argparse
+import difflib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, NoReturn
+
+from distbp.errors import ConfigError
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that says what is wrong in a sentence, and leaves printing it to `main`."""
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(allow_abbrev=False, **arguments)
+
+    def error(self, message: str) -> NoReturn:
+        verb = self.prog.partition(" ")[2]
+        raise ConfigError(f"{verb + ': ' if verb else ''}{message}. See {self.prog} --help.")
+
+    def refuse(self, unknown: str) -> NoReturn:
+        """Raise ConfigError for an argument that nobody asked for."""
+        flags = [flag for action in self._actions for flag in action.option_strings]
+        close = difflib.get_close_matches(unknown.partition("=")[0], flags, 1)
+        hint = f"; did you mean {close[0]}?" if close and unknown.startswith("-") else "."
+        raise ConfigError(f"{self.prog} does not know {unknown!r}{hint} See {self.prog} --help.")
+
+
+def add_verb(verbs: Any, name: str, help: str, run: Any) -> Parser:
+    parser: Parser = verbs.add_parser(name, help=help, description=help)
+    parser.set_defaults(run=run, parser=parser)
+    return parser
+
+
+def add_ranks(parser: Parser) -> None:
+    parser.add_argument("--ranks", type=int, metavar="N", help="start N ranks here, by MPI")
+
+
+# import
+
+
+def add_import(verbs: Any) -> None:
+    parser = add_verb(verbs, "import", "Make a data set of files of other formats.", run_import)
+    parser.add_argument("source", help="a folder of IDX files, or a .npz, .csv or HDF5 file")
+    parser.add_argument("out", metavar="OUT.h5", help="the data set to write")
+    add = parser.add_argument
+    add("--label", help="CSV: the label's column, by name or number; several for a regression")
+    add(
+        "--header",
+        action=argparse.BooleanOptionalAction,
+        help="CSV: the first line names the columns (default: as it looks)",
+    )
+    for split in ("", "-test", "-validation"):
+        for part, what in (("x", "rows"), ("y", "labels")):
+            where = f"the {split[1:]} {what}" if split else f"the training {what}"
+            add(f"--{part}{split}", metavar="NAME", help=f"HDF5: name of the dataset with {where}")
+    add(
+        "--task",
+        choices=("classification", "regression"),
+        help="default: names and whole numbers are classes",
+    )
+    add(
+        "--scaling",
+        choices=("auto", "bytes", "standardize", "none"),
+        default="auto",
+        help="of the network's input (default: auto: bytes, x/255, for uint8; else standardize)",
+    )
+    add("--test-fraction", type=float, metavar="F", help="part set aside as test, class by class")
+    add("--seed", type=int, help="of the rows that --test-fraction picks (default: 0)")
+    add("--quiet", action="store_true", help="print nothing but errors")
+
+
+def run_import(arguments: argparse.Namespace) -> int:
+    from distbp.display import file_progress
+    from distbp.importing import import_data
+    from distbp.tables import ImportOptions
+
+    given = {one.name: getattr(arguments, one.name) for one in fields(ImportOptions)}
+    options = ImportOptions(**given)
+    with file_progress("importing", is_shown=not arguments.quiet) as progress:
+        about = import_data(arguments.source, arguments.out, options, progress)
+    if not arguments.quiet:
+        rows = ", ".join(f"{name} {n:,} rows" for name, n in about["rows"].items())
+        print(f"{arguments.out}: {rows}")
+        print(f"next   distbp train {arguments.out} --out RUN")
+    return 0
+
+
+# train
+
+
+def add_train(verbs: Any) -> None:
+    from distbp.config import Config, flag
+
+    parser = add_verb(verbs, "train", "Train a network.", run_train)
+    parser.add_argument("data", nargs="?", help="a data set, made by distbp import")
+    parser.add_argument("--resume", metavar="RUN", help="go on where RUN stopped")
+    parser.add_argument("--config", metavar="FILE", help="a TOML file with these options")
+    add_ranks(parser)
+    for one in fields(Config):
+        if one.name == "data":
+            continue
+        meta = one.metadata
+        default = "" if one.default in (None, "", False) else f" (default: {show(one.default)})"
+        options: dict[str, Any] = {"default": argparse.SUPPRESS, "help": meta["help"] + default}
+        if one.type is bool:
+            parser.add_argument(flag(one.name), action=argparse.BooleanOptionalAction, **options)
+            continue
+        if meta["choices"]:
+            options["choices"] = meta["choices"]
+        else:
+            options |= {"type": meta["parse"], "metavar": one.name.upper()}
+        parser.add_argument(flag(one.name), **options)
+
+
+def show(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def run_train(arguments: argparse.Namespace) -> int:
+    from distbp.config import Config
+
+    given = {
+        one.name: getattr(arguments, one.name)
+        for one in fields(Config)
+        if getattr(arguments, one.name, None) is not None
+    }
+    if is_to_start_ranks(arguments):
+        return start_ranks(arguments)
+    config = (
+        resumed_config(arguments.resume, arguments.config, given)
+        if arguments.resume
+        else (new_config(arguments.config, given))
+    )
+    from distbp.train import train
+
+    train(config, resume=bool(arguments.resume))
+    return 0
+
+
+def new_config(file: str | None, given: dict[str, Any]) -> Any:
+    """Return the configuration of a new run, from a TOML file and the options given."""
+    from distbp.config import Config, check_useful, read_toml
+
+    check_useful(given, from_file := read_toml(Path(file)) if file else {})
+    return Config(**from_file | given)
+
+
+def resumed_config(run: str, file: str | None, given: dict[str, Any]) -> Any:
+    """Return the configuration of a run that is resumed, with the changes given."""
+    from distbp.checkpoint import find, read
+    from distbp.config import Config
+
+    for name, value in (("--config", file), ("--out", given.get("out"))):
+        if value:
+            raise ConfigError(
+                f"--resume {run} and {name} {value} contradict each other: a resumed "
+                f"run has its own."
+            )
+    if not Path(run).is_dir():
+        raise ConfigError(f"--resume {run}: expected the directory of a run.")
+    return Config(**read(find(run)).about["config"]).resumed(given | {"out": run})
+
+
+def is_to_start_ranks(arguments: argparse.Namespace) -> bool:
+    """Return whether `--ranks` asks for more than this process.
+
+    Raises
+    ------
+    ConfigError
+        A launcher has started ranks already.
+    """
+    from distbp.comm import ranks_started
+
+    ranks, started = arguments.ranks, ranks_started(os.environ)
+    if ranks is None:
+        return False
+    if ranks < 1:
+        raise ConfigError(f"--ranks {ranks}: expected at least 1.")
+    if started > 1:
+        raise ConfigError(
+            f"--ranks {ranks} starts ranks itself, but a launcher has started {started} already. "
+            f"Use one of the two."
+        )
+    return bool(ranks > 1)
+
+
+def start_ranks(arguments: argparse.Namespace) -> int:
+    """Start this very command on several ranks."""
+    from distbp.launch import run_ranks
+
+    return run_ranks(arguments.ranks, without_ranks(arguments.argv))
+
+
+def without_ranks(argv: Sequence[str]) -> list[str]:
+    """Return the arguments without `--ranks N` or `--ranks=N`."""
+    kept, skip = [], False
+    for word in argv:
+        if not skip and word != "--ranks" and not word.startswith("--ranks="):
+            kept.append(word)
+        skip = word == "--ranks" and not skip
+    return kept
+
+
+# evaluate, predict, info, digest
+
+
+def add_model(parser: Parser) -> None:
+    parser.add_argument("model", help="a checkpoint, or a run's directory: its last one")
+
+
+def add_data_and_split(parser: Parser) -> None:
+    parser.add_argument("data", help="a data set")
+    parser.add_argument(
+        "--split", choices=("train", "validation", "test"), default="test", help="default: test"
+    )
+    add_ranks(parser)
+
+
+def add_evaluate(verbs: Any) -> None:
+    parser = add_verb(verbs, "evaluate", "Cost and accuracy (or R²) of a split.", run_evaluate)
+    add_model(parser)
+    add_data_and_split(parser)
+    parser.add_argument("--json", action="store_true", help="one JSON object, for programs")
+
+
+def run_evaluate(arguments: argparse.Namespace) -> int:
+    if is_to_start_ranks(arguments):
+        return start_ranks(arguments)
+    from distbp.comm import connect
+    from distbp.evaluate import Evaluator, open_model_and_data
+
+    comm = connect()
+    with comm.guard():
+        checkpoint, data = open_model_and_data(arguments.model, arguments.data, comm)
+        split = data.split(arguments.split)
+        is_regression = data.task == "regression"
+        evaluator = Evaluator(comm, checkpoint.network, split, checkpoint.scaling, is_regression)
+        score = evaluator.score()
+    if comm.rank == 0:
+        name = "r2" if is_regression else "accuracy"
+        values = {
+            "split": arguments.split,
+            "rows": score.rows,
+            "cost": score.cost,
+            name: score.accuracy,
+        }
+        if arguments.json:
+            print(json.dumps(values))
+        else:
+            share = (
+                f"R² {score.accuracy:.4f}" if is_regression else f"accuracy {score.accuracy:.2%}"
+            )
+            print(f"{arguments.split}: {score.rows:,} rows, cost {score.cost:.6f}, {share}")
+    return 0
+
+
+def add_predict(verbs: Any) -> None:
+    parser = add_verb(verbs, "predict", "Write what a model puts out for each row.", run_predict)
+    add_model(parser)
+    add_data_and_split(parser)
+    parser.add_argument(
+        "--out", required=True, metavar="P.h5", help="output and label, in row order"
+    )
+
+
+def run_predict(arguments: argparse.Namespace) -> int:
+    if is_to_start_ranks(arguments):
+        return start_ranks(arguments)
+    from distbp.comm import connect
+    from distbp.evaluate import open_model_and_data, predict
+
+    comm = connect()
+    refuse_overwriting(arguments.out, arguments.model, arguments.data)
+    with comm.guard():
+        checkpoint, data = open_model_and_data(arguments.model, arguments.data, comm)
+        predict(comm, checkpoint, data, arguments.split, Path(arguments.out))
+    if comm.rank == 0:
+        print(f"{arguments.out}: {len(data.split(arguments.split)):,} rows")
+    return 0
+
+
+def refuse_overwriting(out: str, model: str, data: str) -> None:
+    """Raise ConfigError if the predictions would replace what they are made from."""
+    from distbp.checkpoint import find
+
+    for path in (find(model), Path(data)):
+        if Path(out).resolve() == path.resolve():
+            raise ConfigError(f"--out {out} would replace what is read; name another file.")
+
+
+def add_info(verbs: Any) -> None:
+    parser = add_verb(verbs, "info", "What a data set, checkpoint or run holds.", run_info)
+    parser.add_argument("file")
+
+
+def run_info(arguments: argparse.Namespace) -> int:
+    from distbp.info import describe
+
+    print(describe(Path(arguments.file)))
+    return 0
+
+
+def add_digest(verbs: Any) -> None:
+    parser = add_verb(verbs, "digest", "SHA-256 of θ, and nothing else.", run_digest)
+    add_model(parser)
+
+
+def run_digest(arguments: argparse.Namespace) -> int:
+    from distbp.checkpoint import digest, load
+
+    print(digest(load(arguments.model).theta))
+    return 0
+
+
+# plan
+
+
+def add_plan(verbs: Any) -> None:
+    from distbp.config import parse_sizes
+
+    parser = add_verb(verbs, "plan", "How many ranks pay, for a network and a batch.", run_plan)
+    add = parser.add_argument
+    add("--sizes", type=parse_sizes, required=True, help="of all layers, as in 784,100,10")
+    add("--batch-size", type=int, default=256, help="default: 256")
+    add("--shards", type=int, help="default: as train has it")
+    add("--dtype", choices=("float32", "float64"), default="float32", help="default: float32")
+    add("--up-to", type=int, default=1000, metavar="N", help="ranks (default: 1000)")
+    add("--ranks-a-node", type=int, metavar="N", help="default: the cores here")
+    add("--latency", type=float, default=20.0, help="µs from node to node (default: 20)")
+    add("--bandwidth", type=float, default=10.0, help="of a node, Gbit/s (default: 10)")
+    add_ranks(parser)
+
+
+def run_plan(arguments: argparse.Namespace) -> int:
+    if is_to_start_ranks(arguments):
+        return start_ranks(arguments)
+    from distbp.comm import connect
+    from distbp.plan import Question, answer
+
+    comm = connect()
+    with comm.guard():
+        given = {one.name: getattr(arguments, one.name) for one in fields(Question)}
+        lines = answer(Question(**given), comm)
+    if comm.rank == 0:
+        print("\n".join(lines))
+    return 0
+
+
+VERBS = (add_import, add_train, add_evaluate, add_predict, add_info, add_digest, add_plan)

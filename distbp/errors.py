@@ -30,8 +30,14 @@ class LaunchError(DistbpError):
     """The ranks were not started as one run."""
 
 
+class StoppedError(DistbpError):
+    """The run was asked to stop: it is saved, and can go on."""
+
+    status = 75  # EX_TEMPFAIL of sysexits.h: try again
+
+
 # An error crosses from one rank to another by its name and its text.
 KINDS: dict[str, type[DistbpError]] = {
     kind.__name__: kind
-    for kind in (DistbpError, ConfigError, DataError, CheckpointError, LaunchError)
+    for kind in (DistbpError, ConfigError, DataError, CheckpointError, LaunchError, StoppedError)
 }

@@ -13,8 +13,8 @@ FOLDER = Path(distbp.__file__).parent
 # Each file imports only files above it: who starts at the top never has to look ahead.
 ORDER = [
     "errors", "philox", "functions", "products", "network", "optimizers", "schedules", "shards",
-    "hdf5", "data", "machine", "memory", "comm", "combine", "gradient", "checkpoint", "config",
-    "display", "evaluate", "journal", "parts", "notices", "train",
+    "hdf5", "data", "machine", "memory", "comm", "exchange", "combine", "gradient", "checkpoint",
+    "saving", "config", "display", "evaluate", "journal", "parts", "notices", "stopping", "train",
     "tables", "csvfile", "sources", "labels", "importing", "info", "launch", "plan", "verbs", "cli",
     "__main__",
 ]  # fmt: skip

@@ -93,6 +93,11 @@ def sleep() -> None:
     time.sleep(1000)
 
 
+def loop() -> None:
+    while True:
+        pass
+
+
 KINDS: dict[str, Callable[[], None]] = {
     "error": error,
     "memory": memory,
@@ -103,6 +108,7 @@ KINDS: dict[str, Callable[[], None]] = {
     "kill": kill,
     "stop": stop,
     "sleep": sleep,
+    "loop": loop,
     "exit0": lambda: sys.exit(0),
     "exit3": lambda: sys.exit(3),
 }

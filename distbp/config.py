@@ -129,6 +129,10 @@ class Config:
     stall_limit: str = option(
         "10min", "end a rank that keeps the others waiting for longer", same_mathematics=True
     )
+    check_every: int = option(
+        1000, "steps between two checks for bits that changed by themselves; 0 for none", int,
+        least=0, same_mathematics=True,
+    )  # fmt: skip
     on_nan: str = option(
         "stop", "if a cost or a gradient is not finite: stop, skip the step, or roll back to the "
         "last checkpoint and halve the learning rate",

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from distbp import machine, philox
+from distbp.checking import Checker
 from distbp.checkpoint import Checkpoint, digest, find, read
 from distbp.combine import Sums, make_combiner
 from distbp.comm import Comm, connect
@@ -152,6 +153,7 @@ class Run:
             network, self.combiner, self.rows, data.scaling, len(data.classes),
             config.batch_size, config.shards or 1, config.dropout,
         )  # fmt: skip
+        self.checker = Checker(comm, self.update, self.combiner, self.gradient)
         self.progress = Progress()
         self.stopping: Stopping = (
             survivor_of.stopping if survivor_of else Stopping(config.seconds("time_limit"))
@@ -168,7 +170,7 @@ class Run:
         self.journal = Journal(
             config, data, network, self.update, self.progress, self.batches, comm.rank == 0
         )
-        self._before = self._here()
+        self._before, self._repeated = self._here(), -1
         with comm.together():
             self.journal.open(is_new=checkpoint is None, is_saved=survivor_of is None)
         if survivor_of is None:
@@ -202,8 +204,7 @@ class Run:
                 if self._position() > comm.gather_numbers(self._position()).min():
                     self._undo()
                 run = Run(self.config, comm, self.journal.checkpoint(), self)
-                if comm.rank == 0:
-                    run.journal.display.warn(lost(dead, comm.size, run.progress))
+                run._warn(lost(dead, comm.size, run.progress))
                 return run
             except Exception as again:
                 if again is failure or not comm.is_loss(again):
@@ -254,8 +255,11 @@ class Run:
             start = progress.step * batch_size
             batch = self.order.array[start : start + batch_size]
             sums = self.step(batch)
+            if not math.isfinite(sums.cost) or (self._is_check_due() and not self._check(batch)):
+                continue  # where the run is now: here, at the next step, or at a checkpoint
             if sums.save or self.journal.is_due_by_steps():
-                self._compare_replicas(digest(self.network.theta))
+                if self._replicas_differ():
+                    continue
                 self.journal.save()
             self.journal.after_step(start + len(batch))
             if sums.stop:
@@ -278,6 +282,29 @@ class Run:
         progress.correct += round(sums.correct)
         return sums
 
+    def _is_check_due(self) -> bool:
+        every = self.config.check_every
+        return every > 0 and self.update.steps % every == 0 and self.combiner.is_exact
+
+    def _check(self, batch: np.ndarray) -> bool:
+        """Look for bits that have changed by themselves; return whether the run can go on here.
+
+        If not, it is back at the last checkpoint.
+        """
+        step = self.progress.step - 1
+        found = self.checker.check(batch, self.progress.epoch, step, self._learning_rate(step))
+        if not found.text:
+            return True
+        text = (
+            f"Bits have changed by themselves by epoch {self.progress.epoch + 1}, step {step + 1}: "
+            f"{found.text}. Have the memory there tested."
+        )
+        if found.is_mended:
+            self._warn(f"{text} The step was made again, to the right result.")
+        else:
+            self._go_back(text, self.progress.rate_factor)
+        return found.is_mended
+
     def _on_nan(self, batch: np.ndarray) -> None:
         """Do what --on-nan says about a step that would not have ended in finite numbers.
 
@@ -287,18 +314,26 @@ class Run:
         found = self.gradient.find_nan(batch, progress.epoch, progress.step)
         texts = [f"rank {r}: {text}" for r, text in enumerate(self.comm.gather(found)) if text]
         text = self._not_finite(texts[0] if texts else "in the sum, or in the new parameters")
+        if not texts and self._repeated != self._position():  # perhaps it was a processor's slip
+            self._repeated = self._position()
+            self._warn(f"{text} All ranks compute it again.")
+            return
         if policy == "stop" or (policy == "rollback" and progress.rate_factor <= LEAST_FACTOR):
             raise DistbpError(text)
         if policy == "skip":
-            self.journal.display.warn(f"{text} The step is skipped.")
+            self._warn(f"{text} The step is skipped.")
             progress.step += 1
             progress.skipped += len(batch)
         else:
-            self._roll_back(text)
+            self._go_back(text, progress.rate_factor / 2)
 
-    def _roll_back(self, text: str) -> None:
-        """Go back to the last checkpoint, with half the learning rate."""
-        factor = self.progress.rate_factor / 2
+    def _warn(self, text: str) -> None:
+        if self.comm.rank == 0:
+            self.journal.display.warn(text)
+
+    def _go_back(self, text: str, factor: float) -> None:
+        """Go back to the last checkpoint, and on with that factor on the learning rate."""
+        self._warn(text)
         with self.comm.together():
             self.journal.settle()
             checkpoint = read(find(self.config.out))
@@ -306,9 +341,9 @@ class Run:
             before = restore(checkpoint, self.config, self.data, self.network, self.update)
         vars(self.progress).update(vars(before) | {"rate_factor": factor})
         self.order.fill(self._shuffle)
-        self.journal.display.warn(
-            f"{text} Back to epoch {before.epoch + 1}, step {before.step}, with "
-            f"{factor:g} times the learning rate."
+        self._warn(
+            f"The run is back at the last checkpoint, epoch {before.epoch + 1}, step "
+            f"{before.step}; the learning rate has the factor {factor:g}."
         )
 
     def _stop(self) -> None:
@@ -346,11 +381,12 @@ class Run:
     def _end_epoch(self, seconds: float, trained: int) -> None:
         """Evaluate, record, and go on to the next epoch."""
         progress = self.progress
+        if self._replicas_differ():
+            return
         scores = {name: evaluator.score() for name, evaluator in self.evaluators.items()}
         before = self._here()
         progress.end_epoch(self._record(scores, seconds, trained / seconds))
         self._before = before
-        self._compare_replicas(progress.history[-1]["digest"])
         self.journal.after_epoch()
 
     def _record(self, scores: dict[str, Score], seconds: float, speed: float) -> dict[str, Any]:
@@ -374,15 +410,17 @@ class Run:
             "digest": digest(self.network.theta),
         }
 
-    def _compare_replicas(self, mine: str) -> None:
-        """Raise DistbpError unless θ has the same bits on all ranks."""
-        digests = self.comm.gather_numbers(int(mine[:15], 16))
+    def _replicas_differ(self) -> bool:
+        """Return whether θ has not the same bits on all ranks; then the run has gone back."""
+        digests = self.comm.gather_numbers(int(digest(self.network.theta)[:15], 16))
         odd = np.flatnonzero(digests != digests[0])
         if len(odd):
-            raise DistbpError(
+            self._go_back(
                 f"After step {self.update.steps} the parameters of rank {odd[0]} differ from "
-                f"those of rank 0. The last checkpoint is from before; --resume goes on from it."
+                f"those of rank 0.",
+                self.progress.rate_factor,
             )
+        return bool(len(odd))
 
     def _is_out_of_patience(self) -> bool:
         patience = self.config.patience

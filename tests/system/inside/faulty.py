@@ -22,6 +22,7 @@ PLACES = {
     "backprop": ("distbp.network", "Network.backprop"),
     "combine": ("distbp.combine", "Exact.finish"),
     "update": ("distbp.optimizers", "Update.begin"),
+    "commit": ("distbp.optimizers", "Update.commit"),
     "evaluation": ("distbp.evaluate", "Evaluator.score"),
     "prediction": ("distbp.evaluate", "Evaluator.run"),
     "checkpoint": ("distbp.checkpoint", "write"),
@@ -43,7 +44,10 @@ def install(place: str, kind: str, call: str = "1") -> None:
         calls += 1
         if calls == int(call):
             note_time()
-            KINDS[kind]()
+            if kind == "flip":
+                flip(*arguments)
+            else:
+                KINDS[kind]()
         return function(*arguments, **options)
 
     setattr(owner, attribute, faulty)
@@ -87,6 +91,12 @@ def kill() -> None:
 
 def stop() -> None:
     os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def flip(update: Any) -> None:
+    """Change a bit of a number of the version that is to be the current one."""
+    theta = update._versions[1 - update._now][0]
+    theta.view("u4")[-1] ^= 1 << 20
 
 
 def sleep() -> None:

@@ -12,11 +12,12 @@ import distbp
 FOLDER = Path(distbp.__file__).parent
 # Each file imports only files above it: who starts at the top never has to look ahead.
 ORDER = [
-    "errors", "philox", "functions", "products", "network", "optimizers", "schedules", "shards",
+    "errors", "processes", "tether",
+    "philox", "functions", "products", "network", "optimizers", "schedules", "shards",
     "hdf5", "data", "machine", "memory", "comm", "combine", "gradient", "checkpoint", "config",
     "display", "evaluate", "journal", "parts", "notices", "train",
-    "tables", "csvfile", "sources", "labels", "importing", "info", "launch", "plan", "verbs", "cli",
-    "__main__",
+    "tables", "csvfile", "sources", "labels", "importing", "info", "launch", "supervise", "plan",
+    "verbs", "cli", "__main__",
 ]  # fmt: skip
 TREES = {path.stem: ast.parse(path.read_text("utf-8")) for path in FOLDER.glob("*.py")}
 

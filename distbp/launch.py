@@ -7,6 +7,7 @@ launch that is waited for; `supervise` makes more of it.
 
 import contextlib
 import functools
+import math
 import os
 import secrets
 import shutil
@@ -17,13 +18,16 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from distbp import comm, processes, tether
-from distbp.errors import LaunchError
+from distbp.errors import LaunchError, StoppedError
 
 NAMES = ("mpiexec", "mpirun", "mpiexec.hydra", "mpiexec.mpich", "mpirun.openmpi", "mpiexec.openmpi")
+STATUS = {tether.DONE: 0, tether.STOPPED: StoppedError.status}
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 TICK = 0.1  # seconds between two looks
+ASKING = 1.0  # seconds between two requests to stop
 TIDYING = 2.0  # seconds for a launcher to end by itself when it is told to
 
 
@@ -81,8 +85,6 @@ class Launch:
     ----------
     began : float
         By time.monotonic.
-    asked : list of int
-        The ranks that were asked to stop.
     end_said_at : float or None
         When the ranks were found to have said how they ended.
     word, text : str
@@ -92,15 +94,15 @@ class Launch:
     """
 
     def __init__(self, ranks: int, arguments: Sequence[str], carries_on: bool = False) -> None:
-        command, variables = launcher_command(ranks, carries_on)
+        launcher = make_launcher(ranks, carries_on)
         self.folder = Path(tempfile.mkdtemp(prefix="distbp_"))
         token = secrets.token_hex(16)
         self.mark = f"{tether.TOKEN_VARIABLE}={token}"
         self.began, self._began = time.monotonic(), time.time()
-        self.asked: list[int] = []
+        self._asked_at = -math.inf
         self.end_said_at: float | None = None
-        self.word, self.text, self.status = "", "", 1
-        variables |= {
+        self.word, self.text, self.status = "", "", 0
+        variables = launcher.variables | {
             comm.RANKS_VARIABLE: str(ranks),
             tether.TOKEN_VARIABLE: token,
             tether.STARTED_VARIABLE: str(self.folder / "started"),
@@ -108,13 +110,14 @@ class Launch:
             "TMPDIR": str(self.folder),  # a launcher that is killed leaves files there
         }
         self.launcher = subprocess.Popen(
-            [*command, sys.executable, "-m", "distbp", *arguments],
+            [*launcher.command, sys.executable, "-m", "distbp", *arguments],
             env=os.environ | variables,
             stdin=subprocess.DEVNULL,
             # Ctrl-C of a terminal is for this process, which knows how to stop the ranks.
             start_new_session=True,
-            preexec_fn=processes.parents_death_sends(signal.SIGTERM),
+            preexec_fn=processes.parents_death_sends(launcher.ending),
         )
+        self._ending = launcher.ending
 
     def __enter__(self) -> "Launch":
         return self
@@ -143,26 +146,30 @@ class Launch:
         if self.end_said_at is None and said.endswith("\n"):
             first, _, self.text = said.rstrip("\n").partition("\n")
             self.word, _, status = first.partition(" ")
-            self.status = int(status or 0)
+            self.status = int(status or STATUS[self.word])
             self.end_said_at = time.monotonic()
 
     def ask_to_stop(self) -> bool:
-        """Let the ranks save and stop, once; return whether there is one that can.
+        """Let the ranks save and stop; return whether there is, or was, one that can.
 
-        A rank that does not catch the signal yet, and would be killed by it, has nothing to save.
+        A rank that does not catch the signal yet, and would be killed by it, has nothing to
+        save. One may have been asked in vain: MPICH catches the signal before training does.
         """
-        if not self.asked:
-            self.asked = [
-                pid
-                for pid in processes.marked(self.mark)
-                if processes.runs(pid, sys.executable) and processes.catches(pid, signal.SIGUSR1)
-            ]
-            processes.send(self.asked, signal.SIGUSR1)
-        return bool(self.asked)
+        if time.monotonic() < self._asked_at + ASKING:
+            return True
+        ranks = [
+            pid
+            for pid in processes.marked(self.mark)
+            if processes.runs(pid, sys.executable) and processes.catches(pid, signal.SIGUSR1)
+        ]
+        processes.send(ranks, signal.SIGUSR1)
+        if ranks:
+            self._asked_at = time.monotonic()
+        return self._asked_at > self.began
 
     def end(self) -> None:
         """End all that came of it, and remove what it has left behind."""
-        self.launcher.terminate()  # it tidies up behind itself, if it can
+        self.launcher.send_signal(self._ending)
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.launcher.wait(TIDYING)
         processes.end_marked(self.mark)
@@ -189,20 +196,29 @@ def run_ranks(ranks: int, arguments: Sequence[str]) -> int:
     return 128 + requests.received[0] if requests else status or 1
 
 
-def launcher_command(ranks: int, carries_on: bool = False) -> tuple[list[str], dict[str, str]]:
-    """Return how to start `ranks` ranks: the command's beginning, and environment variables."""
+class Launcher(NamedTuple):
+    """What starts ranks: the command's beginning, variables, and the signal that ends it."""
+
+    command: list[str]
+    variables: dict[str, str]
+    ending: int
+
+
+def make_launcher(ranks: int, carries_on: bool = False) -> Launcher:
+    """Return what starts `ranks` ranks; a single one needs no MPI."""
     if ranks == 1:
-        return [], {}
+        return Launcher([], {}, signal.SIGKILL)
     library = comm.library()
     if not library:
         raise LaunchError(
             f"--ranks {ranks} needs MPI, and no MPI library can be loaded. Install one: "
             f"pip install mpich."
         )
-    launcher = find_launcher(library)
+    command = [find_launcher(library), "-n", str(ranks)]
     if not library.startswith("Open MPI"):
-        return [launcher, "-n", str(ranks)], {}
-    command = [launcher, "-n", str(ranks), "--oversubscribe", "--bind-to", "none"]
+        # Without it its ranks are ended; by SIGTERM they would only be asked.
+        return Launcher(command, {}, signal.SIGKILL)
+    command += ["--oversubscribe", "--bind-to", "none"]
     # A waiting rank leaves its core to whatever else this machine does.
     command += ["--mca", "mpi_yield_when_idle", "1"]
     variables = {}
@@ -211,7 +227,7 @@ def launcher_command(ranks: int, carries_on: bool = False) -> tuple[list[str], d
         variables["DISTBP_FT"] = "ulfm"
     if os.geteuid() == 0:  # who starts ranks as root here has said so by starting this as root
         variables |= {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
-    return command, variables
+    return Launcher(command, variables, signal.SIGTERM)  # it tidies up behind itself
 
 
 @functools.cache

@@ -137,7 +137,7 @@ def run_train(arguments: argparse.Namespace) -> int:
         for one in fields(Config)
         if getattr(arguments, one.name, None) is not None
     }
-    if is_to_start_ranks(arguments) or is_to_restart(arguments):
+    if any([is_to_start_ranks(arguments), is_to_restart(arguments)]):  # both have checks
         return start_training(arguments, given)
     config = (
         resumed_config(arguments.resume, arguments.config, given)

@@ -18,7 +18,8 @@ from distbp.errors import LaunchError
 
 PATIENCE = 5.0  # seconds for a process that was killed to be gone
 MEMORY = Path("/dev/shm")  # noqa: S108 (nothing is written there)
-SEGMENTS = ("mpich_shm_*", "sm_segment.*", "vader_segment.*")  # what MPIs leave there
+OUR_SEGMENTS = "distbp-*"  # named by the process that makes them, until all have mapped them
+MPI_SEGMENTS = ("mpich_shm_*", "sm_segment.*", "vader_segment.*")
 
 
 def marked(mark: str) -> list[int]:
@@ -113,7 +114,7 @@ def parents_death_sends(number: int) -> Callable[[], None]:
 
 
 def remove_segments(since: float) -> None:
-    """Remove what MPI left in shared memory since a time, and no process uses any more."""
+    """Remove shared memory made since a time by distbp and MPI that no process uses any more."""
     if unused := unused_segments(since):
         time.sleep(0.1)  # somebody else's may have been made, and not mapped, at that moment
         for path in unused & unused_segments(since):
@@ -121,15 +122,16 @@ def remove_segments(since: float) -> None:
 
 
 def unused_segments(since: float) -> set[Path]:
-    """Return this user's segments made since a time that no process has mapped."""
-    found = {path for pattern in SEGMENTS for path in MEMORY.glob(pattern) if is_mine(path, since)}
-    if not found:
-        return found
-    used = "".join(map(maps_of, all_processes()))
+    """Return this user's segments made since a time that no process has mapped, or is about to."""
+    ours = {path for path in MEMORY.glob(OUR_SEGMENTS) if not lives(int(path.name.split("-")[1]))}
+    of_mpi = {path for pattern in MPI_SEGMENTS for path in MEMORY.glob(pattern)}
+    found = {path for path in ours | of_mpi if is_mine(path, since)}
+    used = "".join(map(maps_of, all_processes())) if found else ""
     return {path for path in found if str(path) not in used}
 
 
 def is_mine(path: Path, since: float) -> bool:
+    """Return whether a file is this user's, and not older than that."""
     try:
         about = path.stat()
     except OSError:
@@ -138,6 +140,7 @@ def is_mine(path: Path, since: float) -> bool:
 
 
 def maps_of(pid: int) -> str:
+    """Return the files that a process has mapped, as Linux lists them."""
     try:
         return Path(f"/proc/{pid}/maps").read_text()
     except OSError:

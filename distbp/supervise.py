@@ -63,8 +63,10 @@ class Job:
         self.ranks, self.restarts, self.folder = ranks, restarts, folder
         self.first, self.again = first, again
         self.start_limit = start_limit()
-        self.attempts: list[Attempt] = []
+        self.steps = newest(folder) if restarts else None  # of the newest checkpoint
+        self.furthest = self.steps or 0
         self.in_vain = 0  # restarts since a launch got further
+        self.attempts: list[Attempt] = []
 
     def run(self) -> int:
         """Return the exit status.
@@ -75,14 +77,11 @@ class Job:
             The run has checkpoints, but none that can be read.
         """
         with Requests() as requests:
-            steps = newest(self.folder) if self.restarts else None
             while True:
-                launch = self._launch(requests, self.first if steps is None else self.again)
+                launch, end = self._launch(requests)
                 if launch.word and (launch.word != tether.FAILED or not self.restarts):
                     return launch.status
-                before, steps = steps, self.attempts[-1].steps
-                if (steps or 0) > (before or 0):
-                    self.in_vain = 0
+                self._note(time.monotonic() - launch.began, launch.text.rstrip(".") or end)
                 if requests:
                     say(f"asked to stop: {self.attempts[-1].end}. {self._way_on()}")
                     return StoppedError.status
@@ -92,15 +91,18 @@ class Job:
                 self.in_vain += 1
                 self._announce()
 
-    def _launch(self, requests: Requests, arguments: Sequence[str]) -> Launch:
-        """Return a launch that has ended; note it down, if it did so before its time."""
+    def _launch(self, requests: Requests) -> tuple[Launch, str]:
+        """Return a launch of which nothing is left, and how it was seen to end."""
+        arguments = self.first if self.steps is None else self.again
         with Launch(self.ranks, arguments, self.restarts > 0) as launch:
-            end = self._follow(launch, requests)
-        if not launch.word or launch.word == tether.FAILED:
-            seconds = time.monotonic() - launch.began
-            end = launch.text.rstrip(".") or end
-            self.attempts.append(Attempt(seconds, end, newest(self.folder)))
-        return launch
+            return launch, self._follow(launch, requests)
+
+    def _note(self, seconds: float, end: str) -> None:
+        """Write down a launch that has ended before its time."""
+        self.steps = newest(self.folder)
+        self.attempts.append(Attempt(seconds, end, self.steps))
+        if (self.steps or 0) > self.furthest:
+            self.furthest, self.in_vain = self.steps or 0, 0
 
     def _follow(self, launch: Launch, requests: Requests) -> str:
         """Wait for the end of a launch, as long as is sensible; return how it ended."""
@@ -133,7 +135,7 @@ class Job:
 
     def _announce(self) -> None:
         last = self.attempts[-1]
-        place = "from the beginning" if last.steps is None else f"from step {last.steps:,}"
+        place = "from the beginning" if self.steps is None else f"from step {self.steps:,}"
         say(
             f"start {len(self.attempts)} ended after {last.seconds:.1f} s: {last.end}. "
             f"Starting again {place} (restart {self.in_vain} of {self.restarts})."
@@ -150,10 +152,9 @@ class Job:
         return "\n".join([*lines, f"  {self._way_on()}"])
 
     def _way_on(self) -> str:
-        steps = self.attempts[-1].steps
-        if steps is None:
+        if self.steps is None:
             return "There is no checkpoint yet: the same command begins again."
-        return f"distbp train --resume {self.folder} goes on from step {steps:,}."
+        return f"distbp train --resume {self.folder} goes on from step {self.steps:,}."
 
 
 def start_limit() -> float:

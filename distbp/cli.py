@@ -32,8 +32,16 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     except KeyboardInterrupt:
         sys.stderr.write("distbp: interrupted\n")
         status = 130
+    end(status)
+
+
+def end(status: int) -> NoReturn:
+    """End this process; at once if it is one of those that others have left by dying."""
     sys.stdout.flush()
     sys.stderr.flush()
+    comm = sys.modules.get("distbp.comm")  # without it no rank was started
+    if comm is not None:
+        comm.leave(status)
     sys.exit(status)
 
 

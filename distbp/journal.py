@@ -112,13 +112,16 @@ class Journal:
         self._saved_at = time.monotonic()
         self._saved: tuple[int, int] | None = None
 
-    def open(self, is_new: bool) -> None:
-        """Make the run's directory, or bring it to where the checkpoint was."""
+    def open(self, is_new: bool, is_saved: bool = True) -> None:
+        """Make the run's directory, or bring it to where the checkpoint was.
+
+        `is_saved` says whether that is on the disk.
+        """
         if not self.is_writer:
             return
         if is_new:
             self.folder.make()
-        else:
+        elif is_saved:
             self._saved = self._position()
         self.folder.clean()
         self.folder.write_text("config.toml", self.config.to_toml())
@@ -172,6 +175,11 @@ class Journal:
             self.save()
             self._saver.wait()
 
+    def end(self) -> None:
+        """Leave nothing under way."""
+        self.settle()
+        self.display.close()
+
     def settle(self) -> None:
         """Return when what was saved is on the disk."""
         if self.is_writer:
@@ -204,7 +212,7 @@ class Journal:
         """Let a thread write a checkpoint, once the one before is written."""
         if self.is_writer:
             self._collect()
-            self._saver.start(self._checkpoint(), write)
+            self._saver.start(self.checkpoint(), write)
 
     def _collect(self) -> None:
         """Wait for the save that is under way, and complain if it has failed."""
@@ -217,7 +225,8 @@ class Journal:
     def _complain(self, error: CheckpointError) -> None:
         self.display.warn(f"{error} The run goes on and tries again at the next checkpoint.")
 
-    def _checkpoint(self) -> Checkpoint:
+    def checkpoint(self) -> Checkpoint:
+        """Return where the run is, with arrays that change as it goes on."""
         progress = asdict(self.progress)
         return Checkpoint(
             network=self.network,

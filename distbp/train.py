@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from distbp import machine, philox
-from distbp.checkpoint import digest, find, read
+from distbp.checkpoint import Checkpoint, digest, find, read
 from distbp.combine import Sums, make_combiner
 from distbp.comm import Comm, connect
 from distbp.config import Config
@@ -24,8 +24,9 @@ from distbp.errors import DistbpError, StoppedError
 from distbp.evaluate import Evaluator, Score, open_data
 from distbp.gradient import BatchGradient
 from distbp.journal import Journal, Progress
+from distbp.launched import survives
 from distbp.network import Network
-from distbp.notices import farewell, introduction, warnings
+from distbp.notices import farewell, introduction, lost, warnings
 from distbp.parts import (
     check_places,
     check_resumed,
@@ -94,30 +95,49 @@ def train(config: Config, resume: bool = False, comm: Comm | None = None) -> Res
     """
     comm = comm or connect()
     with comm.guard():
-        run = Run(config, resume, comm)
-        try:
-            with run.stopping:
-                return run.train()
-        finally:
-            run.journal.settle()
-            run.journal.display.close()
+        with comm.together():
+            check_places(config)
+            checkpoint = read(find(config.out)) if resume else None
+        run = Run(config, comm, checkpoint)
+        with run.stopping:
+            while True:
+                try:
+                    return run.train()
+                except Exception as failure:
+                    if not survives() or not comm.is_loss(failure):
+                        raise
+                    run = run.without_the_dead(failure)
 
 
 class Run:
-    """The parts of a run, assembled."""
+    """The parts of a run, assembled.
 
-    def __init__(self, config: Config, resume: bool, comm: Comm) -> None:
+    Parameters
+    ----------
+    config : Config
+    comm : Comm
+    checkpoint : Checkpoint, optional
+        Where to go on.
+    survivor_of : Run, optional
+        The same run on more ranks, whose memory the checkpoint is.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        comm: Comm,
+        checkpoint: Checkpoint | None = None,
+        survivor_of: "Run | None" = None,
+    ) -> None:
         self.comm = comm
         with comm.together():
-            check_places(config)
             machine.use_threads(config.threads)
         self.data = data = open_data(Path(config.data), comm)
         with comm.together():
             self.config = config = config.settled(data)
-            checkpoint = read(find(config.out)) if resume else None
             if checkpoint is not None:
                 check_resumed(config, checkpoint)
-            self.network = network = make_network(config, data, has_weights=resume)
+            self.network = network = make_network(config, data, checkpoint is not None)
         self.rows, self.validation = hold_out(config, data, comm)
         self.batches = math.ceil(len(self.rows) / config.batch_size)
         self.order = comm.node_array((len(self.rows),), np.dtype(np.int64))
@@ -130,7 +150,9 @@ class Run:
             config.batch_size, config.shards or 1, config.dropout,
         )  # fmt: skip
         self.progress = Progress()
-        self.stopping = Stopping(config.seconds())
+        self.stopping: Stopping = (
+            survivor_of.stopping if survivor_of else Stopping(config.seconds())
+        )
         self.evaluators = {
             name: Evaluator(comm, network, split, data.scaling, data.task == "regression")
             for name, split in (("validation", self.validation), ("test", data.splits.get("test")))
@@ -142,23 +164,77 @@ class Run:
         self.journal = Journal(
             config, data, network, self.update, self.progress, self.batches, comm.rank == 0
         )
+        self._before = self._here()
         with comm.together():
-            self.journal.open(is_new=not resume)
+            self.journal.open(is_new=checkpoint is None, is_saved=survivor_of is None)
+        if survivor_of is None:
+            self._introduce(checkpoint, trouble)
+
+    def _introduce(self, checkpoint: Checkpoint | None, trouble: str | None) -> None:
+        """Say what is trained, by what, and what may not be as the user thinks."""
+        comm, config, show = self.comm, self.config, self.journal.display
         machines = comm.gather([comm.node, machine.cores(), machine.bits()])
         if comm.rank == 0:
             for text in [*warnings(config, machines, checkpoint), *([trouble] if trouble else [])]:
-                self.journal.display.warn(text)
-            for text in introduction(config, network, machines, len(self.rows), self.progress):
-                self.journal.display.line(text)
+                show.warn(text)
+            for text in introduction(
+                config, self.network, machines, len(self.rows), self.progress, survives()
+            ):
+                show.line(text)
+
+    def without_the_dead(self, failure: Exception) -> "Run":
+        """Return this run on the ranks that are left; where it was is in their memory.
+
+        Raises `failure` again if no rank has died.
+        """
+        comm, dead = self.comm, []
+        self.journal.end()
+        while True:
+            try:
+                dead += comm.go_on_without_the_dead()
+                if not dead:
+                    raise failure
+                # A node can be a step ahead of another one, whose last message was lost.
+                if self._position() > comm.gather_numbers(self._position()).min():
+                    self._undo()
+                run = Run(self.config, comm, self.journal.checkpoint(), self)
+                if comm.rank == 0:
+                    run.journal.display.warn(lost(dead, comm.size, run.progress))
+                return run
+            except Exception as again:
+                if again is failure or not comm.is_loss(again):
+                    raise
+
+    def _position(self) -> int:
+        return self.progress.epoch * (self.batches + 1) + self.progress.step
+
+    def _here(self) -> dict[str, Any]:
+        """Return where the run is, to come back by `_undo`."""
+        return vars(self.progress) | {"steps": self.update.steps}
+
+    def _undo(self) -> None:
+        """Be where the run was one step, or one end of an epoch, before."""
+        before = dict(self._before)
+        if before.pop("steps") < self.update.steps:
+            self.update.undo()
+        vars(self.progress).update(before)
+        del self.progress.history[self.progress.epoch :]
 
     def train(self) -> Result:
         """Train to the last epoch, or until patience ends."""
-        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # see `step`
-            while self.progress.epoch < self.config.epochs and not self._is_out_of_patience():
-                self._epoch()
-        with self.comm.together():
-            self.journal.close()
-        self.journal.mark("done")
+        try:
+            with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # see `step`
+                while self.progress.epoch < self.config.epochs and not self._is_out_of_patience():
+                    self._epoch()
+            with self.comm.together():
+                self.journal.close()
+            self.journal.mark("done")
+        finally:
+            self.journal.end()
+        return self._result()
+
+    def _result(self) -> Result:
+        """Return what the run has ended with, and say so."""
         for text in farewell(self.config, self.data, self.network, self._is_out_of_patience()):
             self.journal.display.line(text)
         theta = self.network.theta.copy()  # the node's memory ends with the run
@@ -184,11 +260,12 @@ class Run:
 
     def step(self, batch: np.ndarray) -> Sums:
         """Change θ by the gradient of one mini-batch, the same on all ranks."""
-        progress = self.progress
+        progress, before = self.progress, self._here()
         wishes = self.stopping.is_wanted(), self.journal.is_due_by_time()
         self.gradient.compute(batch, progress.epoch, progress.step, wishes)
         rate = self._learning_rate(progress.step)
         sums = self.combiner.finish(len(batch), rate)
+        self._before = before
         if not math.isfinite(sums.cost):
             self._on_nan(batch)
             return sums
@@ -266,7 +343,9 @@ class Run:
         """Evaluate, record, and go on to the next epoch."""
         progress = self.progress
         scores = {name: evaluator.score() for name, evaluator in self.evaluators.items()}
+        before = self._here()
         progress.end_epoch(self._record(scores, seconds, trained / seconds))
+        self._before = before
         self._compare_replicas(progress.history[-1]["digest"])
         self.journal.after_epoch()
 

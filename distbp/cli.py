@@ -14,6 +14,7 @@ from typing import NoReturn
 
 from distbp import __version__, tether
 from distbp.errors import ConfigError, DistbpError, LaunchError
+from distbp.launched import launcher_rank
 from distbp.verbs import VERBS, Parser
 
 # OpenBLAS makes a thread a core when it is loaded; with many ranks that is too many
@@ -77,9 +78,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def is_first() -> bool:
     """Return whether this is the rank that speaks for all where all have the same to say."""
-    from distbp import comm
-
-    return comm.launcher_rank(os.environ) == 0
+    return launcher_rank(os.environ) == 0
 
 
 def end_all(error: DistbpError) -> int:

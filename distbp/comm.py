@@ -203,6 +203,11 @@ class Comm(Peers):
 
     # Ranks that die.
 
+    def meetings(self) -> int:
+        """Return how often this rank has met others, or waits to meet them now."""
+        barriers = sum(barrier.count for barrier in self._barriers)
+        return self.calls + self.on_node.calls + barriers
+
     def _keep(self, mpi: "MPI.Comm") -> "MPI.Comm":
         self._made.append(mpi)
         return mpi

@@ -22,6 +22,7 @@ from typing import NamedTuple
 
 from distbp import comm, processes, tether
 from distbp.errors import LaunchError, StoppedError
+from distbp.launched import RANKS_VARIABLE
 
 NAMES = ("mpiexec", "mpirun", "mpiexec.hydra", "mpiexec.mpich", "mpirun.openmpi", "mpiexec.openmpi")
 STATUS = {tether.DONE: 0, tether.STOPPED: StoppedError.status}
@@ -103,7 +104,7 @@ class Launch:
         self.end_said_at: float | None = None
         self.word, self.text, self.status = "", "", 0
         variables = launcher.variables | {
-            comm.RANKS_VARIABLE: str(ranks),
+            RANKS_VARIABLE: str(ranks),
             tether.TOKEN_VARIABLE: token,
             tether.STARTED_VARIABLE: str(self.folder / "started"),
             tether.DONE_VARIABLE: str(self.folder / "done"),
@@ -221,13 +222,12 @@ def make_launcher(ranks: int, carries_on: bool = False) -> Launcher:
     command += ["--oversubscribe", "--bind-to", "none"]
     # A waiting rank leaves its core to whatever else this machine does.
     command += ["--mca", "mpi_yield_when_idle", "1"]
-    variables = {}
     if carries_on:
         command += ["--with-ft", "ulfm"]
-        variables["DISTBP_FT"] = "ulfm"
-    if os.geteuid() == 0:  # who starts ranks as root here has said so by starting this as root
-        variables |= {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
-    return Launcher(command, variables, signal.SIGTERM)  # it tidies up behind itself
+    # Who starts ranks as root here has said so by starting this as root.
+    root = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
+    # By this signal it tidies up behind itself.
+    return Launcher(command, root if os.geteuid() == 0 else {}, signal.SIGTERM)
 
 
 @functools.cache

@@ -263,12 +263,14 @@ class Barrier:
 
 def make_barrier(node: Node, counters: np.ndarray) -> Barrier:
     """Return a barrier of a node's ranks on counters that they share; collective."""
-    # A process number says nothing in another container.
+    cores = {core for cores in node.gather(machine.cores()) for core in cores}
+    return Barrier(counters, node.rank, process_numbers(node), len(cores))
+
+
+def process_numbers(node: Node) -> list[int]:
+    """Return the processes of a node's ranks; 0 for one in another container; collective."""
     here = os.stat("/proc/self/ns/pid").st_ino if os.path.exists("/proc/self/ns/pid") else 0
-    known = node.gather([here, os.getpid(), machine.cores()])
-    pids = [pid if where == here else 0 for where, pid, _ in known]
-    cores = {core for _, _, cores in known for core in cores}
-    return Barrier(counters, node.rank, pids, len(cores))
+    return [pid if where == here else 0 for where, pid in node.gather([here, os.getpid()])]
 
 
 def _death_file(pid: int) -> int | None:

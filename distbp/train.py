@@ -43,6 +43,7 @@ from distbp.schedules import (
     warmup_factor,
 )
 from distbp.stopping import Stopping
+from distbp.watch import Watch
 
 LEAST_FACTOR = 2.0**-10  # on the learning rate: a run that rolls back this often is given up
 
@@ -151,8 +152,9 @@ class Run:
         )  # fmt: skip
         self.progress = Progress()
         self.stopping: Stopping = (
-            survivor_of.stopping if survivor_of else Stopping(config.seconds())
+            survivor_of.stopping if survivor_of else Stopping(config.seconds("time_limit"))
         )
+        self.watch = Watch(comm, config.seconds("stall_limit") or math.inf)
         self.evaluators = {
             name: Evaluator(comm, network, split, data.scaling, data.task == "regression")
             for name, split in (("validation", self.validation), ("test", data.splits.get("test")))
@@ -223,7 +225,7 @@ class Run:
     def train(self) -> Result:
         """Train to the last epoch, or until patience ends."""
         try:
-            with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # see `step`
+            with self.watch, np.errstate(over="ignore", invalid="ignore", divide="ignore"):
                 while self.progress.epoch < self.config.epochs and not self._is_out_of_patience():
                     self._epoch()
             with self.comm.together():

@@ -24,6 +24,7 @@ WORDS = (
 )
 ONCE = {"DISTBP_TEST_FAULT_ONCE": "1"}
 FAULTS = ("rank 0", "another rank", "all ranks", "launcher", "error")
+CARRIED_ON = ("rank 0", "another rank")
 AGAIN = "Starting again"
 
 
@@ -109,7 +110,9 @@ def test_faults_at_random_change_nothing(tmp_path, data, whole, seed):
             kill(victims(job, kind))
     ended = job.wait()
     assert ended.status == 0, f"{kinds}\n{ended}"
-    assert ended.err.count(AGAIN) == len(kinds), f"{kinds}\n{ended}"
+    # Open MPI lets the others go on without a rank that was killed: no restart, nearly always.
+    needed = [k for k in kinds if not (is_open_mpi() and k in CARRIED_ON)]
+    assert len(needed) <= ended.err.count(AGAIN) <= len(kinds), f"{kinds}\n{ended}"
     assert_equal_runs(tmp_path / "run", whole)
     assert "train cost" not in ended.out, "--quiet was lost"
 
@@ -145,7 +148,7 @@ def test_one_rank_and_a_resumed_run(tmp_path, data, whole):
 
 def test_it_gives_up_without_progress(tmp_path, data):
     """Three starts that end at the same place: a table of them, and status 1."""
-    environment = fault(tmp_path, 1, "update", "kill", 3)
+    environment = fault(tmp_path, "all", "update", "kill", 3)
     ended = supervised(tmp_path, data, restarts=2, environment=environment).wait()
     assert ended.status == 1, str(ended)
     assert ended.err.count(AGAIN) == 2, str(ended)

@@ -16,7 +16,7 @@ ORDER = [
     "philox", "functions", "products", "network", "optimizers", "schedules", "shards",
     "hdf5", "data", "machine", "memory", "launched", "comm", "exchange", "combine", "gradient",
     "checkpoint", "saving", "config", "display", "evaluate", "journal", "parts", "notices",
-    "stopping", "train", "tables", "csvfile", "sources", "labels", "importing", "info",
+    "stopping", "watch", "train", "tables", "csvfile", "sources", "labels", "importing", "info",
     "launch", "supervise", "plan", "verbs", "cli", "__main__",
 ]  # fmt: skip
 TREES = {path.stem: ast.parse(path.read_text("utf-8")) for path in FOLDER.glob("*.py")}

@@ -101,6 +101,11 @@ def sleep() -> None:
     time.sleep(1000)
 
 
+def loop() -> None:
+    while True:
+        pass
+
+
 KINDS: dict[str, Callable[[], None]] = {
     "error": error,
     "memory": memory,
@@ -111,6 +116,7 @@ KINDS: dict[str, Callable[[], None]] = {
     "kill": kill,
     "stop": stop,
     "sleep": sleep,
+    "loop": loop,
     "exit0": lambda: sys.exit(0),
     "exit3": lambda: sys.exit(3),
 }

@@ -70,7 +70,7 @@ def victims(job: Job, kind: str) -> list[int]:
     if kind == "launcher":
         return launchers(job)
     ranks = sorted(job.ranks(), key=rank_of)
-    return {"rank 0": ranks[:1], "another rank": ranks[1:2], "all ranks": ranks}[kind]
+    return {"rank 0": ranks[:1], "another rank": ranks[-1:], "all ranks": ranks}[kind]
 
 
 def launchers(job: Job) -> list[int]:

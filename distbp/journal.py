@@ -20,7 +20,8 @@ from distbp.checkpoint import Checkpoint, RunFolder, describe_network
 from distbp.config import Config
 from distbp.data import DataSet
 from distbp.display import Display
-from distbp.errors import CheckpointError
+from distbp.errors import CheckpointError, FencedError
+from distbp.locking import RunLock
 from distbp.network import Network
 from distbp.optimizers import Update
 from distbp.saving import Saver
@@ -109,6 +110,7 @@ class Journal:
         self.display = Display(is_writer and not config.quiet, config.epochs, steps)
         self._every, self._unit = config.interval()
         self._saver = Saver()
+        self._lock = RunLock(self.folder.path)
         self._saved_at = time.monotonic()
         self._saved: tuple[int, int] | None = None
 
@@ -123,12 +125,14 @@ class Journal:
             self.folder.make()
         elif is_saved:
             self._saved = self._position()
+        self._lock.take()
         self.folder.clean()
         self.folder.write_text("config.toml", self.config.to_toml())
         self._write_metrics()
 
     def _write_metrics(self) -> None:
         """Write all epochs: a line that was lost to a full disk comes back with the next."""
+        self._lock.check()
         lines = (json.dumps(record) + "\n" for record in self.progress.history)
         self.folder.write_text("metrics.jsonl", "".join(lines))
 
@@ -152,6 +156,8 @@ class Journal:
         self.display.line(self._describe(record))
         try:
             self._write_metrics()
+        except FencedError:
+            raise
         except CheckpointError as error:
             self._complain(error)
         if self._unit == "epoch" and self.progress.epoch % self._every == 0:
@@ -177,8 +183,11 @@ class Journal:
 
     def end(self) -> None:
         """Leave nothing under way."""
-        self.settle()
-        self.display.close()
+        try:
+            self.settle()
+        finally:
+            self._lock.release()
+            self.display.close()
 
     def settle(self) -> None:
         """Return when what was saved is on the disk."""
@@ -210,14 +219,21 @@ class Journal:
 
     def _write(self, write: Callable[[Checkpoint], None]) -> None:
         """Let a thread write a checkpoint, once the one before is written."""
+
+        def write_unless_fenced(checkpoint: Checkpoint) -> None:
+            self._lock.check()
+            write(checkpoint)
+
         if self.is_writer:
             self._collect()
-            self._saver.start(self.checkpoint(), write)
+            self._saver.start(self.checkpoint(), write_unless_fenced)
 
     def _collect(self) -> None:
         """Wait for the save that is under way, and complain if it has failed."""
         try:
             self._saver.wait()
+        except FencedError:
+            raise
         except CheckpointError as error:
             self._saved = None
             self._complain(error)

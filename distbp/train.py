@@ -28,6 +28,7 @@ from distbp.launched import survives
 from distbp.network import Network
 from distbp.notices import farewell, introduction, lost, warnings
 from distbp.parts import (
+    check_alike,
     check_places,
     check_resumed,
     hold_out,
@@ -139,6 +140,7 @@ class Run:
             if checkpoint is not None:
                 check_resumed(config, checkpoint)
             self.network = network = make_network(config, data, checkpoint is not None)
+        check_alike(comm, config, data)
         self.rows, self.validation = hold_out(config, data, comm)
         self.batches = math.ceil(len(self.rows) / config.batch_size)
         self.order = comm.node_array((len(self.rows),), np.dtype(np.int64))

@@ -322,7 +322,7 @@ def test_checkpoints_that_are_due(run, every, keep, steps):
     assert digest(load(result.path).theta) == result.digest
     assert len(read(result.path / "last.h5").about["history"]) == 3
     assert sorted(os.listdir(result.path)) == [
-        "best.h5", "checkpoints", "config.toml", "last.h5", "metrics.jsonl",
+        "best.h5", "checkpoints", "config.toml", "last.h5", "lock", "metrics.jsonl",
     ]  # fmt: skip
 
 

@@ -8,7 +8,6 @@ when the next one is due; the last one has to succeed.
 
 import json
 import math
-import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -28,9 +27,6 @@ from distbp.saving import Saver
 from distbp.schedules import is_best
 
 Record = dict[str, Any]
-
-# Where whoever started the ranks wants to read that the run has ended well.
-DONE_VARIABLE = "DISTBP_DONE"
 
 
 @dataclass
@@ -193,11 +189,6 @@ class Journal:
         """Return when what was saved is on the disk."""
         if self.is_writer:
             self._collect()
-
-    def mark(self, word: str) -> None:
-        """Tell whoever started the ranks how the run has ended: its status may say otherwise."""
-        if self.is_writer and DONE_VARIABLE in os.environ:
-            Path(os.environ[DONE_VARIABLE]).write_text(word + "\n", encoding="utf-8")
 
     def is_due_by_steps(self) -> bool:
         """Return whether a checkpoint is due that all ranks know of."""

@@ -233,7 +233,6 @@ class Run:
                     self._epoch()
             with self.comm.together():
                 self.journal.close()
-            self.journal.mark("done")
         finally:
             self.journal.end()
         return self._result()
@@ -350,7 +349,6 @@ class Run:
         """Save where the run is, and end it on all ranks."""
         with self.comm.together():
             self.journal.close()
-        self.journal.mark("stopped")
         reason = next(filter(None, self.comm.gather(self.stopping.reason)))
         progress = self.progress
         raise StoppedError(

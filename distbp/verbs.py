@@ -105,6 +105,10 @@ def add_train(verbs: Any) -> None:
     parser.add_argument("--resume", metavar="RUN", help="go on where RUN stopped")
     parser.add_argument("--config", metavar="FILE", help="a TOML file with these options")
     add_ranks(parser)
+    parser.add_argument(
+        "--restarts", type=int, metavar="K",
+        help="with --ranks: start again when ranks die, at most K times in a row without progress",
+    )  # fmt: skip
     for one in fields(Config):
         if one.name == "data":
             continue
@@ -133,17 +137,77 @@ def run_train(arguments: argparse.Namespace) -> int:
         for one in fields(Config)
         if getattr(arguments, one.name, None) is not None
     }
-    if is_to_start_ranks(arguments):
-        return start_ranks(arguments)
+    if any([is_to_start_ranks(arguments), is_to_restart(arguments)]):  # both have checks
+        return start_training(arguments, given)
     config = (
         resumed_config(arguments.resume, arguments.config, given)
         if arguments.resume
         else (new_config(arguments.config, given))
     )
+    from distbp import tether
+    from distbp.comm import connect
     from distbp.train import train
 
-    train(config, resume=bool(arguments.resume))
+    comm = connect()
+    if comm.rank == 0:
+        tether.say_started()
+    train(config, bool(arguments.resume), comm)
     return 0
+
+
+def is_to_restart(arguments: argparse.Namespace) -> bool:
+    """Return whether `--restarts` asks for somebody who starts the ranks again.
+
+    Raises
+    ------
+    ConfigError
+        Somebody else starts them.
+    """
+    restarts = arguments.restarts
+    if restarts is None:
+        return False
+    if restarts < 0:
+        raise ConfigError(f"--restarts {restarts}: expected at least 0.")
+    if arguments.ranks is None:
+        raise ConfigError(
+            f"--restarts {restarts} needs --ranks N, which starts the ranks here and can start "
+            f"them again. Under srun or mpirun the batch script does that, by --resume."
+        )
+    return True
+
+
+def start_training(arguments: argparse.Namespace, given: dict[str, Any]) -> int:
+    """Start this very command on several ranks, and again if it ends before its time."""
+    from distbp.parts import check_places
+    from distbp.supervise import Job
+
+    ranks, restarts = arguments.ranks, arguments.restarts or 0
+    first = without(arguments.argv, "--ranks", "--restarts")
+    if arguments.resume:
+        return Job(ranks, restarts, arguments.resume, first, first).run()
+    config = new_config(arguments.config, given)
+    check_places(config)
+    if (Path(config.out) / "last.h5").exists():  # another run's: this one will be refused
+        return Job(ranks, restarts, config.out, first, first).run()
+    return Job(ranks, restarts, config.out, first, resuming(config.out, given)).run()
+
+
+def resuming(run: str, given: dict[str, Any]) -> list[str]:
+    """Return the arguments that go on with a run that was begun with the options `given`."""
+    from distbp.config import Config, flag
+
+    words = ["train", "--resume", run]
+    for one in fields(Config):
+        if one.metadata["same_mathematics"] and one.name in given.keys() - {"data", "out"}:
+            words += spelled(flag(one.name), given[one.name])
+    return words
+
+
+def spelled(flag: str, value: Any) -> list[str]:
+    """Return an option as it is typed."""
+    if isinstance(value, bool):
+        return [flag if value else f"--no-{flag.removeprefix('--')}"]
+    return [flag, show(value)]
 
 
 def new_config(file: str | None, given: dict[str, Any]) -> Any:
@@ -197,16 +261,16 @@ def start_ranks(arguments: argparse.Namespace) -> int:
     """Start this very command on several ranks."""
     from distbp.launch import run_ranks
 
-    return run_ranks(arguments.ranks, without_ranks(arguments.argv))
+    return run_ranks(arguments.ranks, without(arguments.argv, "--ranks"))
 
 
-def without_ranks(argv: Sequence[str]) -> list[str]:
-    """Return the arguments without `--ranks N` or `--ranks=N`."""
+def without(argv: Sequence[str], *flags: str) -> list[str]:
+    """Return the arguments without `FLAG VALUE` or `FLAG=VALUE` of some flags."""
     kept, skip = [], False
     for word in argv:
-        if not skip and word != "--ranks" and not word.startswith("--ranks="):
+        if not skip and word.partition("=")[0] not in flags:
             kept.append(word)
-        skip = word == "--ranks" and not skip
+        skip = word in flags and not skip
     return kept
 
 

@@ -2,7 +2,8 @@
 
 Asked for by DISTBP_TEST_FAULT=rank:place:kind:call, which is the number of the call
 from 1 that does not come back; `all` stands for every rank. The moment is written to
-DISTBP_TEST_FAULT_TIME.
+DISTBP_TEST_FAULT_TIME; with DISTBP_TEST_FAULT_ONCE it does not happen again after that, to
+ranks that are started later.
 """
 
 import importlib
@@ -17,6 +18,7 @@ from typing import Any
 # name of a place: module, and the function in it
 PLACES = {
     "configuration": ("distbp.config", "Config.__post_init__"),
+    "connect": ("distbp.comm", "connect"),
     "start": ("distbp.comm", "Comm.__init__"),
     "data": ("distbp.data", "DataSet.__init__"),
     "backprop": ("distbp.network", "Network.backprop"),
@@ -42,7 +44,7 @@ def install(place: str, kind: str, call: str = "1") -> None:
     def faulty(*arguments: Any, **options: Any) -> Any:
         nonlocal calls
         calls += 1
-        if calls == int(call):
+        if calls == int(call) and not has_been():
             note_time()
             if kind == "flip":
                 flip(*arguments)
@@ -51,6 +53,12 @@ def install(place: str, kind: str, call: str = "1") -> None:
         return function(*arguments, **options)
 
     setattr(owner, attribute, faulty)
+
+
+def has_been() -> bool:
+    """Return whether the fault has happened, and is to be the only one."""
+    once = "DISTBP_TEST_FAULT_ONCE" in os.environ
+    return once and os.path.exists(os.environ["DISTBP_TEST_FAULT_TIME"])
 
 
 def note_time() -> None:

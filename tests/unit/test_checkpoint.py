@@ -1,6 +1,8 @@
 """Checkpoints: the same bits back, whole or absent, legible, and clear when they are broken."""
 
 import copy
+import hashlib
+import json
 import os
 import subprocess
 import sys
@@ -12,17 +14,17 @@ import numpy as np
 import pytest
 
 from distbp import checkpoint as module
-from distbp import hdf5
+from distbp import hdf5, seal
 from distbp.checkpoint import Checkpoint, RunFolder, describe_network, digest, find, load, read
 from distbp.checkpoint import write as write_checkpoint
 from distbp.data import Scaling
-from distbp.errors import CheckpointError, DistbpError
+from distbp.errors import CheckpointError
 from distbp.network import Network
 from distbp.optimizers import OPTIMIZERS, Update
 
 ABOUT = {
     "task": "classification", "classes": ["ja", "näin"], "shape": [4], "data": {"digest": "0"},
-    "config": {"threads": 1}, "history": [], "machine": {}, "versions": {},
+    "config": {"threads": 1, "optimizer": "adam"}, "history": [], "machine": {}, "versions": {},
 }  # fmt: skip
 
 
@@ -33,7 +35,8 @@ def make(steps=1, sizes=(4, 3, 2), optimizer="adam", dtype="float32", **argument
     for i, array in enumerate(state.values()):
         array[...] = np.arange(array.size) + 0.1 * i
     about = ABOUT | {"network": describe_network(network), "progress": {"steps": steps}}
-    return Checkpoint(network, state, Scaling(np.array([0.5]), np.arange(4.0)), about)
+    about["config"] = {"threads": 1, "optimizer": optimizer}
+    return Checkpoint(network, state, Scaling(np.array([0.5]), np.arange(float(sizes[0]))), about)
 
 
 def save(path, **arguments):
@@ -54,7 +57,7 @@ def test_round_trip(tmp_path, optimizer, dtype, sizes):
     assert after.network.theta.tobytes() == before.network.theta.tobytes()
     assert after.network.theta.dtype == dtype
     assert describe_network(after.network) == describe_network(before.network)
-    assert list(after.state) == sorted(before.state)
+    assert list(after.state) == list(before.state)
     for name, array in before.state.items():
         assert after.state[name].tobytes() == array.tobytes()
     np.testing.assert_array_equal(after.scaling.shift, before.scaling.shift)
@@ -101,12 +104,17 @@ def test_no_variable_length_anywhere(tmp_path):
     assert not any(h5py.check_vlen_dtype(dtype) for dtype in kinds)
 
 
-def test_user_block_is_empty(tmp_path):
-    """512 bytes before the HDF5 signature are free for what is to come."""
+def test_a_seal_is_in_front(tmp_path):
+    """512 bytes before the HDF5 signature: kind, length, SHA-256 of the rest, and of themselves."""
     save(tmp_path / "c.h5")
     raw = (tmp_path / "c.h5").read_bytes()
-    assert raw[:512] == bytes(512)
     assert raw[512:520] == b"\x89HDF\r\n\x1a\n"
+    assert raw[:8] == b"distbp\r\n"
+    assert raw[8:32].rstrip(b"\0") == b"distbp-checkpoint"
+    assert int.from_bytes(raw[32:40], "little") == len(raw)
+    assert raw[40:72] == hashlib.sha256(raw[512:]).digest()
+    assert raw[72:104] == hashlib.sha256(raw[:72]).digest()
+    assert raw[104:512] == bytes(408)
 
 
 def test_equal_content_is_an_equal_file(tmp_path):
@@ -193,6 +201,14 @@ def test_an_interrupted_write_changes_nothing(tmp_path, monkeypatch, error):
     assert os.listdir(tmp_path) == ["c.h5"]
 
 
+def test_a_text_that_could_not_be_read_again_is_not_written(tmp_path):
+    """What a reader refuses as too long is refused when it is written."""
+    checkpoint = make()
+    checkpoint.about["history"] = [[]] * 2**20
+    with pytest.raises(CheckpointError, match="cannot be written: File too large"):
+        write_checkpoint(tmp_path / "c.h5", checkpoint)
+
+
 def test_a_folder_that_is_not_there(tmp_path):
     """The reason is the system's, in words."""
     with pytest.raises(CheckpointError, match=r"cannot be written: No such file or directory\."):
@@ -211,6 +227,7 @@ import numpy as np
 def save(sizes):
     network = Network(sizes)
     about = ABOUT | {"network": checkpoint.describe_network(network), "progress": {"steps": 1}}
+    about["config"] = {"optimizer": "sgd"}
     scaling = Scaling(np.zeros(1), np.ones(1))
     checkpoint.write(path, checkpoint.Checkpoint(network, {}, scaling, about))
 
@@ -251,13 +268,17 @@ def test_a_full_disk(tmp_path):
 
 
 def spoil(path, change):
+    """Change a file as somebody would who can seal it again."""
     with h5py.File(path, "r+") as file:
         change(file)
+    with path.open("r+b", buffering=0) as file:
+        seal.stamp(file, "distbp-checkpoint")
 
 
 def replaced(name, value):
     def change(file):
-        del file[name]
+        if name in file:
+            del file[name]
         file[name] = value
 
     return change
@@ -275,7 +296,7 @@ def about(**entries):
     """Return a change of entries of `about`."""
 
     def change(file):
-        value = hdf5.read_json(file, "about") | entries
+        value = json.loads(file["about"][...].tobytes()) | entries
         del file["about"]
         hdf5.write_json(file, "about", value)
 
@@ -286,7 +307,7 @@ def without_entry(name):
     """Return a change that takes an entry of `about` away."""
 
     def change(file):
-        value = hdf5.read_json(file, "about")
+        value = json.loads(file["about"][...].tobytes())
         del value[name], file["about"]
         hdf5.write_json(file, "about", value)
 
@@ -315,22 +336,43 @@ NETWORK = describe_network(Network((4, 3, 2)))
         (attribute("format", "a string of any length"), "not a distbp-checkpoint"),
         (attribute("version", np.float64(1)), "not a distbp-checkpoint"),
         (without("about"), "about"),
-        (without("layers/2/b"), "layers/2/b|'b'"),
-        (without("scaling"), "cannot be read as"),
-        (replaced("about", np.arange(5)), "'about' is not JSON text"),
+        (without("layers/2/b"), "layers/2/b is missing"),
+        (without("scaling"), "scaling is missing"),
+        (replaced("about", np.arange(5)), "about is not JSON text"),
         (replaced("about", np.frombuffer(b"{", np.uint8)), "cannot be read as distbp-checkpoint"),
         (replaced("about", np.frombuffer(b"[]", np.uint8)), "'about' has no 'network'"),
         (replaced("about", np.frombuffer(b"\xff", np.uint8)), "cannot be read as"),
-        (replaced("layers/1/w", np.zeros((3, 5), "f4")), r"'layers/1/w' is float32 \(3, 5\); exp"),
+        (replaced("layers/1/w", np.zeros((3, 5), "f4")), r"layers/1/w is float32 \(3, 5\); exp"),
         (replaced("layers/1/w", np.zeros((3, 4), "f8")), r"expected float32 \(3, 4\)"),
         (replaced("optimizer/first_moment", np.zeros(3, "f4")), "first_moment"),
         (lambda file: (without("layers/1/b")(file), file.create_group("layers/1/b")), "layers/1/b"),
-        (lambda file: (without("optimizer")(file), replaced("about", 1.0)(file)), "about"),
-        (about(network={}), "cannot be read as"),
+        (
+            lambda file: (without("layers/1")(file), replaced("layers/1", 1.0)(file)),
+            "layers/1 is a",
+        ),
+        (without("optimizer"), "optimizer is missing"),
+        (replaced("more", 1.0), "/more does not belong there"),
+        (replaced("layers/1/v", 1.0), "layers/1/v does not belong there"),
+        (replaced("optimizer/\x1b[31m", 1.0), r"optimizer/\?\[31m does not belong there"),
+        (replaced("scaling/shift", np.zeros(3)), r"shift is float64 \(3,\); expected .*\(4,\)"),
+        (replaced("scaling/scale", np.full(1, np.nan)), "scale has a value that is not a finite"),
+        (about(config={"optimizer": "rprop"}), "unknown optimizer, 'rprop'"),
+        (about(config={"optimizer": []}), "unknown optimizer"),
+        (about(config={"optimizer": "sgd"}), "/optimizer does not belong there"),
+        (about(network={}), "describes a network by nothing"),
         (about(network=NETWORK | {"sizes": [4, 0, 2]}), "sizes"),
+        (about(network=NETWORK | {"sizes": [4, 10**9, 2]}), "bytes are too few for sizes"),
+        (about(network=NETWORK | {"sizes": [4, 10**400, 2]}), "bytes are too few for sizes"),
         (about(network=NETWORK | {"sizes": "4-3-2"}), "cannot be read as|sizes"),
+        (about(network=NETWORK | {"sizes": 3}), "cannot be read as"),
+        (about(network=NETWORK | {"dtype": "U99999999"}), "dtype 'U99999999' is unknown"),
         (about(network=NETWORK | {"activation": "swish"}), "swish"),
-        (about(network=NETWORK | {"momentum": 1}), "cannot be read as"),
+        (about(network=NETWORK | {"momentum": 1}), "describes a network by"),
+        (
+            replaced("about", np.frombuffer(b"[" * 2**21, np.uint8)),
+            "JSON text of a sensible length",
+        ),
+        (replaced("about", np.zeros(2**24 + 1, np.uint8)), "about is not JSON text"),
     ],
 )
 def test_broken_checkpoints(tmp_path, change, message):
@@ -360,23 +402,6 @@ def test_cut_files(tmp_path, part):
     (tmp_path / "c.h5").write_bytes(raw[: int(part * len(raw))])
     with pytest.raises(CheckpointError, match="cannot be read"):
         read(tmp_path / "c.h5")
-
-
-def test_a_changed_byte_never_ends_in_a_traceback(tmp_path):
-    """Wherever a byte of the file's structure is changed, it is read or refused."""
-    save(tmp_path / "c.h5", optimizer="momentum")
-    raw = (tmp_path / "c.h5").read_bytes()
-    rng = np.random.default_rng(1)
-    refused = 0
-    for _ in range(300):
-        broken = bytearray(raw)
-        broken[rng.integers(512, len(raw))] ^= rng.integers(1, 256)
-        (tmp_path / "b.h5").write_bytes(broken)
-        try:
-            read(tmp_path / "b.h5")
-        except DistbpError:
-            refused += 1
-    assert refused > 10
 
 
 # A run's directory.
@@ -436,7 +461,7 @@ def test_what_a_killed_process_left_is_no_danger(folder):
     """
     folder.save(make(1), is_best=True)
     for name in ("last.h5", "best.h5"):
-        os.link(folder.path / "last.h5", folder.path / f".{name}.{os.getpid()}.tmp")
+        os.link(folder.path / "last.h5", hdf5.temporary_name(folder.path / name))
     folder.save_best(make(2))
     assert steps(folder.path / "last.h5") == 1
     folder.save(make(3), is_best=False)

@@ -162,15 +162,15 @@ def test_split_that_is_not_there(make):
     ("change", "message"),
     [
         (put("about", None), "cannot be read as distbp-data: .*about"),
-        (put("about", 3), "'about' is not JSON text"),
+        (put("about", 3), "about is not JSON text"),
         (put("about", np.frombuffer(b'{"task"', np.uint8)), "cannot be read as distbp-data"),
-        (put("scaling", None), "cannot be read as distbp-data: Unable"),
+        (put("scaling", None), "cannot be read as distbp-data: scaling/shift is missing"),
         (put("train", None), "has neither 'train' nor 'test'"),
         (put("train", 3), "cannot be read as distbp-data"),
         (put("train/x", None), "cannot be read as distbp-data"),
         (put("train/x", 3.0), "'train/x' is float64"),
         (put("train/x", np.zeros((0, 2))), r"'train/x' is float64 \(0, 2\), not rows"),
-        (put("train/x", ["a", "b", "c", "d"]), "'train/x' is object"),
+        (put("train/x", ["a", "b", "c", "d"]), "train/x holds text, not plain numbers"),
         (put("train/x", np.zeros((3, 2))), "train has 3 rows of x, but 4 of y"),
         (put("train/y", np.zeros(4)), "train/y has to be one integer a row"),
         (put("train/y", np.zeros((4, 2), int)), "train/y has to be one integer a row"),
@@ -240,7 +240,7 @@ def test_missing_file_and_folder(tmp_path):
     """No such file, and a folder."""
     with pytest.raises(DataError, match="No such file"):
         DataSet(tmp_path / "d.h5")
-    with pytest.raises(DataError, match="Is a directory"):
+    with pytest.raises(DataError, match="it is a folder, not a file"):
         DataSet(tmp_path)
 
 

@@ -13,9 +13,10 @@ from pathlib import Path
 import numpy as np
 
 from distbp import hdf5, machine
-from distbp.checkpoint import Checkpoint, find, read
+from distbp.checkpoint import Checkpoint, read_newest
 from distbp.comm import Comm
 from distbp.data import DataSet, Feed, Scaling, Split, check_readable
+from distbp.display import Display
 from distbp.errors import ConfigError, DataError
 from distbp.network import Network
 from distbp.shards import middle, rank_shards
@@ -53,9 +54,12 @@ def open_model_and_data(model: str, path: str, comm: Comm) -> tuple[Checkpoint, 
     """Open a model and a data set that it can be used on, on all ranks; collective."""
     data = open_data(Path(path), comm)
     with comm.together():
-        checkpoint = read(find(model))
+        checkpoint, troubles = read_newest(model)
         machine.use_threads(checkpoint.about["config"]["threads"])
         check_fits(checkpoint, data)
+    if comm.rank == 0:
+        for text in troubles:
+            Display(is_shown=False, epochs=0, steps=0).warn(text)
     return checkpoint, data
 
 

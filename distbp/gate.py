@@ -74,27 +74,27 @@ def open_file(path: Path) -> io.FileIO:
 
 def item(file: h5py.File, path: str) -> Any:
     """Return the group or dataset at `path`, which hard links lead to."""
-    found: Any = file["/"]
-    for name in filter(None, path.split("/")):
-        if not isinstance(found, h5py.Group) or not has_link(found, name, path):
-            raise ValueError(f"{path} is missing")
-        found = found[name]
+    found = look_up(file, path)
+    if found is None:
+        raise ValueError(f"{path} is missing")
     return found
 
 
-def has_link(group: h5py.Group, name: str, path: str) -> bool:
-    """Return whether there is a hard link of this name; another kind is refused."""
-    links = group.id.links
-    if not links.exists(name.encode()):
-        return False
-    if links.get_info(name.encode()).type != h5l.TYPE_HARD:
-        raise ValueError(f"{path} is a link to somewhere else; expected it in the file itself")
-    return True
+def has(file: h5py.File, path: str) -> bool:
+    """Return whether hard links lead to `path`; another kind of link is refused."""
+    return look_up(file, path) is not None
 
 
-def has(file: h5py.File, name: str) -> bool:
-    """Return whether the root has a hard link of this name; another kind is refused."""
-    return has_link(file["/"], name, name)
+def look_up(file: h5py.File, path: str) -> Any:
+    """Return the group or dataset at `path`, or None if there is none."""
+    found: Any = file["/"]
+    for name in filter(None, path.split("/")):
+        if not isinstance(found, h5py.Group) or not found.id.links.exists(name.encode()):
+            return None
+        if found.id.links.get_info(name.encode()).type != h5l.TYPE_HARD:
+            raise ValueError(f"{path} is a link to somewhere else; expected it in the file itself")
+        found = found[name]
+    return found
 
 
 def children(group: h5py.Group, most: int) -> Iterator[str]:

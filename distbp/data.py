@@ -1,6 +1,6 @@
 """A data set: one HDF5 file, read by row numbers.
 
-    about              uint8 JSON: task, classes, shape, scaling, source, split, digest
+    about              uint8 JSON: task, classes, shape, scaling, source, split, digest, arrays
     scaling/shift      (1,) or (n_0,) float64
     scaling/scale      (1,) or (n_0,) float64: a network is fed (x - shift) * scale
     train/x            (n, ...) in the source's own dtype
@@ -142,6 +142,7 @@ class DataSet:
                 for name in SPLITS
                 if gate.has(file, name)
             }
+            self._check_arrays(file)
             self._check()
             self.scaling = Scaling.read(file, self.n_in)
 
@@ -149,7 +150,9 @@ class DataSet:
         found = packed.array(file, name)
         if found.dtype.kind not in "iuf" or found.ndim < 1 or 0 in found.shape:
             raise DataError(f"{self.path}: {name!r} is {found.dtype} {found.shape}, not rows.")
-        if isinstance(found, h5py.Dataset) and packed.is_plain(found):
+        if isinstance(found, h5py.Dataset):
+            if not packed.is_plain(found):
+                raise DataError(f"{self.path}: {name!r} holds numbers that NumPy has no type for.")
             return mapped(raw, found.id.get_offset(), found.shape, found.dtype)
 
         def fill(out: np.ndarray) -> None:
@@ -159,6 +162,18 @@ class DataSet:
 
         return allocate(found.shape, found.dtype, fill)
 
+    def _check_arrays(self, file: h5py.File) -> None:
+        """Raise DataError unless the arrays are those that were written, if that is known."""
+        names = [f"{name}/{part}" for name in self.splits for part in "xy"]
+        found = {name: described(gate.dataset(file, name)) for name in names}
+        expected = self.about.get("arrays", found)
+        for name in {**expected, **found}:
+            if found.get(name) != expected.get(name):
+                raise DataError(
+                    f"{self.path}: expected {name} as it was written, {expected.get(name)}; "
+                    f"found {found.get(name)}. Import it again."
+                )
+
     def _check(self) -> None:
         """Raise DataError unless the splits agree with `about` and with each other."""
         if "train" not in self.splits and "test" not in self.splits:
@@ -166,6 +181,11 @@ class DataSet:
         n_in = {name: split.n_in for name, split in self.splits.items()}
         if len(set(n_in.values())) > 1:
             raise DataError(f"{self.path}: the rows of x differ in length: {n_in}.")
+        if self.n_in != math.prod(self.about["shape"]):
+            raise DataError(
+                f"{self.path}: a row of x has {self.n_in} numbers; expected the shape "
+                f"{self.about['shape']}."
+            )
         for name, split in self.splits.items():
             if len(split.x) != len(split.y):
                 raise DataError(
@@ -327,6 +347,11 @@ class Feed:
             labels=self._labels[:m],
         )
         return self._views[m]
+
+
+def described(array: Any) -> list[Any]:
+    """Return dtype and shape of an array in words of JSON."""
+    return [array.dtype.str, *array.shape]
 
 
 def mapped(raw: io.FileIO, offset: int, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:

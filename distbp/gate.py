@@ -131,7 +131,8 @@ def dataset(file: h5py.File, path: str, kinds: Collection[int] = NUMBERS) -> h5p
     """Return the dataset at `path`, once it is known to be of these kinds and in this file."""
     found = item(file, path)
     if not isinstance(found, h5py.Dataset):
-        raise ValueError(f"{path} is not a dataset, but a group of them")
+        is_group = isinstance(found, h5py.Group)
+        raise ValueError(f"{path} is not a dataset{', but a group of them' if is_group else ''}")
     type_id, space = found.id.get_type(), found.id.get_space()
     kind = type_id.get_class()
     if kind not in kinds or (kind == h5t.STRING and type_id.is_variable_str()):

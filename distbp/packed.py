@@ -134,7 +134,10 @@ class Packed:
             raise ValueError(f"{self._path} has a chunk of {self._stored[corner]:,} bytes")
         mask, data = self._dataset.id.read_direct_chunk(corner)
         filters = [number for i, number in enumerate(self._filters) if not mask >> i & 1]
-        data = unpack(data, filters, self._size, self.dtype.itemsize)
+        try:
+            data = unpack(data, filters, self._size, self.dtype.itemsize)
+        except (ValueError, zlib.error) as failure:
+            raise ValueError(f"{self._path}: {failure}") from failure
         return np.frombuffer(data, self.dtype).reshape(self._chunk)
 
 

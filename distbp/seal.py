@@ -32,7 +32,7 @@ class Seal(NamedTuple):
 
     def pack(self) -> bytes:
         """Return the block of 512 bytes."""
-        header = HEADER.pack(MAGIC, self.kind.encode("ascii"), self.length, self.digest)
+        header = HEADER.pack(MAGIC, self.kind.encode("latin-1"), self.length, self.digest)
         return (header + hashlib.sha256(header).digest()).ljust(BLOCK, b"\0")
 
 
@@ -52,8 +52,8 @@ def parse(block: bytes) -> Seal | None:
         raise ValueError("it is not an HDF5 file that distbp has written")
     if not any(block[:BLOCK]):
         return None
-    magic, kind, length, digest = HEADER.unpack_from(block)
-    found = Seal(kind.rstrip(b"\0").decode("ascii", "replace"), length, digest)
+    magic, kind, length, digest = HEADER.unpack_from(block.ljust(BLOCK, b"\0"))
+    found = Seal(kind.rstrip(b"\0").decode("latin-1"), length, digest)
     if magic != MAGIC or block[:BLOCK] != found.pack():
         raise ValueError("it is damaged: its seal is not whole")
     return found

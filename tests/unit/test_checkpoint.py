@@ -4,8 +4,10 @@ import copy
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -15,7 +17,17 @@ import pytest
 
 from distbp import checkpoint as module
 from distbp import hdf5, seal
-from distbp.checkpoint import Checkpoint, RunFolder, describe_network, digest, find, load, read
+from distbp.checkpoint import (
+    Checkpoint,
+    RunFolder,
+    describe_network,
+    digest,
+    find,
+    load,
+    newest,
+    read,
+    read_newest,
+)
 from distbp.checkpoint import write as write_checkpoint
 from distbp.data import Scaling
 from distbp.errors import CheckpointError
@@ -139,9 +151,10 @@ def test_digest_is_of_theta_alone():
 
 @pytest.fixture
 def calls(monkeypatch):
-    """Return the list of what is forced to the disk and moved, in order."""
+    """Return the list of what is written, forced to the disk and moved, in order."""
     found, names = [], {}
-    real_open, real_fsync, real_replace = os.open, os.fsync, os.replace
+    real_open, real_fsync, real_replace, real_write = os.open, os.fsync, os.replace, hdf5.Disk.write
+    real_stamp = seal.stamp
 
     def spy_open(path, *arguments, **options):
         descriptor = real_open(path, *arguments, **options)
@@ -156,17 +169,29 @@ def calls(monkeypatch):
         found.append(("replace", Path(source).name, Path(target).name))
         real_replace(source, target, **options)
 
+    def spy_write(disk, data):
+        found.append(("write",))
+        return real_write(disk, data)
+
+    def spy_stamp(*arguments):
+        found.append(("seal",))
+        real_stamp(*arguments)
+
     monkeypatch.setattr(os, "open", spy_open)
     monkeypatch.setattr(os, "fsync", spy_fsync)
     monkeypatch.setattr(os, "replace", spy_replace)
+    monkeypatch.setattr(hdf5.Disk, "write", spy_write)
+    monkeypatch.setattr(seal, "stamp", spy_stamp)
     return found
 
 
 def test_a_file_is_on_the_disk_before_it_is_moved(tmp_path, calls):
-    """Content, then name, then folder: a power cut leaves the old file or the new one."""
+    """Content, seal, disk, name, folder: a power cut leaves the old file or the new one."""
     (tmp_path / "run").mkdir()
     save(tmp_path / "run" / "c.h5")
-    (first, temporary), (second, source, target), (third, folder) = calls
+    *writes, sealed, (first, temporary), (second, source, target), (third, folder) = calls
+    assert set(writes) == {("write",)}
+    assert sealed == ("seal",)
     assert (first, second, third) == ("fsync", "replace", "fsync")
     assert temporary == source != target == "c.h5"
     assert folder == "run"
@@ -441,13 +466,13 @@ def test_best_alone(folder):
     assert kept(folder) == ["step-000000001.h5"]
 
 
+def refuse_link(source, target):
+    raise PermissionError(1, "Operation not permitted")
+
+
 def test_without_hard_links(folder, monkeypatch):
     """Where a file system has no links, copies do."""
-
-    def refuse(source, target):
-        raise PermissionError(1, "Operation not permitted")
-
-    monkeypatch.setattr(os, "link", refuse)
+    monkeypatch.setattr(os, "link", refuse_link)
     folder.save(make(1), is_best=True)
     folder.save(make(2), is_best=False)
     assert (steps(folder.path / "last.h5"), steps(folder.path / "best.h5")) == (2, 1)
@@ -508,6 +533,134 @@ def test_find(folder):
     assert find(str(folder.path)) == folder.path / "last.h5"
     with pytest.raises(CheckpointError, match=r"none\.h5 cannot be read .*: No such file"):
         load(folder.path / "none.h5")
+
+
+def half(path):
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def half_of_zeros(path):
+    size = path.stat().st_size
+    half(path)
+    os.truncate(path, size)
+
+
+def one_bit(path):
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+# What may become of a file, and what is said of it.
+DAMAGES = {
+    "missing": (Path.unlink, ""),
+    "empty": (lambda path: path.write_bytes(b""), "is not an HDF5 file"),
+    "text": (lambda path: path.write_text("lost and found"), "is not an HDF5 file"),
+    "half": (half, r"it has [\d,]+ of [\d,]+ bytes"),
+    "half of zeros": (half_of_zeros, "SHA-256 is not the one"),
+    "longer": (lambda path: path.write_bytes(path.read_bytes() + b"x"), "of [0-9,]+ bytes"),
+    "one bit": (one_bit, "SHA-256 is not the one"),
+    "one byte of the seal": (lambda path: path.write_bytes(b"D" + path.read_bytes()[1:]), "seal"),
+    "a folder": (lambda path: (path.unlink(), path.mkdir()), "it is a folder"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("has_links", [True, False])
+def test_the_newest_that_is_whole(folder, damage, has_links, monkeypatch):
+    """Whatever became of the last one, the one before is used, and a sentence says why."""
+    if not has_links:
+        monkeypatch.setattr(os, "link", refuse_link)
+    for n in (1, 2, 3):
+        folder.save(make(n), is_best=False)
+    change, message = DAMAGES[damage]
+    change(folder.path / "last.h5")
+    newest_step = folder.checkpoints / "step-000000003.h5"
+    if has_links and newest_step.stat().st_nlink == 1:
+        change(newest_step)
+    found, troubles = read_newest(folder.path)
+    # A second name of the damaged file is no second trouble; a copy of it is whole.
+    assert found.about["progress"] == {"steps": 2 if has_links else 3}
+    used = folder.checkpoints / f"step-00000000{2 if has_links else 3}.h5"
+    assert newest(folder.path) == (used, troubles)
+    assert find(folder.path) == used
+    if message:
+        assert len(re.findall(message, troubles[0])) == 1
+        assert str(folder.path / "last.h5") in troubles[0]
+        assert troubles[-1].endswith(f" {used} is used instead.")
+        with pytest.warns(UserWarning, match=message):
+            load(folder.path)
+
+
+def test_nothing_is_wrong_with_a_whole_run(folder):
+    """Then nothing is said, and the last one is read."""
+    folder.save(make(1), is_best=False)
+    folder.save(make(2), is_best=False)
+    found, troubles = read_newest(folder.path)
+    assert (found.about["progress"], troubles) == ({"steps": 2}, [])
+    assert newest(folder.path) == (folder.path / "last.h5", [])
+    assert read_newest(folder.path / "last.h5")[1] == []
+
+
+def test_no_checkpoint_is_whole(folder):
+    """All of them are named, with what is wrong with each."""
+    folder.save(make(1), is_best=False)
+    folder.save(make(2), is_best=False)
+    for path in folder.checkpoints.iterdir():
+        one_bit(path)
+    for look in (find, load, newest):
+        with pytest.raises(CheckpointError, match=r"last\.h5.*SHA-256.*step-000000001\.h5.*SHA"):
+            look(folder.path)
+
+
+def test_going_back_forgets_what_came_after(folder):
+    """Damaged files of later steps neither stay, nor push out what is saved from then on."""
+    folder.keep = 1
+    for n in (8, 9):
+        folder.save(make(n), is_best=False)
+    one_bit(folder.path / "last.h5")
+    folder.save(make(5), is_best=False)
+    assert kept(folder) == ["step-000000005.h5"]
+    assert steps(folder.path / "last.h5") == 5
+
+
+def test_more_than_a_thousand_million_steps(folder):
+    """Names grow longer; they are still in order."""
+    for n in (999_999_999, 1_000_000_000, 1_000_000_001):
+        folder.save(make(n), is_best=False)
+    assert kept(folder) == ["step-1000000000.h5", "step-1000000001.h5"]
+    one_bit(folder.path / "last.h5")
+    assert find(folder.path).name == "step-1000000000.h5"
+
+
+def test_a_run_without_its_last_is_still_a_run(folder):
+    """A process may be killed between the first checkpoint and its second name."""
+    folder.save(make(1), is_best=False)
+    (folder.path / "last.h5").unlink()
+    assert steps(find(folder.path)) == 1
+    with pytest.raises(CheckpointError, match="holds a run already"):
+        folder.make()
+
+
+def test_saves_in_threads_do_not_meet(tmp_path):
+    """Each writes under a name of its own, also for the same file."""
+    errors, places = [], [tmp_path / "a.h5", tmp_path / "b.h5"]
+
+    def work(n):
+        try:
+            for _ in range(5):
+                write_checkpoint(places[n % 2], make(n, sizes=(40, 30, 20)))
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=work, args=(n,)) for n in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    assert sorted(os.listdir(tmp_path)) == ["a.h5", "b.h5"]
+    assert all(steps(place) in range(6) for place in places)
 
 
 def test_text_files(folder):

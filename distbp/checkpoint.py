@@ -16,7 +16,6 @@ that is not takes its place.
 import hashlib
 import os
 import shutil
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ import numpy as np
 
 from distbp import gate, hdf5, packed
 from distbp.data import Scaling
+from distbp.display import warn
 from distbp.errors import CheckpointError, ConfigError
 from distbp.network import Network, check, theta_size
 from distbp.optimizers import OPTIMIZERS
@@ -242,7 +242,7 @@ def load(model: str | Path) -> Network:
     """
     checkpoint, troubles = read_newest(model)
     for text in troubles:
-        warnings.warn(text, stacklevel=2)
+        warn(text)
     return checkpoint.network
 
 

@@ -16,7 +16,7 @@ from distbp import hdf5, machine
 from distbp.checkpoint import Checkpoint, read_newest
 from distbp.comm import Comm
 from distbp.data import DataSet, Feed, Scaling, Split, check_readable
-from distbp.display import Display
+from distbp.display import warn
 from distbp.errors import ConfigError, DataError
 from distbp.network import Network
 from distbp.shards import middle, rank_shards
@@ -59,7 +59,7 @@ def open_model_and_data(model: str, path: str, comm: Comm) -> tuple[Checkpoint, 
         check_fits(checkpoint, data)
     if comm.rank == 0:
         for text in troubles:
-            Display(is_shown=False, epochs=0, steps=0).warn(text)
+            warn(text)
     return checkpoint, data
 
 

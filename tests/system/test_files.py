@@ -6,16 +6,18 @@ so that a crash or an endless loop of libhdf5 is a failure of the test and not i
 
 import json
 import shutil
+import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import hostile
 import numpy as np
 import pytest
-from ranks import FULL, INSIDE, Job
+from ranks import FULL, INSIDE, Job, distbp
 
+from distbp import load
 from distbp.checkpoint import FORMAT as CHECKPOINT
 from distbp.data import FORMAT as DATA
 
@@ -127,3 +129,102 @@ def test_damaged_structure(tmp_path, run, data, kind, name):
             check_refusal(one)
     assert outcomes["refused"] > MANY / 20, outcomes
     print(kind, name, outcomes)
+
+
+# Writing
+
+
+def saved(folder: Path, *words: str, start: Sequence[str] = ()) -> dict:
+    """Run save.py and return what it found."""
+    command = [*start, sys.executable, INSIDE / "save.py", words[0], folder, *words[1:]]
+    ended = Job(command, folder.parent, limit=600).wait()
+    assert ended.status == 0, str(ended)
+    return json.loads(ended.out)
+
+
+def test_killed_while_saving(tmp_path):
+    """kill -9 at any instant: none is lost, none is older than the last one acknowledged."""
+    found = saved(tmp_path / "run", "killed", str(200 if FULL else 30))
+    assert found["steps"] > found["kills"] / 2, found
+    assert found["strays"] > 0, found  # some were killed in the middle
+    print(found)
+
+
+def mounted(folder: Path) -> list[str]:
+    """Return what starts a command with a small file system of its own on a folder."""
+    mount = f'mount -t tmpfs -o size=3m tmpfs "{folder}" && exec "$0" "$@"'
+    start = ["unshare", "--map-root-user", "--mount", "sh", "-c", mount]
+    folder.mkdir()
+    try:
+        subprocess.run([*start, "true"], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("this machine does not let a test mount a file system")
+    return start
+
+
+@pytest.mark.parametrize(
+    ("cause", "reason", "needs_mount"),
+    [
+        ("full", "No space left on device", True),
+        ("read-only", "Read-only file system", True),
+        ("file size", "File too large", False),
+        ("descriptors", "Too many open files", False),
+        ("nobody", "Permission denied", False),
+    ],
+)
+def test_what_the_system_refuses(tmp_path, cause, reason, needs_mount):
+    """One sentence with path and cause; the old checkpoint loads, and nothing else is left."""
+    folder = tmp_path / "run"
+    found = saved(folder, "refused", cause, start=mounted(folder) if needs_mount else ())
+    path = folder / "checkpoints" / "step-000000002.h5"
+    assert found["message"] == f"{path} cannot be written: {reason}."
+    assert (found["steps"], found["best"], found["troubles"]) == (1, 1, [])
+    expected = ["best.h5", "checkpoints/step-000000001.h5", "last.h5"]
+    assert [name for name in found["files"] if name != "junk"] == expected
+
+
+# A damaged newest checkpoint
+
+
+def damage(path: Path) -> None:
+    """Change one bit of a number."""
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 16
+    path.write_bytes(content)
+
+
+@pytest.fixture
+def long_run(tmp_path, data) -> Path:
+    """Return a run of three epochs, with a checkpoint of each; the last is damaged."""
+    distbp("train", data["digits"], "--out", "run", "--epochs", 3, folder=tmp_path)
+    damage(tmp_path / "run" / "last.h5")  # and with it the newest in checkpoints/
+    return tmp_path / "run"
+
+
+def test_every_verb_takes_the_newest_that_is_whole(tmp_path, data, long_run):
+    """And says which is damaged, why, and which is used instead."""
+    older = sorted((long_run / "checkpoints").iterdir())[-2]
+    for n in (None, 2):
+        words = ("evaluate", "run", data["digits"], "--json")
+        ended = distbp(*words, folder=tmp_path, n=n)
+        assert ended.out == distbp("evaluate", older, *words[2:], folder=tmp_path).out
+        (warning,) = [line for line in ended.err.splitlines() if "warning" in line]
+        assert warning.startswith("distbp: warning: run/last.h5 cannot be read")
+        assert "it is damaged: its SHA-256 is not the one" in warning
+        assert warning.endswith(f"{older.relative_to(tmp_path)} is used instead.")
+    shown = distbp("info", "run", folder=tmp_path).out
+    assert "run/last.h5 cannot be read" in shown
+    assert "2 epochs" in shown
+    ended = distbp("digest", "run", folder=tmp_path)
+    assert ended.out == distbp("digest", older, folder=tmp_path).out
+    assert "run/last.h5 cannot be read" in ended.err
+
+
+def test_a_run_goes_on_from_the_newest_that_is_whole(tmp_path, data, long_run):
+    """What it then ends with is what it would have ended with; what was damaged is gone."""
+    whole = distbp("train", data["digits"], "--out", "whole", "--epochs", 3, folder=tmp_path)
+    ended = distbp("train", "--resume", "run", folder=tmp_path, n=2)
+    assert ended.digest == whole.digest
+    assert "resumed after 2 epochs" in ended.out
+    for path in long_run.rglob("*.h5"):
+        load(path)

@@ -1,6 +1,7 @@
 """Checkpoints: the same bits back, whole or absent, legible, and clear when they are broken."""
 
 import copy
+import errno
 import hashlib
 import json
 import os
@@ -206,6 +207,21 @@ def test_a_failed_write_changes_nothing(tmp_path, monkeypatch):
 
     monkeypatch.setattr(hdf5, "write_array", full)
     with pytest.raises(CheckpointError, match=r"c\.h5 cannot be written: No space left"):
+        save(tmp_path / "c.h5", steps=2)
+    assert read(tmp_path / "c.h5").about == before.about
+    assert os.listdir(tmp_path) == ["c.h5"]
+
+
+@pytest.mark.parametrize("number", [errno.EDQUOT, errno.EIO])
+def test_what_a_server_says_at_the_end(tmp_path, monkeypatch, number):
+    """Over quota, or a disk that fails: network file systems say so only when all is written."""
+    before = save(tmp_path / "c.h5", steps=1)
+
+    def refuse(descriptor):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    with pytest.raises(CheckpointError, match=rf"c\.h5 cannot be written: {os.strerror(number)}\."):
         save(tmp_path / "c.h5", steps=2)
     assert read(tmp_path / "c.h5").about == before.about
     assert os.listdir(tmp_path) == ["c.h5"]

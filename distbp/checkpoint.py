@@ -133,8 +133,10 @@ def read_about(file: h5py.File) -> dict[str, Any]:
 
 
 def state_names(config: dict[str, Any]) -> tuple[str, ...]:
-    """Return the names of the arrays that a run's optimizer keeps."""
-    name = config.get("optimizer")
+    """Return the names of the arrays that a run's optimizer keeps, if it is one of distbp's."""
+    name, threads = config.get("optimizer"), config.get("threads")
+    if not isinstance(threads, int):
+        raise ValueError(f"'about' has {threads!r} threads")
     if not isinstance(name, str) or name not in OPTIMIZERS:
         raise ValueError(f"'about' has an unknown optimizer, {name!r}")
     return OPTIMIZERS[name].state_names
@@ -167,12 +169,14 @@ def find(model: str | Path) -> Path:
 
     Of a directory it is the newest that is not damaged.
     """
-    path = Path(model)
-    return newest(path)[0] if is_folder(path) else path
+    return newest(model)[0]
 
 
-def newest(folder: Path) -> tuple[Path, list[str]]:
+def newest(model: str | Path) -> tuple[Path, list[str]]:
     """Return a run's newest checkpoint whose seal is right, and what is wrong with newer ones.
+
+    The list has a sentence, fit for a warning, on each. A file is what it is: it is looked
+    at when it is read.
 
     Raises
     ------
@@ -184,14 +188,12 @@ def newest(folder: Path) -> tuple[Path, list[str]]:
         hdf5.check_seal(path, FORMAT, CheckpointError)
         return path
 
-    return first_good(folder, verified)
+    path = Path(model)
+    return first_good(path, verified) if is_folder(path) else (path, [])
 
 
 def read_newest(model: str | Path) -> tuple[Checkpoint, list[str]]:
-    """Read a checkpoint file, or the newest of a run's directory that is whole.
-
-    The list has a sentence, fit for a warning, on each newer one that is not.
-    """
+    """Read a checkpoint file, or of a run's directory the newest that is whole; see `newest`."""
     path = Path(model)
     return first_good(path, read) if is_folder(path) else (read(path), [])
 

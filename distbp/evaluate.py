@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from distbp import hdf5, machine
-from distbp.checkpoint import Checkpoint, read_newest
+from distbp.checkpoint import Checkpoint, newest, read
 from distbp.comm import Comm
 from distbp.data import DataSet, Feed, Scaling, Split, check_readable
 from distbp.display import warn
@@ -54,7 +54,11 @@ def open_model_and_data(model: str, path: str, comm: Comm) -> tuple[Checkpoint, 
     """Open a model and a data set that it can be used on, on all ranks; collective."""
     data = open_data(Path(path), comm)
     with comm.together():
-        checkpoint, troubles = read_newest(model)
+        path, troubles = newest(model)
+    # On another rank the file system may have had a bad moment: all take the same file.
+    path = Path(comm.broadcast(str(path)))
+    with comm.together():
+        checkpoint = read(path)
         machine.use_threads(checkpoint.about["config"]["threads"])
         check_fits(checkpoint, data)
     if comm.rank == 0:

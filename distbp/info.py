@@ -17,9 +17,7 @@ def describe(path: Path) -> str:
     DistbpError
         It is none of distbp's files.
     """
-    troubles: list[str] = []
-    if checkpoint.is_folder(path):
-        path, troubles = checkpoint.newest(path)
+    path, troubles = checkpoint.newest(path)
     if kind_of(path) == checkpoint.FORMAT:
         kind, found = checkpoint.FORMAT, checkpoint.read(path)
         with hdf5.refusing(path, kind, CheckpointError):  # it may have been sealed by anybody

@@ -268,7 +268,7 @@ import numpy as np
 def save(sizes):
     network = Network(sizes)
     about = ABOUT | {"network": checkpoint.describe_network(network), "progress": {"steps": 1}}
-    about["config"] = {"optimizer": "sgd"}
+    about["config"] = {"optimizer": "sgd", "threads": 1}
     scaling = Scaling(np.zeros(1), np.ones(1))
     checkpoint.write(path, checkpoint.Checkpoint(network, {}, scaling, about))
 
@@ -397,9 +397,10 @@ NETWORK = describe_network(Network((4, 3, 2)))
         (replaced("optimizer/\x1b[31m", 1.0), r"optimizer/\?\[31m does not belong there"),
         (replaced("scaling/shift", np.zeros(3)), r"shift is float64 \(3,\); expected .*\(4,\)"),
         (replaced("scaling/scale", np.full(1, np.nan)), "scale has a value that is not a finite"),
-        (about(config={"optimizer": "rprop"}), "unknown optimizer, 'rprop'"),
-        (about(config={"optimizer": []}), "unknown optimizer"),
-        (about(config={"optimizer": "sgd"}), "/optimizer does not belong there"),
+        (about(config={"optimizer": "rprop", "threads": 1}), "unknown optimizer, 'rprop'"),
+        (about(config={"optimizer": [], "threads": 1}), "unknown optimizer"),
+        (about(config={"optimizer": "adam"}), "has None threads"),
+        (about(config={"optimizer": "sgd", "threads": 1}), "/optimizer does not belong there"),
         (about(network={}), "describes a network by nothing"),
         (about(network=NETWORK | {"sizes": [4, 0, 2]}), "sizes"),
         (about(network=NETWORK | {"sizes": [4, 10**9, 2]}), "bytes are too few for sizes"),

@@ -50,20 +50,30 @@ def open_data(path: Path, comm: Comm) -> DataSet:
     return DataSet(path, comm.fill_node_array)
 
 
-def open_model_and_data(model: str, path: str, comm: Comm) -> tuple[Checkpoint, DataSet]:
-    """Open a model and a data set that it can be used on, on all ranks; collective."""
-    data = open_data(Path(path), comm)
+def open_model(model: str, comm: Comm) -> Checkpoint:
+    """Read a checkpoint, or the newest of a run that is whole, on all ranks; collective.
+
+    Rank 0 warns of newer ones that are not.
+    """
     with comm.together():
-        path, troubles = newest(model)
+        mine, troubles = newest(model)
     # On another rank the file system may have had a bad moment: all take the same file.
-    path = Path(comm.broadcast(str(path)))
+    chosen = Path(comm.broadcast(str(mine)))
     with comm.together():
-        checkpoint = read(path)
-        machine.use_threads(checkpoint.about["config"]["threads"])
-        check_fits(checkpoint, data)
+        checkpoint = read(chosen)
     if comm.rank == 0:
         for text in troubles:
             warn(text)
+    return checkpoint
+
+
+def open_model_and_data(model: str, path: str, comm: Comm) -> tuple[Checkpoint, DataSet]:
+    """Open a model and a data set that it can be used on, on all ranks; collective."""
+    data = open_data(Path(path), comm)
+    checkpoint = open_model(model, comm)
+    with comm.together():
+        machine.use_threads(checkpoint.about["config"]["threads"])
+        check_fits(checkpoint, data)
     return checkpoint, data
 
 

@@ -18,8 +18,8 @@ from distbp.network import Network
 NETWORK = Network((6, 5, 3))
 ABOUT = {
     "network": describe_network(NETWORK), "task": "classification", "classes": ["a", "b", "c"],
-    "data": {}, "config": {"optimizer": "sgd", "threads": 1}, "progress": {"steps": 1}, "history": [],
-    "machine": {}, "versions": {},
+    "data": {}, "config": {"optimizer": "sgd", "threads": 1}, "progress": {"steps": 1},
+    "history": [], "machine": {}, "versions": {},
 }  # fmt: skip
 
 

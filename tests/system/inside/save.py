@@ -53,16 +53,17 @@ def steps_of(found: Checkpoint) -> int:
 def killed(folder: RunFolder, times: str) -> dict[str, Any]:
     """Kill a saving process, again and again; what is on the disk is looked at each time."""
     folder.make()
-    done, strays = 0, 0
+    began = time.monotonic()
+    folder.save(make(1), is_best=True)
+    window = 6 * (time.monotonic() - began)
+    done, strays = 1, 0
     for number in range(int(times)):
-        acknowledged = max(done, save_until_killed(folder, done))
+        acknowledged = max(done, save_until_killed(folder, done, window))
         strays += len(temporaries(folder))
         # As at the next start of a run.
         folder.clean()
         if left := temporaries(folder):
             raise ValueError(f"{left} are left")
-        if not acknowledged and not list(folder.checkpoints.iterdir()):
-            continue  # killed before there was anything
         found, troubles = read_newest(folder.path)
         done = steps_of(found)
         if troubles or done < acknowledged:
@@ -72,7 +73,7 @@ def killed(folder: RunFolder, times: str) -> dict[str, Any]:
     return {"kills": int(times), "steps": done, "strays": strays}
 
 
-def save_until_killed(folder: RunFolder, done: int) -> int:
+def save_until_killed(folder: RunFolder, done: int, window: float) -> int:
     """Let a child save one checkpoint after the other; return the last it has acknowledged."""
     out, into = os.pipe()
     child = os.fork()
@@ -82,7 +83,7 @@ def save_until_killed(folder: RunFolder, done: int) -> int:
             os.write(into, f"{steps}\n".encode())
         os._exit(1)
     os.close(into)
-    time.sleep(random.uniform(0.0, 0.15))  # noqa: S311
+    time.sleep(random.uniform(0.0, window))  # noqa: S311
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
     with open(out, "rb") as said:

@@ -34,6 +34,7 @@ from distbp.optimizers import OPTIMIZERS
 
 FORMAT = "distbp-checkpoint"
 VERSION = 1
+MOST_LAYERS = 10_000  # each costs memory beside its numbers
 
 T = TypeVar("T")
 
@@ -151,8 +152,8 @@ def empty_network(arguments: dict[str, Any], states: int, size: int) -> Network:
     except ConfigError as failure:
         raise ValueError(f"it describes no network: {failure}") from failure
     numbers, dtype = theta_size(arguments["sizes"]), np.dtype(arguments["dtype"])
-    if numbers * dtype.itemsize * (1 + states) > size:
-        raise ValueError(f"its {size:,} bytes are too few for sizes {arguments['sizes']}")
+    if len(arguments["sizes"]) > MOST_LAYERS or numbers * dtype.itemsize * (1 + states) > size:
+        raise ValueError(f"its {size:,} bytes are too few for sizes {arguments['sizes'][:99]}")
     return Network(**arguments, theta=np.empty(numbers, dtype))
 
 

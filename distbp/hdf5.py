@@ -217,7 +217,10 @@ def read_json(file: h5py.File, path: str) -> Any:
     text = found[:].tobytes()
     if is_too_long(text):
         raise ValueError(f"{path} is not JSON text of a sensible length")
-    return json.loads(text.decode())
+    try:
+        return json.loads(text.decode())
+    except (ValueError, RecursionError) as failure:
+        raise ValueError(f"{path} is not JSON text") from failure
 
 
 def is_too_long(text: bytes) -> bool:

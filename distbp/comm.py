@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from mpi4py import MPI
 
 PATIENCE = 3.0  # seconds that ranks with the same trouble may come apart
+MOURNING = 1.0  # seconds for a rank that ends all to get to this one
 FORWARDING = 0.3  # seconds for the launcher to pass on last words; an abort would overtake them
 
 
@@ -283,6 +284,8 @@ class Comm(Peers):
             trace = "".join(traceback.format_exception(error))
             self._fail(f"{trace}sys.exit({error.code!r}) on one rank ends them all.\n")
         except BaseException as error:
+            if self.is_loss(error):
+                time.sleep(MOURNING)  # who has ended the others ends this one too, and says why
             self._fail("".join(traceback.format_exception(error)))
         finally:
             threading.excepthook = hook

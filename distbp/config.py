@@ -162,6 +162,20 @@ class Config:
         for name in ("time_limit", "stall_limit"):
             self.seconds(name)
 
+    @classmethod
+    def read(cls, options: Mapping[str, Any], source: str) -> "Config":
+        """Return the configuration that a checkpoint of `source` holds.
+
+        Raises
+        ------
+        ConfigError
+            It is none.
+        """
+        try:
+            return cls(**options)
+        except (TypeError, ValueError) as failure:
+            raise ConfigError(f"{source} holds no configuration of a run: {failure}.") from failure
+
     def seconds(self, name: str) -> float | None:
         """Return `time_limit` or `stall_limit` in seconds."""
         text = getattr(self, name)

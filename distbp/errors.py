@@ -18,6 +18,10 @@ class ConfigError(DistbpError):
     status = 2
 
 
+class DivergedError(DistbpError):
+    """A cost or a parameter is not a finite number any more."""
+
+
 class DataError(DistbpError):
     """A data set, or a source to import from, is not what it should be."""
 
@@ -46,6 +50,7 @@ KINDS: dict[str, type[DistbpError]] = {
     for kind in (
         DistbpError,
         ConfigError,
+        DivergedError,
         DataError,
         CheckpointError,
         FencedError,

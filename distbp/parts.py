@@ -1,5 +1,8 @@
 """The parts of a run that are made from its configuration and its data."""
 
+from dataclasses import asdict
+from typing import Any
+
 import numpy as np
 
 from distbp import __version__, philox
@@ -7,7 +10,7 @@ from distbp.checkpoint import Checkpoint, load
 from distbp.comm import Comm
 from distbp.config import Config, flag
 from distbp.data import DataSet, Split
-from distbp.errors import ConfigError
+from distbp.errors import CheckpointError, ConfigError
 from distbp.journal import Progress
 from distbp.network import Network
 from distbp.optimizers import OPTIMIZERS, Update
@@ -40,7 +43,8 @@ def check_alike(comm: Comm, config: Config, data: DataSet) -> None:
 
 def check_resumed(config: Config, checkpoint: Checkpoint) -> None:
     """Raise ConfigError if going on with `config` would make it another run."""
-    Config(**checkpoint.about["config"]).resumed(config.to_dict() | {"hidden": config.hidden})
+    before = Config.read(checkpoint.about["config"], config.out)
+    before.resumed(config.to_dict() | {"hidden": config.hidden})
 
 
 def make_network(config: Config, data: DataSet, has_weights: bool) -> Network:
@@ -130,6 +134,26 @@ def restore(
     np.copyto(network.theta, checkpoint.network.theta)
     for name, array in update.state.items():
         np.copyto(array, checkpoint.state[name])
-    position = dict(about["progress"])
-    update.steps = position.pop("steps")
-    return Progress(**position, history=about["history"])
+    progress, update.steps = where(about["progress"], about["history"], config.out)
+    return progress
+
+
+def where(position: dict[str, Any], history: list[Any], source: str) -> tuple[Progress, int]:
+    """Return where a run was, and how many steps it had made.
+
+    Raises
+    ------
+    CheckpointError
+        That is not what the checkpoint says.
+    """
+    start = {**asdict(Progress()), "steps": 0}
+    start.pop("history")
+    if position.keys() != start.keys() or any(
+        type(value) is not type(start[name]) or not 0 <= value < 2**63
+        for name, value in position.items()
+    ):
+        raise CheckpointError(f"{source}: the checkpoint does not say where the run was.")
+    if len(history) != position["epoch"] or not all(isinstance(one, dict) for one in history):
+        raise CheckpointError(f"{source}: the checkpoint has not one record an epoch.")
+    rest = {name: value for name, value in position.items() if name != "steps"}
+    return Progress(**rest, history=history), position["steps"]

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from distbp import tether
-from distbp.checkpoint import find, read
+from distbp.checkpoint import find, generations, read
 from distbp.errors import ConfigError, StoppedError
 from distbp.launch import TICK, Launch, Requests
 
@@ -174,7 +174,7 @@ def newest(folder: str) -> int | None:
     CheckpointError
         It has some, but none that can be read.
     """
-    if not (Path(folder) / "last.h5").exists():
+    if not generations(Path(folder)):
         return None
     return int(read(find(folder)).about["progress"]["steps"])
 

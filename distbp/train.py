@@ -17,12 +17,12 @@ import numpy as np
 
 from distbp import machine, philox
 from distbp.checking import Checker
-from distbp.checkpoint import Checkpoint, digest, find, read
+from distbp.checkpoint import Checkpoint, digest
 from distbp.combine import Sums, make_combiner
 from distbp.comm import Comm, connect
 from distbp.config import Config
-from distbp.errors import DistbpError, StoppedError
-from distbp.evaluate import Evaluator, Score, open_data
+from distbp.errors import DivergedError, StoppedError
+from distbp.evaluate import Evaluator, Score, open_data, open_model
 from distbp.gradient import BatchGradient
 from distbp.journal import Journal, Progress
 from distbp.launched import survives
@@ -100,7 +100,7 @@ def train(config: Config, resume: bool = False, comm: Comm | None = None) -> Res
     with comm.guard():
         with comm.together():
             check_places(config)
-            checkpoint = read(find(config.out)) if resume else None
+        checkpoint = open_model(config.out, comm) if resume else None
         run = Run(config, comm, checkpoint)
         with run.stopping:
             while True:
@@ -233,9 +233,9 @@ class Run:
                     self._epoch()
             with self.comm.together():
                 self.journal.close()
+            return self._result()
         finally:
             self.journal.end()
-        return self._result()
 
     def _result(self) -> Result:
         """Return what the run has ended with, and say so."""
@@ -319,7 +319,7 @@ class Run:
             self._warn(f"{text} All ranks compute it again.")
             return
         if policy == "stop" or (policy == "rollback" and progress.rate_factor <= LEAST_FACTOR):
-            raise DistbpError(text)
+            raise DivergedError(text)
         if policy == "skip" and is_whole:
             self._warn(f"{text} The step is skipped.")
             progress.step += 1
@@ -336,8 +336,7 @@ class Run:
         self._warn(text)
         with self.comm.together():
             self.journal.settle()
-        with self.comm.together():  # now that the last save is there for all
-            checkpoint = read(find(self.config.out))
+        checkpoint = open_model(self.config.out, self.comm)  # all see the last save now
         with self.comm.together():
             before = restore(checkpoint, self.config, self.data, self.network, self.update)
         vars(self.progress).update(vars(before) | {"rate_factor": factor})

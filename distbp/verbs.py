@@ -178,6 +178,7 @@ def is_to_restart(arguments: argparse.Namespace) -> bool:
 
 def start_training(arguments: argparse.Namespace, given: dict[str, Any]) -> int:
     """Start this very command on several ranks, and again if it ends before its time."""
+    from distbp.checkpoint import generations
     from distbp.parts import check_places
     from distbp.supervise import Job
 
@@ -187,7 +188,7 @@ def start_training(arguments: argparse.Namespace, given: dict[str, Any]) -> int:
         return Job(ranks, restarts, arguments.resume, first, first).run()
     config = new_config(arguments.config, given)
     check_places(config)
-    if (Path(config.out) / "last.h5").exists():  # another run's: this one will be refused
+    if generations(Path(config.out)):  # another run's: this one will be refused
         return Job(ranks, restarts, config.out, first, first).run()
     return Job(ranks, restarts, config.out, first, resuming(config.out, given)).run()
 
@@ -231,7 +232,7 @@ def resumed_config(run: str, file: str | None, given: dict[str, Any]) -> Any:
             )
     if not Path(run).is_dir():
         raise ConfigError(f"--resume {run}: expected the directory of a run.")
-    return Config(**read(find(run)).about["config"]).resumed(given | {"out": run})
+    return Config.read(read(find(run)).about["config"], run).resumed(given | {"out": run})
 
 
 def is_to_start_ranks(arguments: argparse.Namespace) -> bool:

@@ -224,5 +224,6 @@ def test_a_run_goes_on_from_the_newest_that_is_whole(tmp_path, data, long_run):
     ended = distbp("train", "--resume", "run", folder=tmp_path, n=2)
     assert ended.digest == whole.digest
     assert "resumed after 2 epochs" in ended.out
+    assert ended.err.count("run/last.h5 cannot be read") == 1
     for path in long_run.rglob("*.h5"):
         load(path)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import samples
 
-from distbp.checkpoint import find, read
+from distbp.checkpoint import find, read, write
 from distbp.comm import Comm
 from distbp.config import Config
 from distbp.errors import DistbpError, StoppedError
@@ -181,3 +181,22 @@ def test_a_slip_is_computed_again(config, tmp_path, at_step, capsys):
     at_step(1, 3, lambda *words: next(once, lambda *_: None)(*words))
     assert train(config, comm=Comm()).digest == whole.digest
     assert "All ranks compute it again" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("part", "change"),
+    [
+        ("config", {"epochs": "many"}), ("config", {"colour": 1}), ("config", {"hidden": 5}),
+        ("config", {"data": 7}), ("progress", {"epoch": -1}), ("progress", {"step": 1.5}),
+        ("progress", {"cost": "much"}), ("progress", {"colour": 1}), ("progress", {"epoch": 2}),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_checkpoint_that_says_nonsense(config, part, change):
+    """It is sealed, but by somebody who knew no better: one sentence."""
+    train(replace(config, epochs=1), comm=Comm())
+    checkpoint = read(find(config.out))
+    checkpoint.about[part] |= change
+    write(Path(config.out) / "last.h5", checkpoint)
+    with pytest.raises(DistbpError):
+        train(replace(config, epochs=2), resume=True, comm=Comm())

@@ -8,6 +8,7 @@ import argparse
 import difflib
 import json
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -355,4 +356,54 @@ def run_plan(arguments: argparse.Namespace) -> int:
     return 0
 
 
-VERBS = (add_import, add_train, add_evaluate, add_predict, add_info, add_digest, add_plan)
+# slurm
+
+
+def add_slurm(verbs: Any) -> None:
+    from distbp.config import flag
+    from distbp.slurm import Batch
+
+    parser = add_verb(verbs, "slurm", "Write a batch script for SLURM that trains.", run_slurm)
+    parser.usage = "distbp slurm [OPTIONS] train DATA.h5 --out RUN … > job.sbatch"
+    parser.add_argument("train", nargs="...", help="the training, as it would be started here")
+    for one in fields(Batch):
+        names = ("parse", "type"), ("choices", "choices"), ("help", "help")
+        options = {key: one.metadata[name] for name, key in names if one.metadata[name]}
+        parser.add_argument(flag(one.name), default=one.default, **options)
+
+
+def run_slurm(arguments: argparse.Namespace) -> int:
+    from distbp.slurm import Batch, job
+
+    batch = Batch(**{one.name: getattr(arguments, one.name) for one in fields(Batch)})
+    print(job(batch, sys.executable, arguments.train, train_config), end="")
+    return 0
+
+
+def train_config(words: Sequence[str]) -> Any:
+    """Return the configuration of a new run, from all the words behind `distbp`."""
+    from distbp.config import Config, flag
+
+    parser = Parser(prog="distbp")
+    add_train(parser.add_subparsers())
+    arguments, unknown = parser.parse_known_args(words)
+    if unknown:
+        arguments.parser.refuse(unknown[0])
+    given = {name: value for name, value in vars(arguments).items() if value is not None}
+    for name in given.keys() - {one.name for one in fields(Config)} - {"run", "parser", "config"}:
+        raise ConfigError(f"{flag(name)} has no place in a batch job: the script sees to that.")
+    return new_config(
+        given.pop("config", None), {k: given[k] for k in given.keys() - {"run", "parser"}}
+    )
+
+
+VERBS = (
+    add_import,
+    add_train,
+    add_evaluate,
+    add_predict,
+    add_info,
+    add_digest,
+    add_plan,
+    add_slurm,
+)

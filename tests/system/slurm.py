@@ -46,12 +46,17 @@ SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU
 SchedulerType=sched/backfill
 SchedulerParameters=batch_sched_delay=0,sched_min_interval=0,sched_interval=2,bf_interval=2
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+MinJobAge=3600
 KillWait=5
 CompleteWait=0
 SlurmctldTimeout=10
 SlurmdTimeout=10
 NodeName={nodes} NodeAddr={addresses} CPUs={cpus} RealMemory=2000 State=UNKNOWN
-PartitionName=main Nodes=ALL Default=YES MaxTime=60 DefaultTime=10 State=UP
+PartitionName=DEFAULT Nodes=ALL MaxTime=60 DefaultTime=10 State=UP
+PartitionName=main Default=YES PriorityTier=1 PreemptMode=REQUEUE
+PartitionName=high PriorityTier=10 PreemptMode=OFF
 """
 
 
@@ -140,7 +145,7 @@ class Slurm:
 
     def _idle(self) -> int:
         ended = self.run("sinfo", "-h", "-N", "-t", "idle", "-o", "%N", check=False)
-        return len(ended.stdout.split())
+        return len(set(ended.stdout.split()))  # one of each partition
 
     def run(
         self, *words: Any, check: bool = True, limit: float = 90

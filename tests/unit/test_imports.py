@@ -15,8 +15,8 @@ ORDER = [
     "errors", "philox", "functions", "products", "network", "optimizers", "schedules", "shards",
     "hdf5", "data", "machine", "memory", "comm", "combine", "gradient", "checkpoint", "config",
     "display", "evaluate", "journal", "parts", "notices", "train",
-    "tables", "csvfile", "sources", "labels", "importing", "info", "launch", "plan", "verbs", "cli",
-    "__main__",
+    "tables", "csvfile", "sources", "labels", "importing", "info", "launch", "plan", "slurm", "verbs",
+    "cli", "__main__",
 ]  # fmt: skip
 TREES = {path.stem: ast.parse(path.read_text("utf-8")) for path in FOLDER.glob("*.py")}
 

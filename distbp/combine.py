@@ -4,8 +4,8 @@ A `Combiner` owns the vectors that backprop writes into and adds them up as soon
 a subtree of the sum is complete (see `shards`): what is left are a rank's partial
 sums. `finish` completes the sum over all ranks and makes the update. Behind the
 gradient every vector has room for `EXTRA` numbers more, which are summed along with
-it: the shard's cost and its correct answers. So every rank knows those of the whole
-batch, exactly and for no message more.
+it: the shard's cost and its correct answers, and what a rank wishes. So every rank
+knows those of all (`Sums`), exactly and for no message more.
 
     Node       θ and the optimizer's state exist once a node, in memory that its ranks
                share, and so do their partial sums. Each rank has a slice of θ, which it
@@ -18,16 +18,17 @@ batch, exactly and for no message more.
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 
 from distbp.comm import Comm, Peers
 from distbp.errors import DistbpError
-from distbp.optimizers import BLOCK, PIECE, Update
+from distbp.exchange import Additions, Exchange, add, exchange, planned, slice_cuts
+from distbp.optimizers import BLOCK, PIECE, Update, is_finite
 from distbp.shards import (
-    Addition,
     Run,
     additions,
     buffers,
@@ -37,19 +38,32 @@ from distbp.shards import (
     subtrees,
 )
 
-EXTRA = 2  # numbers behind the gradient: cost, correct answers
+EXTRA = 4  # numbers behind the gradient: those of `Sums`
 CHUNK, CHUNKS = 500_000, 4  # bytes from which an exchange is cut, and into how many at most
 PAD = 16  # vectors that are shared start at multiples of this: at a line of the cache
 
 LEAST_BLOCKS = 8  # of a slice: smaller ones take longer to pass on than to add up
 
-Additions = list[tuple[np.ndarray, np.ndarray, np.ndarray]]  # (one, other, where to)
-# What `Peers.start_alltoallv` takes: array, (counts, places), array, (counts, places).
-Message = tuple[
-    np.ndarray, tuple[np.ndarray, np.ndarray], np.ndarray, tuple[np.ndarray, np.ndarray]
-]
 # Makes an array of some shape and dtype, of which this rank has the rows [start, stop).
 Memory = Callable[[tuple[int, ...], np.dtype, Run], np.ndarray]
+
+
+class Sums(NamedTuple):
+    """What all ranks know after a step.
+
+    Attributes
+    ----------
+    cost, correct : float
+        Summed over the batch; the cost is no finite number if some number of the new θ and
+        state would be none.
+    stop, save : float
+        How many ranks wish to stop, and to save.
+    """
+
+    cost: float
+    correct: float
+    stop: float
+    save: float
 
 
 class NotSharedError(DistbpError):
@@ -98,11 +112,10 @@ class Combiner(ABC):
         add(self._additions[i])
 
     @abstractmethod
-    def finish(self, rows: int, learning_rate: float) -> tuple[float, int]:
+    def finish(self, rows: int, learning_rate: float) -> Sums:
         """Make a step by the sum over all shards of all ranks, of `rows` rows; collective.
 
-        Returns cost and correct answers of the whole batch. If that cost is not a finite
-        number, nothing is changed.
+        If the cost in the result is not a finite number, nothing is changed.
         """
 
 
@@ -116,18 +129,18 @@ class Allreduce(Combiner):
         shape = stack_depth(self.trees[comm.rank]), self.size + EXTRA
         self._use(np.zeros(shape, self.dtype))
 
-    def finish(self, rows: int, learning_rate: float) -> tuple[float, int]:
+    def finish(self, rows: int, learning_rate: float) -> Sums:
         total = self.slots[0]
         if not self.plan:
             total.fill(0.0)
         for other in self.slots[1 : len(self.trees[self.comm.rank])]:
             np.add(total, other, out=total)
         self.comm.allreduce(total)
-        cost, correct = total[-EXTRA:].tolist()
-        if not math.isfinite(cost):
-            return cost, 0
+        sums = Sums(*total[-EXTRA:].tolist())
+        if not math.isfinite(sums.cost) or not is_finite(total[:-EXTRA]):
+            return sums._replace(cost=math.nan)
         self.update.apply(total[:-EXTRA], rows, learning_rate)
-        return cost, round(correct)
+        return sums
 
 
 class Exact(Combiner):
@@ -206,7 +219,10 @@ class Exact(Combiner):
         versions = [[memory((self.size,), self.dtype, part) for _ in arrays] for _ in range(2)]
         blocks = -(-self.size // BLOCK)
         squares = memory((blocks,), np.dtype(np.float64), (0, 0 if place else blocks))
-        self._extra = memory((EXTRA,), self.dtype, (0, 0 if place else EXTRA))
+        # What all get to know: the sums, and for each rank whether its slice is bad.
+        told = EXTRA + len(here)
+        self._told = memory((told,), self.dtype, (0, 0 if place else told))
+        self._place = EXTRA + place
         self._has_extra = start < stop == length
         update.move(versions, part, squares)
         self._gradient = self._total[: part[1] - start]
@@ -229,31 +245,34 @@ class Exact(Combiner):
         self._rest = list(planned(steps, tails, []))
         self._wait()
 
-    def finish(self, rows: int, learning_rate: float) -> tuple[float, int]:
+    def finish(self, rows: int, learning_rate: float) -> Sums:
         update = self.update
         self._wait()  # for the partial sums of all
         if self._has_extra:
             add(self._rest)
         if not self._is_one_pass:
-            for sums, _ in self._pieces:
-                add(sums)
+            for terms, _ in self._pieces:
+                add(terms)
             exchange(self._exchanges)
             if update.clip_norm is not None:
                 update.measure(self._gradient)
                 self._wait()  # for the squares of all slices
         update.begin(rows, learning_rate)
-        for i, (sums, gradient) in enumerate(self._pieces):
+        is_good = True
+        for i, (terms, gradient) in enumerate(self._pieces):
             if self._is_one_pass:
-                add(sums)
-            update.apply_piece(i, gradient)
+                add(terms)
+            is_good &= update.apply_piece(i, gradient)
+        self._told[self._place] = not is_good
         if self._has_extra:
-            np.copyto(self._extra, self._total[-EXTRA:])
+            np.copyto(self._told[:EXTRA], self._total[-EXTRA:])
         self._wait()  # for all slices of the new θ
-        cost, correct = self._extra.tolist()
-        if not math.isfinite(cost):
-            return cost, 0
+        told = self._told.tolist()
+        sums = Sums(*told[:EXTRA])
+        if any(told[EXTRA:]) or not math.isfinite(sums.cost):
+            return sums._replace(cost=math.nan)
         update.commit()
-        return cost, round(correct)
+        return sums
 
 
 class Node(Exact):
@@ -299,90 +318,6 @@ class Tree(Exact):
         super().__init__(comm, shards, update, nodes, comm, memory, lambda: None)
 
 
-class Exchange:
-    """Completes a sum between nodes, each of which has some of its partial sums.
-
-    Every peer owns a part of the sum: it is sent that part of all partial sums, adds
-    them up in tree order, and sends the result to all.
-
-    Parameters
-    ----------
-    lane : Peers
-    trees : list of lists of subtrees
-        Whose sums each peer has.
-    root : subtree
-        Whose sum is wanted.
-    sums : list of (width,) arrays
-        This peer's.
-    total : (width,) array
-        Gets the sum.
-    """
-
-    def __init__(
-        self,
-        lane: Peers,
-        trees: Sequence[Sequence[Run]],
-        root: Run,
-        sums: list[np.ndarray],
-        total: np.ndarray,
-    ) -> None:
-        self._lane, self._total = lane, total
-        cuts = np.array(slice_cuts(total.size, lane.size))
-        start, stop = cuts[lane.rank : lane.rank + 2]
-        self._own = total[start:stop]
-        self._counts = np.diff(cuts)
-        numbers = np.array([len(of_peer) for of_peer in trees])
-        # This peer's part of all sums, from left to right in the tree.
-        self._received = np.empty((numbers.sum(), stop - start), total.dtype)
-        steps = additions([tree for of_peer in trees for tree in of_peer], root)
-        self._additions = list(planned(steps, list(self._received), []))
-        self._messages = [
-            self._message(sums[k] if k < len(sums) else None, k, numbers, cuts)
-            for k in range(numbers.max())
-        ]
-
-    def _message(
-        self, own: np.ndarray | None, k: int, numbers: np.ndarray, cuts: np.ndarray
-    ) -> Message:
-        """Return how everybody's k-th sum is exchanged, for those who have one."""
-        width = len(self._own)
-        receive_counts = np.where(k < numbers, width, 0)
-        receive_places = (np.cumsum(numbers) - numbers + k) * width
-        return (
-            self._total if own is None else own,
-            (self._counts if own is not None else np.zeros_like(self._counts), cuts[:-1]),
-            self._received,
-            (receive_counts, np.minimum(receive_places, self._received.size)),
-        )
-
-    def start(self) -> None:
-        """Begin to send the partial sums to the owners of their parts."""
-        self._requests = [self._lane.start_alltoallv(*message) for message in self._messages]
-
-    def add(self) -> None:
-        """Add up this peer's part, and begin to send it to all."""
-        for request in self._requests:
-            request.Wait()
-        add(self._additions)
-        np.copyto(self._own, self._received[0])
-        self._requests = [self._lane.start_allgatherv(self._total, self._counts)]
-
-    def end(self) -> None:
-        """Wait until all parts are there."""
-        for request in self._requests:
-            request.Wait()
-
-
-def exchange(exchanges: Sequence[Exchange]) -> None:
-    """Let several exchanges overlap: the results of one travel with the sums of the next."""
-    for one in exchanges:
-        one.start()
-    for one in exchanges:
-        one.add()
-    for one in exchanges:
-        one.end()
-
-
 COMBINERS: dict[str, type[Combiner]] = {"node": Node, "tree": Tree, "allreduce": Allreduce}
 
 
@@ -405,23 +340,6 @@ def make_combiner(
     return combiner, None
 
 
-def planned(
-    steps: Sequence[Addition], parts: Sequence[np.ndarray], outs: Sequence[np.ndarray]
-) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Yield additions of `parts`, by position, each into its `outs`, or in place without any."""
-    now = list(parts)
-    for i, (into, other) in enumerate(steps):
-        out = outs[i] if outs else now[into]
-        yield now[into], now[other], out
-        now[into] = out
-
-
-def add(additions: Additions) -> None:
-    """Add what each of them says."""
-    for one, other, out in additions:
-        np.add(one, other, out=out)
-
-
 def count_lanes(size: int, shards: int, ranks: int) -> int:
     """Return how many ranks of a node have a slice of a vector.
 
@@ -434,9 +352,3 @@ def count_lanes(size: int, shards: int, ranks: int) -> int:
 def is_first(tree: Run, trees: Sequence[Run]) -> bool:
     """Return whether a subtree is the leftmost part of one of `trees`."""
     return any(tree[0] == other[0] for other in trees)
-
-
-def slice_cuts(size: int, parts: int) -> list[int]:
-    """Return where a vector is cut into parts, of which there are one less, at whole blocks."""
-    blocks = -(-size // BLOCK)
-    return [min(blocks * part // parts * BLOCK, size) for part in range(parts + 1)]

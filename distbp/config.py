@@ -123,6 +123,14 @@ class Config:
     keep: int = option(3, "checkpoints to keep, beside best and last", int,
         least=1, same_mathematics=True,
     )  # fmt: skip
+    time_limit: str | None = option(
+        None, "stop with a checkpoint after, such as 90s, 30min or 2h", same_mathematics=True
+    )
+    on_nan: str = option(
+        "stop", "if a cost or a gradient is not finite: stop, skip the step, or roll back to the "
+        "last checkpoint and halve the learning rate",
+        choices=("stop", "skip", "rollback"), same_mathematics=True,
+    )  # fmt: skip
     init_from: str | None = option(None, "a model whose weights to start from")
     quiet: bool = option(False, "print nothing but warnings and errors", same_mathematics=True)
 
@@ -144,6 +152,19 @@ class Config:
                 f"has at least 1 row. Use at most {self.batch_size}."
             )
         self.interval()
+        self.seconds()
+
+    def seconds(self) -> float | None:
+        """Return `time_limit` in seconds."""
+        if self.time_limit is None:
+            return None
+        match = re.fullmatch(r"(\d{1,9}(?:\.\d+)?) ?(s|min|h)", self.time_limit)
+        if match is None:
+            raise ConfigError(
+                f"--time-limit {self.time_limit!r}: expected a number and a unit, such as 90s, "
+                f"30min or 2h."
+            )
+        return float(match[1]) * {"s": 1, "min": 60, "h": 3600}[match[2]]
 
     def interval(self) -> tuple[int, str]:
         """Return `checkpoint_every` as a number and 'epoch', 'step' or 's'."""

@@ -1,18 +1,19 @@
 """What a run leaves behind and shows: checkpoints, metrics, lines and a bar.
 
 `Progress` is where a run is. The `Journal` writes it down: all its work is rank
-0's, and none of it needs a message. A save that fails in the middle of a run is
-announced and tried again when the next one is due; the last one has to succeed.
+0's, and none of it needs a message. Checkpoints are written by a thread while the
+training goes on. A save that fails in the middle of a run is announced and tried again
+when the next one is due; the last one has to succeed.
 """
 
 import json
 import math
+import os
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from distbp import machine
 from distbp.checkpoint import Checkpoint, RunFolder, describe_network
@@ -22,9 +23,13 @@ from distbp.display import Display
 from distbp.errors import CheckpointError
 from distbp.network import Network
 from distbp.optimizers import Update
+from distbp.saving import Saver
 from distbp.schedules import is_best
 
 Record = dict[str, Any]
+
+# Where whoever started the ranks wants to read that the run has ended well.
+DONE_VARIABLE = "DISTBP_DONE"
 
 
 @dataclass
@@ -37,6 +42,10 @@ class Progress:
         Whole epochs done, and steps done in the one after them.
     cost, correct : float, int
         Summed over the rows of those steps.
+    skipped : int
+        Of those rows, the ones that changed nothing, because of a NaN.
+    rate_factor : float
+        On the learning rate: halved by each roll back.
     history : list of dict
         One record an epoch, as in metrics.jsonl.
     """
@@ -45,13 +54,15 @@ class Progress:
     step: int = 0
     cost: float = 0.0
     correct: int = 0
+    skipped: int = 0
+    rate_factor: float = 1.0
     history: list[Record] = field(default_factory=list)
 
     def end_epoch(self, record: Record) -> None:
         """Go on to the next epoch."""
         self.history.append(record)
         self.epoch += 1
-        self.step, self.cost, self.correct = 0, 0.0, 0
+        self.step, self.cost, self.correct, self.skipped = 0, 0.0, 0, 0
 
     @property
     def scores(self) -> list[float]:
@@ -97,6 +108,7 @@ class Journal:
         self.folder = RunFolder(Path(config.out), config.keep)
         self.display = Display(is_writer and not config.quiet, config.epochs, steps)
         self._every, self._unit = config.interval()
+        self._saver = Saver()
         self._saved_at = time.monotonic()
         self._saved: tuple[int, int] | None = None
 
@@ -125,13 +137,9 @@ class Journal:
         self._began, self._rows_before = time.monotonic(), rows
 
     def after_step(self, rows: int) -> None:
-        """Show and save what is due after a step; `rows` of the epoch are done."""
-        if not self.is_writer:
-            return
-        if self.display.wants_step():
+        """Show what is to be shown after a step; `rows` of the epoch are done."""
+        if self.is_writer and self.display.wants_step():
             self.display.step(self.progress.epoch, self.progress.step, self._numbers(rows))
-        if self._is_due():
-            self._try_save()
 
     def after_epoch(self) -> None:
         """Show, record and save what is due after an epoch."""
@@ -141,12 +149,12 @@ class Journal:
         self.display.line(self._describe(record))
         try:
             self._write_metrics()
-            if self._unit == "epoch" and self.progress.epoch % self._every == 0:
-                self._save()
-            elif is_best(self.progress.scores):
-                self.folder.save_best(self._checkpoint())
         except CheckpointError as error:
             self._complain(error)
+        if self._unit == "epoch" and self.progress.epoch % self._every == 0:
+            self.save()
+        elif is_best(self.progress.scores):
+            self._write(self.folder.save_best)
 
     def close(self) -> None:
         """Save the last state, if it is not saved yet.
@@ -159,34 +167,55 @@ class Journal:
         if not self.is_writer:
             return
         self._write_metrics()
+        self._collect()
         if self._saved != self._position():
-            self._save()
+            self.save()
+            self._saver.wait()
+
+    def settle(self) -> None:
+        """Return when what was saved is on the disk."""
+        if self.is_writer:
+            self._collect()
+
+    def mark(self, word: str) -> None:
+        """Tell whoever started the ranks how the run has ended: its status may say otherwise."""
+        if self.is_writer and DONE_VARIABLE in os.environ:
+            Path(os.environ[DONE_VARIABLE]).write_text(word + "\n", encoding="utf-8")
 
     def is_due_by_steps(self) -> bool:
         """Return whether a checkpoint is due that all ranks know of."""
         return self._unit == "step" and self.update.steps % self._every == 0
 
-    def _is_due(self) -> bool:
-        """Return whether a checkpoint inside the epoch is due."""
-        is_time = self._unit == "s" and time.monotonic() - self._saved_at >= self._every
-        return is_time or self.is_due_by_steps()
+    def is_due_by_time(self) -> bool:
+        """Return whether a checkpoint is due that only this rank knows of."""
+        return (
+            self._unit == "s"
+            and self.is_writer
+            and time.monotonic() - self._saved_at >= self._every
+        )
 
-    def _try_save(self) -> None:
+    def save(self) -> None:
+        """Begin to save where the run is."""
+        is_new_best = self.progress.step == 0 and is_best(self.progress.scores)
+        self._write(lambda checkpoint: self.folder.save(checkpoint, is_new_best))
+        self._saved, self._saved_at = self._position(), time.monotonic()
+
+    def _write(self, write: Callable[[Checkpoint], None]) -> None:
+        """Let a thread write a checkpoint, once the one before is written."""
+        if self.is_writer:
+            self._collect()
+            self._saver.start(self._checkpoint(), write)
+
+    def _collect(self) -> None:
+        """Wait for the save that is under way, and complain if it has failed."""
         try:
-            self._save()
+            self._saver.wait()
         except CheckpointError as error:
+            self._saved = None
             self._complain(error)
 
     def _complain(self, error: CheckpointError) -> None:
         self.display.warn(f"{error} The run goes on and tries again at the next checkpoint.")
-        self._saved_at = time.monotonic()
-
-    def _save(self) -> None:
-        if not np.isfinite(self.network.theta).all():
-            return  # the next step ends the run; what is on the disk stays
-        is_new_best = self.progress.step == 0 and is_best(self.progress.scores)
-        self.folder.save(self._checkpoint(), is_new_best)
-        self._saved, self._saved_at = self._position(), time.monotonic()
 
     def _checkpoint(self) -> Checkpoint:
         progress = asdict(self.progress)
@@ -212,6 +241,7 @@ class Journal:
 
     def _numbers(self, rows: int) -> str:
         speed = (rows - self._rows_before) / (time.monotonic() - self._began)
+        rows = max(rows - self.progress.skipped, 1)
         text = f"cost {self.progress.cost / rows:.4f}"
         if self.data.classes:
             text += f" accuracy {self.progress.correct / rows:.2%}"

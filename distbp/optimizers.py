@@ -9,6 +9,7 @@ element, and IEEE arithmetic rounds +, −, ×, / and √ alike everywhere, so t
 result does not depend on where θ is cut.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from itertools import pairwise
@@ -270,8 +271,11 @@ class Update:
             norm = self._scale * blocked_norm(self._squares, self._sums)
             self._scale *= min(1.0, self.clip_norm / norm) if norm > 0 else 1.0
 
-    def apply_piece(self, i: int, g: np.ndarray) -> None:
-        """Update the i-th piece by its summed gradient, which is used up."""
+    def apply_piece(self, i: int, g: np.ndarray) -> bool:
+        """Update the i-th piece by its summed gradient, which is used up.
+
+        Returns whether all numbers of its new θ and state are finite.
+        """
         old, new = self._views[self._now][i]
         learning_rate = self._learning_rate
         if self.l1 or self.l2 or not self.optimizer.takes_rate_times_g:
@@ -281,6 +285,7 @@ class Update:
         else:
             learning_rate *= self._scale  # a pass over g less
         self.optimizer.apply(old, new, g, self._spares[i], learning_rate, self.steps + 1)
+        return all(map(is_finite, new))
 
     def _penalize(self, w: np.ndarray, g: np.ndarray, spare: np.ndarray) -> None:
         """Add the derivative of the penalties to the gradient of some weights."""
@@ -296,6 +301,15 @@ class Update:
         if len(self._versions) > 1:
             self._now = 1 - self._now
             self._bind()
+
+
+def is_finite(array: np.ndarray) -> bool:
+    """Return whether all numbers of a contiguous array are finite.
+
+    A product with itself is not finite if one of them is not, and costs next to nothing;
+    only where it is not, because a square was too large perhaps, all are looked at.
+    """
+    return math.isfinite(np.dot(array, array)) or bool(np.isfinite(array).all())
 
 
 def weight_runs(sizes: Sequence[int]) -> list[tuple[int, int]]:

@@ -17,10 +17,10 @@ import numpy as np
 
 from distbp import machine, philox
 from distbp.checkpoint import digest, find, read
-from distbp.combine import make_combiner
+from distbp.combine import Sums, make_combiner
 from distbp.comm import Comm, connect
 from distbp.config import Config
-from distbp.errors import DistbpError
+from distbp.errors import DistbpError, StoppedError
 from distbp.evaluate import Evaluator, Score, open_data
 from distbp.gradient import BatchGradient
 from distbp.journal import Journal, Progress
@@ -41,6 +41,9 @@ from distbp.schedules import (
     step_factor,
     warmup_factor,
 )
+from distbp.stopping import Stopping
+
+LEAST_FACTOR = 2.0**-10  # on the learning rate: a run that rolls back this often is given up
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,9 @@ def train(config: Config, resume: bool = False, comm: Comm | None = None) -> Res
 
     Raises
     ------
+    StoppedError
+        On every rank, if one of them got a signal, or its time was over: the run is
+        saved and can be resumed.
     DistbpError
         On every rank, if any of them has one. Any other exception on one of
         several ranks ends all of them.
@@ -90,8 +96,10 @@ def train(config: Config, resume: bool = False, comm: Comm | None = None) -> Res
     with comm.guard():
         run = Run(config, resume, comm)
         try:
-            return run.train()
+            with run.stopping:
+                return run.train()
         finally:
+            run.journal.settle()
             run.journal.display.close()
 
 
@@ -122,6 +130,7 @@ class Run:
             config.batch_size, config.shards or 1, config.dropout,
         )  # fmt: skip
         self.progress = Progress()
+        self.stopping = Stopping(config.seconds())
         self.evaluators = {
             name: Evaluator(comm, network, split, data.scaling, data.task == "regression")
             for name, split in (("validation", self.validation), ("test", data.splits.get("test")))
@@ -149,6 +158,7 @@ class Run:
                 self._epoch()
         with self.comm.together():
             self.journal.close()
+        self.journal.mark("done")
         for text in farewell(self.config, self.data, self.network, self._is_out_of_patience()):
             self.journal.display.line(text)
         theta = self.network.theta.copy()  # the node's memory ends with the run
@@ -163,23 +173,74 @@ class Run:
         while progress.step < self.batches:
             start = progress.step * batch_size
             batch = self.order.array[start : start + batch_size]
-            self.step(batch)
-            if self.journal.is_due_by_steps():
+            sums = self.step(batch)
+            if sums.save or self.journal.is_due_by_steps():
                 self._compare_replicas(digest(self.network.theta))
+                self.journal.save()
             self.journal.after_step(start + len(batch))
+            if sums.stop:
+                self._stop()
         self._end_epoch(time.monotonic() - began, max(len(self.rows) - skipped, 0))
 
-    def step(self, batch: np.ndarray) -> None:
+    def step(self, batch: np.ndarray) -> Sums:
         """Change θ by the gradient of one mini-batch, the same on all ranks."""
         progress = self.progress
-        self.gradient.compute(batch, progress.epoch, progress.step)
+        wishes = self.stopping.is_wanted(), self.journal.is_due_by_time()
+        self.gradient.compute(batch, progress.epoch, progress.step, wishes)
         rate = self._learning_rate(progress.step)
-        cost, correct = self.combiner.finish(len(batch), rate)
-        if not math.isfinite(cost):
-            raise DistbpError(self._not_finite())
+        sums = self.combiner.finish(len(batch), rate)
+        if not math.isfinite(sums.cost):
+            self._on_nan(batch)
+            return sums
         progress.step += 1
-        progress.cost += cost
-        progress.correct += correct
+        progress.cost += sums.cost
+        progress.correct += round(sums.correct)
+        return sums
+
+    def _on_nan(self, batch: np.ndarray) -> None:
+        """Do what --on-nan says about a step that would not have ended in finite numbers.
+
+        Nothing has changed so far, and all ranks are here.
+        """
+        progress, policy = self.progress, self.config.on_nan
+        found = self.gradient.find_nan(batch, progress.epoch, progress.step)
+        texts = [f"rank {r}: {text}" for r, text in enumerate(self.comm.gather(found)) if text]
+        text = self._not_finite(texts[0] if texts else "in the sum, or in the new parameters")
+        if policy == "stop" or (policy == "rollback" and progress.rate_factor <= LEAST_FACTOR):
+            raise DistbpError(text)
+        if policy == "skip":
+            self.journal.display.warn(f"{text} The step is skipped.")
+            progress.step += 1
+            progress.skipped += len(batch)
+        else:
+            self._roll_back(text)
+
+    def _roll_back(self, text: str) -> None:
+        """Go back to the last checkpoint, with half the learning rate."""
+        factor = self.progress.rate_factor / 2
+        with self.comm.together():
+            self.journal.settle()
+            checkpoint = read(find(self.config.out))
+        with self.comm.together():
+            before = restore(checkpoint, self.config, self.data, self.network, self.update)
+        vars(self.progress).update(vars(before) | {"rate_factor": factor})
+        self.order.fill(self._shuffle)
+        self.journal.display.warn(
+            f"{text} Back to epoch {before.epoch + 1}, step {before.step}, with "
+            f"{factor:g} times the learning rate."
+        )
+
+    def _stop(self) -> None:
+        """Save where the run is, and end it on all ranks."""
+        with self.comm.together():
+            self.journal.close()
+        self.journal.mark("stopped")
+        reason = next(filter(None, self.comm.gather(self.stopping.reason)))
+        progress = self.progress
+        raise StoppedError(
+            f"stopped by {reason} in epoch {progress.epoch + 1} after step {progress.step} of "
+            f"{self.batches}, and saved. Go on with distbp train --resume {self.config.out}."
+        )
 
     def _learning_rate(self, step: int) -> float:
         """Return η for a step of this epoch."""
@@ -192,7 +253,7 @@ class Run:
             factor *= cosine_factor(epoch, config.epochs)
         elif config.schedule == "plateau":
             factor *= plateau_factor(progress.scores, config.decay, config.decay_epochs)
-        return (config.learning_rate or 0.0) * factor
+        return (config.learning_rate or 0.0) * factor * progress.rate_factor
 
     def _shuffle(self, order: np.ndarray) -> None:
         """Write this epoch's order of the training rows."""
@@ -204,8 +265,6 @@ class Run:
     def _end_epoch(self, seconds: float, trained: int) -> None:
         """Evaluate, record, and go on to the next epoch."""
         progress = self.progress
-        if not np.isfinite(self.network.theta).all():
-            raise DistbpError(self._not_finite())
         scores = {name: evaluator.score() for name, evaluator in self.evaluators.items()}
         progress.end_epoch(self._record(scores, seconds, trained / seconds))
         self._compare_replicas(progress.history[-1]["digest"])
@@ -213,7 +272,8 @@ class Run:
 
     def _record(self, scores: dict[str, Score], seconds: float, speed: float) -> dict[str, Any]:
         """Return what metrics.jsonl says of the epoch that ends here."""
-        progress, rows = self.progress, len(self.rows)
+        progress = self.progress
+        rows = max(len(self.rows) - progress.skipped, 1)
         is_regression = self.data.task == "regression"
         record: dict[str, Any] = {
             "epoch": progress.epoch + 1,
@@ -245,12 +305,13 @@ class Run:
         patience = self.config.patience
         return patience is not None and epochs_waited(self.progress.scores) >= patience
 
-    def _not_finite(self) -> str:
-        step = min(self.progress.step, self.batches - 1)
+    def _not_finite(self, where: str) -> str:
+        step = self.progress.step
         return (
-            f"The cost is not a finite number in epoch {self.progress.epoch + 1}, step {step + 1} "
-            f"of {self.batches}. Use a lower --learning-rate (now {self._learning_rate(step):g}) "
-            f"or --clip-norm; what was saved is from before."
+            f"A number is not a finite number in epoch {self.progress.epoch + 1}, "
+            f"step {step + 1} of {self.batches}: {where}. Use a lower --learning-rate (now "
+            f"{self._learning_rate(step):g}) or --clip-norm, or see --on-nan; what was saved is "
+            f"from before."
         )
 
 

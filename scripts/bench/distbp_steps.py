@@ -8,7 +8,7 @@ import numpy as np
 from turns import take_turns
 
 from distbp import data, hdf5
-from distbp.combine import EXTRA
+from distbp.combine import EXTRA, Sums
 from distbp.comm import connect
 from distbp.config import Config
 from distbp.errors import DataError
@@ -52,7 +52,7 @@ def alone(run, rank):
         for other in partials[1:]:
             np.add(total, other, out=total)
         update.apply(total[:-EXTRA], rows, learning_rate)
-        return total[-EXTRA], total[-1]
+        return Sums(*total[-EXTRA:].tolist())
 
     combiner.finish = finish
 
@@ -72,7 +72,7 @@ def iallreduce_each(run, comm):
             np.add(total, other, out=total)
         MPI.Request.Waitall([MPI.COMM_WORLD.Iallreduce(MPI.IN_PLACE, view) for view in views])
         update.apply(total[:-EXTRA], rows, learning_rate)
-        return total[-EXTRA], total[-1]
+        return Sums(*total[-EXTRA:].tolist())
 
     combiner.finish = finish
 

@@ -135,7 +135,7 @@ def test_settling_twice_changes_nothing():
 
 CHANGES = {
     "data": "e.h5", "out": "r", "epochs": 50, "patience": 3, "checkpoint_every": "5s", "keep": 9,
-    "quiet": True,
+    "quiet": True, "time_limit": "2h", "on_nan": "skip",
 }  # fmt: skip
 FIXED = {
     "hidden": (7,), "activation": "tanh", "cost": "quadratic", "init": "large",
@@ -295,3 +295,16 @@ def test_files_that_cannot_be_read(tmp_path):
 def test_every_option_has_a_help_text():
     """`--help` says something on each."""
     assert all(one.metadata["help"] for one in fields(Config))
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("30min", 1800), ("1.5h", 5400)])
+def test_a_time_limit_has_a_unit(text, seconds):
+    """In words of a batch queue's user."""
+    assert Config(time_limit=text).seconds() == seconds
+
+
+@pytest.mark.parametrize("text", ["90", "1:30:00", "-1s", "s", "2 days"])
+def test_a_time_limit_without_a_unit_is_refused(text):
+    """A number alone could be seconds or minutes."""
+    with pytest.raises(ConfigError, match="--time-limit"):
+        Config(time_limit=text)

@@ -13,10 +13,10 @@ FOLDER = Path(distbp.__file__).parent
 # Each file imports only files above it: who starts at the top never has to look ahead.
 ORDER = [
     "errors", "philox", "functions", "products", "network", "optimizers", "schedules", "shards",
-    "hdf5", "data", "machine", "memory", "comm", "combine", "gradient", "checkpoint", "config",
-    "display", "evaluate", "journal", "parts", "notices", "train",
-    "tables", "csvfile", "sources", "labels", "importing", "info", "launch", "plan", "slurm", "verbs",
-    "cli", "__main__",
+    "hdf5", "data", "machine", "memory", "comm", "exchange", "combine", "gradient", "checkpoint",
+    "saving", "config", "display", "evaluate", "journal", "parts", "notices", "stopping", "train",
+    "tables", "csvfile", "sources", "labels", "importing", "info", "launch", "plan", "slurm",
+    "verbs", "cli", "__main__",
 ]  # fmt: skip
 TREES = {path.stem: ast.parse(path.read_text("utf-8")) for path in FOLDER.glob("*.py")}
 

@@ -1,0 +1,75 @@
+"""Saving while the training goes on: a copy is taken, and a thread writes it.
+
+At most one save is under way; who has another one waits for it. What goes wrong in the
+thread is told to whoever asks next.
+"""
+
+import threading
+from collections.abc import Callable
+
+import numpy as np
+
+from distbp.checkpoint import Checkpoint, describe_network
+from distbp.errors import CheckpointError
+from distbp.network import Network
+
+
+class Saver:
+    """Writes one checkpoint after the other, in a thread of its own.
+
+    The first copy makes room for all that follow: θ and the optimizer's state once more.
+    """
+
+    def __init__(self) -> None:
+        self._copy: tuple[Network, dict[str, np.ndarray]] | None = None
+        self._thread: threading.Thread | None = None
+        self._trouble: CheckpointError | None = None
+
+    def start(self, checkpoint: Checkpoint, write: Callable[[Checkpoint], None]) -> None:
+        """Copy a checkpoint's arrays and let `write` have them; they may change at once.
+
+        Raises
+        ------
+        CheckpointError
+            The save before this one has failed; this one has not begun.
+        """
+        self.wait()
+        copy = self._taken(checkpoint)
+        self._thread = threading.Thread(target=self._run, args=(copy, write), daemon=True)
+        self._thread.start()
+
+    def _taken(self, checkpoint: Checkpoint) -> Checkpoint:
+        network, state = checkpoint.network, checkpoint.state
+        if self._copy is None:
+            spare = Network(**describe_network(network), theta=np.empty_like(network.theta))
+            self._copy = spare, {name: np.empty_like(array) for name, array in state.items()}
+        spare, spare_state = self._copy
+        np.copyto(spare.theta, network.theta)
+        for name, array in state.items():
+            np.copyto(spare_state[name], array)
+        return Checkpoint(spare, spare_state, checkpoint.scaling, checkpoint.about)
+
+    def _run(self, checkpoint: Checkpoint, write: Callable[[Checkpoint], None]) -> None:
+        try:
+            write(checkpoint)
+        except CheckpointError as trouble:
+            self._trouble = trouble
+
+    def is_done(self) -> bool:
+        """Return whether nothing is under way."""
+        return self._thread is None or not self._thread.is_alive()
+
+    def wait(self) -> None:
+        """Return when nothing is under way.
+
+        Raises
+        ------
+        CheckpointError
+            What was under way has failed.
+        """
+        if self._thread:
+            self._thread.join()
+        self._thread = None
+        trouble, self._trouble = self._trouble, None
+        if trouble:
+            raise trouble

@@ -1,0 +1,51 @@
+"""A signal to the launcher: all ranks stop at the same step, and the run goes on exactly."""
+
+import os
+import signal
+import time
+
+import pytest
+from ranks import Job, command_of, distbp, metrics
+
+WORDS = ("--batch-size", 50, "--shards", 6, "--epochs", 150, "--quiet")
+
+
+@pytest.fixture(scope="module")
+def whole(data, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole")
+    distbp("train", data["digits"], "--out", "run", *WORDS, folder=folder)
+    return folder / "run"
+
+
+def test_a_signal_to_the_launcher_saves_and_stops(tmp_path, data, whole):
+    """SIGUSR1 is what both launchers pass on; one sentence, status 75, and the same end."""
+    words = ["train", data["digits"], "--out", "run", *WORDS]
+    job = Job(command_of(words, n=3), tmp_path)
+    while not (tmp_path / "run" / "last.h5").exists():
+        assert time.monotonic() < job.began + job.limit
+        time.sleep(0.01)
+    os.kill(job.process.pid, signal.SIGUSR1)
+    ended = job.wait()
+    assert ended.err.count("stopped by SIGUSR1 in epoch") == 1, str(ended)
+    assert ended.status == 75, str(ended)
+    before = metrics(tmp_path / "run")
+    assert 0 < len(before) < 150
+    distbp("train", "--resume", "run", folder=tmp_path, n=2)
+    assert metrics(tmp_path / "run") == metrics(whole)
+    assert metrics(tmp_path / "run")[: len(before)] == before
+
+
+def test_one_rank_alone_may_be_asked(tmp_path, data):
+    """Who asks one rank has asked all; a time limit counts alike for all."""
+    words = ["train", data["digits"], "--out", "run", *WORDS]
+    job = Job(command_of(words, n=3), tmp_path)
+    while not (tmp_path / "run" / "last.h5").exists():
+        assert time.monotonic() < job.began + job.limit
+        time.sleep(0.01)
+    os.kill(job.ranks()[-1], signal.SIGTERM)
+    ended = job.wait()
+    assert ended.err.count("stopped by SIGTERM in epoch") == 1, str(ended)
+    again = distbp(
+        "train", "--resume", "run", "--time-limit", "1s", folder=tmp_path, n=2, status=75
+    )
+    assert again.err.count("stopped by its --time-limit in epoch") == 1, str(again)

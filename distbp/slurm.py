@@ -96,7 +96,9 @@ if ((!status)); then status=1; fi
 
 # Who has cancelled the job, or put it back already, has decided what is to become of it.
 if [[ $(squeue -h -j "$SLURM_JOB_ID" -o %T) == COMPLETING ]]; then exit "$status"; fi
-if ((status == 75 || told)) || [[ $(checkpoint) != "$before" ]]; then
+# What distbp refuses ends with 1 or 2; anything else may be a node's fault, for a few times.
+if ((status == 75 || told)) || [[ $(checkpoint) != "$before" ]] ||
+    ((status > 2 && ${SLURM_RESTART_COUNT:-0} < 3)); then
     scontrol requeue "$SLURM_JOB_ID"
 fi
 exit "$status"

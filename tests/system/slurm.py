@@ -2,6 +2,9 @@
 
 Debian's slurmctld, slurmd and munge, with a configuration of their own. Every node says
 that it has `cpus` cores, whatever the machine has. Ends with the `with` statement.
+
+Jobs of the partition `high` preempt those of `main`, which are put back into the queue;
+those of `graced` are told by SIGTERM first.
 """
 
 import os
@@ -16,6 +19,8 @@ from typing import Any
 from hosts import Hosts
 
 UP = 40.0  # seconds for all nodes to be idle
+JOB = 150.0  # seconds for a job to end, however often it is put back into the queue
+ENDS = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "PREEMPTED", "OUT_OF_MEMORY")
 PROGRAMS = ("/usr/sbin/slurmctld", "/usr/sbin/slurmd", "/usr/sbin/munged")
 CONFIGURATION = """
 ClusterName=test
@@ -56,6 +61,7 @@ SlurmdTimeout=10
 NodeName={nodes} NodeAddr={addresses} CPUs={cpus} RealMemory=2000 State=UNKNOWN
 PartitionName=DEFAULT Nodes=ALL MaxTime=60 DefaultTime=10 State=UP
 PartitionName=main Default=YES PriorityTier=1 PreemptMode=REQUEUE
+PartitionName=graced PriorityTier=1 PreemptMode=REQUEUE GraceTime=20
 PartitionName=high PriorityTier=10 PreemptMode=OFF
 """
 
@@ -146,6 +152,35 @@ class Slurm:
     def _idle(self) -> int:
         ended = self.run("sinfo", "-h", "-N", "-t", "idle", "-o", "%N", check=False)
         return len(set(ended.stdout.split()))  # one of each partition
+
+    def submit(self, script: Path, *options: Any, **variables: str) -> str:
+        """Submit a batch script from its folder, with more variables; return the job's number."""
+        words = ["sbatch", "--parsable", "-D", script.parent, *options, script]
+        return self.run("env", *(f"{k}={v}" for k, v in variables.items()), *words).stdout.strip()
+
+    def about(self, job: str) -> dict[str, str]:
+        """Return what SLURM knows of a job: JobState, Restarts, ExitCode and more."""
+        text = self.run("scontrol", "show", "job", "-o", job).stdout
+        return dict(word.split("=", 1) for word in text.split() if "=" in word)
+
+    def hurry(self) -> None:
+        """Let the jobs that were put back start at once, on any nodes, and have time.
+
+        SLURM would let them wait for two minutes.
+        """
+        for job in self.run("squeue", "-h", "-t", "PENDING", "-o", "%i").stdout.split():
+            change = f"jobid={job}", "ReqNodeList=", "TimeLimit=10", "StartTime=now"
+            self.run("scontrol", "update", *change, check=False)  # it may have started by now
+
+    def ended(self, job: str) -> dict[str, str]:
+        """Wait for the end of a job; return what is known of it then."""
+        until = time.monotonic() + JOB
+        while (about := self.about(job))["JobState"] not in ENDS:
+            if time.monotonic() > until:
+                raise RuntimeError(f"job {job} has not ended: {about}")
+            self.hurry()
+            time.sleep(0.3)
+        return about
 
     def run(
         self, *words: Any, check: bool = True, limit: float = 90

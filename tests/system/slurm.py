@@ -81,11 +81,18 @@ class Slurm:
         For keys, sockets, state and logs; short.
     cpus : int
         Of a node.
+
+    Attributes
+    ----------
+    avoided : list of str
+        Nodes on which no job is to start again.
     """
 
     def __init__(self, hosts: Hosts, folder: Path, cpus: int = 4) -> None:
         self.hosts, self.folder, self.cpus = hosts, folder, cpus
         *self.nodes, self.head = hosts.names
+        self.avoided: list[str] = []
+        self._hurried: set[str] = set()
         self._daemons: list[subprocess.Popen[bytes]] = []
 
     def __enter__(self) -> "Slurm":
@@ -164,23 +171,33 @@ class Slurm:
         return dict(word.split("=", 1) for word in text.split() if "=" in word)
 
     def hurry(self) -> None:
-        """Let the jobs that were put back start at once, on any nodes, and have time.
+        """Let the jobs that were put back start soon, on nodes that live, and have time.
 
-        SLURM would let them wait for two minutes.
+        SLURM would let them wait for two minutes, and notices late that a node is lost.
         """
-        for job in self.run("squeue", "-h", "-t", "PENDING", "-o", "%i").stdout.split():
-            change = f"jobid={job}", "ReqNodeList=", "TimeLimit=10", "StartTime=now"
-            self.run("scontrol", "update", *change, check=False)  # it may have started by now
+        form = "JobArrayID:30,RestartCnt:10"
+        for line in self.run("squeue", "-h", "-t", "PENDING", "-O", form).stdout.splitlines():
+            job, restarts = line.split()
+            if restarts != "0" and line not in self._hurried:
+                self._hurried.add(line)
+                # At once is too soon: what was sent for the last start may end this one.
+                change = "StartTime=now+4", "TimeLimit=10", "ReqNodeList="
+                avoided = f"ExcNodeList={','.join(self.avoided)}"
+                self.run("scontrol", "update", f"jobid={job}", *change, avoided)
 
     def ended(self, job: str) -> dict[str, str]:
         """Wait for the end of a job; return what is known of it then."""
-        until = time.monotonic() + JOB
-        while (about := self.about(job))["JobState"] not in ENDS:
+        until, before = time.monotonic() + JOB, ""
+        while True:
+            about = self.about(job)
+            state = about["JobState"]
+            if state == "COMPLETED" or (state in ENDS and state == before):
+                return about  # a job that is put back may look as if it had ended, for a moment
             if time.monotonic() > until:
                 raise RuntimeError(f"job {job} has not ended: {about}")
+            before = state
             self.hurry()
-            time.sleep(0.3)
-        return about
+            time.sleep(0.5)
 
     def run(
         self, *words: Any, check: bool = True, limit: float = 90

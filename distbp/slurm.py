@@ -62,6 +62,7 @@ options=(@@options)
 @@settings# ========================================================================================
 
 set -u
+me=@@me
 mkdir -p -- "$run"
 export OPENBLAS_NUM_THREADS=${SLURM_CPUS_PER_TASK:-1} OMP_NUM_THREADS=${SLURM_CPUS_PER_TASK:-1}
 export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1} # which srun does not take from the job
@@ -74,6 +75,12 @@ checkpoint() { stat -c '%i %y' -- "$run/last.h5" 2>/dev/null; }
 before=$(checkpoint)
 place=--out
 if [[ $before ]]; then place=--resume; fi
+
+# MPICH names what the ranks of a node share by the numbers of the job and its step, and would
+# take what killed ranks have left for its own: so no start has the step of another one.
+if [[ ${launcher[0]} == srun ]]; then
+    for ((i = 0; i < ${SLURM_RESTART_COUNT:-0}; i++)); do srun --nodes=1 --ntasks=1 true; done
+fi
 
 # SLURM tells this shell that the time is running out, and the shell tells the launcher,
 # which tells its ranks: they save, and end with status 75.
@@ -94,12 +101,14 @@ if [[ -s $DISTBP_DONE ]]; then read -r word _ <"$DISTBP_DONE"; fi
 if [[ $word == "done" ]]; then exit 0; fi
 if ((!status)); then status=1; fi
 
-# Who has cancelled the job, or put it back already, has decided what is to become of it.
-if [[ $(squeue -h -j "$SLURM_JOB_ID" -o %T) == COMPLETING ]]; then exit "$status"; fi
+# If the job was cancelled or put back already, or runs elsewhere because this node was cut
+# off, then this is not the place to decide what is to become of it.
+read -r state restarts <<<"$(squeue -h -j "$me" -O State:20,RestartCnt:10)"
+if [[ "$state $restarts" != "RUNNING ${SLURM_RESTART_COUNT:-0}" ]]; then exit "$status"; fi
 # What distbp refuses ends with 1 or 2; anything else may be a node's fault, for a few times.
 if ((status == 75 || told)) || [[ $(checkpoint) != "$before" ]] ||
     ((status > 2 && ${SLURM_RESTART_COUNT:-0} < 3)); then
-    scontrol requeue "$SLURM_JOB_ID"
+    scontrol requeue "$me"
 fi
 exit "$status"
 """)
@@ -243,6 +252,7 @@ def script(
         run=shlex.quote(config.out),
         options=options(config),
         settings=cases(settings),
+        me="${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID" if settings else "$SLURM_JOB_ID",
     )
 
 

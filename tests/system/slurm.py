@@ -19,7 +19,8 @@ from typing import Any
 from hosts import Hosts
 
 UP = 40.0  # seconds for all nodes to be idle
-JOB = 150.0  # seconds for a job to end, however often it is put back into the queue
+JOB = 100.0  # seconds for a job to end, however often it is put back into the queue
+PACE = 0.7  # seconds from one start to the next: a slurmd does not always bear many at once
 ENDS = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "PREEMPTED", "OUT_OF_MEMORY")
 PROGRAMS = ("/usr/sbin/slurmctld", "/usr/sbin/slurmd", "/usr/sbin/munged")
 CONFIGURATION = """
@@ -163,6 +164,7 @@ class Slurm:
     def submit(self, script: Path, *options: Any, **variables: str) -> str:
         """Submit a batch script from its folder, with more variables; return the job's number."""
         words = ["sbatch", "--parsable", "-D", script.parent, *options, script]
+        time.sleep(PACE)
         return self.run("env", *(f"{k}={v}" for k, v in variables.items()), *words).stdout.strip()
 
     def about(self, job: str) -> dict[str, str]:
@@ -184,6 +186,7 @@ class Slurm:
                 change = "StartTime=now+4", "TimeLimit=10", "ReqNodeList="
                 avoided = f"ExcNodeList={','.join(self.avoided)}"
                 self.run("scontrol", "update", f"jobid={job}", *change, avoided)
+                time.sleep(PACE)
 
     def ended(self, job: str) -> dict[str, str]:
         """Wait for the end of a job; return what is known of it then."""

@@ -15,13 +15,24 @@ from pathlib import Path
 import pytest
 from hosts import Hosts, can_make_hosts
 from ranks import INSIDE, ROOT, distbp, is_open_mpi, metrics, name_of
-from slurm import Slurm, has_slurm
+from slurm import Slurm, has_slurm, wait_for
 
 from distbp import cli
 from distbp.checkpoint import digest, load
 
 WORDS = (
-    *("--batch-size", 50, "--shards", 4, "--epochs", 40, "--hidden", "30,10", "--optimizer", "adam"),
+    *(
+        "--batch-size",
+        50,
+        "--shards",
+        4,
+        "--epochs",
+        40,
+        "--hidden",
+        "30,10",
+        "--optimizer",
+        "adam",
+    ),
     *("--dropout", 0.2, "--clip-norm", 0.5, "--checkpoint-every", "20steps", "--quiet"),
 )
 STEPS = 40 * 11
@@ -68,12 +79,12 @@ JOBS = {
     "preempted": ("--ranks-a-node 2", "--nodelist=n3", 12),
     "preempted with grace": ("--nodes 2 --launcher mpirun --partition graced", "-w n1,n4", 12),
     "requeued": ("--nodes 2", "", 12),
-    "rank killed": ("--ranks-a-node 2", "", 12),
+    "ranks killed": ("--ranks-a-node 2", "", 12),
     "node killed": ("--nodes 2", "--nodelist=n1,n5", 15),
     "node killed mpirun": ("--nodes 2 --launcher mpirun", "--nodelist=n1,n5", 15),
     "cable pulled": ("--nodes 2", "--nodelist=n6,n7", 15),
     "cancelled": ("--nodes 2", "", 30),
-    "array": ("--ranks-a-node 2 --seeds 2 --at-once 1", "", 5),
+    "array": ("--ranks-a-node 2 --seeds 2", "", 10),
     "wrong mpi": (f"--nodes 2 --mpi {WRONG}", "", 5),
 }
 
@@ -90,16 +101,22 @@ def jobs(slurm, data, tmp_path_factory):
     disturbances = {
         "signal srun": lambda job: slurm.run("scancel", "--batch", "--signal=USR1", job),
         "signal mpirun": lambda job: slurm.run("scancel", "--batch", "--signal=USR1", job),
+        "array": lambda job: slurm.run("scancel", "--batch", "--signal=USR1", f"{job}_1"),
         "requeued": lambda job: slurm.run("scontrol", "requeue", job),
-        "rank killed": lambda job: kill_a_rank(found["rank killed"].run),
+        "ranks killed": lambda job: kill_ranks(found["ranks killed"].run),
         "cable pulled": lambda job: slurm.hosts.plug("n6", False),
-        "node killed mpirun": lambda job: saved(found["node killed"]) and slurm.hosts.kill("n5"),
-        "preempted": lambda job: saved(found["preempted with grace"]) and preempt(slurm, folder),
+        "node killed mpirun": lambda job: (
+            saved(found["node killed"].run) and slurm.hosts.kill("n5")
+        ),
+        "preempted": lambda job: (
+            saved(found["preempted with grace"].run) and preempt(slurm, folder)
+        ),
         "cancelled": lambda job: slurm.run("scancel", job),
     }
     for name, disturb in disturbances.items():
-        assert saved(found[name]), name
+        assert saved(found[name].run), name
         disturb(found[name].number)
+        slurm.hurry()
     return found
 
 
@@ -119,22 +136,30 @@ def submit(slurm, folder, data, name, options, more, seconds):
     return Job(number, run, folder / f"{name}.out")
 
 
-def saved(job: Job) -> bool:
-    """Wait for the first checkpoint of a job; return whether it came."""
-    until = time.monotonic() + 60
-    while not (job.run / "last.h5").exists() and time.monotonic() < until:
+def saved(run: Path) -> bool:
+    """Wait for the first checkpoint of a run, or of the second one of an array."""
+    until, file = time.monotonic() + 60, run / ("1/last.h5" if run.name == "array" else "last.h5")
+    while not file.exists() and time.monotonic() < until:
         time.sleep(0.05)
-    return (job.run / "last.h5").exists()
+    return file.exists()
 
 
-def kill_a_rank(run: Path) -> None:
-    """Kill one of the ranks that train in a directory."""
+def kill_ranks(run: Path) -> None:
+    """Kill the ranks that train in a directory: they leave the memory that they shared."""
+    killed = 0
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(OSError):
             pid = int(path.parts[2])
             if str(run).encode() in path.read_bytes() and name_of(pid).startswith("python"):
-                return os.kill(pid, signal.SIGKILL)
-    return pytest.fail("there is no rank")
+                os.kill(pid, signal.SIGKILL)
+                killed += 1
+    assert killed == 2
+
+
+def working(slurm: Slurm, node: str) -> list[str]:
+    """Return what runs of batch scripts and ranks on a node."""
+    names = map(name_of, slurm.hosts.processes(node))
+    return [name for name in names if name.startswith(("bash", "srun", "python"))]
 
 
 def preempt(slurm: Slurm, folder: Path) -> None:
@@ -173,12 +198,27 @@ def test_a_job_that_is_cancelled_does_not_come_back(slurm, jobs):
     assert (about["JobState"], about["Restarts"]) == ("CANCELLED", "0")
 
 
+def test_a_host_that_is_joined_again_changes_nothing(slurm, jobs, alone):
+    """What still runs there of the job has no say in the job that has come back elsewhere."""
+    job = jobs["cable pulled"]
+    before = check_end(slurm, job, alone)
+    assert working(slurm, "n6")
+    slurm.hosts.plug("n6", True)
+    for pid in slurm.hosts.processes("n6"):
+        if name_of(pid).startswith(("srun", "python")):  # they may wait for n7 for ever
+            os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: not working(slurm, "n6"), "the end of what was left on n6")
+    assert check_end(slurm, job, alone) == before
+
+
 def test_a_job_array_has_a_run_for_each_seed(slurm, jobs, alone, data, tmp_path):
+    """A task that is asked to stop comes back, and it alone."""
     job = jobs["array"]
     distbp("train", data["digits"], *WORDS, "--seed", 1, "--out", "alone", folder=tmp_path)
     for seed, whole in enumerate([alone, tmp_path / "alone"]):
         about = slurm.ended(f"{job.number}_{seed}")
         assert about["JobState"] == "COMPLETED", job.out.read_text()
+        assert about["Restarts"] == str(seed)
         assert metrics(job.run / str(seed)) == metrics(whole)
 
 

@@ -12,8 +12,9 @@ import traceback
 from collections.abc import Sequence
 from typing import NoReturn
 
-from distbp import __version__
+from distbp import __version__, tether
 from distbp.errors import ConfigError, DistbpError, LaunchError
+from distbp.launched import launcher_rank
 from distbp.verbs import VERBS, Parser
 
 # OpenBLAS makes a thread a core when it is loaded; with many ranks that is too many
@@ -24,6 +25,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and end this process, and with it all ranks."""
+    tether.follow_parent()
     try:
         status = run(parse(sys.argv[1:] if argv is None else argv))
     except DistbpError as error:
@@ -31,8 +33,16 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     except KeyboardInterrupt:
         sys.stderr.write("distbp: interrupted\n")
         status = 130
+    end(status)
+
+
+def end(status: int) -> NoReturn:
+    """End this process; at once if it is one of those that others have left by dying."""
     sys.stdout.flush()
     sys.stderr.flush()
+    comm = sys.modules.get("distbp.comm")  # without it no rank was started
+    if comm is not None:
+        comm.leave(status)
     sys.exit(status)
 
 
@@ -61,7 +71,17 @@ def run(arguments: argparse.Namespace) -> int:
             trace = "".join(traceback.format_exception(error))
             comm.fail(comm.launcher_rank(os.environ), started, trace)
         raise
+    if status == 0 and is_first():
+        tether.say_done()
     return status
+
+
+def is_first() -> bool:
+    """Return whether this is the rank that speaks for all where all have the same to say."""
+    comm = sys.modules.get("distbp.comm")
+    if comm is not None and comm.connected:  # the launcher's first one may have died
+        return bool(comm.connected[0].rank == 0)
+    return launcher_rank(os.environ) == 0
 
 
 def end_all(error: DistbpError) -> int:
@@ -78,18 +98,24 @@ def end_all(error: DistbpError) -> int:
     except LaunchError:
         ranks = comm.Comm()
     if ranks.size == 1:
-        if comm.launcher_rank(os.environ) == 0:
-            sys.stderr.write(f"distbp: {error}\n")
+        if is_first():
+            tell(error)
         else:
             time.sleep(1.0)  # give the one that prints its time
         return error.status
     ranks.end_unless_all_arrive(error)
     texts = ranks.gather(str(error))
     if texts.index(str(error)) == ranks.rank:
-        sys.stderr.write(f"distbp: {error}\n")
-        sys.stderr.flush()
+        tell(error)
     ranks.arrive()
     return error.status
+
+
+def tell(error: DistbpError) -> None:
+    """Print an error, and let the process that started the ranks know of it."""
+    sys.stderr.write(f"distbp: {error}\n")
+    sys.stderr.flush()
+    tether.say_error(error)
 
 
 def make_parser() -> Parser:

@@ -87,12 +87,14 @@ class Combiner(ABC):
         `done` has to be called after each.
     slots : (slots, P + EXTRA) array
         When all of the plan is done, the first of them are the partial sums.
+    has_replica : bool
+        Whether this rank answers for a copy of θ: of all that share one, the first does.
     """
 
     is_exact: bool
 
     def __init__(self, comm: Comm, shards: int, update: Update) -> None:
-        self.comm, self.update = comm, update
+        self.comm, self.update, self.has_replica = comm, update, True
         self.size, self.dtype = update.network.theta.size, update.network.dtype
         self.root = (0, shards)
         self.runs = [rank_shards(shards, comm.size, rank) for rank in range(comm.size)]
@@ -173,6 +175,7 @@ class Exact(Combiner):
     ) -> None:
         super().__init__(comm, shards, update)
         self._wait = wait
+        self.has_replica = any(comm.rank == ranks.start for ranks in nodes)
         node = next(i for i, ranks in enumerate(nodes) if comm.rank in ranks)
         here, place = nodes[node], comm.rank - nodes[node].start
         length = self.size + EXTRA

@@ -17,24 +17,22 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
 from distbp.errors import KINDS, DistbpError, LaunchError
-from distbp.memory import LINE, NodeArray, make_barrier
+from distbp.launched import RANKS_VARIABLE as RANKS_VARIABLE
+from distbp.launched import launcher_rank as launcher_rank
+from distbp.launched import ranks_started as ranks_started
+from distbp.memory import LINE, Barrier, DeathError, NodeArray, make_barrier
 
 if TYPE_CHECKING:
     from mpi4py import MPI
 
 PATIENCE = 3.0  # seconds that ranks with the same trouble may come apart
 FORWARDING = 0.3  # seconds for the launcher to pass on last words; an abort would overtake them
-
-# Where launchers say how many ranks they started, and which one a process is.
-RANKS_VARIABLE = "DISTBP_RANKS"
-SIZE_VARIABLES = (RANKS_VARIABLE, "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS")
-RANK_VARIABLES = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK", "SLURM_PROCID")
 
 
 class Peers:
@@ -48,10 +46,12 @@ class Peers:
     Attributes
     ----------
     rank, size : int
+    calls : int
+        Collective ones so far.
     """
 
     def __init__(self, mpi: "MPI.Comm | None" = None) -> None:
-        self._comm = mpi
+        self._comm, self.calls = mpi, 0
         self.rank, self.size = (mpi.rank, mpi.size) if mpi else (0, 1)
 
     def gather_numbers(self, number: int) -> np.ndarray:
@@ -120,6 +120,7 @@ class Peers:
     def _mpi(self) -> "MPI.Comm":
         if self._comm is None:
             raise LaunchError("a process without MPI has no other ranks")
+        self.calls += 1
         return self._comm
 
 
@@ -144,19 +145,26 @@ class Comm(Peers):
         How many ranks each node has.
     on_node : Peers
         The ranks of this node.
+    has_lost : bool
+        Whether others have died, and this rank has gone on without them.
     """
+
+    has_lost = False
 
     def __init__(self, mpi: "MPI.Comm | None" = None) -> None:
         super().__init__(mpi)
         self.on_node = Peers()
         self.node, self.node_rank, self.node_sizes = 0, 0, [1]
+        self._made: list[MPI.Comm] = []  # all that ranks may be waiting in
+        self._barriers: list[Barrier] = []
         if mpi is None or mpi.size == 1:
             return
-        self._arrivals = mpi.Dup()  # of its own: who fails is not where the others are
-        node = mpi.Split_type(_mpi().COMM_TYPE_SHARED, mpi.rank)
+        self._made.append(mpi)
+        self._arrivals = self._keep(mpi.Dup())  # of its own: who fails is not where the others are
+        node = self._keep(mpi.Split_type(_mpi().COMM_TYPE_SHARED, mpi.rank))
         first = np.array([mpi.rank])
         node.Bcast(first)
-        super().__init__(mpi.Split(0, int(first[0]) * mpi.size + node.rank))
+        super().__init__(self._keep(mpi.Split(0, int(first[0]) * mpi.size + node.rank)))
         self.on_node, self.node_rank = Peers(node), node.rank
         firsts, sizes = np.unique(self.gather_numbers(int(first[0])), return_counts=True)
         self.node, self.node_sizes = int(np.searchsorted(firsts, first[0])), sizes.tolist()
@@ -180,7 +188,7 @@ class Comm(Peers):
         has_lane = self.node_rank < min(self.node_sizes)
         color = self.node_rank if has_lane else _mpi().UNDEFINED
         mpi = self._mpi.Split(color, self.rank)
-        return Peers(mpi) if has_lane else None
+        return Peers(self._keep(mpi)) if has_lane else None
 
     def gather_rows(self, rows: np.ndarray) -> np.ndarray:
         """Return on rank 0 the rows (m, k) of all ranks, in their order; elsewhere its own."""
@@ -192,6 +200,41 @@ class Comm(Peers):
             everything = np.empty((counts.sum(), *rows.shape[1:]), rows.dtype)
         self._mpi.Gatherv(rows, [everything, counts * math.prod(rows.shape[1:])])
         return everything
+
+    # Ranks that die.
+
+    def meetings(self) -> int:
+        """Return how often this rank has met others, or waits to meet them now."""
+        barriers = sum(barrier.count for barrier in self._barriers)
+        return self.calls + self.on_node.calls + barriers
+
+    def _keep(self, mpi: "MPI.Comm") -> "MPI.Comm":
+        self._made.append(mpi)
+        return mpi
+
+    def is_loss(self, error: BaseException) -> bool:
+        """Return whether an exception says that other ranks are gone."""
+        return isinstance(error, DeathError) or (
+            self.size > 1 and isinstance(error, _mpi().Exception)
+        )
+
+    def go_on_without_the_dead(self) -> list[int]:
+        """Be the ranks that are left, once all of them have called it; return who is not.
+
+        Needs Open MPI, started with `--with-ft ulfm`: see `launched.survives`. May raise what
+        `is_loss` knows, and is to be called again then. All is renumbered, and memory that
+        was shared, lanes and barriers are to be made again.
+        """
+        size, rank = self.size, self.rank
+        for barrier in self._barriers:
+            barrier.leave()
+        for mpi in self._made:
+            with suppress(_mpi().Exception):
+                mpi.Revoke()
+        self.has_lost = True
+        # The first communicator is never revoked: whatever happens, all meet there.
+        self.__init__(_mpi().COMM_WORLD.Shrink())  # type: ignore[misc]
+        return sorted(set(range(size)) - set(self.gather_numbers(rank).tolist()))
 
     # Trouble.
 
@@ -291,11 +334,10 @@ class Comm(Peers):
         counters = self.node_array((self.node_size, LINE), np.dtype(np.int64))
         if self.node_size == 1:
             return lambda: None
-        return (
-            make_barrier(self.on_node, counters.array).wait
-            if counters.is_shared
-            else self.on_node.barrier
-        )
+        if not counters.is_shared:
+            return self.on_node.barrier
+        self._barriers.append(make_barrier(self.on_node, counters.array))
+        return self._barriers[-1].wait
 
     def fill_node_array(
         self, shape: tuple[int, ...], dtype: np.dtype, fill: Callable[[np.ndarray], None]
@@ -325,14 +367,28 @@ def end_ranks(status: int) -> NoReturn:
     os._exit(status)
 
 
+connected: list[Comm] = []  # the ranks of this process, once they are known
+
+
+def leave(status: int) -> None:
+    """End this process at once if others have died: MPI would wait for them, perhaps for ever."""
+    for comm in connected:
+        if comm.has_lost:
+            with suppress(_mpi().Exception):
+                comm.arrive()  # the launcher ends all when one ends with a status
+            os._exit(status)
+
+
 def connect() -> Comm:
-    """Join the run that this process was started for; starts MPI.
+    """Join the run that this process was started for; starts MPI, the first time.
 
     Raises
     ------
     LaunchError
         A launcher started several ranks, but they do not find each other.
     """
+    if connected:
+        return connected[0]
     started = ranks_started(os.environ)
     if started > 1 and "OMPI_COMM_WORLD_SIZE" in os.environ and library().startswith("MPICH"):
         # MPICH would end the process with a message of its own when it is started.
@@ -350,7 +406,8 @@ def connect() -> Comm:
         raise LaunchError(stranger(started))
     if RANKS_VARIABLE in os.environ and world.size != started:
         raise LaunchError(f"{started} ranks were asked for, but {world.size} were started.")
-    return Comm(world)
+    connected.append(Comm(world))
+    return connected[0]
 
 
 def stranger(started: int) -> str:
@@ -360,22 +417,6 @@ def stranger(started: int) -> str:
         f"the MPI that Python uses ({library()}): use its own mpirun, or under SLURM srun "
         f"--mpi=pmi2 for MPICH and srun --mpi=pmix for Open MPI."
     )
-
-
-def ranks_started(environment: Any) -> int:
-    """Return how many ranks the launcher says it started; 1 without one."""
-    for name in SIZE_VARIABLES:
-        if environment.get(name, "").isdecimal():
-            return int(environment[name])
-    return 1
-
-
-def launcher_rank(environment: Any) -> int:
-    """Return the rank that the launcher gave this process, without starting MPI."""
-    for name in RANK_VARIABLES:
-        if environment.get(name, "").isdecimal():
-            return int(environment[name])
-    return 0
 
 
 def library() -> str:

@@ -126,6 +126,13 @@ class Config:
     time_limit: str | None = option(
         None, "stop with a checkpoint after, such as 90s, 30min or 2h", same_mathematics=True
     )
+    stall_limit: str = option(
+        "10min", "end a rank that keeps the others waiting for longer", same_mathematics=True
+    )
+    check_every: int = option(
+        1000, "steps between two checks for bits that changed by themselves; 0 for none", int,
+        least=0, same_mathematics=True,
+    )  # fmt: skip
     on_nan: str = option(
         "stop", "if a cost or a gradient is not finite: stop, skip the step, or roll back to the "
         "last checkpoint and halve the learning rate",
@@ -152,17 +159,18 @@ class Config:
                 f"has at least 1 row. Use at most {self.batch_size}."
             )
         self.interval()
-        self.seconds()
+        for name in ("time_limit", "stall_limit"):
+            self.seconds(name)
 
-    def seconds(self) -> float | None:
-        """Return `time_limit` in seconds."""
-        if self.time_limit is None:
+    def seconds(self, name: str) -> float | None:
+        """Return `time_limit` or `stall_limit` in seconds."""
+        text = getattr(self, name)
+        if text is None:
             return None
-        match = re.fullmatch(r"(\d{1,9}(?:\.\d+)?) ?(s|min|h)", self.time_limit)
+        match = re.fullmatch(r"(\d{1,9}(?:\.\d+)?) ?(s|min|h)", text)
         if match is None:
             raise ConfigError(
-                f"--time-limit {self.time_limit!r}: expected a number and a unit, such as 90s, "
-                f"30min or 2h."
+                f"{flag(name)} {text!r}: expected a number and a unit, such as 90s, 30min or 2h."
             )
         return float(match[1]) * {"s": 1, "min": 60, "h": 3600}[match[2]]
 

@@ -26,6 +26,10 @@ class CheckpointError(DistbpError):
     """A checkpoint cannot be written, found, read or used."""
 
 
+class FencedError(CheckpointError):
+    """Another run has taken over the directory of this one."""
+
+
 class LaunchError(DistbpError):
     """The ranks were not started as one run."""
 
@@ -39,5 +43,13 @@ class StoppedError(DistbpError):
 # An error crosses from one rank to another by its name and its text.
 KINDS: dict[str, type[DistbpError]] = {
     kind.__name__: kind
-    for kind in (DistbpError, ConfigError, DataError, CheckpointError, LaunchError, StoppedError)
+    for kind in (
+        DistbpError,
+        ConfigError,
+        DataError,
+        CheckpointError,
+        FencedError,
+        LaunchError,
+        StoppedError,
+    )
 }

@@ -8,7 +8,6 @@ when the next one is due; the last one has to succeed.
 
 import json
 import math
-import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -20,16 +19,14 @@ from distbp.checkpoint import Checkpoint, RunFolder, describe_network
 from distbp.config import Config
 from distbp.data import DataSet
 from distbp.display import Display
-from distbp.errors import CheckpointError
+from distbp.errors import CheckpointError, FencedError
+from distbp.locking import RunLock
 from distbp.network import Network
 from distbp.optimizers import Update
 from distbp.saving import Saver
 from distbp.schedules import is_best
 
 Record = dict[str, Any]
-
-# Where whoever started the ranks wants to read that the run has ended well.
-DONE_VARIABLE = "DISTBP_DONE"
 
 
 @dataclass
@@ -109,23 +106,29 @@ class Journal:
         self.display = Display(is_writer and not config.quiet, config.epochs, steps)
         self._every, self._unit = config.interval()
         self._saver = Saver()
+        self._lock = RunLock(self.folder.path)
         self._saved_at = time.monotonic()
         self._saved: tuple[int, int] | None = None
 
-    def open(self, is_new: bool) -> None:
-        """Make the run's directory, or bring it to where the checkpoint was."""
+    def open(self, is_new: bool, is_saved: bool = True) -> None:
+        """Make the run's directory, or bring it to where the checkpoint was.
+
+        `is_saved` says whether that is on the disk.
+        """
         if not self.is_writer:
             return
         if is_new:
             self.folder.make()
-        else:
+        elif is_saved:
             self._saved = self._position()
+        self._lock.take()
         self.folder.clean()
         self.folder.write_text("config.toml", self.config.to_toml())
         self._write_metrics()
 
     def _write_metrics(self) -> None:
         """Write all epochs: a line that was lost to a full disk comes back with the next."""
+        self._lock.check()
         lines = (json.dumps(record) + "\n" for record in self.progress.history)
         self.folder.write_text("metrics.jsonl", "".join(lines))
 
@@ -149,6 +152,8 @@ class Journal:
         self.display.line(self._describe(record))
         try:
             self._write_metrics()
+        except FencedError:
+            raise
         except CheckpointError as error:
             self._complain(error)
         if self._unit == "epoch" and self.progress.epoch % self._every == 0:
@@ -172,15 +177,18 @@ class Journal:
             self.save()
             self._saver.wait()
 
+    def end(self) -> None:
+        """Leave nothing under way."""
+        try:
+            self.settle()
+        finally:
+            self._lock.release()
+            self.display.close()
+
     def settle(self) -> None:
         """Return when what was saved is on the disk."""
         if self.is_writer:
             self._collect()
-
-    def mark(self, word: str) -> None:
-        """Tell whoever started the ranks how the run has ended: its status may say otherwise."""
-        if self.is_writer and DONE_VARIABLE in os.environ:
-            Path(os.environ[DONE_VARIABLE]).write_text(word + "\n", encoding="utf-8")
 
     def is_due_by_steps(self) -> bool:
         """Return whether a checkpoint is due that all ranks know of."""
@@ -202,14 +210,21 @@ class Journal:
 
     def _write(self, write: Callable[[Checkpoint], None]) -> None:
         """Let a thread write a checkpoint, once the one before is written."""
+
+        def write_unless_fenced(checkpoint: Checkpoint) -> None:
+            self._lock.check()
+            write(checkpoint)
+
         if self.is_writer:
             self._collect()
-            self._saver.start(self._checkpoint(), write)
+            self._saver.start(self.checkpoint(), write_unless_fenced)
 
     def _collect(self) -> None:
         """Wait for the save that is under way, and complain if it has failed."""
         try:
             self._saver.wait()
+        except FencedError:
+            raise
         except CheckpointError as error:
             self._saved = None
             self._complain(error)
@@ -217,7 +232,8 @@ class Journal:
     def _complain(self, error: CheckpointError) -> None:
         self.display.warn(f"{error} The run goes on and tries again at the next checkpoint.")
 
-    def _checkpoint(self) -> Checkpoint:
+    def checkpoint(self) -> Checkpoint:
+        """Return where the run is, with arrays that change as it goes on."""
         progress = asdict(self.progress)
         return Checkpoint(
             network=self.network,

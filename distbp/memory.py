@@ -30,9 +30,14 @@ LINE = 16  # int64 numbers, two lines of a cache: a rank's counter shares them w
 # How a rank waits: it reads, then it lets others run, then it sleeps.
 SPINS, YIELDS = 300, 200
 NAP = 50e-6  # seconds
-LOOK = 0.5  # seconds between two looks at whether the others are alive
+LOOK = 0.1  # seconds between two looks at whether the others are alive
+GONE = -1  # in the place of a count: this rank does not come any more
 # Processors on which all see the writes of one in the order in which it makes them.
 STRONGLY_ORDERED = ("x86_64", "AMD64", "i686")
+
+
+class DeathError(Exception):
+    """A rank that others wait for has died, or does not come for another reason."""
 
 
 class Node(Protocol):
@@ -198,7 +203,7 @@ class Barrier:
         self._mine = rank * LINE
         self._others = [other * LINE for other in range(len(pids)) if other != rank]
         self._spins = SPINS if cores >= len(pids) else 0
-        self._count = 0
+        self.count = 0  # calls of `wait` so far
         self._fence = None if platform.machine() in STRONGLY_ORDERED else _fence
         self._deaths = select.poll()
         self._files = [_death_file(pid) for pid in pids if pid not in (0, os.getpid())]
@@ -216,10 +221,11 @@ class Barrier:
 
         Raises
         ------
-        RuntimeError
-            Another rank has died.
+        DeathError
+            Another rank of the node has died before it came, or waits elsewhere: for all
+            ranks at the same call.
         """
-        self._count = count = self._count + 1
+        self.count = count = self.count + 1
         counters, spins = self._counters, self._spins
         if self._fence:
             self._fence()
@@ -242,20 +248,29 @@ class Barrier:
         look = time.monotonic() + LOOK
         while counters[other] < count:
             time.sleep(NAP)
+            if counters[other] == GONE:
+                raise DeathError("another rank on this node waits for those that are left")
             if time.monotonic() > look:
                 look += LOOK
-                if self._deaths.poll(0):
-                    raise RuntimeError("another rank on this node has died")
+                # Who came and died then counts as come, for all alike.
+                if self._deaths.poll(0) and counters[other] < count:
+                    raise DeathError("another rank on this node has died")
+
+    def leave(self) -> None:
+        """Never come again: who waits for this rank is not left waiting."""
+        self._counters[self._mine] = GONE
 
 
 def make_barrier(node: Node, counters: np.ndarray) -> Barrier:
     """Return a barrier of a node's ranks on counters that they share; collective."""
-    # A process number says nothing in another container.
+    cores = {core for cores in node.gather(machine.cores()) for core in cores}
+    return Barrier(counters, node.rank, process_numbers(node), len(cores))
+
+
+def process_numbers(node: Node) -> list[int]:
+    """Return the processes of a node's ranks; 0 for one in another container; collective."""
     here = os.stat("/proc/self/ns/pid").st_ino if os.path.exists("/proc/self/ns/pid") else 0
-    known = node.gather([here, os.getpid(), machine.cores()])
-    pids = [pid if where == here else 0 for where, pid, _ in known]
-    cores = {core for _, _, cores in known for core in cores}
-    return Barrier(counters, node.rank, pids, len(cores))
+    return [pid if where == here else 0 for where, pid in node.gather([here, os.getpid()])]
 
 
 def _death_file(pid: int) -> int | None:

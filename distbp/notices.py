@@ -14,9 +14,14 @@ Machines = list[Any]  # of each rank: [node, numbers of its cores, what its bits
 
 
 def introduction(
-    config: Config, network: Network, machines: Machines, rows: int, progress: Progress
+    config: Config,
+    network: Network,
+    machines: Machines,
+    rows: int,
+    progress: Progress,
+    survives: bool,
 ) -> list[str]:
-    """Return what is trained, and by what."""
+    """Return what is trained, and by what, and what happens if a rank dies."""
     sizes = "-".join(map(str, network.sizes))
     steps = -(-rows // config.batch_size)
     nodes = {node for node, _, _ in machines}
@@ -28,6 +33,12 @@ def introduction(
         f"{count(config.shards or 1, 'shard')}, {count(config.threads, 'thread')} a rank, "
         f"{count(len(all_cores(machines)), 'core')}; {exact} sums ({config.combine})",
     ]
+    if len(machines) > 1:
+        lines.append(
+            "a rank that dies costs the step in flight: the others go on"
+            if survives
+            else "a rank that dies ends the run: the last checkpoint is kept, --resume goes on"
+        )
     if progress.history or progress.step:
         lines.append(
             f"resumed after {count(progress.epoch, 'epoch')} and {count(progress.step, 'step')}"
@@ -35,6 +46,15 @@ def introduction(
     if progress.epoch >= config.epochs:
         lines.append("nothing to do: --epochs says how many there are to be in all")
     return lines
+
+
+def lost(dead: list[int], left: int, progress: Progress) -> str:
+    """Return who has died, and who goes on from where."""
+    who = f"rank{'s' if len(dead) > 1 else ''} {', '.join(map(str, dead))}"
+    where = f"{count(progress.epoch, 'epoch')} and {count(progress.step, 'step')}"
+    return (
+        f"{who} died. The run goes on after {where} on {count(left, 'rank')}, to the same result."
+    )
 
 
 def farewell(config: Config, data: DataSet, network: Network, is_stopped_early: bool) -> list[str]:

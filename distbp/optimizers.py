@@ -295,6 +295,12 @@ class Update:
             np.sign(w, out=spare)
             np.add(g, np.multiply(spare, self.l1, out=spare), out=g)
 
+    def undo(self) -> None:
+        """Let the last step not have happened: the version before it is still there."""
+        self.steps -= 1
+        self._now = 1 - self._now
+        self._bind()
+
     def commit(self) -> None:
         """Let what was written be what is: the step has happened."""
         self.steps += 1

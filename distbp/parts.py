@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from distbp import philox
+from distbp import __version__, philox
 from distbp.checkpoint import Checkpoint, find, read
 from distbp.comm import Comm
-from distbp.config import Config
+from distbp.config import Config, flag
 from distbp.data import DataSet, Split
 from distbp.errors import ConfigError
 from distbp.journal import Progress
@@ -19,6 +19,23 @@ def check_places(config: Config) -> None:
         raise ConfigError("distbp train needs a data set: distbp train DATA.h5 --out RUN.")
     if not config.out:
         raise ConfigError("distbp train needs a directory for the run: --out RUN.")
+
+
+def check_alike(comm: Comm, config: Config, data: DataSet) -> None:
+    """Raise ConfigError on all ranks if one of them was started for something else.
+
+    A data set may have another name on another node, but not other content.
+    """
+    mine = {flag(name): value for name, value in config.to_dict().items() if name != "data"}
+    mine |= {"the data set": data.identity, "distbp": __version__}
+    known = comm.gather(mine)
+    for rank, other in enumerate(known):
+        for name, value in other.items():
+            if value != known[0].get(name):
+                raise ConfigError(
+                    f"rank {rank} was started with {name} {value!r}, rank 0 with "
+                    f"{known[0].get(name)!r}: all ranks need the same."
+                )
 
 
 def check_resumed(config: Config, checkpoint: Checkpoint) -> None:

@@ -12,11 +12,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from string import Template
-from typing import Any
 
 from distbp.comm import library
 from distbp.config import Config, check, flag, option
 from distbp.errors import ConfigError
+from distbp.options import spelled
 from distbp.parts import check_places
 
 LAUNCHERS = ("srun", "mpirun")
@@ -138,12 +138,12 @@ class Batch:
         A value is not allowed, or two contradict each other.
     """
 
-    nodes: int = option(1, "how many (default: 1)", int, least=1)
-    ranks_a_node: int = option(1, "how many (default: 1)", int, least=1)
-    time: str = option("1:00:00", "limit of one start, as SLURM has it (default: 1:00:00)")
-    launcher: str = option("srun", "what starts the ranks (default: srun)", choices=LAUNCHERS)
+    nodes: int = option(1, "how many", int, least=1)
+    ranks_a_node: int = option(1, "how many", int, least=1)
+    time: str = option("1:00:00", "limit of one start, as SLURM has it")
+    launcher: str = option("srun", "what starts the ranks", choices=LAUNCHERS)
     mpi: str | None = option(
-        None, "what srun speaks (default: pmi2 for MPICH, pmix for Open MPI)", choices=MPIS
+        None, "what srun speaks; pmi2 for MPICH, pmix for Open MPI", choices=MPIS
     )
     partition: str | None = option(None, "where to queue")
     account: str | None = option(None, "who pays")
@@ -292,13 +292,6 @@ def typed(words: Sequence[str]) -> str:
     return " ".join(
         f"'{one}'" if re.fullmatch(r"[\w.]+(,[\w.]+)+", one) else shlex.quote(one) for one in words
     )
-
-
-def spelled(flag: str, value: Any) -> list[str]:
-    """Return an option as it is typed."""
-    if isinstance(value, bool):
-        return [flag if value else f"--no-{flag.removeprefix('--')}"]
-    return [flag, ",".join(map(str, value)) if isinstance(value, tuple) else str(value)]
 
 
 def cases(settings: Sequence[Sequence[str]]) -> str:

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from distbp import machine, philox
-from distbp.checkpoint import digest, find, read
+from distbp.checking import Checker
+from distbp.checkpoint import Checkpoint, digest, find, read
 from distbp.combine import Sums, make_combiner
 from distbp.comm import Comm, connect
 from distbp.config import Config
@@ -24,9 +25,11 @@ from distbp.errors import DistbpError, StoppedError
 from distbp.evaluate import Evaluator, Score, open_data
 from distbp.gradient import BatchGradient
 from distbp.journal import Journal, Progress
+from distbp.launched import survives
 from distbp.network import Network
-from distbp.notices import farewell, introduction, warnings
+from distbp.notices import farewell, introduction, lost, warnings
 from distbp.parts import (
+    check_alike,
     check_places,
     check_resumed,
     hold_out,
@@ -42,6 +45,7 @@ from distbp.schedules import (
     warmup_factor,
 )
 from distbp.stopping import Stopping
+from distbp.watch import Watch
 
 LEAST_FACTOR = 2.0**-10  # on the learning rate: a run that rolls back this often is given up
 
@@ -94,30 +98,50 @@ def train(config: Config, resume: bool = False, comm: Comm | None = None) -> Res
     """
     comm = comm or connect()
     with comm.guard():
-        run = Run(config, resume, comm)
-        try:
-            with run.stopping:
-                return run.train()
-        finally:
-            run.journal.settle()
-            run.journal.display.close()
+        with comm.together():
+            check_places(config)
+            checkpoint = read(find(config.out)) if resume else None
+        run = Run(config, comm, checkpoint)
+        with run.stopping:
+            while True:
+                try:
+                    return run.train()
+                except Exception as failure:
+                    if not survives() or not comm.is_loss(failure):
+                        raise
+                    run = run.without_the_dead(failure)
 
 
 class Run:
-    """The parts of a run, assembled."""
+    """The parts of a run, assembled.
 
-    def __init__(self, config: Config, resume: bool, comm: Comm) -> None:
+    Parameters
+    ----------
+    config : Config
+    comm : Comm
+    checkpoint : Checkpoint, optional
+        Where to go on.
+    survivor_of : Run, optional
+        The same run on more ranks, whose memory the checkpoint is.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        comm: Comm,
+        checkpoint: Checkpoint | None = None,
+        survivor_of: "Run | None" = None,
+    ) -> None:
         self.comm = comm
         with comm.together():
-            check_places(config)
             machine.use_threads(config.threads)
         self.data = data = open_data(Path(config.data), comm)
         with comm.together():
             self.config = config = config.settled(data)
-            checkpoint = read(find(config.out)) if resume else None
             if checkpoint is not None:
                 check_resumed(config, checkpoint)
-            self.network = network = make_network(config, data, has_weights=resume)
+            self.network = network = make_network(config, data, checkpoint is not None)
+        check_alike(comm, config, data)
         self.rows, self.validation = hold_out(config, data, comm)
         self.batches = math.ceil(len(self.rows) / config.batch_size)
         self.order = comm.node_array((len(self.rows),), np.dtype(np.int64))
@@ -129,8 +153,12 @@ class Run:
             network, self.combiner, self.rows, data.scaling, len(data.classes),
             config.batch_size, config.shards or 1, config.dropout,
         )  # fmt: skip
+        self.checker = Checker(comm, self.update, self.combiner, self.gradient)
         self.progress = Progress()
-        self.stopping = Stopping(config.seconds())
+        self.stopping: Stopping = (
+            survivor_of.stopping if survivor_of else Stopping(config.seconds("time_limit"))
+        )
+        self.watch = Watch(comm, config.seconds("stall_limit") or math.inf)
         self.evaluators = {
             name: Evaluator(comm, network, split, data.scaling, data.task == "regression")
             for name, split in (("validation", self.validation), ("test", data.splits.get("test")))
@@ -142,23 +170,75 @@ class Run:
         self.journal = Journal(
             config, data, network, self.update, self.progress, self.batches, comm.rank == 0
         )
+        self._before, self._repeated = self._here(), -1
         with comm.together():
-            self.journal.open(is_new=not resume)
+            self.journal.open(is_new=checkpoint is None, is_saved=survivor_of is None)
+        if survivor_of is None:
+            self._introduce(checkpoint, trouble)
+
+    def _introduce(self, checkpoint: Checkpoint | None, trouble: str | None) -> None:
+        """Say what is trained, by what, and what may not be as the user thinks."""
+        comm, config, show = self.comm, self.config, self.journal.display
         machines = comm.gather([comm.node, machine.cores(), machine.bits()])
         if comm.rank == 0:
             for text in [*warnings(config, machines, checkpoint), *([trouble] if trouble else [])]:
-                self.journal.display.warn(text)
-            for text in introduction(config, network, machines, len(self.rows), self.progress):
-                self.journal.display.line(text)
+                show.warn(text)
+            for text in introduction(
+                config, self.network, machines, len(self.rows), self.progress, survives()
+            ):
+                show.line(text)
+
+    def without_the_dead(self, failure: Exception) -> "Run":
+        """Return this run on the ranks that are left; where it was is in their memory.
+
+        Raises `failure` again if no rank has died.
+        """
+        comm, dead = self.comm, []
+        self.journal.end()
+        while True:
+            try:
+                dead += comm.go_on_without_the_dead()
+                if not dead:
+                    raise failure
+                # A node can be a step ahead of another one, whose last message was lost.
+                if self._position() > comm.gather_numbers(self._position()).min():
+                    self._undo()
+                run = Run(self.config, comm, self.journal.checkpoint(), self)
+                run._warn(lost(dead, comm.size, run.progress))
+                return run
+            except Exception as again:
+                if again is failure or not comm.is_loss(again):
+                    raise
+
+    def _position(self) -> int:
+        return self.progress.epoch * (self.batches + 1) + self.progress.step
+
+    def _here(self) -> dict[str, Any]:
+        """Return where the run is, to come back by `_undo`."""
+        return vars(self.progress) | {"steps": self.update.steps}
+
+    def _undo(self) -> None:
+        """Be where the run was one step, or one end of an epoch, before."""
+        before = dict(self._before)
+        if before.pop("steps") < self.update.steps:
+            self.update.undo()
+        vars(self.progress).update(before)
+        del self.progress.history[self.progress.epoch :]
 
     def train(self) -> Result:
         """Train to the last epoch, or until patience ends."""
-        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # see `step`
-            while self.progress.epoch < self.config.epochs and not self._is_out_of_patience():
-                self._epoch()
-        with self.comm.together():
-            self.journal.close()
-        self.journal.mark("done")
+        try:
+            with self.watch, np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+                while self.progress.epoch < self.config.epochs and not self._is_out_of_patience():
+                    self._epoch()
+            with self.comm.together():
+                self.journal.close()
+        finally:
+            self.journal.end()
+        return self._result()
+
+    def _result(self) -> Result:
+        """Return what the run has ended with, and say so."""
         for text in farewell(self.config, self.data, self.network, self._is_out_of_patience()):
             self.journal.display.line(text)
         theta = self.network.theta.copy()  # the node's memory ends with the run
@@ -174,8 +254,11 @@ class Run:
             start = progress.step * batch_size
             batch = self.order.array[start : start + batch_size]
             sums = self.step(batch)
+            if not math.isfinite(sums.cost) or (self._is_check_due() and not self._check(batch)):
+                continue  # where the run is now: here, at the next step, or at a checkpoint
             if sums.save or self.journal.is_due_by_steps():
-                self._compare_replicas(digest(self.network.theta))
+                if self._replicas_differ():
+                    continue
                 self.journal.save()
             self.journal.after_step(start + len(batch))
             if sums.stop:
@@ -184,11 +267,12 @@ class Run:
 
     def step(self, batch: np.ndarray) -> Sums:
         """Change θ by the gradient of one mini-batch, the same on all ranks."""
-        progress = self.progress
+        progress, before = self.progress, self._here()
         wishes = self.stopping.is_wanted(), self.journal.is_due_by_time()
         self.gradient.compute(batch, progress.epoch, progress.step, wishes)
         rate = self._learning_rate(progress.step)
         sums = self.combiner.finish(len(batch), rate)
+        self._before = before
         if not math.isfinite(sums.cost):
             self._on_nan(batch)
             return sums
@@ -196,6 +280,29 @@ class Run:
         progress.cost += sums.cost
         progress.correct += round(sums.correct)
         return sums
+
+    def _is_check_due(self) -> bool:
+        every = self.config.check_every
+        return every > 0 and self.update.steps % every == 0 and self.combiner.is_exact
+
+    def _check(self, batch: np.ndarray) -> bool:
+        """Look for bits that have changed by themselves; return whether the run can go on here.
+
+        If not, it is back at the last checkpoint.
+        """
+        step = self.progress.step - 1
+        found = self.checker.check(batch, self.progress.epoch, step, self._learning_rate(step))
+        if not found.text:
+            return True
+        text = (
+            f"Bits have changed by themselves by epoch {self.progress.epoch + 1}, step {step + 1}: "
+            f"{found.text}. Have the memory there tested."
+        )
+        if found.is_mended:
+            self._warn(f"{text} The step was made again, to the right result.")
+        else:
+            self._go_back(text, self.progress.rate_factor)
+        return found.is_mended
 
     def _on_nan(self, batch: np.ndarray) -> None:
         """Do what --on-nan says about a step that would not have ended in finite numbers.
@@ -206,18 +313,26 @@ class Run:
         found = self.gradient.find_nan(batch, progress.epoch, progress.step)
         texts = [f"rank {r}: {text}" for r, text in enumerate(self.comm.gather(found)) if text]
         text = self._not_finite(texts[0] if texts else "in the sum, or in the new parameters")
+        if not texts and self._repeated != self._position():  # perhaps it was a processor's slip
+            self._repeated = self._position()
+            self._warn(f"{text} All ranks compute it again.")
+            return
         if policy == "stop" or (policy == "rollback" and progress.rate_factor <= LEAST_FACTOR):
             raise DistbpError(text)
         if policy == "skip":
-            self.journal.display.warn(f"{text} The step is skipped.")
+            self._warn(f"{text} The step is skipped.")
             progress.step += 1
             progress.skipped += len(batch)
         else:
-            self._roll_back(text)
+            self._go_back(text, progress.rate_factor / 2)
 
-    def _roll_back(self, text: str) -> None:
-        """Go back to the last checkpoint, with half the learning rate."""
-        factor = self.progress.rate_factor / 2
+    def _warn(self, text: str) -> None:
+        if self.comm.rank == 0:
+            self.journal.display.warn(text)
+
+    def _go_back(self, text: str, factor: float) -> None:
+        """Go back to the last checkpoint, and on with that factor on the learning rate."""
+        self._warn(text)
         with self.comm.together():
             self.journal.settle()
             checkpoint = read(find(self.config.out))
@@ -225,16 +340,15 @@ class Run:
             before = restore(checkpoint, self.config, self.data, self.network, self.update)
         vars(self.progress).update(vars(before) | {"rate_factor": factor})
         self.order.fill(self._shuffle)
-        self.journal.display.warn(
-            f"{text} Back to epoch {before.epoch + 1}, step {before.step}, with "
-            f"{factor:g} times the learning rate."
+        self._warn(
+            f"The run is back at the last checkpoint, epoch {before.epoch + 1}, step "
+            f"{before.step}; the learning rate has the factor {factor:g}."
         )
 
     def _stop(self) -> None:
         """Save where the run is, and end it on all ranks."""
         with self.comm.together():
             self.journal.close()
-        self.journal.mark("stopped")
         reason = next(filter(None, self.comm.gather(self.stopping.reason)))
         progress = self.progress
         raise StoppedError(
@@ -265,9 +379,12 @@ class Run:
     def _end_epoch(self, seconds: float, trained: int) -> None:
         """Evaluate, record, and go on to the next epoch."""
         progress = self.progress
+        if self._replicas_differ():
+            return
         scores = {name: evaluator.score() for name, evaluator in self.evaluators.items()}
+        before = self._here()
         progress.end_epoch(self._record(scores, seconds, trained / seconds))
-        self._compare_replicas(progress.history[-1]["digest"])
+        self._before = before
         self.journal.after_epoch()
 
     def _record(self, scores: dict[str, Score], seconds: float, speed: float) -> dict[str, Any]:
@@ -291,15 +408,17 @@ class Run:
             "digest": digest(self.network.theta),
         }
 
-    def _compare_replicas(self, mine: str) -> None:
-        """Raise DistbpError unless θ has the same bits on all ranks."""
-        digests = self.comm.gather_numbers(int(mine[:15], 16))
+    def _replicas_differ(self) -> bool:
+        """Return whether θ has not the same bits on all ranks; then the run has gone back."""
+        digests = self.comm.gather_numbers(int(digest(self.network.theta)[:15], 16))
         odd = np.flatnonzero(digests != digests[0])
         if len(odd):
-            raise DistbpError(
+            self._go_back(
                 f"After step {self.update.steps} the parameters of rank {odd[0]} differ from "
-                f"those of rank 0. The last checkpoint is from before; --resume goes on from it."
+                f"those of rank 0.",
+                self.progress.rate_factor,
             )
+        return bool(len(odd))
 
     def _is_out_of_patience(self) -> bool:
         patience = self.config.patience

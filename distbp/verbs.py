@@ -5,34 +5,17 @@ The options of `train` are the fields of `Config`, so they are listed once. A ve
 """
 
 import argparse
-import difflib
 import json
 import os
 import sys
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from distbp.errors import ConfigError
-
-
-class Parser(argparse.ArgumentParser):
-    """A parser that says what is wrong in a sentence, and leaves printing it to `main`."""
-
-    def __init__(self, **arguments: Any) -> None:
-        super().__init__(allow_abbrev=False, **arguments)
-
-    def error(self, message: str) -> NoReturn:
-        verb = self.prog.partition(" ")[2]
-        raise ConfigError(f"{verb + ': ' if verb else ''}{message}. See {self.prog} --help.")
-
-    def refuse(self, unknown: str) -> NoReturn:
-        """Raise ConfigError for an argument that nobody asked for."""
-        flags = [flag for action in self._actions for flag in action.option_strings]
-        close = difflib.get_close_matches(unknown.partition("=")[0], flags, 1)
-        hint = f"; did you mean {close[0]}?" if close and unknown.startswith("-") else "."
-        raise ConfigError(f"{self.prog} does not know {unknown!r}{hint} See {self.prog} --help.")
+from distbp.options import Parser as Parser
+from distbp.options import add_options, given_options, spelled, without
 
 
 def add_verb(verbs: Any, name: str, help: str, run: Any) -> Parser:
@@ -99,52 +82,88 @@ def run_import(arguments: argparse.Namespace) -> int:
 
 
 def add_train(verbs: Any) -> None:
-    from distbp.config import Config, flag
+    from distbp.config import Config
 
     parser = add_verb(verbs, "train", "Train a network.", run_train)
     parser.add_argument("data", nargs="?", help="a data set, made by distbp import")
     parser.add_argument("--resume", metavar="RUN", help="go on where RUN stopped")
     parser.add_argument("--config", metavar="FILE", help="a TOML file with these options")
     add_ranks(parser)
-    for one in fields(Config):
-        if one.name == "data":
-            continue
-        meta = one.metadata
-        default = "" if one.default in (None, "", False) else f" (default: {show(one.default)})"
-        options: dict[str, Any] = {"default": argparse.SUPPRESS, "help": meta["help"] + default}
-        if one.type is bool:
-            parser.add_argument(flag(one.name), action=argparse.BooleanOptionalAction, **options)
-            continue
-        if meta["choices"]:
-            options["choices"] = meta["choices"]
-        else:
-            options |= {"type": meta["parse"], "metavar": one.name.upper()}
-        parser.add_argument(flag(one.name), **options)
-
-
-def show(value: Any) -> str:
-    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    parser.add_argument(
+        "--restarts", type=int, metavar="K",
+        help="with --ranks: start again when ranks die, at most K times in a row without progress",
+    )  # fmt: skip
+    add_options(parser, Config)
 
 
 def run_train(arguments: argparse.Namespace) -> int:
     from distbp.config import Config
 
-    given = {
-        one.name: getattr(arguments, one.name)
-        for one in fields(Config)
-        if getattr(arguments, one.name, None) is not None
-    }
-    if is_to_start_ranks(arguments):
-        return start_ranks(arguments)
+    given = given_options(arguments, Config)
+    if any([is_to_start_ranks(arguments), is_to_restart(arguments)]):  # both have checks
+        return start_training(arguments, given)
     config = (
         resumed_config(arguments.resume, arguments.config, given)
         if arguments.resume
         else (new_config(arguments.config, given))
     )
+    from distbp import tether
+    from distbp.comm import connect
     from distbp.train import train
 
-    train(config, resume=bool(arguments.resume))
+    comm = connect()
+    if comm.rank == 0:
+        tether.say_started()
+    train(config, bool(arguments.resume), comm)
     return 0
+
+
+def is_to_restart(arguments: argparse.Namespace) -> bool:
+    """Return whether `--restarts` asks for somebody who starts the ranks again.
+
+    Raises
+    ------
+    ConfigError
+        Somebody else starts them.
+    """
+    restarts = arguments.restarts
+    if restarts is None:
+        return False
+    if restarts < 0:
+        raise ConfigError(f"--restarts {restarts}: expected at least 0.")
+    if arguments.ranks is None:
+        raise ConfigError(
+            f"--restarts {restarts} needs --ranks N, which starts the ranks here and can start "
+            f"them again. Under srun or mpirun the batch script does that, by --resume."
+        )
+    return True
+
+
+def start_training(arguments: argparse.Namespace, given: dict[str, Any]) -> int:
+    """Start this very command on several ranks, and again if it ends before its time."""
+    from distbp.parts import check_places
+    from distbp.supervise import Job
+
+    ranks, restarts = arguments.ranks, arguments.restarts or 0
+    first = without(arguments.argv, "--ranks", "--restarts")
+    if arguments.resume:
+        return Job(ranks, restarts, arguments.resume, first, first).run()
+    config = new_config(arguments.config, given)
+    check_places(config)
+    if (Path(config.out) / "last.h5").exists():  # another run's: this one will be refused
+        return Job(ranks, restarts, config.out, first, first).run()
+    return Job(ranks, restarts, config.out, first, resuming(config.out, given)).run()
+
+
+def resuming(run: str, given: dict[str, Any]) -> list[str]:
+    """Return the arguments that go on with a run that was begun with the options `given`."""
+    from distbp.config import Config, flag
+
+    words = ["train", "--resume", run]
+    for one in fields(Config):
+        if one.metadata["same_mathematics"] and one.name in given.keys() - {"data", "out"}:
+            words += spelled(flag(one.name), given[one.name])
+    return words
 
 
 def new_config(file: str | None, given: dict[str, Any]) -> Any:
@@ -198,17 +217,7 @@ def start_ranks(arguments: argparse.Namespace) -> int:
     """Start this very command on several ranks."""
     from distbp.launch import run_ranks
 
-    return run_ranks(arguments.ranks, without_ranks(arguments.argv))
-
-
-def without_ranks(argv: Sequence[str]) -> list[str]:
-    """Return the arguments without `--ranks N` or `--ranks=N`."""
-    kept, skip = [], False
-    for word in argv:
-        if not skip and word != "--ranks" and not word.startswith("--ranks="):
-            kept.append(word)
-        skip = word == "--ranks" and not skip
-    return kept
+    return run_ranks(arguments.ranks, without(arguments.argv, "--ranks"))
 
 
 # evaluate, predict, info, digest
@@ -360,50 +369,38 @@ def run_plan(arguments: argparse.Namespace) -> int:
 
 
 def add_slurm(verbs: Any) -> None:
-    from distbp.config import flag
     from distbp.slurm import Batch
 
     parser = add_verb(verbs, "slurm", "Write a batch script for SLURM that trains.", run_slurm)
     parser.usage = "distbp slurm [OPTIONS] train DATA.h5 --out RUN … > job.sbatch"
     parser.add_argument("train", nargs="...", help="the training, as it would be started here")
-    for one in fields(Batch):
-        names = ("parse", "type"), ("choices", "choices"), ("help", "help")
-        options = {key: one.metadata[name] for name, key in names if one.metadata[name]}
-        parser.add_argument(flag(one.name), default=one.default, **options)
+    add_options(parser, Batch)
 
 
 def run_slurm(arguments: argparse.Namespace) -> int:
     from distbp.slurm import Batch, job
 
-    batch = Batch(**{one.name: getattr(arguments, one.name) for one in fields(Batch)})
+    batch = Batch(**given_options(arguments, Batch))
     print(job(batch, sys.executable, arguments.train, train_config), end="")
     return 0
 
 
 def train_config(words: Sequence[str]) -> Any:
-    """Return the configuration of a new run, from all the words behind `distbp`."""
-    from distbp.config import Config, flag
+    """Return the configuration of a new run, from `train` and what stands behind it."""
+    from distbp.config import Config
 
     parser = Parser(prog="distbp")
     add_train(parser.add_subparsers())
     arguments, unknown = parser.parse_known_args(words)
     if unknown:
         arguments.parser.refuse(unknown[0])
-    given = {name: value for name, value in vars(arguments).items() if value is not None}
-    for name in given.keys() - {one.name for one in fields(Config)} - {"run", "parser", "config"}:
-        raise ConfigError(f"{flag(name)} has no place in a batch job: the script sees to that.")
-    return new_config(
-        given.pop("config", None), {k: given[k] for k in given.keys() - {"run", "parser"}}
-    )
+    for name in ("resume", "ranks", "restarts"):
+        if getattr(arguments, name) is not None:
+            raise ConfigError(f"--{name} has no place in a batch job: its script sees to that.")
+    return new_config(arguments.config, given_options(arguments, Config))
 
 
 VERBS = (
-    add_import,
-    add_train,
-    add_evaluate,
-    add_predict,
-    add_info,
-    add_digest,
-    add_plan,
+    *(add_import, add_train, add_evaluate, add_predict, add_info, add_digest, add_plan),
     add_slurm,
 )

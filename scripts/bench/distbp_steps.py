@@ -98,7 +98,7 @@ def main():
         shards=int(shards) if shards else None,
         quiet=True,
     )
-    run = Run(config, resume=False, comm=comm)
+    run = Run(config, comm)
     if how == "silent":
         alone(run, comm.rank)
     if how == "iallreduce":

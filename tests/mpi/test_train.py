@@ -80,7 +80,7 @@ def test_replicas_that_drift_apart_are_named(comm, everywhere, mpi_tmp_path, dat
     config = Config(data=str(data_sets["digits"]), quiet=True, epochs=2, combine="tree")
     for rank in range(comm.size):
         out = str(mpi_tmp_path / f"run-{rank}")
-        run = Run(replace(config, out=out), False, comm)
+        run = Run(replace(config, out=out), comm)
         if comm.rank == rank:
             run.network.theta[0] += 0.01
         error = None

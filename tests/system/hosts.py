@@ -178,8 +178,16 @@ class Hosts:
         line = next(line for line in text.splitlines() if line.strip().startswith("eth0:"))
         return int(line.split(":")[1].split()[8])
 
-    def mpirun(self, bin_folder: Path, layout: Sequence[int], words: Sequence[Any]) -> list[str]:
+    def mpirun(
+        self,
+        bin_folder: Path,
+        layout: Sequence[int],
+        words: Sequence[Any],
+        survives: bool = False,
+    ) -> list[str]:
         """Return the command that starts `layout[i]` ranks on the i-th host.
+
+        `survives` lets Open MPI go on when one of them dies.
 
         `words` is what is to be started, by its full path, with the environment that
         it needs: over ssh, too, there is none.
@@ -210,6 +218,7 @@ class Hosts:
                     rsh,
                 ),
                 *("--bind-to", "none", "--mca", "mpi_yield_when_idle", "1", "-np", sum(layout)),
+                *(("--with-ft", "ulfm") if survives else ()),
             ]
         else:
             launcher = [

@@ -89,6 +89,7 @@ class Job:
         **options: Any,
     ) -> None:
         self.command, self.limit = list(map(str, command)), limit
+        self.folder = Path(folder)
         self.token = secrets.token_hex(16)
         self.scratch = Path(tempfile.mkdtemp(prefix="job"))  # short: sockets are put in it
         self.scratch.chmod(0o777)

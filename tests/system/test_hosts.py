@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from hosts import Hosts, can_make_hosts, environment
-from ranks import ROOT, distbp, metrics
+from ranks import INSIDE, ROOT, distbp, fault, is_open_mpi, metrics
 
 BIN = Path(sys.executable).parent
 LIMIT = 90  # seconds
@@ -46,21 +46,28 @@ def hosts(tmp_path_factory):
 
 
 def run(hosts: Hosts, layout: list[int], words) -> str:
-    """Run a command on ranks of several hosts; nothing of it may be left."""
+    """Run a command on ranks of several hosts, to a good end."""
+    ended = start(hosts, layout, words)
+    assert ended.returncode == 0, f"{ended.args}\n{ended.stdout}\n{ended.stderr}"
+    return ended.stdout
+
+
+def start(hosts: Hosts, layout: list[int], words, **more: str) -> subprocess.CompletedProcess:
+    """Run a command on ranks of several hosts, with more variables; nothing of it may be left."""
     variables = environment(
-        PYTHONPATH=str(ROOT), OPENBLAS_NUM_THREADS="1", OMPI_ALLOW_RUN_AS_ROOT="1",
-        OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1",
+        PYTHONPATH=f"{INSIDE}:{ROOT}", OPENBLAS_NUM_THREADS="1", OMPI_ALLOW_RUN_AS_ROOT="1",
+        OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1", **more,
     )  # fmt: skip
-    command = hosts.mpirun(BIN, layout, [*variables, sys.executable, "-m", "distbp", *words])
+    program = [*variables, sys.executable, "-m", "distbp", *words]
+    command = hosts.mpirun(BIN, layout, program, survives=bool(more))
     allowed = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
     # An Open MPI launcher that is stuck does not end by SIGTERM.
     ended = subprocess.run(
         ["timeout", "-k", "5", str(LIMIT), *command], env=os.environ | allowed, check=False,
         stdin=subprocess.DEVNULL, capture_output=True, text=True,
     )  # fmt: skip
-    assert ended.returncode == 0, f"{command}\n{ended.stdout}\n{ended.stderr}"
     assert_empty(hosts)
-    return ended.stdout
+    return ended
 
 
 def assert_empty(hosts: Hosts) -> None:
@@ -82,6 +89,24 @@ def alone(data, tmp_path_factory) -> tuple[str, list]:
 @pytest.mark.parametrize("layout", LAYOUTS, ids=str)
 def test_every_layout_has_the_bits_of_one_rank(hosts, data, alone, tmp_path, layout):
     run(hosts, layout, ["train", data["digits"], "--out", tmp_path / "run", *WORDS])
+    digest, records = alone
+    assert distbp("digest", tmp_path / "run", folder=tmp_path).out.strip() == digest
+    assert metrics(tmp_path / "run") == records
+
+
+@pytest.mark.parametrize(("layout", "rank"), [([2, 2], 3), ([2, 1], 0), ([1, 1], 1)], ids=str)
+def test_a_rank_dies_on_one_of_several_hosts(hosts, data, alone, tmp_path, layout, rank):
+    """Those that are left go on (Open MPI), or all end and the run is resumed; the same result."""
+    words = ["train", data["digits"], "--out", tmp_path / "run", *WORDS]
+    ended = start(hosts, layout, words, **fault(tmp_path, rank, "update", "kill", 14))
+    said = f"{ended.args}\n{ended.stdout}\n{ended.stderr}"
+    assert (tmp_path / "fault").exists(), said
+    if is_open_mpi():
+        assert ended.returncode == 0, said
+        assert ended.stderr.count(f"rank {rank} died. The run goes on after 1 epoch") == 1, said
+    else:
+        assert ended.returncode != 0, said
+        run(hosts, [1] * len(layout), ["train", "--resume", tmp_path / "run"])
     digest, records = alone
     assert distbp("digest", tmp_path / "run", folder=tmp_path).out.strip() == digest
     assert metrics(tmp_path / "run") == records

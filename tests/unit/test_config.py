@@ -135,7 +135,8 @@ def test_settling_twice_changes_nothing():
 
 CHANGES = {
     "data": "e.h5", "out": "r", "epochs": 50, "patience": 3, "checkpoint_every": "5s", "keep": 9,
-    "quiet": True, "time_limit": "2h", "on_nan": "skip",
+    "quiet": True, "time_limit": "2h", "stall_limit": "9s",
+    "check_every": 0, "on_nan": "skip",
 }  # fmt: skip
 FIXED = {
     "hidden": (7,), "activation": "tanh", "cost": "quadratic", "init": "large",
@@ -300,7 +301,7 @@ def test_every_option_has_a_help_text():
 @pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("30min", 1800), ("1.5h", 5400)])
 def test_a_time_limit_has_a_unit(text, seconds):
     """In words of a batch queue's user."""
-    assert Config(time_limit=text).seconds() == seconds
+    assert Config(time_limit=text).seconds("time_limit") == seconds
 
 
 @pytest.mark.parametrize("text", ["90", "1:30:00", "-1s", "s", "2 days"])

@@ -12,10 +12,12 @@ import distbp
 FOLDER = Path(distbp.__file__).parent
 # Each file imports only files above it: who starts at the top never has to look ahead.
 ORDER = [
-    "errors", "philox", "functions", "products", "network", "optimizers", "schedules", "shards",
-    "hdf5", "data", "machine", "memory", "comm", "exchange", "combine", "gradient", "checkpoint",
-    "saving", "config", "display", "evaluate", "journal", "parts", "notices", "stopping", "train",
-    "tables", "csvfile", "sources", "labels", "importing", "info", "launch", "plan", "slurm",
+    "errors", "processes", "tether",
+    "philox", "functions", "products", "network", "optimizers", "schedules", "shards",
+    "hdf5", "locking", "data", "machine", "memory", "launched", "comm", "exchange", "combine",
+    "gradient", "checking", "checkpoint", "saving", "config", "display", "evaluate", "journal",
+    "parts", "notices", "stopping", "watch", "train", "tables", "csvfile", "sources", "labels",
+    "importing", "info", "launch", "supervise", "plan", "options", "slurm",
     "verbs", "cli", "__main__",
 ]  # fmt: skip
 TREES = {path.stem: ast.parse(path.read_text("utf-8")) for path in FOLDER.glob("*.py")}

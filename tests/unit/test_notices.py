@@ -54,11 +54,15 @@ def test_a_run_that_was_begun_elsewhere():
 
 
 def test_introduction():
-    """Sizes, rows, ranks and sums in two lines; a third one where a run goes on."""
+    """Sizes, rows, ranks, sums, and what a death would cost; a line more where a run goes on."""
     network = Network((4, 3, 2))
-    lines = introduction(CONFIG, network, machines(2, nodes=2), 1000, Progress())
+    lines = introduction(CONFIG, network, machines(2, nodes=2), 1000, Progress(), False)
     assert lines[0] == "4-3-2, 23 parameters, float32; 1,000 training rows, 4 steps an epoch"
     assert lines[1].startswith("2 ranks on 2 nodes, 4 shards, 1 thread a rank, 4 cores; exact sums")
-    assert len(lines) == 2
-    lines = introduction(CONFIG, network, machines(1), 1000, Progress(epoch=1, step=2))
+    assert lines[2:] == [
+        "a rank that dies ends the run: the last checkpoint is kept, --resume goes on"
+    ]
+    lines = introduction(CONFIG, network, machines(2), 1000, Progress(), True)
+    assert lines[2] == "a rank that dies costs the step in flight: the others go on"
+    lines = introduction(CONFIG, network, machines(1), 1000, Progress(epoch=1, step=2), False)
     assert lines[2] == "resumed after 1 epoch and 2 steps"

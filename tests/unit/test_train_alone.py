@@ -193,7 +193,7 @@ def test_equal_configurations_give_equal_bits(run):
 def test_a_new_order_every_epoch(run, data):
     """Rows are shuffled anew: two epochs of one batch a row are not twice the same."""
     config = Config(data=data("digits"), out=str(run().path) + "x", quiet=True)
-    parts, orders = Run(config, False, Comm()), []
+    parts, orders = Run(config, Comm()), []
     for epoch in range(3):
         parts.progress.epoch = epoch
         parts.order.fill(parts._shuffle)
@@ -209,7 +209,7 @@ def test_dropout_depends_on_epoch_step_and_shard(data, tmp_path):
         data=data("digits"), out=str(tmp_path / "run"), dropout=0.5, batch_size=20, shards=2,
         quiet=True,
     )  # fmt: skip
-    parts = Run(config, False, Comm())
+    parts = Run(config, Comm())
     batch = np.arange(20)
 
     def cost(rows, epoch, step):
@@ -265,7 +265,7 @@ def test_patience_without_validation_looks_at_the_training_cost(run):
 def test_validation_rows_are_held_out(run, data, tmp_path):
     """They are part of the training set, never trained on, the same in every epoch."""
     config = Config(data=data("digits"), out=str(tmp_path / "held"), validation=0.2, quiet=True)
-    parts = Run(config, False, Comm())
+    parts = Run(config, Comm())
     held, left = parts.validation.rows, parts.rows.rows
     assert len(held) == round(0.2 * N)
     assert sorted([*held, *left]) == list(range(N))
@@ -322,7 +322,7 @@ def test_checkpoints_that_are_due(run, every, keep, steps):
     assert digest(load(result.path).theta) == result.digest
     assert len(read(result.path / "last.h5").about["history"]) == 3
     assert sorted(os.listdir(result.path)) == [
-        "best.h5", "checkpoints", "config.toml", "last.h5", "metrics.jsonl",
+        "best.h5", "checkpoints", "config.toml", "last.h5", "lock", "metrics.jsonl",
     ]  # fmt: skip
 
 
@@ -645,7 +645,7 @@ def pictures(tmp_path_factory):
 def test_steps_allocate_nothing(pictures, tmp_path, peak, options):
     """Over many steps Python and NumPy never hold 4 kB more than before; after them, nothing."""
     config = Config(data=pictures, out=str(tmp_path / "run"), quiet=True, batch_size=64)
-    parts = Run(replace(config, **{"hidden": (100,)} | options), False, Comm())
+    parts = Run(replace(config, **{"hidden": (100,)} | options), Comm())
     parts.order.fill(parts._shuffle)
     size = parts.config.batch_size
 

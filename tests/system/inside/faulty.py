@@ -2,7 +2,8 @@
 
 Asked for by DISTBP_TEST_FAULT=rank:place:kind:call, which is the number of the call
 from 1 that does not come back; `all` stands for every rank. The moment is written to
-DISTBP_TEST_FAULT_TIME.
+DISTBP_TEST_FAULT_TIME; with DISTBP_TEST_FAULT_ONCE it does not happen again after that, to
+ranks that are started later.
 """
 
 import importlib
@@ -17,11 +18,13 @@ from typing import Any
 # name of a place: module, and the function in it
 PLACES = {
     "configuration": ("distbp.config", "Config.__post_init__"),
+    "connect": ("distbp.comm", "connect"),
     "start": ("distbp.comm", "Comm.__init__"),
     "data": ("distbp.data", "DataSet.__init__"),
     "backprop": ("distbp.network", "Network.backprop"),
     "combine": ("distbp.combine", "Exact.finish"),
     "update": ("distbp.optimizers", "Update.begin"),
+    "commit": ("distbp.optimizers", "Update.commit"),
     "evaluation": ("distbp.evaluate", "Evaluator.score"),
     "prediction": ("distbp.evaluate", "Evaluator.run"),
     "checkpoint": ("distbp.checkpoint", "write"),
@@ -41,12 +44,21 @@ def install(place: str, kind: str, call: str = "1") -> None:
     def faulty(*arguments: Any, **options: Any) -> Any:
         nonlocal calls
         calls += 1
-        if calls == int(call):
+        if calls == int(call) and not has_been():
             note_time()
-            KINDS[kind]()
+            if kind == "flip":
+                flip(*arguments)
+            else:
+                KINDS[kind]()
         return function(*arguments, **options)
 
     setattr(owner, attribute, faulty)
+
+
+def has_been() -> bool:
+    """Return whether the fault has happened, and is to be the only one."""
+    once = "DISTBP_TEST_FAULT_ONCE" in os.environ
+    return once and os.path.exists(os.environ["DISTBP_TEST_FAULT_TIME"])
 
 
 def note_time() -> None:
@@ -89,8 +101,19 @@ def stop() -> None:
     os.kill(os.getpid(), signal.SIGSTOP)
 
 
+def flip(update: Any) -> None:
+    """Change a bit of a number of the version that is to be the current one."""
+    theta = update._versions[1 - update._now][0]
+    theta.view("u4")[-1] ^= 1 << 20
+
+
 def sleep() -> None:
     time.sleep(1000)
+
+
+def loop() -> None:
+    while True:
+        pass
 
 
 KINDS: dict[str, Callable[[], None]] = {
@@ -103,6 +126,7 @@ KINDS: dict[str, Callable[[], None]] = {
     "kill": kill,
     "stop": stop,
     "sleep": sleep,
+    "loop": loop,
     "exit0": lambda: sys.exit(0),
     "exit3": lambda: sys.exit(3),
 }

@@ -1,0 +1,32 @@
+"""What a launcher has told this process in its environment: how many ranks, and which one."""
+
+import os
+from typing import Any
+
+# Where launchers say how many ranks they started, and which one a process is.
+RANKS_VARIABLE = "DISTBP_RANKS"
+SIZE_VARIABLES = (RANKS_VARIABLE, "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS")
+# What Open MPI sets where a run may go on without ranks that have died (ULFM).
+SURVIVES_VARIABLE = "OMPI_MCA_mpi_ft_enable"
+RANK_VARIABLES = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK", "SLURM_PROCID")
+
+
+def ranks_started(environment: Any) -> int:
+    """Return how many ranks the launcher says it started; 1 without one."""
+    for name in SIZE_VARIABLES:
+        if environment.get(name, "").isdecimal():
+            return int(environment[name])
+    return 1
+
+
+def launcher_rank(environment: Any) -> int:
+    """Return the rank that the launcher gave this process, without starting MPI."""
+    for name in RANK_VARIABLES:
+        if environment.get(name, "").isdecimal():
+            return int(environment[name])
+    return 0
+
+
+def survives() -> bool:
+    """Return whether a run goes on when ranks die: Open MPI's `mpirun --with-ft ulfm`."""
+    return os.environ.get(SURVIVES_VARIABLE) == "1"

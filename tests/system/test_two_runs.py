@@ -1,0 +1,60 @@
+"""What must not run side by side: two runs in a directory, ranks that were started for two."""
+
+import json
+import os
+import signal
+import time
+
+import pytest
+from ranks import Job, command_of, distbp, mpiexec, plain
+
+WORDS = ("--batch-size", 50, "--shards", 6, "--epochs", 100_000, "--quiet")
+
+
+def wait_for(path, job):
+    while not path.exists():
+        assert time.monotonic() < job.began + job.limit
+        time.sleep(0.02)
+
+
+def test_a_second_run_in_a_directory_is_refused(tmp_path, data):
+    """In one sentence, at once, while the first one goes on; then the directory is free again."""
+    words = ["train", data["digits"], "--out", "run", *WORDS]
+    first = Job(command_of(words, n=2), tmp_path)
+    wait_for(tmp_path / "run" / "last.h5", first)
+    second = distbp("train", "--resume", "run", folder=tmp_path, n=2, status=1)
+    message = plain(second.err)
+    assert message.count("is in use by process") == 1, str(second)
+    assert first.process.poll() is None
+    os.kill(first.process.pid, signal.SIGUSR1)
+    assert first.wait().status == 75
+    distbp("train", "--resume", "run", "--time-limit", "0s", folder=tmp_path, status=75)
+
+
+def test_a_run_whose_directory_was_taken_over_ends(tmp_path, data):
+    """A host that was cut off: it writes nothing more, and says why."""
+    words = ["train", data["digits"], "--out", "run", *WORDS, "--checkpoint-every", "3steps"]
+    job = Job(command_of(words, n=2), tmp_path)
+    wait_for(tmp_path / "run" / "last.h5", job)
+    lock = tmp_path / "run" / "lock"
+    other = json.loads(lock.read_text()) | {"token": "of another one", "host": "elsewhere"}
+    lock.write_text(json.dumps(other))
+    ended = job.wait()
+    assert ended.status != 0, str(ended)
+    assert "was taken over by process" in ended.err, str(ended)
+    assert "Traceback" not in ended.err, str(ended)
+    assert json.loads(lock.read_text()) == other
+
+
+@pytest.mark.parametrize("what", ["--seed", "the data set"])
+def test_ranks_that_were_started_for_two_runs_are_refused(tmp_path, data, what):
+    """Another option or another data set on one rank: named, and nothing is begun."""
+    words = command_of(["train", data["digits"], "--out", "run", *WORDS])
+    others = command_of(["train", data["digits"], "--out", "run", *WORDS, "--seed", 3])
+    if what != "--seed":
+        others = command_of(["train", data["numbers"], "--out", "run", *WORDS])
+    ended = Job([mpiexec(), "-n", "2", *words, ":", "-n", "1", *others], tmp_path).wait()
+    assert ended.status != 0, str(ended)
+    assert f"rank 2 was started with {what}" in ended.err or what != "--seed", str(ended)
+    assert "Traceback" not in ended.err, str(ended)
+    assert not (tmp_path / "run").exists()

@@ -7,12 +7,15 @@ Jobs of the partition `high` preempt those of `main`, which are put back into th
 those of `graced` are told by SIGTERM first.
 """
 
+import contextlib
 import os
 import platform
 import resource
 import secrets
 import subprocess
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +73,15 @@ PartitionName=high PriorityTier=10 PreemptMode=OFF
 def has_slurm() -> bool:
     """Return whether Debian's packages are installed: slurmctld, slurmd, munge."""
     return all(Path(program).exists() for program in PROGRAMS)
+
+
+@contextlib.contextmanager
+def cluster(nodes: int, folder: Path, cpus: int = 4) -> Iterator["Slurm"]:
+    """Let there be a cluster, with a folder for its hosts."""
+    with tempfile.TemporaryDirectory(prefix="slurm") as name:
+        Path(name).chmod(0o755)  # munge wants everybody to reach its socket
+        with Hosts(nodes + 1, folder) as hosts, Slurm(hosts, Path(name), cpus) as up:
+            yield up
 
 
 class Slurm:

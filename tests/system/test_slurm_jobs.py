@@ -7,33 +7,22 @@ happened every 30 seconds only; then each test waits for its own.
 import contextlib
 import os
 import signal
-import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from hosts import Hosts, can_make_hosts
+from hosts import can_make_hosts
 from ranks import INSIDE, ROOT, distbp, is_open_mpi, metrics, name_of
-from slurm import Slurm, has_slurm, wait_for
+from slurm import Slurm, cluster, has_slurm, wait_for
 
 from distbp import cli
 from distbp.checkpoint import digest, load
 
 WORDS = (
-    *(
-        "--batch-size",
-        50,
-        "--shards",
-        4,
-        "--epochs",
-        40,
-        "--hidden",
-        "30,10",
-        "--optimizer",
-        "adam",
-    ),
-    *("--dropout", 0.2, "--clip-norm", 0.5, "--checkpoint-every", "20steps", "--quiet"),
+    *("--batch-size", 50, "--shards", 4, "--epochs", 40, "--hidden", "30,10", "--quiet"),
+    *("--optimizer", "adam", "--dropout", 0.2, "--clip-norm", 0.5),
+    *("--checkpoint-every", "20steps"),
 )
 STEPS = 40 * 11
 WRONG = "pmi2" if is_open_mpi() else "pmix"
@@ -55,11 +44,8 @@ class Job:
 @pytest.fixture(scope="module")
 def slurm(tmp_path_factory):
     """A cluster of seven nodes, of which the first two stay as they are."""
-    with tempfile.TemporaryDirectory(prefix="slurm") as name:
-        folder = Path(name)
-        folder.chmod(0o755)  # munge wants everybody to reach its socket
-        with Hosts(8, tmp_path_factory.mktemp("hosts")) as hosts, Slurm(hosts, folder, 16) as up:
-            yield up
+    with cluster(7, tmp_path_factory.mktemp("hosts"), cpus=16) as up:
+        yield up
 
 
 @pytest.fixture(scope="module")
@@ -87,8 +73,6 @@ JOBS = {
     "array": ("--ranks-a-node 2 --seeds 2", "", 10),
     "wrong mpi": (f"--nodes 2 --mpi {WRONG}", "", 5),
 }
-
-
 OTHERS = ("cancelled", "array", "wrong mpi")  # with an end of their own
 
 
@@ -98,10 +82,14 @@ def jobs(slurm, data, tmp_path_factory):
     folder = tmp_path_factory.mktemp("jobs")
     slurm.avoided = ["n5", "n6", "n7"]
     found = {name: submit(slurm, folder, data, name, *how) for name, how in JOBS.items()}
+
+    def stop(job):
+        slurm.run("scancel", "--batch", "--signal=USR1", job)
+
     disturbances = {
-        "signal srun": lambda job: slurm.run("scancel", "--batch", "--signal=USR1", job),
-        "signal mpirun": lambda job: slurm.run("scancel", "--batch", "--signal=USR1", job),
-        "array": lambda job: slurm.run("scancel", "--batch", "--signal=USR1", f"{job}_1"),
+        "signal srun": stop,
+        "signal mpirun": stop,
+        "array": lambda job: stop(f"{job}_1"),
         "requeued": lambda job: slurm.run("scontrol", "requeue", job),
         "ranks killed": lambda job: kill_ranks(found["ranks killed"].run),
         "cable pulled": lambda job: slurm.hosts.plug("n6", False),

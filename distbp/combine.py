@@ -261,12 +261,12 @@ class Exact(Combiner):
                 update.measure(self._gradient)
                 self._wait()  # for the squares of all slices
         update.begin(rows, learning_rate)
-        is_good = True
+        is_bad = False
         for i, (terms, gradient) in enumerate(self._pieces):
             if self._is_one_pass:
                 add(terms)
-            is_good &= update.apply_piece(i, gradient)
-        self._told[self._place] = not is_good
+            is_bad |= update.apply_piece(i, gradient)
+        self._told[self._place] = is_bad
         if self._has_extra:
             np.copyto(self._told[:EXTRA], self._total[-EXTRA:])
         self._wait()  # for all slices of the new θ

@@ -1,6 +1,6 @@
 """A data set: one HDF5 file, read by row numbers.
 
-    about              uint8 JSON: task, classes, shape, scaling, source, split, digest
+    about              uint8 JSON: task, classes, shape, scaling, source, split, digest, arrays
     scaling/shift      (1,) or (n_0,) float64
     scaling/scale      (1,) or (n_0,) float64: a network is fed (x - shift) * scale
     train/x            (n, ...) in the source's own dtype
@@ -14,6 +14,7 @@ copy and start at once; chunked or compressed ones are unpacked into memory that
 the caller provides. Which rows a rank reads, and when, is not known here.
 """
 
+import io
 import math
 import mmap
 from collections.abc import Callable
@@ -24,7 +25,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from distbp import hdf5
+from distbp import gate, hdf5, packed
 from distbp.errors import ConfigError, DataError
 
 FORMAT = "distbp-data"
@@ -50,23 +51,32 @@ class Scaling:
         self.scale = scale
 
     @classmethod
-    def read(cls, group: h5py.Group) -> "Scaling":
-        return cls(group["scaling/shift"][...], group["scaling/scale"][...])
+    def read(cls, file: h5py.File, n_in: int) -> "Scaling":
+        """Return what `write` has stored, for rows of `n_in` numbers.
 
-    def check(self, path: Path, n_in: int) -> None:
-        """Raise DataError unless it is finite and has one number, or one a column."""
-        for name, array in (("shift", self.shift), ("scale", self.scale)):
-            if array.shape not in ((1,), (n_in,)) or array.dtype != np.float64:
-                raise DataError(
-                    f"{path}: scaling/{name} is {array.dtype} {array.shape}; "
-                    f"expected float64 (1,) or ({n_in},)."
-                )
-            if not np.isfinite(array).all():
-                raise DataError(f"{path}: scaling/{name} has a value that is not a finite number.")
+        Raises
+        ------
+        ValueError
+            It is not finite, or is neither one number nor one a column.
+        """
+        return cls(*(read_numbers(file, f"scaling/{name}", n_in) for name in ("shift", "scale")))
 
     def write(self, group: h5py.Group) -> None:
         hdf5.write_array(group, "scaling/shift", self.shift)
         hdf5.write_array(group, "scaling/scale", self.scale)
+
+
+def read_numbers(file: h5py.File, path: str, n_in: int) -> np.ndarray:
+    """Return finite numbers, float64: one, or one for each of `n_in` columns."""
+    found = packed.array(file, path)
+    if found.shape not in ((1,), (n_in,)) or found.dtype != np.float64:
+        raise ValueError(
+            f"{path} is {found.dtype} {found.shape}; expected float64 (1,) or ({n_in},)"
+        )
+    numbers: np.ndarray = found[:]
+    if not np.isfinite(numbers).all():
+        raise ValueError(f"{path} has a value that is not a finite number")
+    return numbers
 
 
 class Split:
@@ -125,32 +135,44 @@ class DataSet:
 
     def __init__(self, path: str | Path, allocate: Allocate = private) -> None:
         self.path = Path(path)
-        with hdf5.opened(self.path, FORMAT, VERSION, DataError) as file:
+        with hdf5.opened(self.path, FORMAT, VERSION, DataError) as (file, raw):
             self.about = read_about(file, self.path)
-            self.scaling = Scaling.read(file)
             self.splits = {
-                name: Split(*(self._array(file, f"{name}/{part}", allocate) for part in "xy"))
+                name: Split(*(self._array(file, raw, f"{name}/{part}", allocate) for part in "xy"))
                 for name in SPLITS
-                if name in file
+                if gate.has(file, name)
             }
-        self._check()
+            self._check_arrays(file)
+            self._check()
+            self.scaling = Scaling.read(file, self.n_in)
 
-    def _array(self, file: h5py.File, name: str, allocate: Allocate) -> np.ndarray:
-        dataset = file[name]
-        if not isinstance(dataset, h5py.Dataset):
-            raise DataError(f"{self.path}: {name!r} is not a dataset.")
-        if dataset.dtype.kind not in "iuf" or dataset.ndim < 1 or len(dataset) < 1:
-            raise DataError(f"{self.path}: {name!r} is {dataset.dtype} {dataset.shape}, not rows.")
-        if dataset.is_virtual or dataset.external or dataset.file.filename != file.filename:
-            raise DataError(
-                f"{self.path}: {name!r} is kept in another file; expected it in this one."
-            )
-        offset = dataset.id.get_offset()
-        # A number that NumPy has no type for (24 bits, say) has to be converted by HDF5.
-        is_plain = h5py.h5t.py_create(dataset.dtype).equal(dataset.id.get_type())
-        if offset is not None and is_plain:
-            return mapped(self.path, offset, dataset.shape, dataset.dtype)
-        return allocate(dataset.shape, dataset.dtype, dataset.read_direct)
+    def _array(self, file: h5py.File, raw: io.FileIO, name: str, allocate: Allocate) -> np.ndarray:
+        found = packed.array(file, name)
+        if found.dtype.kind not in "iuf" or found.ndim < 1 or 0 in found.shape:
+            raise DataError(f"{self.path}: {name!r} is {found.dtype} {found.shape}, not rows.")
+        if isinstance(found, h5py.Dataset):
+            if not packed.is_plain(found):
+                raise DataError(f"{self.path}: {name!r} holds numbers that NumPy has no type for.")
+            return mapped(raw, found.id.get_offset(), found.shape, found.dtype)
+
+        def fill(out: np.ndarray) -> None:
+            # One rank of a node fills what all see, so the error has to be one they agree on.
+            with hdf5.refusing(self.path, FORMAT, DataError):
+                found.read_direct(out)
+
+        return allocate(found.shape, found.dtype, fill)
+
+    def _check_arrays(self, file: h5py.File) -> None:
+        """Raise DataError unless the arrays are those that were written, if that is known."""
+        names = [f"{name}/{part}" for name in self.splits for part in "xy"]
+        found = {name: described(gate.dataset(file, name)) for name in names}
+        expected = self.about.get("arrays", found)
+        for name in {**expected, **found}:
+            if found.get(name) != expected.get(name):
+                raise DataError(
+                    f"{self.path}: expected {name} as it was written, {expected.get(name)}; "
+                    f"found {found.get(name)}. Import it again."
+                )
 
     def _check(self) -> None:
         """Raise DataError unless the splits agree with `about` and with each other."""
@@ -159,7 +181,11 @@ class DataSet:
         n_in = {name: split.n_in for name, split in self.splits.items()}
         if len(set(n_in.values())) > 1:
             raise DataError(f"{self.path}: the rows of x differ in length: {n_in}.")
-        self.scaling.check(self.path, self.n_in)
+        if self.n_in != math.prod(self.about["shape"]):
+            raise DataError(
+                f"{self.path}: a row of x has {self.n_in} numbers; expected the shape "
+                f"{self.about['shape']}."
+            )
         for name, split in self.splits.items():
             if len(split.x) != len(split.y):
                 raise DataError(
@@ -224,7 +250,7 @@ class DataSet:
 
 def check_readable(path: Path) -> None:
     """Raise DataError unless the file is a data set; reads no rows."""
-    with hdf5.opened(path, FORMAT, VERSION, DataError) as file:
+    with hdf5.opened(path, FORMAT, VERSION, DataError) as (file, _):
         read_about(file, path)
 
 
@@ -323,14 +349,15 @@ class Feed:
         return self._views[m]
 
 
-def mapped(path: Path, offset: int, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    """Return a read-only memory map of an array at `offset` bytes in a file."""
-    count = math.prod(shape)
-    with path.open("rb") as file:
-        whole = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    if offset + count * dtype.itemsize > len(whole):
-        raise DataError(f"{path} is cut short: it ends inside an array of shape {shape}.")
-    return np.frombuffer(whole, dtype, count, offset).reshape(shape)
+def described(array: Any) -> list[Any]:
+    """Return dtype and shape of an array in words of JSON."""
+    return [array.dtype.str, *array.shape]
+
+
+def mapped(raw: io.FileIO, offset: int, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """Return a read-only memory map of an array at `offset` bytes in an open file."""
+    whole = mmap.mmap(raw.fileno(), 0, access=mmap.ACCESS_READ)
+    return np.frombuffer(whole, dtype, math.prod(shape), offset).reshape(shape)
 
 
 def repeated(vector: np.ndarray, rows: int) -> np.ndarray:

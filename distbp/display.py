@@ -134,8 +134,7 @@ class Display:
         if self._bar:
             self._bar.console.print(f"distbp: warning: {text}", highlight=False, markup=False)
         else:
-            sys.stderr.write(f"distbp: warning: {text}\n")
-            sys.stderr.flush()
+            warn(text)
 
     def wants_step(self) -> bool:
         """Return whether it is time to draw the bar again."""
@@ -159,6 +158,12 @@ class Display:
         if self._bar:
             self._bar.stop()
             self._bar = None
+
+
+def warn(text: str) -> None:
+    """Write a warning where there is no bar."""
+    sys.stderr.write(f"distbp: warning: {text}\n")
+    sys.stderr.flush()
 
 
 @contextmanager

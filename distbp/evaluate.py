@@ -13,9 +13,10 @@ from pathlib import Path
 import numpy as np
 
 from distbp import hdf5, machine
-from distbp.checkpoint import Checkpoint, find, read
+from distbp.checkpoint import Checkpoint, newest, read
 from distbp.comm import Comm
 from distbp.data import DataSet, Feed, Scaling, Split, check_readable
+from distbp.display import warn
 from distbp.errors import ConfigError, DataError
 from distbp.network import Network
 from distbp.shards import middle, rank_shards
@@ -49,11 +50,28 @@ def open_data(path: Path, comm: Comm) -> DataSet:
     return DataSet(path, comm.fill_node_array)
 
 
+def open_model(model: str, comm: Comm) -> Checkpoint:
+    """Read a checkpoint, or the newest of a run that is whole, on all ranks; collective.
+
+    Rank 0 warns of newer ones that are not.
+    """
+    with comm.together():
+        mine, troubles = newest(model)
+    # On another rank the file system may have had a bad moment: all take the same file.
+    chosen = Path(comm.broadcast(str(mine)))
+    with comm.together():
+        checkpoint = read(chosen)
+    if comm.rank == 0:
+        for text in troubles:
+            warn(text)
+    return checkpoint
+
+
 def open_model_and_data(model: str, path: str, comm: Comm) -> tuple[Checkpoint, DataSet]:
     """Open a model and a data set that it can be used on, on all ranks; collective."""
     data = open_data(Path(path), comm)
+    checkpoint = open_model(model, comm)
     with comm.together():
-        checkpoint = read(find(model))
         machine.use_threads(checkpoint.about["config"]["threads"])
         check_fits(checkpoint, data)
     return checkpoint, data

@@ -1,16 +1,19 @@
 """What all of distbp's HDF5 files have in common.
 
 A file is whole or absent: it is written beside its place under a temporary name,
-forced to the disk and renamed. It has a user block of 512 bytes, says its format
+forced to the disk and renamed. It begins with a seal (see `seal`), says its format
 and version in two attributes of the root, holds text only as UTF-8 JSON in a
 uint8 dataset (never as a variable-length string: one changed byte in those makes
 libhdf5 loop or crash), and no time stamps, so that equal content is an equal
-file. What the files mean is known to `data` and `checkpoint`.
+file. Files are read through the `gate`. What they mean is known to `data` and
+`checkpoint`.
 """
 
+import errno
 import io
 import json
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -19,9 +22,12 @@ from typing import Any
 import h5py
 import numpy as np
 
+from distbp import gate, packed, seal
 from distbp.errors import DistbpError
 
-USER_BLOCK = 512  # bytes before the HDF5 signature
+MOST_TEXT = 1 << 24  # bytes of JSON
+MOST_REASON = 300  # characters of an error's text
+MOST_ITEMS = 1 << 20  # values in it: each takes about 100 bytes of memory
 
 
 @contextmanager
@@ -32,7 +38,7 @@ def atomic(path: Path, error: type[DistbpError]) -> Iterator[Path]:
     as it was and the temporary file is removed; what the system refuses is raised
     as `error` (h5py closes a file on a full disk with a RuntimeError).
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = temporary_name(path)
     try:
         # A process of the same number may have left it behind, as a link to a good file.
         temporary.unlink(missing_ok=True)
@@ -45,6 +51,11 @@ def atomic(path: Path, error: type[DistbpError]) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def temporary_name(path: Path) -> Path:
+    """Return the name, beside `path`, that this thread writes it under."""
+    return path.with_name(f".{path.name}.{os.getpid()}-{threading.get_native_id()}.tmp")
 
 
 def sync(path: Path) -> None:
@@ -94,59 +105,95 @@ class Disk:
 
 @contextmanager
 def create(path: Path, kind: str, version: int, error: type[DistbpError]) -> Iterator[h5py.File]:
-    """Yield an empty file of format `kind`; it takes its place when the block ends."""
-    with atomic(path, error) as temporary, temporary.open("w+b", buffering=0) as raw:
+    """Yield an empty file of format `kind`; sealed, it takes its place when the block ends."""
+    with atomic(path, error) as temporary, temporary.open("x+b", buffering=0) as raw:
         disk = Disk(raw)
-        with h5py.File(disk, "w", userblock_size=USER_BLOCK) as file:
+        with h5py.File(disk, "w", userblock_size=seal.BLOCK) as file:
             file.attrs["format"] = np.bytes_(kind)
             file.attrs["version"] = np.int64(version)
             yield file
         if disk.failure:
             raise disk.failure
+        seal.stamp(raw, kind)
 
 
 @contextmanager
-def opened(path: Path, kind: str, version: int, error: type[DistbpError]) -> Iterator[h5py.File]:
-    """Yield the file at `path`, read only, once it is known to be a `kind` of `version`.
+def refusing(path: Path, kind: str, error: type[DistbpError]) -> Iterator[None]:
+    """Turn whatever goes wrong when a file is read into one sentence, an `error`."""
+    try:
+        yield
+    except gate.FAILS as failure:
+        raise error(f"{path} cannot be read as {kind}: {reason(failure)}.") from failure
+
+
+@contextmanager
+def opened(
+    path: Path, kind: str, version: int, error: type[DistbpError]
+) -> Iterator[tuple[h5py.File, io.FileIO]]:
+    """Yield the file at `path`, which is not compared with its seal, and what it is read from.
+
+    For files that may be too large to read all of them before they are used.
 
     Raises
     ------
     error
         No such file, not HDF5, another format or a newer version, or anything in
-        it that libhdf5 cannot read.
+        it that cannot be read.
     """
-    try:
-        # No lock: readers share a file that is never written in place.
-        with h5py.File(path, "r", locking=False) as file:
+    with refusing(path, kind, error), gate.open_file(path) as raw:
+        check_kind(seal.read_block(raw), path, kind, error)
+        with h5py.File(raw, "r") as file:
+            check_format(file, path, kind, version, error)
+            yield file, raw
+
+
+@contextmanager
+def sealed(path: Path, kind: str, version: int, error: type[DistbpError]) -> Iterator[h5py.File]:
+    """Yield the file at `path`, once all its bytes are known to be those that were written.
+
+    They are read once and kept: what libhdf5 sees is what was looked at.
+
+    Raises
+    ------
+    error
+        As for `opened`, or the file is damaged.
+    """
+    with refusing(path, kind, error):
+        with gate.open_file(path) as raw:
+            check_kind(seal.read_block(raw), path, kind, error)
+            content = seal.read(raw)[1]
+        with h5py.File(io.BytesIO(content), "r") as file:
             check_format(file, path, kind, version, error)
             yield file
-    except (OSError, KeyError, RuntimeError, ValueError, TypeError) as failure:
-        raise error(f"{path} cannot be read as {kind}: {reason(failure)}.") from failure
+
+
+def check_seal(path: Path, kind: str, error: type[DistbpError]) -> None:
+    """Raise `error` unless the file is a `kind` and all its bytes are those that were written."""
+    with refusing(path, kind, error), gate.open_file(path) as raw:
+        check_kind(seal.check(raw), path, kind, error)
+
+
+def check_kind(found: seal.Seal | None, path: Path, kind: str, error: type[DistbpError]) -> None:
+    """Raise `error` if the seal is that of another kind of file."""
+    if found is not None and found.kind != kind:
+        raise error(f"{path} is a {found.kind!r}; expected a {kind!r}.")
 
 
 def check_format(
     file: h5py.File, path: Path, kind: str, version: int, error: type[DistbpError]
 ) -> None:
     """Raise `error` unless the root's attributes say `kind`, at most `version`."""
-    # The types come first: reading a damaged variable-length string can crash.
-    if not (has_plain_attribute(file, "format", "S") and has_plain_attribute(file, "version", "i")):
+    found = gate.text_attribute(file, "format")
+    number = gate.number_attribute(file, "version")
+    if found is None or number is None:
         raise error(f"{path} is an HDF5 file, but not a {kind}.")
-    found = bytes(file.attrs["format"]).decode("ascii", "replace")
     if found != kind:
         raise error(f"{path} is a {found!r}; expected a {kind!r}.")
-    if int(file.attrs["version"]) > version:
+    if number > version:
         raise error(
-            f"{path} has version {int(file.attrs['version'])} of its format; this distbp "
-            f"reads up to {version}. Use a newer distbp."
+            f"{path} has version {number} of its format; this distbp reads up to {version}. "
+            "Use a newer distbp."
         )
-
-
-def has_plain_attribute(file: h5py.File, name: str, kind: str) -> bool:
-    """Is `name` a scalar attribute of NumPy kind `kind` and fixed length?"""
-    if name not in file.attrs:
-        return False
-    attribute = file.attrs.get_id(name)
-    return bool(attribute.shape == () and attribute.dtype.kind == kind)
 
 
 def write_array(group: h5py.Group, name: str, array: np.ndarray) -> h5py.Dataset:
@@ -157,23 +204,40 @@ def write_array(group: h5py.Group, name: str, array: np.ndarray) -> h5py.Dataset
 def write_json(group: h5py.Group, name: str, value: Any) -> None:
     """Store `value` as UTF-8 JSON in a uint8 dataset."""
     text = json.dumps(value, indent=1, ensure_ascii=False).encode()
+    if is_too_long(text):  # it could not be read again
+        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
     write_array(group, name, np.frombuffer(text, np.uint8))
 
 
-def read_json(group: h5py.Group, name: str) -> Any:
+def read_json(file: h5py.File, path: str) -> Any:
     """Return what `write_json` stored."""
-    dataset = group[name]
-    if not isinstance(dataset, h5py.Dataset) or dataset.dtype != np.uint8 or dataset.ndim != 1:
-        raise ValueError(f"{name!r} is not JSON text")
-    return json.loads(dataset[...].tobytes().decode())
+    found = packed.array(file, path)
+    if found.dtype != np.uint8 or found.ndim != 1 or len(found) > MOST_TEXT:
+        raise ValueError(f"{path} is not JSON text")
+    text = found[:].tobytes()
+    if is_too_long(text):
+        raise ValueError(f"{path} is not JSON text of a sensible length")
+    try:
+        return json.loads(text.decode())
+    except (ValueError, RecursionError) as failure:
+        raise ValueError(f"{path} is not JSON text") from failure
+
+
+def is_too_long(text: bytes) -> bool:
+    """Return whether a JSON text would take too much memory: as it is, or as Python's objects."""
+    return len(text) > MOST_TEXT or sum(map(text.count, (b",", b"[", b"{"))) > MOST_ITEMS
 
 
 def reason(failure: Exception) -> str:
-    """Say in a few words why an operation on a file failed."""
+    """Say in a few words, and in one line, why an operation on a file failed."""
+    if isinstance(failure, MemoryError):
+        return "not enough memory"
     number = getattr(failure, "errno", None)
     if number:
         return os.strerror(number)
-    text = str(failure.args[0]) if failure.args else type(failure).__name__
+    text = str(failure.args[0]) if failure.args else ""
     if "file signature not found" in text:
         return "it is not an HDF5 file"
-    return text.splitlines()[0].rstrip(".") if text else type(failure).__name__
+    # Names in a file are whoever's wrote it: neither long nor made to steer a terminal.
+    line = "".join(c if c.isprintable() else "?" for c in text.split("\n")[0][:MOST_REASON])
+    return line.rstrip(".") or type(failure).__name__

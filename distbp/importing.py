@@ -18,7 +18,7 @@ import h5py
 import numpy as np
 
 from distbp import hdf5, philox
-from distbp.data import FORMAT, SPLITS, VERSION, Scaling
+from distbp.data import FORMAT, SPLITS, VERSION, Scaling, described
 from distbp.errors import ConfigError, DataError
 from distbp.labels import Meaning, understood
 from distbp.sources import FORMATS, Format
@@ -318,7 +318,13 @@ def write(
         moments.scaling(x).write(file)
     else:
         Scaling(np.zeros(1), np.array([1 / 255 if scaling == "bytes" else 1.0])).write(file)
-    return {"shape": list(x.shape), "scaling": scaling, "digest": digest.hexdigest()}
+    names = [f"{piece.name}/{part}" for piece in pieces for part in "xy"]
+    return {
+        "shape": list(x.shape),
+        "scaling": scaling,
+        "digest": digest.hexdigest(),
+        "arrays": {name: described(file[name]) for name in names},
+    }
 
 
 def copy_x(

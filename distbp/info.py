@@ -3,12 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-import h5py
-
-from distbp import checkpoint, data, hdf5
+from distbp import checkpoint, data, gate, hdf5, seal
 from distbp.checkpoint import digest
 from distbp.data import DataSet
-from distbp.errors import DataError
+from distbp.errors import CheckpointError, DataError
 
 
 def describe(path: Path) -> str:
@@ -19,26 +17,32 @@ def describe(path: Path) -> str:
     DistbpError
         It is none of distbp's files.
     """
-    path = checkpoint.find(path)
-    kind = format_of(path)
-    if kind == data.FORMAT:
-        rows = data_lines(DataSet(path))
-    elif kind == checkpoint.FORMAT:
-        rows = checkpoint_lines(checkpoint.read(path))
+    path, troubles = checkpoint.newest(path)
+    if kind_of(path) == checkpoint.FORMAT:
+        kind, found = checkpoint.FORMAT, checkpoint.read(path)
+        with hdf5.refusing(path, kind, CheckpointError):  # it may have been sealed by anybody
+            rows = [*checkpoint_lines(found), *(("damaged", text) for text in troubles)]
     else:
-        raise DataError(f"{path} is neither a data set nor a checkpoint of distbp.")
+        kind, rows = data.FORMAT, data_lines(DataSet(path))
     width = max(len(name) for name, _ in rows)
     return "\n".join([f"{path}: {kind}", *(f"  {name:{width}}  {value}" for name, value in rows)])
 
 
-def format_of(path: Path) -> str:
-    """Return what the file says it is, or ''."""
+def kind_of(path: Path) -> str:
+    """Return what kind of file the seal is of; '' if it has none."""
+    with hdf5.refusing(path, "a file of distbp", DataError), gate.open_file(path) as raw:
+        found = seal.read_block(raw)
+        return "" if found is None else found.kind
+
+
+def seal_state(path: Path) -> str:
+    """Say whether all bytes of a file are those that were written, and are read for it."""
     try:
-        with h5py.File(path, "r", locking=False) as file:
-            is_ours = hdf5.has_plain_attribute(file, "format", "S")
-            return bytes(file.attrs["format"]).decode("ascii", "replace") if is_ours else ""
-    except OSError as failure:
-        raise DataError(f"{path} cannot be read: {hdf5.reason(failure)}.") from failure
+        with gate.open_file(path) as raw:
+            seal.check(raw)
+    except (OSError, ValueError) as failure:
+        return hdf5.reason(failure)
+    return "right: all bytes are those that were written"
 
 
 def data_lines(found: DataSet) -> list[tuple[str, Any]]:
@@ -51,6 +55,7 @@ def data_lines(found: DataSet) -> list[tuple[str, Any]]:
         rows.append((name, f"{len(split):,} rows of {shape} {split.x_dtype}"))
     rows += [("split", about["split"]), ("scaling", about["scaling"])]
     rows += [("source", ", ".join(about["source"]["files"])), ("digest", about["digest"])]
+    rows.append(("seal", seal_state(found.path)))
     return rows
 
 

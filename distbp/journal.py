@@ -14,6 +14,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from distbp import machine
 from distbp.checkpoint import Checkpoint, RunFolder, describe_network
 from distbp.config import Config
@@ -215,7 +217,7 @@ class Journal:
             self._lock.check()
             write(checkpoint)
 
-        if self.is_writer:
+        if self.is_writer and np.isfinite(self.network.theta).all():  # or the next step will tell
             self._collect()
             self._saver.start(self.checkpoint(), write_unless_fenced)
 

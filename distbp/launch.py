@@ -21,11 +21,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from distbp import comm, processes, tether
-from distbp.errors import LaunchError, StoppedError
+from distbp.errors import LaunchError
 from distbp.launched import RANKS_VARIABLE
 
 NAMES = ("mpiexec", "mpirun", "mpiexec.hydra", "mpiexec.mpich", "mpirun.openmpi", "mpiexec.openmpi")
-STATUS = {tether.DONE: 0, tether.STOPPED: StoppedError.status}
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 TICK = 0.1  # seconds between two looks
 ASKING = 1.0  # seconds between two requests to stop
@@ -147,7 +146,7 @@ class Launch:
         if self.end_said_at is None and said.endswith("\n"):
             first, _, self.text = said.rstrip("\n").partition("\n")
             self.word, _, status = first.partition(" ")
-            self.status = int(status or STATUS[self.word])
+            self.status = int(status)
             self.end_said_at = time.monotonic()
 
     def ask_to_stop(self) -> bool:

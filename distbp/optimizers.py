@@ -274,7 +274,8 @@ class Update:
     def apply_piece(self, i: int, g: np.ndarray) -> bool:
         """Update the i-th piece by its summed gradient, which is used up.
 
-        Returns whether all numbers of its new θ and state are finite.
+        Returns whether a number of its new θ and state is not finite that was finite before:
+        then it is so for all who have this piece.
         """
         old, new = self._views[self._now][i]
         learning_rate = self._learning_rate
@@ -285,7 +286,7 @@ class Update:
         else:
             learning_rate *= self._scale  # a pass over g less
         self.optimizer.apply(old, new, g, self._spares[i], learning_rate, self.steps + 1)
-        return all(map(is_finite, new))
+        return not all(map(is_finite, new)) and all(map(is_finite, old))
 
     def _penalize(self, w: np.ndarray, g: np.ndarray, spare: np.ndarray) -> None:
         """Add the derivative of the penalties to the gradient of some weights."""

@@ -3,7 +3,7 @@
 import numpy as np
 
 from distbp import __version__, philox
-from distbp.checkpoint import Checkpoint, find, read
+from distbp.checkpoint import Checkpoint, load
 from distbp.comm import Comm
 from distbp.config import Config, flag
 from distbp.data import DataSet, Split
@@ -62,7 +62,7 @@ def make_network(config: Config, data: DataSet, has_weights: bool) -> Network:
         config.dtype,
     )
     if config.init_from and not has_weights:
-        first = read(find(config.init_from)).network
+        first = load(config.init_from)
         if first.sizes != network.sizes:
             raise ConfigError(
                 f"{config.init_from} was written for sizes {first.sizes}; "

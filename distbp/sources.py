@@ -5,6 +5,7 @@ yields a `Source`. What the rows mean (classes, scaling, a test set cut off) is
 known to `importing` alone.
 """
 
+import contextlib
 import gzip
 import math
 import struct
@@ -16,13 +17,16 @@ from typing import Any, BinaryIO, NamedTuple
 
 import h5py
 import numpy as np
+from h5py import h5t
 
+from distbp import gate, packed
 from distbp.csvfile import read_csv
 from distbp.errors import ConfigError, DataError
 from distbp.tables import FILE_FAILS, Advance, ImportOptions, Source, Table, reading
 
 READ_BYTES = 1 << 20  # at once, from an IDX file
-CHUNK_CACHE = 1 << 26  # bytes: a chunk that two blocks of rows share is unpacked once
+# What a dataset to import may hold; `importing` refuses what is no number and no label.
+CELLS = frozenset({h5t.INTEGER, h5t.FLOAT, h5t.ENUM, h5t.STRING})
 
 Read = Callable[[Path, ImportOptions, Advance], AbstractContextManager[Source]]
 
@@ -193,14 +197,15 @@ def npz_table(path: Path, archive: Any, name: str) -> Table:
 @contextmanager
 def read_hdf5(path: Path, options: ImportOptions, advance: Advance) -> Iterator[Source]:
     """Yield the named datasets of an HDF5 file, which stays open meanwhile."""
-    with reading(path):
-        file = h5py.File(path, "r", locking=False, rdcc_nbytes=CHUNK_CACHE)
-    with file:
+    with contextlib.ExitStack() as stack:
+        with reading(path, gate.FAILS):
+            raw = stack.enter_context(gate.open_file(path))
+            file = stack.enter_context(h5py.File(raw, "r"))
         splits = {}
         for split, x, y in hdf5_names(path, file, options):
             labels = hdf5_table(path, file, y)
             with reading(labels.name):
-                labels = Table(labels.values[...], labels.name)
+                labels = Table(labels.values[:], labels.name)
             splits[split] = (hdf5_table(path, file, x), labels)
         yield Source(splits)
 
@@ -222,36 +227,29 @@ def hdf5_names(
 
 
 def held(path: Path, file: h5py.File, most: int = 12) -> str:
-    """Name some datasets of a file, for an error message."""
+    """Name some datasets of a file and of its groups, for an error message."""
     names: list[str] = []
-
-    def note(name: str, item: Any) -> bool | None:
-        if isinstance(item, h5py.Dataset):
-            names.append(name)
-        return True if len(names) > most else None
-
-    with reading(path):
-        file.visititems(note)
+    with reading(path, gate.FAILS):
+        for name in gate.children(file["/"], 10 * most):
+            found = file[name]
+            if isinstance(found, h5py.Group):
+                inside = gate.children(found, most)
+                names += [f"{name}/{n}" for n in inside if isinstance(found[n], h5py.Dataset)]
+            elif isinstance(found, h5py.Dataset):
+                names.append(name)
     return ", ".join(names[:most]) + ", …" * (len(names) > most) or "none"
 
 
 def hdf5_table(path: Path, file: h5py.File, name: str) -> Table:
     """Return a dataset whose bytes are rows inside this file."""
     where = f"{path}: {name}"
-    if name not in file:
-        raise DataError(f"{where} is missing; {path} holds {held(path, file)}.")
-    with reading(where):
-        dataset = file[name]
-        if not isinstance(dataset, h5py.Dataset):
-            raise DataError(f"{where} is not a dataset, but a group of them.")
-        if dataset.is_virtual or dataset.external or dataset.file.filename != file.filename:
-            raise DataError(f"{where} is stored in other files. Import from one whole file.")
-        if dataset.dtype.kind in "OV" or not dataset.shape:
-            raise DataError(
-                f"{where} is {dataset.dtype} {dataset.shape}; expected rows of plain numbers. "
-                "Store it as one array of numbers."
-            )
-    return Table(dataset, where)
+    with reading(path, gate.FAILS):
+        if not gate.has(file, name):
+            raise DataError(f"{where} is missing; {path} holds {held(path, file)}.")
+        rows = packed.array(file, name, CELLS)
+    if not rows.ndim:
+        raise DataError(f"{where} is {rows.dtype} (); expected rows. Store it as an array.")
+    return Table(rows, where)
 
 
 def alone(path: Path) -> list[Path]:

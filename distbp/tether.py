@@ -17,7 +17,7 @@ TOKEN_VARIABLE = "DISTBP_TOKEN"  # noqa: S105 (no secret: all may know it)
 STARTED_VARIABLE = "DISTBP_STARTED"
 DONE_VARIABLE = "DISTBP_DONE"
 
-# The words of an end.
+# The words of an end, which an exit status and, from the next line on, a sentence follow.
 DONE = "done"
 STOPPED = "stopped"  # saved, by request
 REFUSED = "refused"  # starting again would not mend it
@@ -37,7 +37,7 @@ def say_started() -> None:
 
 def say_done() -> None:
     """Say that all that was asked for has been done."""
-    _say(DONE_VARIABLE, DONE)
+    _say(DONE_VARIABLE, f"{DONE} 0")
 
 
 def say_error(error: DistbpError) -> None:

@@ -311,6 +311,7 @@ class Run:
         """
         progress, policy = self.progress, self.config.on_nan
         found = self.gradient.find_nan(batch, progress.epoch, progress.step)
+        is_whole = all(self.comm.gather(bool(np.isfinite(self.network.theta).all())))
         texts = [f"rank {r}: {text}" for r, text in enumerate(self.comm.gather(found)) if text]
         text = self._not_finite(texts[0] if texts else "in the sum, or in the new parameters")
         if not texts and self._repeated != self._position():  # perhaps it was a processor's slip
@@ -319,12 +320,12 @@ class Run:
             return
         if policy == "stop" or (policy == "rollback" and progress.rate_factor <= LEAST_FACTOR):
             raise DistbpError(text)
-        if policy == "skip":
+        if policy == "skip" and is_whole:
             self._warn(f"{text} The step is skipped.")
             progress.step += 1
             progress.skipped += len(batch)
         else:
-            self._go_back(text, progress.rate_factor / 2)
+            self._go_back(text, progress.rate_factor / (2 if is_whole else 1))
 
     def _warn(self, text: str) -> None:
         if self.comm.rank == 0:
@@ -335,6 +336,7 @@ class Run:
         self._warn(text)
         with self.comm.together():
             self.journal.settle()
+        with self.comm.together():  # now that the last save is there for all
             checkpoint = read(find(self.config.out))
         with self.comm.together():
             before = restore(checkpoint, self.config, self.data, self.network, self.update)

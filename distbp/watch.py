@@ -22,7 +22,7 @@ import numpy as np
 from distbp.comm import Comm, fail
 from distbp.memory import LINE, process_numbers
 
-FIRST = 3  # times the limit, until ranks have met for the first time
+FIRST, FEW = 3, 5  # times the limit, until ranks have met a few times: for the first step
 SHOWING = 0.5  # seconds for a rank to show its stacks
 MOURNING = 5.0  # seconds after a death for the others to notice it themselves
 SHOW_STACKS = signal.SIGUSR2
@@ -59,15 +59,13 @@ class Watch:
     def _watch(self) -> None:
         """Look again and again, until nothing has moved for too long."""
         comm, counts = self._comm, self._counts
-        first = last = -1
-        moved = time.monotonic()
+        began, last, moved = comm.meetings(), -1, time.monotonic()
         while not self._end.wait(self._period):
             counts[comm.node_rank] = comm.meetings()
             now, total = time.monotonic(), int(counts.sum())
-            first = total if first < 0 else first
             if total != last:
                 last, moved = total, now
-            elif now - moved > self._limit * (FIRST if total == first else 1):
+            elif now - moved > self._limit * (FIRST if counts.max() < began + FEW else 1):
                 self._act(late(counts.tolist()), now - moved)
             elif now - moved > MOURNING and any(is_dead(pid) for pid in self._pids):
                 self._give_up("another rank on this node has died")

@@ -5,14 +5,16 @@ them. `RECIPES` together use every option that steers training.
 """
 
 import hashlib
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 
 from distbp import hdf5
-from distbp.data import FORMAT, VERSION, Scaling
+from distbp.data import FORMAT, VERSION, Scaling, described
 from distbp.errors import DataError
 
 ROWS = {"train": 503, "test": 101}
@@ -43,9 +45,17 @@ def write(
             "source": {"files": ["samples.py"], "sha256": "0" * 64},
             "split": "by hand",
             "digest": bits.hexdigest(),
+            "arrays": {f"{n}/{p}": described(file[n][p]) for n in splits for p in "xy"},
         }
         hdf5.write_json(file, "about", about)
     return path
+
+
+def forget_arrays(file: h5py.File) -> None:
+    """Take from `about` what the arrays were when they were written, to put others there."""
+    about = json.loads(file["about"][...].tobytes())
+    del about["arrays"], file["about"]
+    hdf5.write_json(file, "about", about)
 
 
 def digits(path: Path, rows: dict[str, int] | None = None, **storage: Any) -> Path:

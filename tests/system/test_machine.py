@@ -81,6 +81,7 @@ def large(request, tmp_path_factory) -> Path:
     samples.write(path, {"train": small}, Scaling(np.zeros(1), np.array([1 / 255])), 2)
     storage = {"chunks": (1000, WIDTH), "compression": "gzip"} if request.param == "packed" else {}
     with h5py.File(path, "r+") as file:
+        samples.forget_arrays(file)
         del file["train/x"], file["train/y"]
         x = file.create_dataset("train/x", (ROWS, WIDTH), np.uint8, **storage)
         for start in range(0, ROWS, 20_000):

@@ -256,3 +256,18 @@ def test_who_insists_does_not_wait(tmp_path, data):
     assert time.monotonic() - began < 5.0, str(ended)
     assert ended.status == 75, str(ended)
     assert "goes on from step" in ended.err, str(ended)
+
+
+def test_other_verbs_just_end(tmp_path, data, run):
+    """They have nothing to save: not even a rank that stands still keeps them."""
+    environment = fault(tmp_path, 1, "prediction", "stop")
+    words = ["evaluate", run, data["digits"], "--ranks", 2]
+    job = Job(command_of(words), tmp_path, environment, limit=30)
+    while not (tmp_path / "fault").exists():
+        assert time.monotonic() < job.began + job.limit
+        time.sleep(0.01)
+    kill([job.process.pid], signal.SIGTERM)
+    began = time.monotonic()
+    ended = job.wait()
+    assert time.monotonic() - began < 5.0, str(ended)
+    assert ended.status == 128 + signal.SIGTERM, str(ended)

@@ -8,6 +8,7 @@ from distbp import hdf5
 from distbp.data import FORMAT, VERSION, DataSet, Feed, Scaling
 from distbp.errors import ConfigError, DataError
 from distbp.importing import import_data
+from distbp.info import describe
 
 ROWS = 600
 ABOUT = {
@@ -162,15 +163,15 @@ def test_split_that_is_not_there(make):
     ("change", "message"),
     [
         (put("about", None), "cannot be read as distbp-data: .*about"),
-        (put("about", 3), "'about' is not JSON text"),
+        (put("about", 3), "about is not JSON text"),
         (put("about", np.frombuffer(b'{"task"', np.uint8)), "cannot be read as distbp-data"),
-        (put("scaling", None), "cannot be read as distbp-data: Unable"),
+        (put("scaling", None), "cannot be read as distbp-data: scaling/shift is missing"),
         (put("train", None), "has neither 'train' nor 'test'"),
         (put("train", 3), "cannot be read as distbp-data"),
         (put("train/x", None), "cannot be read as distbp-data"),
         (put("train/x", 3.0), "'train/x' is float64"),
         (put("train/x", np.zeros((0, 2))), r"'train/x' is float64 \(0, 2\), not rows"),
-        (put("train/x", ["a", "b", "c", "d"]), "'train/x' is object"),
+        (put("train/x", ["a", "b", "c", "d"]), "train/x holds text, not plain numbers"),
         (put("train/x", np.zeros((3, 2))), "train has 3 rows of x, but 4 of y"),
         (put("train/y", np.zeros(4)), "train/y has to be one integer a row"),
         (put("train/y", np.zeros((4, 2), int)), "train/y has to be one integer a row"),
@@ -240,7 +241,7 @@ def test_missing_file_and_folder(tmp_path):
     """No such file, and a folder."""
     with pytest.raises(DataError, match="No such file"):
         DataSet(tmp_path / "d.h5")
-    with pytest.raises(DataError, match="Is a directory"):
+    with pytest.raises(DataError, match="it is a folder, not a file"):
         DataSet(tmp_path)
 
 
@@ -251,3 +252,75 @@ def test_cut_file(imported, part):
     imported.write_bytes(content[: int(len(content) * part)])
     with pytest.raises(DataError, match="cannot be read as distbp-data"):
         DataSet(imported)
+
+
+# As it was written
+
+
+def test_an_import_is_sealed(imported):
+    """`distbp info` compares all bytes with it; who opens the file to train does not."""
+    hdf5.check_seal(imported, FORMAT, DataError)
+    assert "right: all bytes are those" in describe(imported)
+    content = bytearray(imported.read_bytes())
+    content[offset(imported)] ^= 1
+    imported.write_bytes(content)
+    DataSet(imported)
+    assert "it is damaged: its SHA-256 is not the one" in describe(imported)
+
+
+def test_without_a_seal(imported):
+    """A data set that another tool has written again has none, and is as good."""
+    content = imported.read_bytes()
+    imported.write_bytes(bytes(512) + content[512:])
+    DataSet(imported)
+    assert "it has no seal" in describe(imported)
+
+
+def change_type(file):
+    x = file["train/x"][...]
+    del file["train/x"]
+    file["train/x"] = x.astype("f2")
+
+
+def lose_rows(file):
+    for name in ("train/x", "train/y"):
+        rows = file[name][:-1]
+        del file[name]
+        file[name] = rows
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (change_type, r"expected train/x as it was written, \['.*found \['<f2', 600, 3, 5\]\. Imp"),
+        (lose_rows, r"expected train/x as it was written, \['.*600.*; found \['.*, 599, 3, 5\]"),
+        (lambda file: file.move("train", "test"), r"expected train/x .*; found None"),
+    ],
+)
+def test_other_arrays_than_were_written(imported, change, message):
+    """Shapes and types are stored twice: one changed byte of HDF5's structure is not believed."""
+    with h5py.File(imported, "r+") as file:
+        change(file)
+    with pytest.raises(DataError, match=message):
+        DataSet(imported)
+
+
+def test_rows_of_another_shape(make):
+    """What `about` says of a row has to be so."""
+    with pytest.raises(DataError, match=r"a row of x has 2 numbers; expected the shape \[3\]"):
+        DataSet(make(about=ABOUT | {"shape": [3]}))
+
+
+def test_numbers_without_a_type_in_numpy(make):
+    """Whole numbers of 24 bits are not mapped as if they were of 32."""
+
+    def change(file):
+        kind = h5py.h5t.NATIVE_INT32.copy()
+        kind.set_precision(24)
+        del file["train/x"]
+        space = h5py.h5s.create_simple((4, 2))
+        made = h5py.h5d.create(file["train"].id, b"x", kind, space)
+        made.write(h5py.h5s.ALL, h5py.h5s.ALL, np.zeros((4, 2), "i4"))
+
+    with pytest.raises(DataError, match="'train/x' holds numbers that NumPy has no type for"):
+        DataSet(make(change))

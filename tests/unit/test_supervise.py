@@ -176,6 +176,12 @@ def test_what_ranks_say_of_an_error(tmp_path, monkeypatch, error, first):
     assert (tmp_path / "done").read_text() == f"{first}\nx\n"
 
 
+def test_what_ranks_say_of_a_good_end(tmp_path, monkeypatch):
+    monkeypatch.setenv(tether.DONE_VARIABLE, str(tmp_path / "done"))
+    tether.say_done()
+    assert (tmp_path / "done").read_text() == "done 0\n"
+
+
 def test_without_a_starter_nothing_is_said(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in (tether.DONE_VARIABLE, tether.STARTED_VARIABLE):

@@ -581,6 +581,7 @@ def test_missing_data(tmp_path):
         train(config, comm=Comm())
     path = samples.digits(tmp_path / "test.h5", {"train": 9, "test": 9})
     with h5py.File(path, "r+") as file:
+        samples.forget_arrays(file)
         del file["train"]
     with pytest.raises(ConfigError, match=r"test\.h5 has no split 'train'; it has test"):
         train(replace(config, data=str(path)), comm=Comm())

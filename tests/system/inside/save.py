@@ -1,0 +1,173 @@
+"""Save checkpoints while something goes wrong, and say what is there afterwards.
+
+    save.py killed FOLDER TIMES     kill -9 at random instants of a loop of saves
+    save.py refused FOLDER CAUSE    save when the system refuses to write
+
+Prints one object of JSON.
+"""
+
+import json
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from distbp.checkpoint import Checkpoint, RunFolder, describe_network, read, read_newest
+from distbp.data import Scaling
+from distbp.errors import DistbpError
+from distbp.network import Network
+
+NOBODY = 65534
+
+
+def make(steps: int) -> Checkpoint:
+    """Return a checkpoint of 1 MB whose numbers all are the number of its steps."""
+    network = Network((400, 200, 10))
+    network.theta[...] = steps
+    state = {name: np.full_like(network.theta, steps) for name in ("first_moment", "second_moment")}
+    about = {
+        "network": describe_network(network), "task": "", "classes": [], "data": {},
+        "config": {"optimizer": "adam", "threads": 1}, "progress": {"steps": steps}, "history": [],
+        "machine": {}, "versions": {},
+    }  # fmt: skip
+    return Checkpoint(network, state, Scaling(np.zeros(1), np.ones(1)), about)
+
+
+def steps_of(found: Checkpoint) -> int:
+    """Return the steps that a checkpoint says it has, once all its numbers say so too."""
+    steps: int = found.about["progress"]["steps"]
+    for array in (found.network.theta, *found.state.values()):
+        if not (array == steps).all():
+            raise ValueError(f"numbers of other steps than {steps}")
+    return steps
+
+
+def killed(folder: RunFolder, times: str) -> dict[str, Any]:
+    """Kill a saving process, again and again; what is on the disk is looked at each time."""
+    folder.make()
+    began = time.monotonic()
+    folder.save(make(1), is_best=True)
+    window = 6 * (time.monotonic() - began)
+    done, strays = 1, 0
+    for number in range(int(times)):
+        acknowledged = max(done, save_until_killed(folder, done, window))
+        strays += len(temporaries(folder))
+        # As at the next start of a run.
+        folder.clean()
+        if left := temporaries(folder):
+            raise ValueError(f"{left} are left")
+        found, troubles = read_newest(folder.path)
+        done = steps_of(found)
+        if troubles or done < acknowledged:
+            raise ValueError(f"kill {number}: {done} < {acknowledged}, {troubles}")
+        for path in folder.path.rglob("*.h5"):
+            steps_of(read(path))
+    return {"kills": int(times), "steps": done, "strays": strays}
+
+
+def save_until_killed(folder: RunFolder, done: int, window: float) -> int:
+    """Let a child save one checkpoint after the other; return the last it has acknowledged."""
+    out, into = os.pipe()
+    child = os.fork()
+    if not child:
+        for steps in range(done + 1, done + 10_000):
+            folder.save(make(steps), is_best=steps % 3 == 0)
+            os.write(into, f"{steps}\n".encode())
+        os._exit(1)
+    os.close(into)
+    time.sleep(random.uniform(0.0, window))  # noqa: S311
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    with open(out, "rb") as said:
+        return max([0, *map(int, said.read().split())])
+
+
+def temporaries(folder: RunFolder) -> list[str]:
+    return [path.name for path in folder.path.rglob("*.tmp")]
+
+
+def fill_the_disk(folder: Path) -> None:
+    with (folder / "junk").open("wb", buffering=0) as junk:
+        try:
+            while junk.write(bytes(4096)):
+                pass
+        except OSError:
+            junk.truncate(max(0, junk.tell() - 100_000))
+
+
+def make_read_only(folder: Path) -> None:
+    subprocess.run(["mount", "-o", "remount,ro", folder], check=True)
+
+
+def limit_files(folder: Path) -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, resource.RLIM_INFINITY))
+
+
+def limit_descriptors(folder: Path) -> None:
+    free = os.open("/", os.O_RDONLY)
+    os.close(free)
+    resource.setrlimit(
+        resource.RLIMIT_NOFILE, (free, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
+    )
+
+
+def become_nobody(folder: Path) -> None:
+    """Lose the right to write into the folders, also as root."""
+    for path in (folder, *folder.rglob("*/")):
+        path.chmod(0o555)
+    if os.geteuid() == 0:
+        os.seteuid(NOBODY)
+
+
+def lift_limits() -> None:
+    os.seteuid(os.getuid())
+    for limit in (resource.RLIMIT_FSIZE, resource.RLIMIT_NOFILE):
+        hard = resource.getrlimit(limit)[1]
+        resource.setrlimit(limit, (hard, hard))
+
+
+CAUSES: dict[str, Callable[[Path], None]] = {
+    "full": fill_the_disk,
+    "read-only": make_read_only,
+    "file size": limit_files,
+    "descriptors": limit_descriptors,
+    "nobody": become_nobody,
+}
+
+
+def refused(folder: RunFolder, cause: str) -> dict[str, Any]:
+    """Save once, then again when the system refuses it; say what is left."""
+    folder.make()
+    folder.save(make(1), is_best=True)
+    CAUSES[cause](folder.path)
+    message = ""
+    try:
+        folder.save(make(2), is_best=True)
+    except DistbpError as error:
+        message = str(error)
+    lift_limits()
+    found, troubles = read_newest(folder.path)
+    return {
+        "message": message,
+        "steps": steps_of(found),
+        "best": steps_of(read(folder.path / "best.h5")),
+        "troubles": troubles,
+        "files": sorted(str(path.relative_to(folder.path)) for path in folder.path.rglob("*.*")),
+    }
+
+
+def main(what: str, folder: str, how: str) -> None:
+    function = {"killed": killed, "refused": refused}[what]
+    print(json.dumps(function(RunFolder(Path(folder), keep=2), how)))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,228 @@
+"""Files that cannot hurt: damaged, hostile, half written, or with no room to be written.
+
+What reads a hostile file is a process of its own, with little memory and little time,
+so that a crash or an endless loop of libhdf5 is a failure of the test and not its end.
+"""
+
+import json
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import hostile
+import numpy as np
+import pytest
+from ranks import FULL, INSIDE, Job, distbp
+
+from distbp import load
+from distbp.checkpoint import FORMAT as CHECKPOINT
+from distbp.data import FORMAT as DATA
+
+MANY = 2000 if FULL else 300
+GROWTH = 200e6  # bytes
+# kind of file, as look.py has it: what it is sealed as, and the array that is attacked
+TARGETS = {"checkpoint": "layers/1/w", "data": "train/x", "import": "train/x"}
+SEALS = {"checkpoint": CHECKPOINT, "data": DATA, "import": DATA}
+
+
+@pytest.fixture(params=TARGETS)
+def kind(request) -> str:
+    return request.param
+
+
+@pytest.fixture
+def good(kind, run, data, tmp_path) -> Path:
+    """Return a whole file of the kind, in a folder of its own."""
+    return shutil.copyfile(
+        run / "last.h5" if kind == "checkpoint" else data["digits"], tmp_path / "good.h5"
+    )
+
+
+def look(kind: str, good: Path, files: Iterable[Path], trace: Path | None = None) -> list[dict]:
+    """Open files in a process of their own; return what came of each."""
+    names = good.with_name("names.txt")
+    names.write_text("".join(f"{path}\n" for path in files))
+    command = [sys.executable, INSIDE / "look.py", kind, good]
+    if trace:
+        command = ["strace", "-f", "-qq", "-e", "trace=open,openat", "-o", trace, *command]
+    command = ["sh", "-c", f'exec "$@" < "{names}"', "sh", *command]
+    ended = Job(command, good.parent, limit=600).wait()
+    assert ended.status == 0, f"killed by a file:\n{ended}"[-3000:]
+    *found, last = map(json.loads, ended.out.splitlines())
+    assert len(found) == len(names.read_text().splitlines())
+    assert last["grown"] < GROWTH, last
+    return found
+
+
+def check_refusal(found: dict) -> None:
+    """One sentence or two that name the file, and at once."""
+    assert found["outcome"] == "refused", found
+    assert found["seconds"] < 1, found
+    assert found["file"] in found["text"], found
+    assert "\n" not in found["text"], found
+    assert found["text"].endswith("."), found
+    assert len(found["text"]) < 600, found
+
+
+# What does no harm: numbers are all in the file, or nothing looks at what has changed.
+HARMLESS = {
+    "checkpoint": set(),
+    "data": {"bytes appended"},
+    "import": {
+        "bytes appended", "program in front", "archive in front", "moved by 512 bytes",
+        "shorter block", "another HDF5 file in front",
+        *(name for name in hostile.ZOO if "format" in name or "version" in name),
+    },
+}  # fmt: skip
+
+
+def test_the_zoo(kind, good, tmp_path):
+    """Whatever HDF5 offers to hurt its reader: refused at once, and nothing else is opened."""
+    files = {}
+    (tmp_path / hostile.SECRET).write_bytes(bytes(10_000))
+    for name, change in hostile.ZOO.items():
+        files[name] = tmp_path / f"{name.replace(' ', '-')}.h5"
+        shutil.copyfile(good, files[name])
+        hostile.spoil(files[name], change, TARGETS[kind], SEALS[kind])
+    files |= hostile.no_files(tmp_path, good)
+    trace = tmp_path / "trace.txt" if shutil.which("strace") else None
+    by_file = {found["file"]: found for found in look(kind, good, files.values(), trace)}
+    for name, path in files.items():
+        if name in HARMLESS[kind]:
+            assert by_file[str(path)]["outcome"] != "other", name
+        else:
+            check_refusal(by_file[str(path)])
+    if trace:
+        assert str(tmp_path / hostile.SECRET) not in trace.read_text()
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        ("checkpoint", ""),
+        ("data", "digits"),
+        ("data", "digits packed"),
+        ("import", "digits packed"),
+    ],
+)
+def test_damaged_structure(tmp_path, run, data, kind, name):
+    """Bytes of HDF5's own structure, changed by who can seal a file: no crash, no hang, no flood.
+
+    What is read all the same has the right structure; its numbers may be others.
+    """
+    good = tmp_path / "good.h5"
+    shutil.copyfile(run / "last.h5" if kind == "checkpoint" else data[name], good)
+    content, places = good.read_bytes(), hostile.structure(good)
+    random = np.random.default_rng(1)
+    files = [tmp_path / f"{number:04d}.h5" for number in range(MANY)]
+    for path in files:
+        path.write_bytes(hostile.mutant(content, places, random))
+        hostile.reseal(path, SEALS[kind])
+    found = look(kind, good, files)
+    outcomes = Counter(one["outcome"] for one in found)
+    assert outcomes["other"] == 0, [one for one in found if one["outcome"] == "other"]
+    for one in found:
+        if one["outcome"] == "refused":
+            check_refusal(one)
+    assert outcomes["refused"] > MANY / 20, outcomes
+
+
+# Writing
+
+
+def saved(folder: Path, *words: str, start: Sequence[str] = ()) -> dict:
+    """Run save.py and return what it found."""
+    command = [*start, sys.executable, INSIDE / "save.py", words[0], folder, *words[1:]]
+    ended = Job(command, folder.parent, limit=600).wait()
+    assert ended.status == 0, str(ended)
+    return json.loads(ended.out)
+
+
+def test_killed_while_saving(tmp_path):
+    """kill -9 at any instant: none is lost, none is older than the last one acknowledged."""
+    found = saved(tmp_path / "run", "killed", str(200 if FULL else 30))
+    assert found["steps"] > 3, found  # some were killed after the first save
+    assert found["strays"] > 0, found  # and some in the middle of one
+
+
+def mounted(folder: Path) -> list[str]:
+    """Return what starts a command with a small file system of its own on a folder."""
+    mount = f'mount -t tmpfs -o size=3m tmpfs "{folder}" && exec "$0" "$@"'
+    start = ["unshare", "--map-root-user", "--mount", "sh", "-c", mount]
+    folder.mkdir()
+    try:
+        subprocess.run([*start, "true"], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("this machine does not let a test mount a file system")
+    return start
+
+
+@pytest.mark.parametrize(
+    ("cause", "reason", "needs_mount"),
+    [
+        ("full", "No space left on device", True),
+        ("read-only", "Read-only file system", True),
+        ("file size", "File too large", False),
+        ("descriptors", "Too many open files", False),
+        ("nobody", "Permission denied", False),
+    ],
+)
+def test_what_the_system_refuses(tmp_path, cause, reason, needs_mount):
+    """One sentence with path and cause; the old checkpoint loads, and nothing else is left."""
+    folder = tmp_path / "run"
+    found = saved(folder, "refused", cause, start=mounted(folder) if needs_mount else ())
+    path = folder / "checkpoints" / "step-000000002.h5"
+    assert found["message"] == f"{path} cannot be written: {reason}."
+    assert (found["steps"], found["best"], found["troubles"]) == (1, 1, [])
+    expected = ["best.h5", "checkpoints/step-000000001.h5", "last.h5"]
+    assert [name for name in found["files"] if name != "junk"] == expected
+
+
+# A damaged newest checkpoint
+
+
+def damage(path: Path) -> None:
+    """Change one bit of a number."""
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 16
+    path.write_bytes(content)
+
+
+@pytest.fixture
+def long_run(tmp_path, data) -> Path:
+    """Return a run of three epochs, with a checkpoint of each; the last is damaged."""
+    distbp("train", data["digits"], "--out", "run", "--epochs", 3, folder=tmp_path)
+    damage(tmp_path / "run" / "last.h5")  # and with it the newest in checkpoints/
+    return tmp_path / "run"
+
+
+def test_every_verb_takes_the_newest_that_is_whole(tmp_path, data, long_run):
+    """And says which is damaged, why, and which is used instead."""
+    older = sorted((long_run / "checkpoints").iterdir())[-2]
+    for n in (None, 2):
+        words = ("evaluate", "run", data["digits"], "--json")
+        ended = distbp(*words, folder=tmp_path, n=n)
+        assert ended.out == distbp("evaluate", older, *words[2:], folder=tmp_path).out
+        (warning,) = [line for line in ended.err.splitlines() if "warning" in line]
+        assert warning.startswith("distbp: warning: run/last.h5 cannot be read")
+        assert "it is damaged: its SHA-256 is not the one" in warning
+        assert warning.endswith(f"{older.relative_to(tmp_path)} is used instead.")
+    shown = distbp("info", "run", folder=tmp_path).out
+    assert "run/last.h5 cannot be read" in shown
+    assert "2 epochs" in shown
+    ended = distbp("digest", "run", folder=tmp_path)
+    assert ended.out == distbp("digest", older, folder=tmp_path).out
+    assert "run/last.h5 cannot be read" in ended.err
+
+
+def test_a_run_goes_on_from_the_newest_that_is_whole(tmp_path, data, long_run):
+    """What it then ends with is what it would have ended with; what was damaged is gone."""
+    whole = distbp("train", data["digits"], "--out", "whole", "--epochs", 3, folder=tmp_path)
+    ended = distbp("train", "--resume", "run", folder=tmp_path, n=2)
+    assert ended.digest == whole.digest
+    assert "resumed after 2 epochs" in ended.out
+    for path in long_run.rglob("*.h5"):
+        load(path)

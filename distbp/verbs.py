@@ -5,33 +5,17 @@ The options of `train` are the fields of `Config`, so they are listed once. A ve
 """
 
 import argparse
-import difflib
 import json
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from distbp.errors import ConfigError
-
-
-class Parser(argparse.ArgumentParser):
-    """A parser that says what is wrong in a sentence, and leaves printing it to `main`."""
-
-    def __init__(self, **arguments: Any) -> None:
-        super().__init__(allow_abbrev=False, **arguments)
-
-    def error(self, message: str) -> NoReturn:
-        verb = self.prog.partition(" ")[2]
-        raise ConfigError(f"{verb + ': ' if verb else ''}{message}. See {self.prog} --help.")
-
-    def refuse(self, unknown: str) -> NoReturn:
-        """Raise ConfigError for an argument that nobody asked for."""
-        flags = [flag for action in self._actions for flag in action.option_strings]
-        close = difflib.get_close_matches(unknown.partition("=")[0], flags, 1)
-        hint = f"; did you mean {close[0]}?" if close and unknown.startswith("-") else "."
-        raise ConfigError(f"{self.prog} does not know {unknown!r}{hint} See {self.prog} --help.")
+from distbp.options import Parser as Parser
+from distbp.options import add_options, given_options, spelled, without
 
 
 def add_verb(verbs: Any, name: str, help: str, run: Any) -> Parser:
@@ -98,7 +82,7 @@ def run_import(arguments: argparse.Namespace) -> int:
 
 
 def add_train(verbs: Any) -> None:
-    from distbp.config import Config, flag
+    from distbp.config import Config
 
     parser = add_verb(verbs, "train", "Train a network.", run_train)
     parser.add_argument("data", nargs="?", help="a data set, made by distbp import")
@@ -109,34 +93,13 @@ def add_train(verbs: Any) -> None:
         "--restarts", type=int, metavar="K",
         help="with --ranks: start again when ranks die, at most K times in a row without progress",
     )  # fmt: skip
-    for one in fields(Config):
-        if one.name == "data":
-            continue
-        meta = one.metadata
-        default = "" if one.default in (None, "", False) else f" (default: {show(one.default)})"
-        options: dict[str, Any] = {"default": argparse.SUPPRESS, "help": meta["help"] + default}
-        if one.type is bool:
-            parser.add_argument(flag(one.name), action=argparse.BooleanOptionalAction, **options)
-            continue
-        if meta["choices"]:
-            options["choices"] = meta["choices"]
-        else:
-            options |= {"type": meta["parse"], "metavar": one.name.upper()}
-        parser.add_argument(flag(one.name), **options)
-
-
-def show(value: Any) -> str:
-    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    add_options(parser, Config)
 
 
 def run_train(arguments: argparse.Namespace) -> int:
     from distbp.config import Config
 
-    given = {
-        one.name: getattr(arguments, one.name)
-        for one in fields(Config)
-        if getattr(arguments, one.name, None) is not None
-    }
+    given = given_options(arguments, Config)
     if any([is_to_start_ranks(arguments), is_to_restart(arguments)]):  # both have checks
         return start_training(arguments, given)
     config = (
@@ -204,13 +167,6 @@ def resuming(run: str, given: dict[str, Any]) -> list[str]:
     return words
 
 
-def spelled(flag: str, value: Any) -> list[str]:
-    """Return an option as it is typed."""
-    if isinstance(value, bool):
-        return [flag if value else f"--no-{flag.removeprefix('--')}"]
-    return [flag, show(value)]
-
-
 def new_config(file: str | None, given: dict[str, Any]) -> Any:
     """Return the configuration of a new run, from a TOML file and the options given."""
     from distbp.config import Config, check_useful, read_toml
@@ -263,16 +219,6 @@ def start_ranks(arguments: argparse.Namespace) -> int:
     from distbp.launch import run_ranks
 
     return run_ranks(arguments.ranks, without(arguments.argv, "--ranks"))
-
-
-def without(argv: Sequence[str], *flags: str) -> list[str]:
-    """Return the arguments without `FLAG VALUE` or `FLAG=VALUE` of some flags."""
-    kept, skip = [], False
-    for word in argv:
-        if not skip and word.partition("=")[0] not in flags:
-            kept.append(word)
-        skip = word in flags and not skip
-    return kept
 
 
 # evaluate, predict, info, digest
@@ -420,4 +366,42 @@ def run_plan(arguments: argparse.Namespace) -> int:
     return 0
 
 
-VERBS = (add_import, add_train, add_evaluate, add_predict, add_info, add_digest, add_plan)
+# slurm
+
+
+def add_slurm(verbs: Any) -> None:
+    from distbp.slurm import Batch
+
+    parser = add_verb(verbs, "slurm", "Write a batch script for SLURM that trains.", run_slurm)
+    parser.usage = "distbp slurm [OPTIONS] train DATA.h5 --out RUN … > job.sbatch"
+    parser.add_argument("train", nargs="...", help="the training, as it would be started here")
+    add_options(parser, Batch)
+
+
+def run_slurm(arguments: argparse.Namespace) -> int:
+    from distbp.slurm import Batch, job
+
+    batch = Batch(**given_options(arguments, Batch))
+    print(job(batch, sys.executable, arguments.train, train_config), end="")
+    return 0
+
+
+def train_config(words: Sequence[str]) -> Any:
+    """Return the configuration of a new run, from `train` and what stands behind it."""
+    from distbp.config import Config
+
+    parser = Parser(prog="distbp")
+    add_train(parser.add_subparsers())
+    arguments, unknown = parser.parse_known_args(words)
+    if unknown:
+        arguments.parser.refuse(unknown[0])
+    for name in ("resume", "ranks", "restarts"):
+        if getattr(arguments, name) is not None:
+            raise ConfigError(f"--{name} has no place in a batch job: its script sees to that.")
+    return new_config(arguments.config, given_options(arguments, Config))
+
+
+VERBS = (
+    *(add_import, add_train, add_evaluate, add_predict, add_info, add_digest, add_plan),
+    add_slurm,
+)

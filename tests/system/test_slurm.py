@@ -2,14 +2,13 @@
 
 import os
 import sys
-import tempfile
 import time
 from pathlib import Path
 
 import pytest
-from hosts import Hosts, can_make_hosts, environment
+from hosts import can_make_hosts, environment
 from ranks import INSIDE, ROOT, distbp, fault
-from slurm import Slurm, has_slurm
+from slurm import Slurm, cluster, has_slurm
 
 IS_OPEN_MPI = (Path(sys.executable).parent / "prterun").exists()
 MPI, WRONG = ("pmix", "pmi2") if IS_OPEN_MPI else ("pmi2", "none")
@@ -26,11 +25,8 @@ pytestmark = pytest.mark.skipif(
 @pytest.fixture(scope="module")
 def slurm(tmp_path_factory):
     """A cluster of two nodes with four cores each."""
-    with tempfile.TemporaryDirectory(prefix="slurm") as name:
-        folder = Path(name)
-        folder.chmod(0o755)  # munge wants everybody to reach its socket
-        with Hosts(3, tmp_path_factory.mktemp("hosts")) as hosts, Slurm(hosts, folder) as up:
-            yield up
+    with cluster(2, tmp_path_factory.mktemp("hosts")) as up:
+        yield up
 
 
 def srun(slurm: Slurm, options: list, words: list, mpi: str = MPI, check: bool = True, **more: str):

@@ -17,8 +17,8 @@ ORDER = [
     "seal", "gate", "packed", "hdf5", "locking", "data", "machine", "memory", "launched", "comm",
     "exchange", "combine", "gradient", "checking", "display", "checkpoint", "saving", "config",
     "evaluate", "journal", "parts", "notices", "stopping", "watch", "train", "tables", "csvfile",
-    "sources", "labels", "importing", "info", "launch", "supervise", "plan", "verbs", "cli",
-    "__main__",
+    "sources", "labels", "importing", "info", "launch", "supervise", "plan", "options", "slurm",
+    "verbs", "cli", "__main__",
 ]  # fmt: skip
 TREES = {path.stem: ast.parse(path.read_text("utf-8")) for path in FOLDER.glob("*.py")}
 

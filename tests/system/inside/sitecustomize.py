@@ -1,7 +1,7 @@
 """What runs at the start of every Python that a system test starts: it asks for no import.
 
 SIGUSR2 makes the process write the stacks of its threads to a file of its own; a
-fault or a measurement is put in place if the environment asks for it.
+fault, a pace or a measurement is put in place if the environment asks for it.
 """
 
 import faulthandler
@@ -25,6 +25,11 @@ if os.environ.get("DISTBP_TEST_FAULT", "").split(":")[0] in (rank(), "all"):
     import faulty
 
     faulty.install(*os.environ["DISTBP_TEST_FAULT"].split(":")[1:])
+
+if "DISTBP_TEST_PACE" in os.environ:
+    import pace
+
+    pace.install(float(os.environ["DISTBP_TEST_PACE"]))
 
 if "DISTBP_TEST_MEASURE" in os.environ:
     import measure

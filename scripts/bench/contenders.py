@@ -62,9 +62,9 @@ class Contender:
 def launch_command(python, ranks):
     """Return the launcher of the MPI that belongs to `python`, and its environment."""
     if python == sys.executable:
-        return launch.launcher_command(ranks)
-    code = "import json; from distbp.launch import launcher_command as command"
-    code += f"; print(json.dumps(command({ranks})))"
+        return launch.make_launcher(ranks)[:2]
+    code = "import json; from distbp.launch import make_launcher"
+    code += f"; print(json.dumps(make_launcher({ranks})[:2]))"
     return json.loads(subprocess.run([python, "-c", code], capture_output=True, check=True).stdout)
 
 

@@ -100,7 +100,7 @@ def test_what_a_run_leaves(tmp_path, data):
     words = ("train", data["digits packed"], "--out", "run", "--epochs", 5, "--keep", 2)
     distbp(*words, "--hidden", "20,10", folder=tmp_path, n=2)
     run = tmp_path / "run"
-    names = {"config.toml", "metrics.jsonl", "checkpoints", "last.h5", "best.h5"}
+    names = {"config.toml", "metrics.jsonl", "checkpoints", "last.h5", "best.h5", "lock"}
     assert {path.name for path in run.iterdir()} == names
     assert len(list((run / "checkpoints").iterdir())) == 2
     records = metrics(run)

@@ -9,7 +9,7 @@ when the next one is due; the last one has to succeed.
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from distbp.config import Config
 from distbp.data import DataSet
 from distbp.display import Display
 from distbp.errors import CheckpointError, FencedError
+from distbp.evaluate import Score
 from distbp.locking import RunLock
 from distbp.network import Network
 from distbp.optimizers import Update
@@ -77,6 +78,26 @@ class Progress:
 def score_of(cost: float | None) -> float:
     """Return the cost, or the worst of scores for one that was not a finite number."""
     return math.inf if cost is None else cost
+
+
+def costs_and_accuracies(
+    progress: Progress, rows: int, scores: Mapping[str, Score], is_regression: bool
+) -> Record:
+    """Return those of an epoch of `rows` rows that ends here, None where there is none."""
+    rows = max(rows - progress.skipped, 1)
+    record: Record = {
+        "train_cost": finite(progress.cost / rows),
+        "train_accuracy": None if is_regression else progress.correct / rows,
+    }
+    for name in ("validation", "test"):
+        record[f"{name}_cost"] = finite(scores[name].cost) if name in scores else None
+        record[f"{name}_accuracy"] = scores[name].accuracy if name in scores else None
+    return record
+
+
+def finite(cost: float) -> float | None:
+    """Return the cost, or None if it is not a finite number: JSON has no other word for it."""
+    return cost if math.isfinite(cost) else None
 
 
 class Journal:

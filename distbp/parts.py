@@ -14,6 +14,7 @@ from distbp.errors import CheckpointError, ConfigError
 from distbp.journal import Progress
 from distbp.network import Network
 from distbp.optimizers import OPTIMIZERS, Update
+from distbp.schedules import cosine_factor, plateau_factor, step_factor, warmup_factor
 
 
 def check_places(config: Config) -> None:
@@ -85,6 +86,19 @@ def make_update(config: Config, network: Network, rows: int) -> Update:
         l2=config.l2 / rows,
         clip_norm=config.clip_norm,
     )
+
+
+def learning_rate(config: Config, progress: Progress, step: int, batches: int) -> float:
+    """Return η for a step of an epoch of `batches` steps."""
+    epoch = progress.epoch + step / batches
+    factor = warmup_factor(epoch, 1 / batches, config.warmup_epochs) * progress.rate_factor
+    if config.schedule == "step":
+        factor *= step_factor(progress.epoch, config.decay, config.decay_epochs)
+    elif config.schedule == "cosine":
+        factor *= cosine_factor(epoch, config.epochs)
+    elif config.schedule == "plateau":
+        factor *= plateau_factor(progress.scores, config.decay, config.decay_epochs)
+    return (config.learning_rate or 0.0) * factor
 
 
 def hold_out(config: Config, data: DataSet, comm: Comm) -> tuple[Split, Split | None]:

@@ -24,7 +24,7 @@ from distbp.config import Config
 from distbp.errors import DivergedError, StoppedError
 from distbp.evaluate import Evaluator, Score, open_data, open_model
 from distbp.gradient import BatchGradient
-from distbp.journal import Journal, Progress
+from distbp.journal import Journal, Progress, costs_and_accuracies
 from distbp.launched import survives
 from distbp.network import Network
 from distbp.notices import farewell, introduction, lost, warnings
@@ -33,17 +33,13 @@ from distbp.parts import (
     check_places,
     check_resumed,
     hold_out,
+    learning_rate,
     make_network,
     make_update,
     restore,
 )
-from distbp.schedules import (
-    cosine_factor,
-    epochs_waited,
-    plateau_factor,
-    step_factor,
-    warmup_factor,
-)
+from distbp.place import Place
+from distbp.schedules import epochs_waited
 from distbp.stopping import Stopping
 from distbp.watch import Watch
 
@@ -170,7 +166,8 @@ class Run:
         self.journal = Journal(
             config, data, network, self.update, self.progress, self.batches, comm.rank == 0
         )
-        self._before, self._repeated = self._here(), -1
+        self.place = Place(self.progress, self.update, self.batches)
+        self._repeated = self._gone_from = -1  # places where that was done
         with comm.together():
             self.journal.open(is_new=checkpoint is None, is_saved=survivor_of is None)
         if survivor_of is None:
@@ -201,29 +198,14 @@ class Run:
                 if not dead:
                     raise failure
                 # A node can be a step ahead of another one, whose last message was lost.
-                if self._position() > comm.gather_numbers(self._position()).min():
-                    self._undo()
+                if self.place.number() > comm.gather_numbers(self.place.number()).min():
+                    self.place.undo()
                 run = Run(self.config, comm, self.journal.checkpoint(), self)
                 run._warn(lost(dead, comm.size, run.progress))
                 return run
             except Exception as again:
                 if again is failure or not comm.is_loss(again):
                     raise
-
-    def _position(self) -> int:
-        return self.progress.epoch * (self.batches + 1) + self.progress.step
-
-    def _here(self) -> dict[str, Any]:
-        """Return where the run is, to come back by `_undo`."""
-        return vars(self.progress) | {"steps": self.update.steps}
-
-    def _undo(self) -> None:
-        """Be where the run was one step, or one end of an epoch, before."""
-        before = dict(self._before)
-        if before.pop("steps") < self.update.steps:
-            self.update.undo()
-        vars(self.progress).update(before)
-        del self.progress.history[self.progress.epoch :]
 
     def train(self) -> Result:
         """Train to the last epoch, or until patience ends."""
@@ -267,12 +249,12 @@ class Run:
 
     def step(self, batch: np.ndarray) -> Sums:
         """Change θ by the gradient of one mini-batch, the same on all ranks."""
-        progress, before = self.progress, self._here()
+        progress, before = self.progress, self.place.now()
         wishes = self.stopping.is_wanted(), self.journal.is_due_by_time()
         self.gradient.compute(batch, progress.epoch, progress.step, wishes)
-        rate = self._learning_rate(progress.step)
+        rate = self._rate(progress.step)
         sums = self.combiner.finish(len(batch), rate)
-        self._before = before
+        self.place.before = before
         if not math.isfinite(sums.cost):
             self._on_nan(batch)
             return sums
@@ -291,7 +273,7 @@ class Run:
         If not, it is back at the last checkpoint.
         """
         step = self.progress.step - 1
-        found = self.checker.check(batch, self.progress.epoch, step, self._learning_rate(step))
+        found = self.checker.check(batch, self.progress.epoch, step, self._rate(step))
         if not found.text:
             return True
         text = (
@@ -314,8 +296,8 @@ class Run:
         is_whole = all(self.comm.gather(bool(np.isfinite(self.network.theta).all())))
         texts = [f"rank {r}: {text}" for r, text in enumerate(self.comm.gather(found)) if text]
         text = self._not_finite(texts[0] if texts else "in the sum, or in the new parameters")
-        if not texts and self._repeated != self._position():  # perhaps it was a processor's slip
-            self._repeated = self._position()
+        if not texts and self._repeated != self.place.number():  # perhaps it was a processor's slip
+            self._repeated = self.place.number()
             self._warn(f"{text} All ranks compute it again.")
             return
         if policy == "stop" or (policy == "rollback" and progress.rate_factor <= LEAST_FACTOR):
@@ -333,6 +315,9 @@ class Run:
 
     def _go_back(self, text: str, factor: float) -> None:
         """Go back to the last checkpoint, and on with that factor on the learning rate."""
+        if factor == self.progress.rate_factor and self._gone_from == self.place.number():
+            raise DivergedError(f"{text} It is so for the second time: this is not chance.")
+        self._gone_from = self.place.number()
         self._warn(text)
         with self.comm.together():
             self.journal.settle()
@@ -340,6 +325,7 @@ class Run:
         with self.comm.together():
             before = restore(checkpoint, self.config, self.data, self.network, self.update)
         vars(self.progress).update(vars(before) | {"rate_factor": factor})
+        self.place.before = self.place.now()
         self.order.fill(self._shuffle)
         self._warn(
             f"The run is back at the last checkpoint, epoch {before.epoch + 1}, step "
@@ -357,18 +343,8 @@ class Run:
             f"{self.batches}, and saved. Go on with distbp train --resume {self.config.out}."
         )
 
-    def _learning_rate(self, step: int) -> float:
-        """Return η for a step of this epoch."""
-        config, progress = self.config, self.progress
-        epoch = progress.epoch + step / self.batches
-        factor = warmup_factor(epoch, 1 / self.batches, config.warmup_epochs)
-        if config.schedule == "step":
-            factor *= step_factor(progress.epoch, config.decay, config.decay_epochs)
-        elif config.schedule == "cosine":
-            factor *= cosine_factor(epoch, config.epochs)
-        elif config.schedule == "plateau":
-            factor *= plateau_factor(progress.scores, config.decay, config.decay_epochs)
-        return (config.learning_rate or 0.0) * factor * progress.rate_factor
+    def _rate(self, step: int) -> float:
+        return learning_rate(self.config, self.progress, step, self.batches)
 
     def _shuffle(self, order: np.ndarray) -> None:
         """Write this epoch's order of the training rows."""
@@ -383,27 +359,19 @@ class Run:
         if self._replicas_differ():
             return
         scores = {name: evaluator.score() for name, evaluator in self.evaluators.items()}
-        before = self._here()
+        before = self.place.now()
         progress.end_epoch(self._record(scores, seconds, trained / seconds))
-        self._before = before
+        self.place.before = before
         self.journal.after_epoch()
 
     def _record(self, scores: dict[str, Score], seconds: float, speed: float) -> dict[str, Any]:
         """Return what metrics.jsonl says of the epoch that ends here."""
-        progress = self.progress
-        rows = max(len(self.rows) - progress.skipped, 1)
         is_regression = self.data.task == "regression"
-        record: dict[str, Any] = {
-            "epoch": progress.epoch + 1,
+        return {
+            "epoch": self.progress.epoch + 1,
             "step": self.update.steps,
-            "train_cost": finite(progress.cost / rows),
-            "train_accuracy": None if is_regression else progress.correct / rows,
-        }
-        for name in ("validation", "test"):
-            record[f"{name}_cost"] = finite(scores[name].cost) if name in scores else None
-            record[f"{name}_accuracy"] = scores[name].accuracy if name in scores else None
-        return record | {
-            "learning_rate": self._learning_rate(self.batches - 1),
+            **costs_and_accuracies(self.progress, len(self.rows), scores, is_regression),
+            "learning_rate": self._rate(self.batches - 1),
             "seconds": seconds,
             "samples_per_s": speed,
             "digest": digest(self.network.theta),
@@ -430,11 +398,6 @@ class Run:
         return (
             f"A number is not a finite number in epoch {self.progress.epoch + 1}, "
             f"step {step + 1} of {self.batches}: {where}. Use a lower --learning-rate (now "
-            f"{self._learning_rate(step):g}) or --clip-norm, or see --on-nan; what was saved is "
+            f"{self._rate(step):g}) or --clip-norm, or see --on-nan; what was saved is "
             f"from before."
         )
-
-
-def finite(cost: float) -> float | None:
-    """Return the cost, or None if it is not a finite number: JSON has no other word for it."""
-    return cost if math.isfinite(cost) else None

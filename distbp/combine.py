@@ -19,14 +19,13 @@ knows those of all (`Sums`), exactly and for no message more.
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
 
 from distbp.comm import Comm, Peers
 from distbp.errors import DistbpError
-from distbp.exchange import Additions, Exchange, add, exchange, planned, slice_cuts
+from distbp.exchange import Additions, add, exchange, make_exchanges, planned, slice_cuts
 from distbp.optimizers import BLOCK, PIECE, Update, is_finite
 from distbp.shards import (
     Run,
@@ -39,7 +38,6 @@ from distbp.shards import (
 )
 
 EXTRA = 4  # numbers behind the gradient: those of `Sums`
-CHUNK, CHUNKS = 500_000, 4  # bytes from which an exchange is cut, and into how many at most
 PAD = 16  # vectors that are shared start at multiples of this: at a line of the cache
 
 LEAST_BLOCKS = 8  # of a slice: smaller ones take longer to pass on than to add up
@@ -210,11 +208,7 @@ class Exact(Combiner):
         self._exchanges = []
         if len(nodes) > 1 and lane is not None and start < stop:
             self._total = np.empty(stop - start, self.dtype)
-            cuts = slice_cuts(stop - start, max(1, min(CHUNKS, self._total.nbytes // CHUNK)))
-            self._exchanges = [
-                Exchange(lane, node_trees, self.root, [s[lo:hi] for s in sums], self._total[lo:hi])
-                for lo, hi in pairwise(cuts)
-            ]
+            self._exchanges = make_exchanges(lane, node_trees, self.root, sums, self._total)
 
         # θ and state, in two versions: a step is whole, or it has not happened.
         part = min(start, self.size), min(stop, self.size)

@@ -98,13 +98,11 @@ class Peers:
         if self.size > 1:
             self._mpi.Barrier()
 
-    def allgatherv(self, array: np.ndarray, counts: np.ndarray) -> None:
-        """Complete `array`, of which rank r has the r-th run of `counts[r]` numbers."""
-        if self.size > 1:
-            self._mpi.Allgatherv(_mpi().IN_PLACE, [array, counts])
-
     def start_allgatherv(self, array: np.ndarray, counts: np.ndarray) -> "MPI.Request":
-        """Begin an `allgatherv`; it is done when `Wait` of the result has returned."""
+        """Begin to complete `array`, of which rank r has the r-th run of `counts[r]` numbers.
+
+        It is done when `Wait` of the result has returned.
+        """
         return self._mpi.Iallgatherv(_mpi().IN_PLACE, [array, counts])
 
     def start_alltoallv(

@@ -6,12 +6,15 @@ up and sends the result to all.
 """
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 import numpy as np
 
 from distbp.comm import Peers
 from distbp.optimizers import BLOCK
 from distbp.shards import Addition, Run, additions
+
+CHUNK, CHUNKS = 500_000, 4  # bytes from which an exchange is cut, and into how many at most
 
 Additions = list[tuple[np.ndarray, np.ndarray, np.ndarray]]  # (one, other, where to)
 # What `Peers.start_alltoallv` takes: array, (counts, places), array, (counts, places).
@@ -92,6 +95,21 @@ class Exchange:
         """Wait until all parts are there."""
         for request in self._requests:
             request.Wait()
+
+
+def make_exchanges(
+    lane: Peers,
+    trees: Sequence[Sequence[Run]],
+    root: Run,
+    sums: Sequence[np.ndarray],
+    total: np.ndarray,
+) -> list[Exchange]:
+    """Return the exchanges that complete a sum: several if it is large, which then overlap."""
+    cuts = slice_cuts(total.size, max(1, min(CHUNKS, total.nbytes // CHUNK)))
+    return [
+        Exchange(lane, trees, root, [s[lo:hi] for s in sums], total[lo:hi])
+        for lo, hi in pairwise(cuts)
+    ]
 
 
 def exchange(exchanges: Sequence[Exchange]) -> None:

@@ -26,6 +26,7 @@ from distbp.combine import count_lanes, make_combiner
 from distbp.comm import Comm, Peers
 from distbp.config import flag
 from distbp.errors import ConfigError
+from distbp.exchange import exchange, make_exchanges
 from distbp.network import Network, layer_views, theta_size
 from distbp.optimizers import OPTIMIZERS, Update
 from distbp.shards import default_shards, rank_shards, subtrees
@@ -212,8 +213,9 @@ def measure(
     if comm.node_size > 1:
         barrier = timed(comm.node_barrier(), 2000) / (comm.node_size - 1)
     lane = comm.lane()
-    if lane is not None and lane.size > 1:
-        latency, bandwidth = measure_network(lane)
+    if lane is not None and lane.size > 1 and comm.node_rank == 0:  # the others share the cable
+        latency, bandwidth = measure_network(lane, size, dtype)
+    latency, bandwidth = comm.broadcast([latency, bandwidth])
     found = {
         "shard": timed(shard),
         "add": timed(lambda: np.add(one, other, out=one)) / size,
@@ -228,14 +230,20 @@ def measure(
     return Costs(**slowest | {"bandwidth": min(rank["bandwidth"] for rank in everywhere)})
 
 
-def measure_network(lane: Peers) -> tuple[float, float]:
-    """Return latency in seconds and bandwidth in bytes a second between some nodes."""
-    seconds = []
-    for size in (lane.size, 1_000_000 // lane.size * lane.size):
-        array, counts = np.zeros(size, np.float32), np.full(lane.size, size // lane.size)
-        seconds.append(timed(partial(lane.allgatherv, array, counts), 10))
-    latency = seconds[0] / np.ceil(np.log2(lane.size))
-    sent = 4e6 * (lane.size - 1) / lane.size
+def measure_network(lane: Peers, size: int, dtype: str) -> tuple[float, float]:
+    """Return latency in seconds and bandwidth in bytes a second between some nodes.
+
+    They are those of a sum of `size` numbers, of which each node has a part, and of one
+    that is next to nothing: pieces of a large sum overlap.
+    """
+    nodes = lane.size
+    trees, seconds = [[(node, node + 1)] for node in range(nodes)], []
+    for count in (nodes, size):
+        mine, total = np.zeros(count, dtype), np.zeros(count, dtype)
+        exchanges = make_exchanges(lane, trees, (0, nodes), [mine], total)
+        seconds.append(timed(partial(exchange, exchanges), 5))
+    sent = 2 * (nodes - 1) / nodes * total.nbytes
+    latency = seconds[0] / (2 * np.ceil(np.log2(nodes)))
     return float(latency), float(sent / max(seconds[1] - seconds[0], 1e-9))
 
 

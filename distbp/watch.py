@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,7 @@ from distbp.memory import LINE, process_numbers
 FIRST, FEW = 3, 5  # times the limit, until ranks have met a few times: for the first step
 SHOWING = 0.5  # seconds for a rank to show its stacks
 MOURNING = 5.0  # seconds after a death for the others to notice it themselves
-SHOW_STACKS = signal.SIGUSR2
+SHOW_STACKS = signal.SIGQUIT  # as by Ctrl-\: a rank shows its stacks, and ends
 
 
 class Watch:
@@ -49,7 +50,7 @@ class Watch:
 
     def __enter__(self) -> "Watch":
         if not self._is_alone:
-            faulthandler.register(SHOW_STACKS, all_threads=True)
+            faulthandler.register(SHOW_STACKS, all_threads=True, chain=True)
             threading.Thread(target=self._watch, daemon=True).start()
         return self
 
@@ -99,7 +100,8 @@ class Watch:
         sys.stderr.flush()
         for what, pause in ((SHOW_STACKS, SHOWING), (signal.SIGKILL, 0.0)):
             if pid:
-                os.kill(pid, what)
+                with suppress(ProcessLookupError):  # it has ended, and was buried
+                    os.kill(pid, what)
             time.sleep(pause)
 
     def _give_up(self, why: str) -> None:

@@ -14,7 +14,7 @@ from typing import NoReturn
 
 from distbp import __version__, tether
 from distbp.errors import ConfigError, DistbpError, LaunchError
-from distbp.launched import launcher_rank
+from distbp.launched import launcher_rank, ranks_started
 from distbp.verbs import VERBS, Parser
 
 # OpenBLAS makes a thread a core when it is loaded; with many ranks that is too many
@@ -66,10 +66,10 @@ def run(arguments: argparse.Namespace) -> int:
     except BaseException as error:
         from distbp import comm
 
-        started = comm.ranks_started(os.environ)
+        started = ranks_started(os.environ)
         if started > 1:
             trace = "".join(traceback.format_exception(error))
-            comm.fail(comm.launcher_rank(os.environ), started, trace)
+            comm.fail(launcher_rank(os.environ), started, trace)
         raise
     if status == 0 and is_first():
         tether.say_done()
@@ -94,7 +94,7 @@ def end_all(error: DistbpError) -> int:
     from distbp import comm
 
     try:
-        ranks = comm.connect() if comm.ranks_started(os.environ) > 1 else comm.Comm()
+        ranks = comm.connect() if ranks_started(os.environ) > 1 else comm.Comm()
     except LaunchError:
         ranks = comm.Comm()
     if ranks.size == 1:

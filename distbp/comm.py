@@ -8,10 +8,12 @@ has a `Comm` of one rank, which needs no MPI at all.
 """
 
 import atexit
+import faulthandler
 import json
 import math
 import os
 import platform
+import signal
 import sys
 import threading
 import time
@@ -23,14 +25,13 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 
 from distbp.errors import KINDS, DistbpError, LaunchError
-from distbp.launched import RANKS_VARIABLE as RANKS_VARIABLE
-from distbp.launched import launcher_rank as launcher_rank
-from distbp.launched import ranks_started as ranks_started
+from distbp.launched import RANKS_VARIABLE, ranks_started, start_limit
 from distbp.memory import LINE, Barrier, DeathError, NodeArray, make_barrier
 
 if TYPE_CHECKING:
     from mpi4py import MPI
 
+STDERR = 2
 PATIENCE = 3.0  # seconds that ranks with the same trouble may come apart
 MOURNING = 1.0  # seconds for a rank that ends all to get to this one
 FORWARDING = 0.3  # seconds for the launcher to pass on last words; an abort would overtake them
@@ -443,6 +444,10 @@ def _mpi() -> Any:
     from mpi4py import MPI
 
     if not MPI.Is_initialized():
+        # Where a rank has died meanwhile the others may wait for ever, and no thread runs.
+        faulthandler.register(signal.SIGALRM, STDERR, chain=True)
+        signal.alarm(start_limit())
         MPI.Init_thread()
+        signal.alarm(0)
         atexit.register(MPI.Finalize)
     return MPI

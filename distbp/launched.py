@@ -3,11 +3,14 @@
 import os
 from typing import Any
 
+from distbp.errors import ConfigError
+
 # Where launchers say how many ranks they started, and which one a process is.
 RANKS_VARIABLE = "DISTBP_RANKS"
 SIZE_VARIABLES = (RANKS_VARIABLE, "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS")
 # What Open MPI sets where a run may go on without ranks that have died (ULFM).
 SURVIVES_VARIABLE = "OMPI_MCA_mpi_ft_enable"
+LIMIT_VARIABLE = "DISTBP_START_LIMIT"
 RANK_VARIABLES = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK", "SLURM_PROCID")
 
 
@@ -30,3 +33,17 @@ def launcher_rank(environment: Any) -> int:
 def survives() -> bool:
     """Return whether a run goes on when ranks die: Open MPI's `mpirun --with-ft ulfm`."""
     return os.environ.get(SURVIVES_VARIABLE) == "1"
+
+
+def start_limit() -> int:
+    """Return how many seconds the ranks have to find each other.
+
+    Raises
+    ------
+    ConfigError
+        The environment has no number for it.
+    """
+    text = os.environ.get(LIMIT_VARIABLE, "120")
+    if not text.isdecimal() or int(text) < 1:
+        raise ConfigError(f"{LIMIT_VARIABLE}={text}: expected seconds, at least 1.")
+    return int(text)

@@ -8,7 +8,6 @@ further than the ones before.
 """
 
 import math
-import os
 import sys
 import time
 from collections.abc import Sequence
@@ -17,10 +16,10 @@ from pathlib import Path
 
 from distbp import tether
 from distbp.checkpoint import find, generations, read
-from distbp.errors import ConfigError, StoppedError
+from distbp.errors import StoppedError
 from distbp.launch import TICK, Launch, Requests
+from distbp.launched import start_limit
 
-START_LIMIT = "120"  # seconds for the ranks to find each other; DISTBP_START_LIMIT
 LEAVING = 10.0  # seconds for a launcher to end when its ranks have said how they ended
 GRACE = 60.0  # seconds for the ranks to save when they are asked to stop
 
@@ -155,15 +154,6 @@ class Job:
         if self.steps is None:
             return "There is no checkpoint yet: the same command begins again."
         return f"distbp train --resume {self.folder} goes on from step {self.steps:,}."
-
-
-def start_limit() -> float:
-    """Return how many seconds the ranks have to find each other."""
-    text = os.environ.get("DISTBP_START_LIMIT", START_LIMIT)
-    try:
-        return float(text)
-    except ValueError as failure:
-        raise ConfigError(f"DISTBP_START_LIMIT={text}: expected seconds.") from failure
 
 
 def newest(folder: str) -> int | None:

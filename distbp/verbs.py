@@ -199,7 +199,7 @@ def is_to_start_ranks(arguments: argparse.Namespace) -> bool:
     ConfigError
         A launcher has started ranks already.
     """
-    from distbp.comm import ranks_started
+    from distbp.launched import ranks_started
 
     ranks, started = arguments.ranks, ranks_started(os.environ)
     if ranks is None:

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from distbp.comm import Comm, fail
+from distbp.comm import STDERR, Comm, fail
 from distbp.memory import LINE, process_numbers
 
 FIRST, FEW = 3, 5  # times the limit, until ranks have met a few times: for the first step
@@ -50,7 +50,8 @@ class Watch:
 
     def __enter__(self) -> "Watch":
         if not self._is_alone:
-            faulthandler.register(SHOW_STACKS, all_threads=True, chain=True)
+            # What stands for standard error in a notebook is no file.
+            faulthandler.register(SHOW_STACKS, STDERR, all_threads=True, chain=True)
             threading.Thread(target=self._watch, daemon=True).start()
         return self
 

@@ -5,6 +5,7 @@ run everything has lost something. Otherwise skips are listed at the end.
 """
 
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -36,3 +37,8 @@ def without_skip(report):
         report.outcome = "failed"
         report.longrepr = f"skipped, where nothing may be: {report.longrepr}"
     return report
+
+
+# A shell's `&` lets its commands ignore Ctrl-C; what these tests start must not.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)

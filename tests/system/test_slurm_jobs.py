@@ -94,15 +94,15 @@ def jobs(slurm, data, tmp_path_factory):
         "ranks killed": lambda job: kill_ranks(found["ranks killed"].run),
         "cable pulled": lambda job: slurm.hosts.plug("n6", False),
         "node killed mpirun": lambda job: (
-            saved(found["node killed"].run) and slurm.hosts.kill("n5")
+            saved(slurm, found["node killed"].run) and slurm.hosts.kill("n5")
         ),
         "preempted": lambda job: (
-            saved(found["preempted with grace"].run) and preempt(slurm, folder)
+            saved(slurm, found["preempted with grace"].run) and preempt(slurm, folder)
         ),
         "cancelled": lambda job: slurm.run("scancel", job),
     }
     for name, disturb in disturbances.items():
-        assert saved(found[name].run), name
+        assert saved(slurm, found[name].run), name
         disturb(found[name].number)
         slurm.hurry()
     return found
@@ -118,17 +118,25 @@ def submit(slurm, folder, data, name, options, more, seconds):
     number = slurm.submit(
         script, *more.split(), f"--output={folder}/{name}.out",
         PYTHONPATH=f"{INSIDE}:{ROOT}", DISTBP_TEST_PACE=f"{seconds / STEPS:.4f}",
+        DISTBP_START_LIMIT="20",
         OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1",
         PRTE_MCA_rmaps_default_mapping_policy=":oversubscribe", OMPI_MCA_mpi_yield_when_idle="1",
     )  # fmt: skip
     return Job(number, run, folder / f"{name}.out")
 
 
-def saved(run: Path) -> bool:
-    """Wait for the first checkpoint of a run, or of the second one of an array."""
-    until, file = time.monotonic() + 60, run / ("1/last.h5" if run.name == "array" else "last.h5")
+def saved(slurm: Slurm, run: Path) -> bool:
+    """Wait for the first checkpoint of a run, or of the second one of an array.
+
+    A start of MPI that hangs ends after its limit, and the job starts again.
+    """
+    until, file = time.monotonic() + 90, run / ("1/last.h5" if run.name == "array" else "last.h5")
+    look = time.monotonic() + 5
     while not file.exists() and time.monotonic() < until:
         time.sleep(0.05)
+        if time.monotonic() > look:
+            slurm.hurry()
+            look += 5
     return file.exists()
 
 

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from distbp.comm import Comm, connect, launcher_rank, ranks_started
+from distbp.comm import Comm, connect
 from distbp.errors import ConfigError, DataError, LaunchError
+from distbp.launched import launcher_rank, ranks_started
 
 
 def test_one_rank_has_what_it_had():

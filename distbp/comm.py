@@ -58,11 +58,10 @@ class Peers:
 
     def gather_numbers(self, number: int) -> np.ndarray:
         """Return every rank's number, on every rank: (size,) int64."""
-        numbers = np.array([number], np.int64)
+        mine, numbers = np.array([number], np.int64), np.empty(self.size, np.int64)
         if self.size > 1:
-            numbers = np.empty(self.size, np.int64)
-            self._mpi.Allgather(np.array([number], np.int64), numbers)
-        return numbers
+            self._mpi.Allgather(mine, numbers)
+        return numbers if self.size > 1 else mine
 
     def broadcast(self, value: Any, root: int = 0) -> Any:
         """Return the `value` of rank `root`, on every rank; anything that JSON can hold."""
@@ -214,9 +213,7 @@ class Comm(Peers):
 
     def is_loss(self, error: BaseException) -> bool:
         """Return whether an exception says that other ranks are gone."""
-        return isinstance(error, DeathError) or (
-            self.size > 1 and isinstance(error, _mpi().Exception)
-        )
+        return isinstance(error, (DeathError, _mpi().Exception) if self.size > 1 else DeathError)
 
     def go_on_without_the_dead(self) -> list[int]:
         """Be the ranks that are left, once all of them have called it; return who is not.

@@ -218,9 +218,8 @@ class Comm(Peers):
     def go_on_without_the_dead(self) -> list[int]:
         """Be the ranks that are left, once all of them have called it; return who is not.
 
-        Needs Open MPI, started with `--with-ft ulfm`: see `launched.survives`. May raise what
-        `is_loss` knows, and is to be called again then. All is renumbered, and memory that
-        was shared, lanes and barriers are to be made again.
+        For `launched.survives` only. May raise what `is_loss` knows, and is to be called again
+        then. All is renumbered; shared memory, lanes and barriers are to be made again.
         """
         size, rank = self.size, self.rank
         for barrier in self._barriers:
@@ -429,8 +428,6 @@ def library() -> str:
         words = MPI.Get_library_version().replace(",", " ").split()
     except (ImportError, RuntimeError):
         return ""
-    finally:
-        mpi4py.rc.initialize = True
     if words[0] == "MPICH":
         return f"MPICH {words[2]}"
     return " ".join(word.lstrip("v") for word in words[:3])
@@ -438,6 +435,9 @@ def library() -> str:
 
 def _mpi() -> Any:
     """Return mpi4py's MPI, started."""
+    import mpi4py
+
+    mpi4py.rc.initialize = False  # not by the import
     from mpi4py import MPI
 
     if not MPI.Is_initialized():

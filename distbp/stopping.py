@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-SIGNALS = (signal.SIGUSR1, signal.SIGTERM)
+SIGNALS = (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT)
 SLURM_END = "SLURM_JOB_END_TIME"  # seconds since 1970
 MARGIN = 60.0  # seconds before the end of a SLURM job, to save and to leave
 
@@ -49,7 +49,13 @@ class Stopping:
     def __enter__(self) -> "Stopping":
         # Python lets no other thread handle signals.
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
+            before = {number: signal.getsignal(number) for number in SIGNALS}
+            # What is ignored stays so: a shell's `&` wants it of Ctrl-C.
+            self._before = {
+                n: handler for n, handler in before.items() if handler != signal.SIG_IGN
+            }
+            for number in self._before:
+                signal.signal(number, self._note)
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -58,6 +64,8 @@ class Stopping:
 
     def _note(self, number: int, frame: object) -> None:
         self.reason = signal.Signals(number).name
+        if number == signal.SIGINT:  # who types Ctrl-C once more does not want to wait
+            signal.signal(number, self._before[number])
 
     def is_wanted(self) -> bool:
         """Return whether this rank has a reason to stop."""

@@ -4,7 +4,7 @@ import re
 import sys
 
 import pytest
-from ranks import FULL, Job, command_of, mpiexec
+from ranks import FULL, Job, command_of, is_open_mpi, mpiexec
 from screen import Screen, watch
 
 BAR = re.compile(r"epoch \d+/\d+ .*\d+% cost \d\.\d+ accuracy \d+\.\d+% [\d,]+ samples/s")
@@ -94,12 +94,15 @@ def test_lines_go_where_the_user_sends_them(tmp_path, words, start):
 
 @pytest.mark.parametrize("start", STARTS)
 def test_ctrl_c_ends_a_run(tmp_path, words, start):
-    """Soon, with every rank, not with 0, and without a flood of tracebacks."""
+    """Soon, with every rank, saved, and without a traceback."""
     words = [*words, "--epochs", 100_000]
     seen = watch(commanded(start, words), tmp_path, typed=("epoch  ", "\x03"))
     assert seen.ended.status != 0, seen.text
     assert seen.ended.seconds < 15, seen.text
-    assert seen.text.count("Traceback (most recent call last)") <= 1, seen.text
+    assert "Traceback (most recent call last)" not in seen.text
+    if start != "mpiexec" or not is_open_mpi():  # whose launcher gives them 0.2 s
+        assert seen.ended.status == 75, seen.text
+        assert len(re.findall(r"stopped by SIG(INT|USR1) in epoch", seen.text)) == 1, seen.text
     assert_cursor_is_shown(seen.text)
 
 

@@ -17,7 +17,7 @@ from distbp.comm import Comm
 from distbp.config import Config
 from distbp.errors import DistbpError, StoppedError
 from distbp.gradient import BatchGradient
-from distbp.stopping import MARGIN, SLURM_END, Stopping
+from distbp.stopping import MARGIN, SIGNALS, SLURM_END, Stopping
 from distbp.train import train
 
 
@@ -62,7 +62,7 @@ def at_step(monkeypatch):
 # Signals and times.
 
 
-@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM])
+@pytest.mark.parametrize("number", SIGNALS)
 def test_a_signal_stops_a_run_that_goes_on_exactly(config, tmp_path, at_step, number):
     """In the middle of an epoch: saved after that step; the rest ends as if nothing had been."""
     whole = train(replace(config, out=str(tmp_path / "whole")), comm=Comm())
@@ -80,9 +80,27 @@ def test_a_signal_stops_a_run_that_goes_on_exactly(config, tmp_path, at_step, nu
 
 def test_handlers_are_put_back(config):
     """A library's user has his own."""
-    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGUSR1)
+    before = [signal.getsignal(number) for number in SIGNALS]
     train(config, comm=Comm())
-    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGUSR1)) == before
+    assert [signal.getsignal(number) for number in SIGNALS] == before
+
+
+def test_a_second_ctrl_c_does_not_wait(config, at_step):
+    """The first one asks, as any signal does; the second one is Python's own again."""
+    at_step(1, 3, lambda *_: [os.kill(os.getpid(), signal.SIGINT) for _ in range(2)])
+    with pytest.raises(KeyboardInterrupt):
+        train(config, comm=Comm())
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_an_ignored_signal_stays_ignored(config, at_step):
+    """A run behind `&` has nothing to do with the Ctrl-C of its terminal."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        at_step(1, 3, lambda *_: os.kill(os.getpid(), signal.SIGINT))
+        assert len(train(config, comm=Comm()).history) == 3
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_training_in_a_thread(config):

@@ -221,6 +221,7 @@ class Exact(Combiner):
         self._told = memory((told,), self.dtype, (0, 0 if place else told))
         self._place = EXTRA + place
         self._has_extra = start < stop == length
+        self._sums = self._told[:EXTRA], self._total[-EXTRA:]
         update.move(versions, part, squares)
         self._gradient = self._total[: part[1] - start]
 
@@ -262,7 +263,7 @@ class Exact(Combiner):
             is_bad |= update.apply_piece(i, gradient)
         self._told[self._place] = is_bad
         if self._has_extra:
-            np.copyto(self._told[:EXTRA], self._total[-EXTRA:])
+            np.copyto(*self._sums)
         self._wait()  # for all slices of the new θ
         told = self._told.tolist()
         sums = Sums(*told[:EXTRA])

@@ -314,8 +314,8 @@ class Feed:
         """
         views = self._views.get(len(numbers)) or self._make_views(len(numbers))
         # Row numbers are in range; mode="clip" is the one that needs no buffer.
-        np.take(self.split.x, numbers, axis=0, out=views.raw_x, mode="clip")
-        np.take(self.split.y, numbers, axis=0, out=views.raw_y, mode="clip")
+        self.split.x.take(numbers, axis=0, out=views.raw_x, mode="clip")
+        self.split.y.take(numbers, axis=0, out=views.raw_y, mode="clip")
         np.copyto(views.wide, views.typed_x)
         if self.is_shifted:
             np.subtract(views.wide, views.shift, out=views.wide)
@@ -327,7 +327,7 @@ class Feed:
             np.copyto(views.y, views.typed_y, casting="unsafe")
         else:
             np.copyto(views.labels, views.typed_y, casting="unsafe")
-            np.take(self.one_hot, views.labels, axis=0, out=views.y, mode="clip")
+            self.one_hot.take(views.labels, axis=0, out=views.y, mode="clip")
         return views.x, views.y, views.labels
 
     def _make_views(self, m: int) -> SimpleNamespace:

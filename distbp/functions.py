@@ -11,7 +11,8 @@ stands behind; the pairs that make sense are listed in `OUTPUTS`:
     log-likelihood, softmax          C = −Σ y ln a                      δ = a − y
 
 In the last two σ′ cancels. There a is saturated long before C is: in float32
-σ(20) is 1, so their values are computed from z and never see a logarithm of 0.
+σ(20) is 1, so their values are computed from z and never see a logarithm of 0. (Softmax
+does not mind a constant added to all z of a row: `fill` leaves the z that is ln a.)
 All work on a batch of rows, float32 or float64, and allocate nothing in `fill`,
 `prime` and `delta`. Source: M. Nielsen, Neural Networks and Deep Learning, ch. 1-3.
 """
@@ -71,7 +72,7 @@ class Relu(Activation):
         return np.maximum(z, 0.0, out=out)
 
     def prime(self, a: np.ndarray, out: np.ndarray) -> np.ndarray:
-        return np.sign(a, out=out)
+        return np.ceil(np.minimum(a, 1.0, out=out), out=out)
 
 
 class Linear(Activation):
@@ -87,16 +88,23 @@ class Linear(Activation):
 
 
 class Softmax(Activation):
-    """a_j = e^z_j / Σ_k e^z_k, an output layer only: each a_j depends on every z_k."""
+    """a_j = e^z_j / Σ_k e^z_k, an output layer only: each a_j depends on every z_k.
+
+    `fill` also subtracts ln Σ_k e^z_k from z, which then is ln a, exact where a is 0.
+    """
 
     def fill(self, z: np.ndarray, out: np.ndarray, spare: np.ndarray | None = None) -> np.ndarray:
         # Whole rows of the same number, because NumPy allocates to broadcast one.
         rows = np.empty_like(z) if spare is None else spare
         np.copyto(rows, np.maximum.reduce(z, axis=1, keepdims=True))
-        np.subtract(z, rows, out=out)
-        np.exp(out, out=out)
-        np.copyto(rows, np.add.reduce(out, axis=1, keepdims=True))
-        return np.divide(out, rows, out=out)
+        np.subtract(z, rows, out=z)
+        np.exp(z, out=out)
+        sums = np.add.reduce(out, axis=1, keepdims=True)  # (m, 1)
+        np.copyto(rows, sums)
+        np.divide(out, rows, out=out)
+        np.copyto(rows, np.log(sums, out=sums))
+        np.subtract(z, rows, out=z)
+        return out
 
     def prime(self, a: np.ndarray, out: np.ndarray) -> np.ndarray:
         raise TypeError("softmax has no elementwise derivative: use the log-likelihood cost")
@@ -118,7 +126,10 @@ class Cost(ABC):
     def fn(
         self, z: np.ndarray, a: np.ndarray, y: np.ndarray, spare: np.ndarray | None = None
     ) -> float:
-        """Return the cost summed over the rows; `spare` (m, n_L) is overwritten."""
+        """Return the cost summed over the rows; `spare` (m, n_L) is overwritten.
+
+        `z` is as the output layer's `fill` has left it.
+        """
 
     def delta(
         self,
@@ -172,17 +183,12 @@ class CrossEntropyCost(Cost):
 
 
 class LogLikelihoodCost(Cost):
-    """C = −Σ y ln a = Σ y (ln Σ_k e^z_k − z), for a = softmax(z) and Σ y = 1."""
+    """C = −Σ y ln a, for a = softmax(z), which leaves ln a in z."""
 
     def fn(
         self, z: np.ndarray, a: np.ndarray, y: np.ndarray, spare: np.ndarray | None = None
     ) -> float:
-        # ln Σ_k e^z_k = z_j − ln a_j for every j; for the largest, a_j is at least
-        # 1 / n_L, so its logarithm is exact however far the others have sunk.
-        z_max = np.maximum.reduce(z, axis=1)  # (m,)
-        a_max = np.maximum.reduce(a, axis=1)  # (m,)
-        np.subtract(z_max, np.einsum("ij,ij->i", y, z), out=z_max)
-        return float(np.add.reduce(np.subtract(z_max, np.log(a_max, out=a_max), out=z_max)))
+        return -float(np.vdot(y, z))
 
 
 ACTIVATIONS: dict[str, type[Activation]] = {

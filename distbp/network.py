@@ -167,9 +167,10 @@ class Network:
         (m, n_L) array
         """
         x = self._rows(x, self.sizes[0], "x")
-        work = work or self.workspace(len(x))
+        return self._feedforward(x, work or self.workspace(len(x)))
+
+    def _feedforward(self, a: np.ndarray, work: Workspace) -> np.ndarray:
         last = len(self.weights) - 1
-        a = x
         for l in range(last):
             z = self._weighted_input(l, a, work)  # (m, n_l)
             a = self.sigma.fill(z, work.a[l])
@@ -212,7 +213,7 @@ class Network:
         if len(x) != len(y):
             raise ConfigError(f"y has {len(y)} rows; expected {len(x)}, as many as x.")
         work = work or self.workspace(len(x))
-        a_out = self.feedforward(x, work)
+        a_out = self._feedforward(x, work)
         l = len(self.weights) - 1
         delta = self.cost.delta(a_out, y, work.delta[l], work.spare[l])  # BP1
         while True:

@@ -4,7 +4,8 @@ OpenBLAS copies w into another order before it multiplies a wᵀ, which for a wi
 input and few rows takes almost as long as the product. On processors with AVX-512
 it has kernels for small float32 products that need no copy: runs of rows that stay
 below their limit take 0.6 to 0.9 of the time. Elsewhere, and for other shapes, one
-product is best. The cut depends on shapes and processor alone, as do its bits.
+product is best: with many rows the copy of w does not count, nor that of a with many
+units. The cut depends on shapes and processor alone, as do its bits.
 """
 
 from functools import cache
@@ -14,13 +15,15 @@ import threadpoolctl
 
 LIMIT = 1_000_000  # multiplications of a small product, OpenBLAS's own limit
 LEAST_ROWS, LEAST_INPUT = 8, 512  # below, more calls cost more than the copy
+MANY_ROWS, MANY_UNITS = 128, 64  # from both on, one large product is faster
 ARCHITECTURES = ("SkylakeX", "Cooperlake", "SapphireRapids")
 
 
 def row_runs(rows: int, n_in: int, n_out: int, dtype: np.dtype) -> list[slice]:
     """Return the runs of rows in which a (rows, n_in) wᵀ (n_in, n_out) is best computed."""
     run = LIMIT // (n_in * n_out) // 4 * 4
-    is_worth_it = dtype == np.float32 and n_in >= LEAST_INPUT and LEAST_ROWS <= run < rows
+    fits = dtype == np.float32 and n_in >= LEAST_INPUT and LEAST_ROWS <= run < rows
+    is_worth_it = fits and (rows < MANY_ROWS or n_out < MANY_UNITS)
     if not (is_worth_it and has_small_kernels()):
         return [slice(0, rows)]
     return [slice(i, min(i + run, rows)) for i in range(0, rows, run)]

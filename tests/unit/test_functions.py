@@ -13,7 +13,7 @@ PAIRS = [(cost, output) for cost, outputs in OUTPUTS.items() for output in outpu
 
 def cost_of(name, output, z, y):
     """Return the cost of the logits z, behind an output layer."""
-    cost = COSTS[name](ACTIVATIONS[output]())
+    cost, z = COSTS[name](ACTIVATIONS[output]()), z.copy()
     return cost.fn(z, cost.output.fill(z, np.empty_like(z)), y)
 
 
@@ -72,10 +72,19 @@ def test_softmax_is_a_distribution():
     """Rows are positive, add up to 1, and do not mind a common offset."""
     sigma = ACTIVATIONS["softmax"]()
     z = np.array([[1.0, 2.0, 3.0], [-1000.0, 0.0, 1000.0]])
-    a = sigma.fill(z, np.empty_like(z))
+    a = sigma.fill(z.copy(), np.empty_like(z))
     e = np.exp([1.0, 2.0, 3.0])
     np.testing.assert_allclose(a, [e / e.sum(), [0, 0, 1]], rtol=1e-15)
     np.testing.assert_array_equal(sigma.fill(z + 512, np.empty_like(z)), a)
+
+
+def test_softmax_leaves_the_logarithm_of_its_output():
+    """In z, of which it is the softmax too; also where the output itself is 0."""
+    sigma = ACTIVATIONS["softmax"]()
+    z = np.array([[1.0, 2.0, 3.0], [-1000.0, 0.0, 1000.0]])
+    a = sigma.fill(z, np.empty_like(z))
+    np.testing.assert_allclose(z[0], np.log(a[0]), rtol=1e-15)
+    assert z[1].tolist() == [-2000, -1000, 0]
 
 
 def test_softmax_has_no_prime():

@@ -19,7 +19,8 @@ knows those of all (`Sums`), exactly and for no message more.
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from time import perf_counter
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -87,9 +88,12 @@ class Combiner(ABC):
         When all of the plan is done, the first of them are the partial sums.
     has_replica : bool
         Whether this rank answers for a copy of θ: of all that share one, the first does.
+    waited : float
+        Seconds of the last `finish` that went to waiting for other ranks, or their messages.
     """
 
     is_exact: bool
+    waited = 0.0
 
     def __init__(self, comm: Comm, shards: int, update: Update) -> None:
         self.comm, self.update, self.has_replica = comm, update, True
@@ -110,6 +114,12 @@ class Combiner(ABC):
     def done(self, i: int) -> None:
         """Add up what the i-th shard of the plan, just written, completes."""
         add(self._additions[i])
+
+    def _meet(self, others: Callable[..., None], *what: Any) -> None:
+        """Call what waits for other ranks, and note how long it takes."""
+        began = perf_counter()
+        others(*what)
+        self.waited += perf_counter() - began
 
     @abstractmethod
     def finish(self, rows: int, learning_rate: float) -> Sums:
@@ -135,7 +145,8 @@ class Allreduce(Combiner):
             total.fill(0.0)
         for other in self.slots[1 : len(self.trees[self.comm.rank])]:
             np.add(total, other, out=total)
-        self.comm.allreduce(total)
+        self.waited = 0.0
+        self._meet(self.comm.allreduce, total)
         sums = Sums(*total[-EXTRA:].tolist())
         if not math.isfinite(sums.cost) or not is_finite(total[:-EXTRA]):
             return sums._replace(cost=math.nan)
@@ -244,17 +255,17 @@ class Exact(Combiner):
         self._wait()
 
     def finish(self, rows: int, learning_rate: float) -> Sums:
-        update = self.update
-        self._wait()  # for the partial sums of all
+        update, self.waited = self.update, 0.0
+        self._meet(self._wait)  # for the partial sums of all
         if self._has_extra:
             add(self._rest)
         if not self._is_one_pass:
             for terms, _ in self._pieces:
                 add(terms)
-            exchange(self._exchanges)
+            self._meet(exchange, self._exchanges)
             if update.clip_norm is not None:
                 update.measure(self._gradient)
-                self._wait()  # for the squares of all slices
+                self._meet(self._wait)  # for the squares of all slices
         update.begin(rows, learning_rate)
         is_bad = False
         for i, (terms, gradient) in enumerate(self._pieces):
@@ -264,7 +275,7 @@ class Exact(Combiner):
         self._told[self._place] = is_bad
         if self._has_extra:
             np.copyto(*self._sums)
-        self._wait()  # for all slices of the new θ
+        self._meet(self._wait)  # for all slices of the new θ
         told = self._told.tolist()
         sums = Sums(*told[:EXTRA])
         if any(told[EXTRA:]) or not math.isfinite(sums.cost):

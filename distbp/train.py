@@ -8,6 +8,7 @@ kept and shown is the `journal`'s.
 """
 
 import math
+import platform
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +28,7 @@ from distbp.gradient import BatchGradient
 from distbp.journal import Journal, Progress, costs_and_accuracies
 from distbp.launched import survives
 from distbp.network import Network
-from distbp.notices import farewell, introduction, lost, warnings
+from distbp.notices import all_cores, farewell, introduction, lost, warnings
 from distbp.parts import (
     check_alike,
     check_places,
@@ -41,6 +42,7 @@ from distbp.parts import (
 from distbp.place import Place
 from distbp.schedules import epochs_waited
 from distbp.stopping import Stopping
+from distbp.timing import RankTime, Timing, summary
 from distbp.watch import Watch
 
 LEAST_FACTOR = 2.0**-10  # on the learning rate: a run that rolls back this often is given up
@@ -150,7 +152,7 @@ class Run:
             config.batch_size, config.shards or 1, config.dropout,
         )  # fmt: skip
         self.checker = Checker(comm, self.update, self.combiner, self.gradient)
-        self.progress = Progress()
+        self.progress, self.timing = Progress(), Timing()
         self.stopping: Stopping = (
             survivor_of.stopping if survivor_of else Stopping(config.seconds("time_limit"))
         )
@@ -221,11 +223,19 @@ class Run:
 
     def _result(self) -> Result:
         """Return what the run has ended with, and say so."""
+        if self.timing.steps:
+            self.journal.display.line(f"time   {self._where_time_went()}")
         for text in farewell(self.config, self.data, self.network, self._is_out_of_patience()):
             self.journal.display.line(text)
         theta = self.network.theta.copy()  # the node's memory ends with the run
         self.network.bind(theta)
         return Result(self.network, self.progress.history, Path(self.config.out), digest(theta))
+
+    def _where_time_went(self) -> str:
+        comm = self.comm
+        mine = [platform.node(), comm.node, len(self.combiner.plan), *self.timing.parts()]
+        cores = all_cores(comm.gather([comm.node, machine.cores(), None]))
+        return summary([RankTime(*one) for one in comm.gather(mine)], len(cores))
 
     def _epoch(self) -> None:
         progress, batch_size = self.progress, self.config.batch_size
@@ -251,9 +261,12 @@ class Run:
         """Change θ by the gradient of one mini-batch, the same on all ranks."""
         progress, before = self.progress, self.place.now()
         wishes = self.stopping.is_wanted(), self.journal.is_due_by_time()
-        self.gradient.compute(batch, progress.epoch, progress.step, wishes)
         rate = self._rate(progress.step)
+        began = time.perf_counter()
+        self.gradient.compute(batch, progress.epoch, progress.step, wishes)
+        computed = time.perf_counter()
         sums = self.combiner.finish(len(batch), rate)
+        self.timing.note(began, computed, time.perf_counter(), self.combiner.waited)
         self.place.before = before
         if not math.isfinite(sums.cost):
             self._on_nan(batch)

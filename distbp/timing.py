@@ -1,0 +1,90 @@
+"""Where the time of the steps went: to compute, to wait, to update; and what would help.
+
+A step of a rank has three parts: backprop of its shards, waiting for other ranks or their
+messages, and the rest of the sum and the update. `Timing` adds them up, at the price of a
+few looks at the clock; `summary` says in one line what came of them on all ranks.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean, median
+
+MUCH = 0.25  # of a step: worth doing something about
+UNEVEN = 0.1  # more compute than the median, with as many shards: another rank waits for it
+
+
+@dataclass
+class Timing:
+    """Seconds of a rank's steps so far, by what they went to."""
+
+    steps: int = 0
+    compute: float = 0.0
+    wait: float = 0.0
+    update: float = 0.0
+
+    def note(self, began: float, computed: float, ended: float, waited: float) -> None:
+        """Count a step, by the clock when it began and when its parts ended."""
+        self.steps += 1
+        self.compute += computed - began
+        self.wait += waited
+        self.update += ended - computed - waited
+
+    def parts(self) -> list[float]:
+        """Return compute, wait and update, in seconds a step."""
+        return [part / max(self.steps, 1) for part in (self.compute, self.wait, self.update)]
+
+
+@dataclass(frozen=True)
+class RankTime:
+    """A rank's seconds a step, the host it was on, and how many shards it had."""
+
+    host: str
+    node: int
+    shards: int
+    compute: float
+    wait: float
+    update: float
+
+
+def summary(ranks: Sequence[RankTime], cores: int) -> str:
+    """Return how long a step took, what it went to, who was slowest, and what would help."""
+    parts = [fmean(getattr(rank, name) for rank in ranks) for name in ("compute", "wait", "update")]
+    compute, wait, update = (part / max(sum(parts), 1e-9) for part in parts)
+    text = f"{sum(parts) * 1e6:,.0f} µs a step: {compute:.0%} compute"
+    if len(ranks) == 1:
+        return f"{text}, {update:.0%} update"
+    slowest = max(range(len(ranks)), key=lambda rank: ranks[rank].compute)
+    extra = ranks[slowest].compute / max(_median_of_busy(ranks), 1e-9) - 1
+    return (
+        f"{text}, {wait:.0%} wait, {update:.0%} update; slowest: rank {slowest} on "
+        f"{ranks[slowest].host}, {extra:+.0%}; {_help(ranks, cores, extra, wait, update)}"
+    )
+
+
+def _median_of_busy(ranks: Sequence[RankTime]) -> float:
+    return median(rank.compute for rank in ranks if rank.shards)
+
+
+def _help(ranks: Sequence[RankTime], cores: int, extra: float, wait: float, update: float) -> str:
+    shards = [rank.shards for rank in ranks]
+    idle = shards.count(0)
+    if idle:
+        return f"{idle} had nothing to compute: fewer ranks, or --shards {len(ranks)}, would help"
+    if max(shards) > min(shards) and wait > MUCH:
+        return (
+            f"some have {max(shards)} shards and others {min(shards)}: a number of ranks that "
+            f"divides {sum(shards)} would help"
+        )
+    if len(ranks) > cores:
+        return f"ranks share cores: {cores} ranks would help"
+    if extra > UNEVEN and max(shards) == min(shards):
+        return "look what else runs there"
+    if wait > MUCH and len({rank.node for rank in ranks}) > 1:
+        return "the network takes long: a larger batch, or fewer nodes, would help (distbp plan)"
+    if wait > MUCH:
+        return "ranks wait for each other: look what else runs on their cores"
+    if update > MUCH:
+        return "a larger --batch-size would help"
+    if len(ranks) < sum(shards):
+        return f"more ranks, up to {sum(shards)}, would help"
+    return "a larger --batch-size would employ more ranks"

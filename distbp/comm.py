@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 
 from distbp.errors import KINDS, DistbpError, LaunchError
-from distbp.launched import RANKS_VARIABLE, ranks_started, start_limit
+from distbp.launched import RANKS_VARIABLE, memory_plug, ranks_started, start_limit
 from distbp.memory import LINE, Barrier, DeathError, NodeArray, make_barrier
 
 if TYPE_CHECKING:
@@ -290,7 +290,6 @@ class Comm(Peers):
             self._fail("".join(traceback.format_exception(failure.exc_value)))
 
     def _fail(self, trace: str) -> NoReturn:
-        """Show why this rank cannot go on, in one piece, and end all ranks."""
         fail(self.rank, self.size, trace)
 
     def end_unless_all_arrive(self, error: DistbpError) -> None:
@@ -444,6 +443,7 @@ def _mpi() -> Any:
         # Where a rank has died meanwhile the others may wait for ever, and no thread runs.
         faulthandler.register(signal.SIGALRM, STDERR, chain=True)
         signal.alarm(start_limit())
+        _plug = memory_plug(os.environ)
         MPI.Init_thread()
         signal.alarm(0)
         atexit.register(MPI.Finalize)

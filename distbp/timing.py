@@ -7,7 +7,8 @@ few looks at the clock; `summary` says in one line what came of them on all rank
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import fmean, median
+
+import numpy as np
 
 MUCH = 0.25  # of a step: worth doing something about
 UNEVEN = 0.1  # more compute than the median, with as many shards: another rank waits for it
@@ -48,21 +49,19 @@ class RankTime:
 
 def summary(ranks: Sequence[RankTime], cores: int) -> str:
     """Return how long a step took, what it went to, who was slowest, and what would help."""
-    parts = [fmean(getattr(rank, name) for rank in ranks) for name in ("compute", "wait", "update")]
-    compute, wait, update = (part / max(sum(parts), 1e-9) for part in parts)
-    text = f"{sum(parts) * 1e6:,.0f} µs a step: {compute:.0%} compute"
+    parts = np.mean([[rank.compute, rank.wait, rank.update] for rank in ranks], axis=0)
+    seconds = float(parts.sum())
+    compute, wait, update = (parts / max(seconds, 1e-9)).tolist()
+    text = f"{seconds * 1e6:,.0f} µs a step: {compute:.0%} compute"
     if len(ranks) == 1:
         return f"{text}, {update:.0%} update"
     slowest = max(range(len(ranks)), key=lambda rank: ranks[rank].compute)
-    extra = ranks[slowest].compute / max(_median_of_busy(ranks), 1e-9) - 1
+    usual = float(np.median([rank.compute for rank in ranks if rank.shards]))
+    extra = ranks[slowest].compute / max(usual, 1e-9) - 1
     return (
         f"{text}, {wait:.0%} wait, {update:.0%} update; slowest: rank {slowest} on "
         f"{ranks[slowest].host}, {extra:+.0%}; {_help(ranks, cores, extra, wait, update)}"
     )
-
-
-def _median_of_busy(ranks: Sequence[RankTime]) -> float:
-    return median(rank.compute for rank in ranks if rank.shards)
 
 
 def _help(ranks: Sequence[RankTime], cores: int, extra: float, wait: float, update: float) -> str:

@@ -81,7 +81,9 @@ def test_a_clean_run_writes_nothing_to_standard_error(tmp_path, data, n):
     )
     assert ended.err == "", str(ended)
     lines = ended.out.splitlines()
-    assert [line for line in lines if line.startswith("epoch ")] == lines[-5:-3]
+    assert [line for line in lines if line.startswith("epoch ")] == lines[-6:-4]
+    assert lines[-4].startswith("time   ")
+    assert ("slowest: rank " in lines[-4]) == bool(n)
     assert ("2 ranks" if n else "1 rank ") in lines[1]
     assert "\x1b" not in ended.out
 

@@ -20,6 +20,7 @@ from statistics import median
 from distbp import launch, machine
 
 HERE = Path(__file__).resolve().parent
+PAUSE = 0.3  # seconds: threads of the one before may spin for a while when they have nothing to do
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 # Peers that need an environment of their own.
 PEERS = {
@@ -91,6 +92,7 @@ class Started:
         return path.read_text()
 
     def turn(self):
+        time.sleep(PAUSE)
         (self.folder / f"go-{self.turns}").touch()
         seconds = float(self.wait_for(f"done-{self.turns}"))
         self.turns += 1

@@ -5,7 +5,7 @@ import pytest
 
 from distbp.comm import Comm, connect
 from distbp.errors import ConfigError, DataError, LaunchError
-from distbp.launched import launcher_rank, ranks_started
+from distbp.launched import launcher_rank, memory_plug, ranks_started
 
 
 def test_one_rank_has_what_it_had():
@@ -75,3 +75,9 @@ def test_several_ranks_without_mpi(monkeypatch):
     monkeypatch.setenv("PMI_SIZE", "4")
     with pytest.raises(LaunchError, match=r"4 ranks were started, but no MPI .*cannot load MPI"):
         connect()
+
+
+def test_memory_is_plugged_under_slurm_alone():
+    """Before MPI starts there; elsewhere nothing is taken."""
+    assert memory_plug({}) == []
+    assert sum(map(len, memory_plug({"SLURM_STEP_ID": "0"}))) > 1e6

@@ -123,12 +123,13 @@ def test_ranks_without_a_shard(hosts, data, tmp_path):
 
 def test_plan_measures_the_network(hosts):
     """Several hosts know their latency and bandwidth; nobody has to say them."""
-    words = ["plan", "--sizes", "784,100,10", "--batch-size", 256, "--up-to", 8]
+    # Of 5 MB: what they take to travel is far more than a busy machine's moments.
+    words = ["plan", "--sizes", "784,1024,512,10", "--batch-size", 256, "--up-to", 8]
     found = re.search(
         r"between nodes, measured: (\d+) µs, ([\d.]+) Gbit/s", run(hosts, [1, 1], words)
     )
     assert found is not None
-    assert 0.5 < float(found[2]) < 1.3
+    assert 0.2 < float(found[2]) < 1.3
 
 
 def test_slow_cables_change_nothing(data, alone, tmp_path, tmp_path_factory):

@@ -20,12 +20,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from distbp import comm, processes, tether
+from distbp import comm, processes, stopping, tether
 from distbp.errors import LaunchError
 from distbp.launched import RANKS_VARIABLE
 
 NAMES = ("mpiexec", "mpirun", "mpiexec.hydra", "mpiexec.mpich", "mpirun.openmpi", "mpiexec.openmpi")
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 TICK = 0.1  # seconds between two looks
 ASKING = 1.0  # seconds between two requests to stop
 TIDYING = 2.0  # seconds for a launcher to end by itself when it is told to
@@ -46,16 +45,11 @@ class Requests:
         self.since = 0.0
 
     def __enter__(self) -> "Requests":
-        before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
-        # What is ignored stays so: the shell's `&` and nohup want it.
-        self._before = {n: handler for n, handler in before.items() if handler != signal.SIG_IGN}
-        for number in self._before:
-            signal.signal(number, self._receive)
+        self._before = stopping.take_signals(self._receive)
         return self
 
     def __exit__(self, *exception: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+        stopping.give_back(self._before)
 
     def _receive(self, number: int, frame: object) -> None:
         self.since = self.since or time.monotonic()

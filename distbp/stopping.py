@@ -8,12 +8,30 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 SIGNALS = (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT)
 SLURM_END = "SLURM_JOB_END_TIME"  # seconds since 1970
 MARGIN = 60.0  # seconds before the end of a SLURM job, to save and to leave
+
+
+def take_signals(handler: Callable[[int, Any], None]) -> dict[signal.Signals, Any]:
+    """Let `handler` have all SIGNALS but those that are ignored; return who had them before.
+
+    What is ignored stays so: a shell's `&` wants it of Ctrl-C.
+    """
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    taken = {n: previous for n, previous in before.items() if previous != signal.SIG_IGN}
+    for number in taken:
+        signal.signal(number, handler)
+    return taken
+
+
+def give_back(before: Mapping[signal.Signals, Any]) -> None:
+    """Let those have the signals again that had them before."""
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 class Stopping:
@@ -44,28 +62,21 @@ class Stopping:
             if left > 0:  # what is over already has to be saved as often as it can be
                 limits.append((now + left, "the end of its SLURM job"))
         self._until, self._limit = min(limits, default=(float("inf"), ""))
-        self._before: dict[int, Any] = {}
+        self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> "Stopping":
         # Python lets no other thread handle signals.
         if threading.current_thread() is threading.main_thread():
-            before = {number: signal.getsignal(number) for number in SIGNALS}
-            # What is ignored stays so: a shell's `&` wants it of Ctrl-C.
-            self._before = {
-                n: handler for n, handler in before.items() if handler != signal.SIG_IGN
-            }
-            for number in self._before:
-                signal.signal(number, self._note)
+            self._before = take_signals(self._note)
         return self
 
     def __exit__(self, *error: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+        give_back(self._before)
 
     def _note(self, number: int, frame: object) -> None:
         self.reason = signal.Signals(number).name
         if number == signal.SIGINT:  # who types Ctrl-C once more does not want to wait
-            signal.signal(number, self._before[number])
+            signal.signal(number, self._before[signal.SIGINT])
 
     def is_wanted(self) -> bool:
         """Return whether this rank has a reason to stop."""

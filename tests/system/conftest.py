@@ -10,6 +10,14 @@ import samples
 sys.path.insert(0, str(Path(__file__).parent))
 import ranks
 
+# These take a minute and more, and mostly wait: the others can go on beside them.
+FIRST = ("test_slurm_jobs.py", "test_scripts.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with what takes longest, so that nothing is left to go on alone at the end."""
+    items.sort(key=lambda item: item.path.name not in FIRST)
+
 
 @pytest.fixture(autouse=True)
 def nothing_runs_on() -> Iterator[None]:

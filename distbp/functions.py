@@ -175,11 +175,11 @@ class CrossEntropyCost(Cost):
         rest = np.heaviside(z, 0.0, out=spare)
         np.subtract(rest, y, out=rest)
         np.multiply(rest, z, out=rest)
-        total = np.add.reduce(rest, axis=None)
+        total = rest.sum()
         np.abs(z, out=rest)
         np.negative(rest, out=rest)
         np.exp(rest, out=rest)
-        return float(total + np.add.reduce(np.log1p(rest, out=rest), axis=None))
+        return float(total + np.log1p(rest, out=rest).sum())
 
 
 class LogLikelihoodCost(Cost):

@@ -12,19 +12,22 @@ import traceback
 from collections.abc import Sequence
 from typing import NoReturn
 
-from distbp import __version__, tether
+from distbp import __version__, display, tether
 from distbp.errors import ConfigError, DistbpError, LaunchError
 from distbp.launched import launcher_rank, ranks_started
-from distbp.verbs import VERBS, Parser
+from distbp.verbs import VERBS, Parser, run_train
 
 # OpenBLAS makes a thread a core when it is loaded; with many ranks that is too many
 # to start. Training sets the number again, whatever is found here.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# UCX, below MPICH, would take the signal of a closed terminal for its own debugging.
+os.environ.setdefault("UCX_DEBUG_SIGNO", "0")
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and end this process, and with it all ranks."""
+    display.steady_streams()
     tether.follow_parent()
     try:
         status = run(parse(sys.argv[1:] if argv is None else argv))
@@ -71,6 +74,8 @@ def run(arguments: argparse.Namespace) -> int:
             trace = "".join(traceback.format_exception(error))
             comm.fail(launcher_rank(os.environ), started, trace)
         raise
+    if arguments.run is not run_train and (failure := display.lost_output()):
+        raise DistbpError(f"The output cannot be written: {failure.strerror}. Make room for it.")
     if status == 0 and is_first():
         tether.say_done()
     return status

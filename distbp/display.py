@@ -6,6 +6,7 @@ under MPICH no rank sees one, under Open MPI every rank is shown one on standard
 output that may not be there. So the launcher's own files are asked.
 """
 
+import io
 import os
 import stat
 import sys
@@ -15,12 +16,54 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+WIDTHS_VARIABLE = "DISTBP_TERMINALS"  # where another distbp hands on what this one writes
 LAUNCHERS = ("mpiexec", "mpirun", "prterun", "prun", "orterun", "srun")
 REFRESH = 0.1  # seconds
 
 
+class Stream(io.FileIO):
+    """Standard output or error, whose failures end nothing: the first is kept, the rest dropped."""
+
+    failure: OSError | None = None
+
+    def write(self, data: Any, /) -> int:
+        """Write `data`, unless something has failed before."""
+        if self.failure is None:
+            try:
+                return super().write(data)
+            except OSError as failure:
+                self.failure = failure
+        return memoryview(data).nbytes
+
+
+def steady_streams() -> None:
+    """Let standard output and error end nothing: closed, full, gone, or without a letter for θ."""
+    # A file that is opened later must not become one of them.
+    while (null := os.open(os.devnull, os.O_RDWR)) < 3:
+        pass
+    os.close(null)
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        before = getattr(sys, name)
+        if before is getattr(sys, f"__{name}__"):  # otherwise it is somebody's own
+            buffer = io.BufferedWriter(Stream(number, "w", closefd=False))
+            encoding = before.encoding if before else "utf-8"
+            steady = io.TextIOWrapper(buffer, encoding, errors="replace", line_buffering=True)
+            setattr(sys, name, steady)
+
+
+def lost_output() -> OSError | None:
+    """Return why standard output could not be written; who has closed a pipe wants no more."""
+    sys.stdout.flush()
+    raw = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
+    failure = raw.failure if isinstance(raw, Stream) else None
+    return None if isinstance(failure, BrokenPipeError) else failure
+
+
 def terminal_widths() -> tuple[int, int]:
     """Return the columns of the terminals that stdout and stderr end on; 0 for none."""
+    if WIDTHS_VARIABLE in os.environ:
+        out, err = map(int, os.environ[WIDTHS_VARIABLE].split(","))
+        return out, err
     launcher = launcher_above(os.getpid())
     if launcher is None:
         files = sys.stdout, sys.stderr

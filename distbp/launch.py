@@ -15,12 +15,13 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple, TextIO
 
-from distbp import comm, processes, stopping, tether
+from distbp import comm, display, processes, stopping, tether
 from distbp.errors import LaunchError
 from distbp.launched import RANKS_VARIABLE
 
@@ -61,7 +62,9 @@ class Requests:
     @property
     def are_pressing(self) -> bool:
         """Whether somebody does not want to wait for what has to be saved."""
-        return len(self.received) > 1 and self.received[-1] != signal.SIGUSR1
+        # A terminal that is closed may say so more than once.
+        patient = signal.SIGUSR1, signal.SIGHUP
+        return len(self.received) > 1 and self.received[-1] not in patient
 
 
 class Launch:
@@ -101,17 +104,27 @@ class Launch:
             tether.TOKEN_VARIABLE: token,
             tether.STARTED_VARIABLE: str(self.folder / "started"),
             tether.DONE_VARIABLE: str(self.folder / "done"),
+            display.WIDTHS_VARIABLE: "{},{}".format(*display.terminal_widths()),
             "TMPDIR": str(self.folder),  # a launcher that is killed leaves files there
         }
         self.launcher = subprocess.Popen(
             [*launcher.command, sys.executable, "-m", "distbp", *arguments],
             env=os.environ | variables,
             stdin=subprocess.DEVNULL,
+            # A launcher whose terminal is closed, or whose disk is full, would end the ranks.
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             # Ctrl-C of a terminal is for this process, which knows how to stop the ranks.
             start_new_session=True,
             preexec_fn=processes.parents_death_sends(launcher.ending),
         )
         self._ending = launcher.ending
+        streams = (self.launcher.stdout, sys.stdout), (self.launcher.stderr, sys.stderr)
+        self._copies = [
+            threading.Thread(target=hand_on, args=pair, daemon=True) for pair in streams
+        ]
+        for thread in self._copies:
+            thread.start()
 
     def __enter__(self) -> "Launch":
         return self
@@ -169,8 +182,18 @@ class Launch:
         processes.end_marked(self.mark)
         self.launcher.kill()
         self.launcher.wait()
+        for thread in self._copies:
+            thread.join(TIDYING)
         processes.remove_segments(self._began)
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def hand_on(source: IO[bytes], target: TextIO) -> None:
+    """Copy what comes from a pipe, as it comes, until nobody is left to write to it."""
+    while piece := os.read(source.fileno(), 1 << 16):
+        target.buffer.write(piece)
+        target.flush()
+    source.close()
 
 
 def run_ranks(ranks: int, arguments: Sequence[str]) -> int:

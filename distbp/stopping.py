@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-SIGNALS = (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT)
+SIGNALS = (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 SLURM_END = "SLURM_JOB_END_TIME"  # seconds since 1970
 MARGIN = 60.0  # seconds before the end of a SLURM job, to save and to leave
 
@@ -19,7 +19,7 @@ MARGIN = 60.0  # seconds before the end of a SLURM job, to save and to leave
 def take_signals(handler: Callable[[int, Any], None]) -> dict[signal.Signals, Any]:
     """Let `handler` have all SIGNALS but those that are ignored; return who had them before.
 
-    What is ignored stays so: a shell's `&` wants it of Ctrl-C.
+    What is ignored stays so: a shell's `&` wants it of Ctrl-C, nohup when a terminal is closed.
     """
     before = {number: signal.getsignal(number) for number in SIGNALS}
     taken = {n: previous for n, previous in before.items() if previous != signal.SIG_IGN}

@@ -12,6 +12,7 @@
     hostile files                                  test_files
     the newest checkpoint is damaged               test_files
     disk full, no permission, quota, descriptors   test_files
+    output that takes nothing, a closed terminal   test_outputs
     a NaN on one rank                              unit/test_stopping
     a flipped bit                                  test_flips
     crashes without progress                       test_restarts

@@ -1,7 +1,7 @@
 """The command line: from arguments to an exit status, and the end of every rank.
 
 This is the only place that ends the process. Exit status: 0 done, 1 failed, 2 usage or
-configuration.
+configuration, 75 stopped after a checkpoint.
 """
 
 import argparse

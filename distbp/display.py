@@ -8,6 +8,7 @@ output that may not be there. So the launcher's own files are asked.
 
 import io
 import os
+import select
 import stat
 import sys
 import time
@@ -30,7 +31,9 @@ class Stream(io.FileIO):
         """Write `data`, unless something has failed before."""
         if self.failure is None:
             try:
-                return super().write(data)
+                while (written := super().write(data)) is None:  # a pipe that does not block
+                    select.select([], [self], [])
+                return written
             except OSError as failure:
                 self.failure = failure
         return memoryview(data).nbytes

@@ -165,7 +165,7 @@ class Evaluator:
         """Return the network's quality, equal on all ranks for any number of them."""
         first, stop, sums = self.run()
         everything = np.zeros((self.blocks, sums.shape[1]))
-        everything[first:stop] = sums
+        everything[first:stop] += sums  # not -0.0, which would depend on the number of ranks
         # Each number is one rank's; to it all others add 0, so MPI's order is no matter.
         self.comm.allreduce(everything)
         total = tree_sum(everything)
@@ -176,6 +176,7 @@ class Evaluator:
 
     def _r2(self, squared_errors: np.ndarray) -> float:
         y = self.split.targets().astype(np.float64)
+        y -= y[:1]  # the mean of equal numbers is not always that number
         variation = np.square(y - y.mean(axis=0)).sum(axis=0)
         # A target that does not vary is predicted perfectly or not at all.
         safe = np.where(variation > 0, variation, 1.0)

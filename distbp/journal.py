@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 
 from distbp import machine
-from distbp.checkpoint import Checkpoint, RunFolder, describe_network
+from distbp.checkpoint import Checkpoint, RunFolder, describe_network, read_newest
 from distbp.config import Config
 from distbp.data import DataSet
 from distbp.display import Display
-from distbp.errors import CheckpointError, FencedError
+from distbp.errors import CheckpointError, DivergedError, FencedError
 from distbp.evaluate import Score
 from distbp.locking import RunLock
 from distbp.network import Network
@@ -145,9 +145,23 @@ class Journal:
         elif is_saved:
             self._saved = self._position()
         self._lock.take()
-        self.folder.clean()
-        self.folder.write_text("config.toml", self.config.to_toml())
-        self._write_metrics()
+        try:
+            if not is_new and is_saved:
+                self._check_nobody_went_on()
+            self.folder.clean()
+            self.folder.write_text("config.toml", self.config.to_toml())
+            self._write_metrics()
+        except BaseException:
+            self._lock.release()
+            raise
+
+    def _check_nobody_went_on(self) -> None:
+        """Refuse to begin at an old checkpoint, if another run has ended since it was read."""
+        newest, _ = read_newest(self.folder.path)
+        if newest.about["progress"]["steps"] != self.update.steps:
+            raise CheckpointError(
+                f"{self.folder.path} has gone on while this run was starting. Resume it again."
+            )
 
     def _write_metrics(self) -> None:
         """Write all epochs: a line that was lost to a full disk comes back with the next."""
@@ -191,6 +205,8 @@ class Journal:
         ------
         CheckpointError
             It cannot be saved.
+        DivergedError
+            It is not worth it.
         """
         if not self.is_writer:
             return
@@ -199,6 +215,11 @@ class Journal:
         if self._saved != self._position():
             self.save()
             self._saver.wait()
+        if self._saved != self._position():
+            raise DivergedError(
+                "A parameter is not a finite number after the last step, which is not saved. Use "
+                f"a lower --learning-rate (now {self.config.learning_rate:g}) or --clip-norm."
+            )
 
     def end(self) -> None:
         """Leave nothing under way."""
@@ -228,19 +249,21 @@ class Journal:
     def save(self) -> None:
         """Begin to save where the run is."""
         is_new_best = self.progress.step == 0 and is_best(self.progress.scores)
-        self._write(lambda checkpoint: self.folder.save(checkpoint, is_new_best))
-        self._saved, self._saved_at = self._position(), time.monotonic()
+        if self._write(lambda checkpoint: self.folder.save(checkpoint, is_new_best)):
+            self._saved, self._saved_at = self._position(), time.monotonic()
 
-    def _write(self, write: Callable[[Checkpoint], None]) -> None:
-        """Let a thread write a checkpoint, once the one before is written."""
+    def _write(self, write: Callable[[Checkpoint], None]) -> bool:
+        """Let a thread write a checkpoint, once the one before is written, if it is worth it."""
 
         def write_unless_fenced(checkpoint: Checkpoint) -> None:
             self._lock.check()
             write(checkpoint)
 
-        if self.is_writer and np.isfinite(self.network.theta).all():  # or the next step will tell
-            self._collect()
-            self._saver.start(self.checkpoint(), write_unless_fenced)
+        if not self.is_writer or not np.isfinite(self.network.theta).all():
+            return False  # of what is not finite the next step will tell
+        self._collect()
+        self._saver.start(self.checkpoint(), write_unless_fenced)
+        return True
 
     def _collect(self) -> None:
         """Wait for the save that is under way, and complain if it has failed."""

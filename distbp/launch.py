@@ -191,8 +191,9 @@ class Launch:
 def hand_on(source: IO[bytes], target: TextIO) -> None:
     """Copy what comes from a pipe, as it comes, until nobody is left to write to it."""
     while piece := os.read(source.fileno(), 1 << 16):
-        target.buffer.write(piece)
-        target.flush()
+        with contextlib.suppress(OSError, ValueError):  # or the ranks would wait for ever
+            target.buffer.write(piece)
+            target.flush()
     source.close()
 
 

@@ -1,5 +1,6 @@
 """The parts of a run that are made from its configuration and its data."""
 
+import math
 from dataclasses import asdict
 from typing import Any
 
@@ -163,7 +164,8 @@ def where(position: dict[str, Any], history: list[Any], source: str) -> tuple[Pr
     start = {**asdict(Progress()), "steps": 0}
     start.pop("history")
     if position.keys() != start.keys() or any(
-        type(value) is not type(start[name]) or not 0 <= value < 2**63
+        type(value) is not type(start[name])
+        or not 0 <= value < (math.inf if isinstance(value, float) else 2**63)
         for name, value in position.items()
     ):
         raise CheckpointError(f"{source}: the checkpoint does not say where the run was.")

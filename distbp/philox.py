@@ -14,6 +14,7 @@ WEIGHTS, ORDER, HOLDOUT, DROPOUT = range(4)
 
 # Draws are made in pieces, so that a step does not allocate more than this.
 PIECE = 256
+BLOCK = 1 << 16  # weights; each takes some 100 bytes while it is made
 
 
 def stream(seed: int, purpose: int, *position: int) -> np.random.Philox:
@@ -25,9 +26,16 @@ def stream(seed: int, purpose: int, *position: int) -> np.random.Philox:
 
 def normal(seed: int, layer: int, count: int) -> np.ndarray:
     """Return `count` standard normal numbers, float64, by the Box-Muller transform."""
-    raw = stream(seed, WEIGHTS, layer).random_raw(2 * count)
-    u, v = ((raw >> np.uint64(11)) + 0.5).reshape(2, count) * 2.0**-53  # in (0, 1)
-    return np.sqrt(-2.0 * np.log(u)) * np.cos(2.0 * np.pi * v)
+    first, second = stream(seed, WEIGHTS, layer), stream(seed, WEIGHTS, layer)
+    second.advance(count // 4)  # a counter of Philox 4x64 gives four numbers
+    second.random_raw(count % 4)
+    numbers = np.empty(count)
+    for start in range(0, count, BLOCK):
+        piece = numbers[start : start + BLOCK]
+        raw = np.stack([first.random_raw(len(piece)), second.random_raw(len(piece))])
+        u, v = ((raw >> np.uint64(11)) + 0.5) * 2.0**-53  # in (0, 1)
+        piece[:] = np.sqrt(-2.0 * np.log(u)) * np.cos(2.0 * np.pi * v)
+    return numbers
 
 
 def permutation(count: int, seed: int, purpose: int, *position: int) -> np.ndarray:

@@ -23,7 +23,7 @@ class Saver:
     def __init__(self) -> None:
         self._copy: tuple[Network, dict[str, np.ndarray]] | None = None
         self._thread: threading.Thread | None = None
-        self._trouble: CheckpointError | None = None
+        self._trouble: BaseException | None = None
 
     def start(self, checkpoint: Checkpoint, write: Callable[[Checkpoint], None]) -> None:
         """Copy a checkpoint's arrays and let `write` have them; they may change at once.
@@ -52,8 +52,10 @@ class Saver:
     def _run(self, checkpoint: Checkpoint, write: Callable[[Checkpoint], None]) -> None:
         try:
             write(checkpoint)
-        except CheckpointError as trouble:
+        except BaseException as trouble:
             self._trouble = trouble
+            if not isinstance(trouble, CheckpointError):  # a defect: all ranks are to know now
+                raise
 
     def is_done(self) -> bool:
         """Return whether nothing is under way."""

@@ -88,8 +88,8 @@ def train(config: Config, resume: bool = False, comm: Comm | None = None) -> Res
     Raises
     ------
     StoppedError
-        On every rank, if one of them got a signal, or its time was over: the run is
-        saved and can be resumed.
+        On every rank, if one of them that has a shard got a signal, or its time was over:
+        the run is saved and can be resumed.
     DistbpError
         On every rank, if any of them has one. Any other exception on one of
         several ranks ends all of them.
@@ -212,6 +212,8 @@ class Run:
     def train(self) -> Result:
         """Train to the last epoch, or until patience ends."""
         try:
+            if self.config.on_nan == "rollback" and self.update.steps == 0:
+                self.journal.save()  # the first steps are those that most often go wrong
             with self.watch, np.errstate(over="ignore", invalid="ignore", divide="ignore"):
                 while self.progress.epoch < self.config.epochs and not self._is_out_of_patience():
                     self._epoch()
@@ -247,6 +249,8 @@ class Run:
             batch = self.order.array[start : start + batch_size]
             sums = self.step(batch)
             if not math.isfinite(sums.cost) or (self._is_check_due() and not self._check(batch)):
+                if sums.stop:
+                    self._stop()
                 continue  # where the run is now: here, at the next step, or at a checkpoint
             if sums.save or self.journal.is_due_by_steps():
                 if self._replicas_differ():

@@ -102,3 +102,17 @@ def test_normal_is_normal():
     assert np.mean(z**3) == pytest.approx(0, abs=0.03)
     assert np.mean(np.abs(z) > 2) == pytest.approx(0.0455, rel=0.05)
     assert np.isfinite(z).all()
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 5, 65_535, 65_537, 200_003])
+def test_normal_is_box_muller(count):
+    """Of the stream's first and second half, whatever pieces it is made in."""
+    raw = stream(7, WEIGHTS, 2).random_raw(2 * count)
+    u, v = ((raw >> np.uint64(11)) + 0.5).reshape(2, count) * 2.0**-53
+    expected = np.sqrt(-2.0 * np.log(u)) * np.cos(2.0 * np.pi * v)
+    np.testing.assert_array_equal(normal(7, 2, count), expected)
+
+
+def test_normal_takes_little_more_than_its_result(peak):
+    """Weights fill a good part of a machine's memory on their own."""
+    assert peak(lambda: normal(0, 0, 1_000_000)) < 8_000_000 + 10_000_000

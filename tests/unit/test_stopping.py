@@ -8,6 +8,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import samples
@@ -131,6 +132,31 @@ def test_the_end_of_a_slurm_job_is_a_limit():
     assert not Stopping(environment={}).is_wanted()
 
 
+def test_a_position_after_large_costs(config, tmp_path):
+    """A sum of costs may be larger than any count of steps, and the run goes on all the same."""
+    path = samples.numbers(tmp_path / "large.h5")
+    with h5py.File(path, "r+") as file:
+        file["train/y"][...] *= 1e12
+    large = replace(config, data=str(path), cost=None, optimizer="adam", time_limit="0s")
+    with pytest.raises(StoppedError):
+        train(large, comm=Comm())
+    assert read(find(config.out)).about["progress"]["cost"] > 2**63
+    assert len(resumed(config, time_limit="1h").history) == 3
+
+
+def test_a_run_stops_while_it_skips_steps(config, at_step):
+    """What no step changes can be stopped too."""
+
+    def spoil(gradient, slot):
+        poison(gradient, slot)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    for step in range(2, 8):
+        at_step(0, step, spoil)
+    with pytest.raises(StoppedError, match="in epoch 1 after step 4 of 8"):
+        train(replace(config, on_nan="skip"), comm=Comm())
+
+
 # Numbers that are none.
 
 
@@ -155,8 +181,6 @@ def test_a_nan_stops_a_run_at_its_step(config, at_step, combine):
 def test_a_nan_in_the_data_is_found_by_its_row(config, tmp_path, name):
     """The layer that sees it first, and the row: what a user needs to mend the file."""
     path = samples.numbers(tmp_path / "bad.h5")
-    import h5py
-
     with h5py.File(path, "r+") as file:
         file[f"train/{name}"][17] = np.nan
     with pytest.raises(DistbpError, match=r"step \d+ of") as stop:
@@ -183,6 +207,21 @@ def test_a_run_can_go_back(config, at_step, capsys):
     assert "epoch 2, step 2; the learning rate has the factor 0.5" in capsys.readouterr().err
     assert [record["learning_rate"] for record in result.history] == [0.1, 0.05, 0.05]
     assert resumed(config, epochs=4).history[-1]["learning_rate"] == 0.05
+
+
+def test_a_run_can_go_back_to_its_beginning(config, at_step):
+    """Where a learning rate that is too high shows first."""
+    once = iter([poison] * 3)
+    at_step(0, 0, lambda *words: next(once, lambda *_: None)(*words))
+    result = train(replace(config, on_nan="rollback"), comm=Comm())
+    assert [record["learning_rate"] for record in result.history] == [0.05] * 3
+
+
+def test_a_last_step_without_finite_numbers(config):
+    """Where a step does not look at the new parameters, the run does before it calls them good."""
+    bad = {"combine": "allreduce", "hidden": (), "batch_size": 1000, "epochs": 1}
+    with pytest.raises(DistbpError, match="after the last step, which is not saved"):
+        train(replace(config, **bad, learning_rate=1e41), comm=Comm())
 
 
 def test_a_run_that_only_goes_back_is_given_up(config, at_step):

@@ -6,6 +6,7 @@ The same on several ranks is in tests/mpi. Data sets are those of `samples`.
 import json
 import os
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 import samples
 
-from distbp import hdf5, philox
+from distbp import checkpoint, hdf5, philox
 from distbp.checkpoint import RunFolder, digest, find, load, read
 from distbp.combine import EXTRA
 from distbp.comm import Comm
@@ -27,6 +28,7 @@ from distbp.schedules import plateau_factor
 from distbp.train import Run, train
 
 N, CLASSES = samples.ROWS["train"], samples.N_CLASSES
+training = sys.modules["distbp.train"]  # `distbp.train` is its function
 TIMES = ("seconds", "samples_per_s")
 
 
@@ -656,3 +658,31 @@ def test_steps_allocate_nothing(pictures, tmp_path, peak, options):
             parts.step(parts.order.array[start : start + size])
 
     assert peak(steps) < 4_000 + 16 * size  # softmax and argmax take numbers a row
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_save_that_dies_is_no_save(run, monkeypatch):
+    """Whatever ends the thread that saves ends the run too."""
+
+    def fail(*_):
+        raise MemoryError("no room")
+
+    monkeypatch.setattr(checkpoint, "write", fail)
+    with pytest.raises(MemoryError, match="no room"):
+        run()
+
+
+def test_a_run_that_has_gone_on_is_not_set_back(run, monkeypatch):
+    """Another one resumed it, and ended, between our look at its checkpoint and our lock."""
+    path = run().path
+    open_data = training.open_data
+
+    def slow(*words):
+        monkeypatch.undo()
+        resumed(path, epochs=5)
+        return open_data(*words)
+
+    monkeypatch.setattr(training, "open_data", slow)
+    with pytest.raises(CheckpointError, match="has gone on while this run was starting"):
+        resumed(path, epochs=4)
+    assert len(resumed(path, epochs=6).history) == 6

@@ -4,6 +4,7 @@
     nabla_b, nabla_w = network.backprop(x, y)
     result = distbp.train(distbp.Config(data="digits.h5", out="run"))
     network = distbp.load("run")
+    a = distbp.predict("run", x)
 
 Importing distbp starts no MPI and reads no file; what is named here is loaded
 when it is first used.
@@ -18,18 +19,22 @@ if TYPE_CHECKING:
     from distbp.checkpoint import load
     from distbp.config import Config
     from distbp.errors import DistbpError
+    from distbp.evaluate import predict
     from distbp.functions import sigmoid, sigmoid_prime
     from distbp.network import Network
     from distbp.train import train
 
 __version__ = "0.1.0"
-__all__ = ["Config", "DistbpError", "Network", "load", "sigmoid", "sigmoid_prime", "train"]
+__all__ = [
+    "Config", "DistbpError", "Network", "load", "predict", "sigmoid", "sigmoid_prime", "train",
+]  # fmt: skip
 
 _PLACES = {
     "Config": "config",
     "DistbpError": "errors",
     "Network": "network",
     "load": "checkpoint",
+    "predict": "evaluate",
     "sigmoid": "functions",
     "sigmoid_prime": "functions",
     "train": "train",

@@ -142,7 +142,10 @@ class Config:
     quiet: bool = option(False, "print nothing but warnings and errors", same_mathematics=True)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "hidden", tuple(self.hidden))
+        hidden: Any = self.hidden  # a single layer may be given by its size
+        object.__setattr__(
+            self, "hidden", (hidden,) if isinstance(hidden, int | str) else tuple(hidden)
+        )
         for name in ("data", "out", "init_from"):  # paths are welcome too
             value = getattr(self, name)
             object.__setattr__(self, name, value if value is None else os.fspath(value))
@@ -320,7 +323,7 @@ def read_toml(path: Path) -> dict[str, Any]:
         The file cannot be read, or names something that is not an option.
     """
     try:
-        options = tomllib.loads(path.read_text(encoding="utf-8"))
+        options = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError) as failure:
         raise ConfigError(f"{path} cannot be read: {failure}.") from failure
     except tomllib.TOMLDecodeError as failure:
@@ -328,7 +331,17 @@ def read_toml(path: Path) -> dict[str, Any]:
     known = {one.name.replace("_", "-"): one for one in fields(Config)}
     for name, value in options.items():
         if name not in known:
-            raise ConfigError(f"{path}: {name!r} is not an option of distbp train.")
+            right = name.replace("_", "-")
+            hint = (
+                f"Its name is {right!r}."
+                if right in known
+                else (
+                    "Its place is the command line."
+                    if right in ("ranks", "restarts", "resume")
+                    else "distbp train --help lists them."
+                )
+            )
+            raise ConfigError(f"{path}: {name!r} is not an option that a file can have. {hint}")
         check_type(f"{path}: {name}", value, known[name].type)
     return {name.replace("-", "_"): value for name, value in options.items()}
 

@@ -76,9 +76,15 @@ def numbered(path: Path, reader: Any) -> Iterator[Record]:
 
 
 def looks_like_header(head: list[Record]) -> bool:
-    """Is there a cell in the first line that is no number, above one that is?"""
+    """Is there a cell in the first line that is no number, above one that is?
+
+    Or are its numbers 0, 1, 2 and so on, as pandas calls columns that have no names?
+    """
+    numbers = [cell.strip() for cell in head[0][1] if is_number(cell)]
+    if len(numbers) > 2 and numbers == [str(number) for number in range(len(numbers))]:
+        return True
     if len(head) < 2:
-        return not any(is_number(cell) for cell in head[0][1])
+        return not numbers
     pairs = zip(head[0][1], head[1][1], strict=False)
     return any(is_number(below) and not is_number(cell) for cell, below in pairs)
 
@@ -100,8 +106,8 @@ def label_columns(path: Path, label: str | None, names: list[str] | list[int]) -
         raise ConfigError(f"`--label {label}` names a column twice. Name each once.")
     if len(numbers) == len(names):
         raise DataError(
-            f"{path} has no column besides the labels: expected one feature at least. "
-            "Its columns have to be separated by commas."
+            f"{path} has no column besides the labels: expected one feature at least. Its columns "
+            "have to be separated by commas, from the first line on."
         )
     return numbers
 

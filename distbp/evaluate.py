@@ -6,6 +6,7 @@ the order of the tree in `shards`, and right answers are counted in integers: th
 result is the same for every number of ranks, and no row counts twice.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from distbp import hdf5, machine
-from distbp.checkpoint import Checkpoint, newest, read
+from distbp.checkpoint import Checkpoint, newest, read, read_newest
 from distbp.comm import Comm
 from distbp.data import DataSet, Feed, Scaling, Split, check_readable
 from distbp.display import warn
@@ -184,7 +185,51 @@ class Evaluator:
         return float(r2.mean())
 
 
-def predict(comm: Comm, checkpoint: Checkpoint, data: DataSet, split: str, path: Path) -> None:
+def predict(model: str | Path, x: np.ndarray) -> np.ndarray:
+    """Return what a model puts out for rows as they were before they were imported.
+
+    Parameters
+    ----------
+    model : path
+        A checkpoint file, or a run's directory.
+    x : (n, ...) array
+        Scaled here as the training set was.
+
+    Returns
+    -------
+    (n, n_L) array
+        The output layer's activations, with the bits that `distbp predict` writes. Of classes
+        `argmax(axis=1)` is the most probable one's number.
+
+    Raises
+    ------
+    CheckpointError
+        There is no model that can be read.
+    DataError
+        x is not what the model takes.
+    """
+    checkpoint, troubles = read_newest(model)
+    for text in troubles:
+        warn(text)
+    network, x = checkpoint.network, np.asarray(x)
+    n_in, n_out = network.sizes[0], network.sizes[-1]
+    if x.ndim < 1 or x.dtype.kind not in "biuf" or math.prod(x.shape[1:]) != n_in:
+        raise DataError(f"x is {x.dtype} {x.shape}; {model} takes rows of {n_in} numbers.")
+    output = np.empty((len(x), n_out), network.dtype)
+    if not len(x):
+        return output
+    split = Split(np.ascontiguousarray(x), np.zeros(len(x), np.int64))
+    feed = Feed(split, checkpoint.scaling, n_out, min(BLOCK, len(x)), network.dtype)
+    for start in range(0, len(x), BLOCK):
+        numbers = np.arange(start, min(start + BLOCK, len(x)))
+        rows, _, _ = feed.load(numbers)
+        output[numbers] = network.feedforward(rows, network.workspace(len(numbers)))
+    return output
+
+
+def write_predictions(
+    comm: Comm, checkpoint: Checkpoint, data: DataSet, split: str, path: Path
+) -> None:
     """Write what a model puts out for each row of a split to an HDF5 file; collective.
 
     about      uint8 JSON: classes, the split, the data set's identity

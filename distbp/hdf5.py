@@ -23,7 +23,7 @@ import h5py
 import numpy as np
 
 from distbp import gate, packed, seal
-from distbp.errors import DistbpError
+from distbp.errors import ConfigError, DistbpError
 
 MOST_TEXT = 1 << 24  # bytes of JSON
 MOST_REASON = 300  # characters of an error's text
@@ -65,6 +65,27 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def check_replaceable(path: Path) -> None:
+    """Refuse to write to a path where something is that distbp has not made.
+
+    Raises
+    ------
+    ConfigError
+        It is there, and has to be moved first.
+    """
+    if not os.path.lexists(path):
+        return
+    is_ours = False
+    if path.is_file():
+        with suppress(OSError), path.open("rb") as file:
+            is_ours = file.read(len(seal.MAGIC)) in (seal.MAGIC, b"")
+    if not is_ours:
+        raise ConfigError(
+            f"{path} is there already, and distbp has not written it. Give the output another "
+            "name, or remove it first."
+        )
 
 
 class Disk:

@@ -119,7 +119,7 @@ def import_data(
     Parameters
     ----------
     source : path of a folder of IDX files, or of an .npz, .csv or HDF5 file
-    out : path of the HDF5 file to write; an older one is replaced
+    out : path of the HDF5 file to write; an older one of distbp's is replaced
     options : ImportOptions
     progress : function of (done, total), optional
         Told how far the work is, in bytes.
@@ -207,6 +207,7 @@ def check_out(out: Path, files: list[Path]) -> None:
         raise DataError(f"{out} is a folder; expected the name of a file to write.")
     if os.path.exists(out) and any(out.samefile(file) for file in files):
         raise ConfigError(f"{out} is the source itself. Give the output another name.")
+    hdf5.check_replaceable(out)
 
 
 def total_bytes(files: list[Path]) -> int:

@@ -1,8 +1,8 @@
 """What the labels of a source are: classes with names, or quantities.
 
-One rule for every kind of source: names, and whole numbers in one column, are
-classes; anything else is a quantity; what the user says goes before both. The
-classes are those of the training set, in sorted order.
+One rule for every kind of source: names, whole numbers in one column, and rows with a
+single 1 among zeros are classes; anything else is a quantity; what the user says goes
+before both. The classes are those of the training set, in sorted order.
 """
 
 from dataclasses import dataclass
@@ -27,6 +27,8 @@ def understood(found: Source, wanted: str | None) -> Meaning:
     """Return what the labels are; `wanted` is the task that the user asked for."""
     values = {split: label_values(y) for split, (_, y) in found.splits.items()}
     labels = found.splits["train"][1]
+    if wanted != "regression" and all(is_one_hot(y) for y in values.values()):
+        values = {split: y.argmax(axis=1)[:, np.newaxis] for split, y in values.items()}
     if task_of(labels, values["train"], wanted) == "regression":
         return Meaning("regression", [], targets(found, values))
     classes = np.unique(values["train"])
@@ -51,12 +53,20 @@ def label_values(y: Table) -> np.ndarray:
     return values
 
 
+def is_one_hot(y: np.ndarray) -> bool:
+    """Return whether all rows of y (n, k) are a single 1 among zeros, as Keras has classes."""
+    if y.dtype.kind == "U" or y.shape[1] < 2:
+        return False
+    return bool(((y == 0) | (y == 1)).all() and (y.sum(axis=1) == 1).all())
+
+
 def task_of(y: Table, values: np.ndarray, wanted: str | None) -> str:
     """Return the task: whole numbers and names in one column are classes."""
     is_text, width = values.dtype.kind == "U", values.shape[1]
     if width > 1 and wanted == "classification":
         raise ConfigError(
-            f"`--task classification`: {y.name} has {width} labels a row; expected one."
+            f"`--task classification`: {y.name} has {width} labels a row; expected one, or a "
+            "single 1 among zeros."
         )
     if is_text and (width > 1 or wanted == "regression"):
         raise DataError(f"{y.name} has the name {str(values[0, 0])!r}, where a quantity has to be.")

@@ -1,5 +1,6 @@
 """What a person is told before a run starts, and when it has ended."""
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,7 @@ def farewell(config: Config, data: DataSet, network: Network, is_stopped_early: 
     lines = [
         f"digest {digest(network.theta)}",
         f"model  {out / 'last.h5'} (best: {out / 'best.h5'})",
-        f"next   distbp evaluate {config.out} {config.data}{split}",
+        f"next   distbp evaluate {shlex.quote(config.out)} {shlex.quote(config.data)}{split}",
     ]
     if is_stopped_early:
         lines.insert(0, f"stopped: no better score for {count(config.patience or 0, 'epoch')}")

@@ -9,6 +9,7 @@ kept and shown is the `journal`'s.
 
 import math
 import platform
+import shlex
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -357,7 +358,8 @@ class Run:
         progress = self.progress
         raise StoppedError(
             f"stopped by {reason} in epoch {progress.epoch + 1} after step {progress.step} of "
-            f"{self.batches}, and saved. Go on with distbp train --resume {self.config.out}."
+            f"{self.batches}, and saved. Go on with distbp train --resume "
+            f"{shlex.quote(self.config.out)}."
         )
 
     def _rate(self, step: int) -> float:

@@ -6,7 +6,9 @@ The options of `train` are the fields of `Config`, so they are listed once. A ve
 
 import argparse
 import json
+import math
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import fields
@@ -16,6 +18,8 @@ from typing import Any
 from distbp.errors import ConfigError
 from distbp.options import Parser as Parser
 from distbp.options import add_options, given_options, spelled, without
+
+MANY_CLASSES = 100  # more often are quantities
 
 
 def add_verb(verbs: Any, name: str, help: str, run: Any) -> Parser:
@@ -73,9 +77,21 @@ def run_import(arguments: argparse.Namespace) -> int:
         about = import_data(arguments.source, arguments.out, options, progress)
     if not arguments.quiet:
         rows = ", ".join(f"{name} {n:,} rows" for name, n in about["rows"].items())
-        print(f"{arguments.out}: {rows}")
-        print(f"next   distbp train {arguments.out} --out RUN")
+        print(f"{arguments.out}: {rows}; {meant(about)}")
+        print(f"next   distbp train {shlex.quote(arguments.out)} --out RUN")
     return 0
+
+
+def meant(about: dict[str, Any]) -> str:
+    """Return how the numbers of a new data set were understood."""
+    columns = math.prod(about["shape"])
+    text = f"{columns:,} number{'s' * (columns != 1)} a row, scaling {about['scaling']}; "
+    classes = about["classes"]
+    if not classes:
+        return f"{text}a regression"
+    names = ", ".join(classes[:10]) + ", …" * (len(classes) > 10)
+    hint = "; if they are quantities, use --task regression"
+    return f"{text}{len(classes):,} classes: {names}{hint * (len(classes) > MANY_CLASSES)}"
 
 
 # train
@@ -188,7 +204,20 @@ def resumed_config(run: str, file: str | None, given: dict[str, Any]) -> Any:
             )
     if not Path(run).is_dir():
         raise ConfigError(f"--resume {run}: expected the directory of a run.")
-    return Config.read(read(find(run)).about["config"], run).resumed(given | {"out": run})
+    about = read(find(run)).about
+    config: Config = Config.read(about["config"], run).resumed(given | {"out": run})
+    if not os.path.exists(config.data):
+        raise ConfigError(
+            f"--resume {run}: its data set {config.data} is not there, seen from this folder. Say "
+            f"where it is: distbp train DATA.h5 --resume {run}."
+        )
+    done = len(about["history"])
+    if config.epochs < done:
+        raise ConfigError(
+            f"--resume {run} --epochs {config.epochs}: {done} are done already. Say how many there "
+            "are to be in all."
+        )
+    return config
 
 
 def is_to_start_ranks(arguments: argparse.Namespace) -> bool:
@@ -287,25 +316,27 @@ def run_predict(arguments: argparse.Namespace) -> int:
     if is_to_start_ranks(arguments):
         return start_ranks(arguments)
     from distbp.comm import connect
-    from distbp.evaluate import open_model_and_data, predict
+    from distbp.evaluate import open_model_and_data, write_predictions
 
     comm = connect()
     refuse_overwriting(arguments.out, arguments.model, arguments.data)
     with comm.guard():
         checkpoint, data = open_model_and_data(arguments.model, arguments.data, comm)
-        predict(comm, checkpoint, data, arguments.split, Path(arguments.out))
+        write_predictions(comm, checkpoint, data, arguments.split, Path(arguments.out))
     if comm.rank == 0:
         print(f"{arguments.out}: {len(data.split(arguments.split)):,} rows")
     return 0
 
 
 def refuse_overwriting(out: str, model: str, data: str) -> None:
-    """Raise ConfigError if the predictions would replace what they are made from."""
+    """Raise ConfigError if the predictions would replace what is not an output of distbp."""
     from distbp.checkpoint import find
+    from distbp.hdf5 import check_replaceable
 
     for path in (find(model), Path(data)):
         if Path(out).resolve() == path.resolve():
             raise ConfigError(f"--out {out} would replace what is read; name another file.")
+    check_replaceable(Path(out))
 
 
 def add_info(verbs: Any) -> None:

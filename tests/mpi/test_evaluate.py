@@ -9,7 +9,7 @@ from mpi4py import MPI
 from distbp.checkpoint import Checkpoint
 from distbp.comm import Comm
 from distbp.data import DataSet
-from distbp.evaluate import BLOCK, Evaluator, predict
+from distbp.evaluate import BLOCK, Evaluator, write_predictions
 from distbp.network import Network
 
 pytestmark = pytest.mark.mpi
@@ -63,8 +63,8 @@ def test_predictions_are_in_the_order_of_the_rows(comm, everywhere, mpi_tmp_path
     network = model(data)
     checkpoint = Checkpoint(network, {}, data.scaling, {"config": {"threads": 1}})
     alone, path = mpi_tmp_path / f"alone-{comm.rank}.h5", mpi_tmp_path / "p.h5"
-    predict(Comm(), checkpoint, data, "test", alone)
-    predict(comm, checkpoint, data, "test", path)
+    write_predictions(Comm(), checkpoint, data, "test", alone)
+    write_predictions(comm, checkpoint, data, "test", path)
     MPI.COMM_WORLD.Barrier()
     assert all(everywhere(path.read_bytes() == alone.read_bytes()))
     with h5py.File(path) as file:

@@ -211,6 +211,7 @@ ERRORS = {
     "no such split": (["evaluate", RUN, DATA, "--split", "validation"], 2, ["validation"]),
     "run exists": (["train", DATA, "--out", RUN], 1, ["--resume", "--out"]),
     "other mathematics": (["train", "--resume", RUN, "--seed", "1"], 2, ["--seed", "1", "0"]),
+    "fewer epochs": (["train", "--resume", RUN, "--epochs", "1"], 2, ["--epochs 1: 2 are done"]),
     "no run": (["train", "--resume", "no"], 2, ["--resume no"]),
     "no ranks": (["train", DATA, "--out", "new", "--ranks", "0"], 2, ["--ranks 0"]),
     "no TOML": (["train", DATA, "--out", "new", "--config", "text.txt"], 2, ["text.txt"]),
@@ -288,6 +289,20 @@ def test_ranks_and_a_launcher_are_one_too_many(place, data):
     words = ["train", data["digits"], "--out", "new", "--ranks", 2]
     ended = Job(command_of(words, n=2), place).wait()
     assert_one_sentence(ended, 2, ["--ranks 2", "launcher"])
+
+
+def test_a_run_is_resumed_from_another_folder(tmp_path, data):
+    """Its data set may have to be named: the sentence that says so is the way."""
+    away = tmp_path / "a b"
+    away.mkdir()
+    (tmp_path / "data.h5").write_bytes(data["digits"].read_bytes())
+    ended = distbp("train", "data.h5", "--out", "a run", "--epochs", 1, folder=tmp_path)
+    assert "\nnext   distbp evaluate 'a run' data.h5\n" in ended.out
+    words = ["train", "--resume", "../a run", "--epochs", 2]
+    ended = Job(command_of(words), away).wait()
+    assert_one_sentence(ended, 2, ["data.h5 is not there", "train DATA.h5 --resume"])
+    distbp("train", "../data.h5", *words[1:], folder=away)
+    assert len(metrics(tmp_path / "a run")) == 2
 
 
 def test_predict_does_not_overwrite_what_it_reads(tmp_path, data, run):

@@ -99,6 +99,7 @@ def test_parse_sizes_of_something_else(text):
 def test_lists_of_sizes_become_tuples():
     """A configuration from a checkpoint or TOML is equal to the one that was written."""
     assert Config(hidden=[3, 2]) == Config(hidden=(3, 2))
+    assert Config(hidden=3) == Config(hidden=(3,))
 
 
 # What is left open.

@@ -10,10 +10,21 @@ import samples
 from distbp import hdf5
 from distbp.checkpoint import Checkpoint
 from distbp.comm import Comm
+from distbp.config import Config
 from distbp.data import DataSet, Feed, Scaling
 from distbp.errors import ConfigError, DataError
-from distbp.evaluate import BLOCK, Evaluator, check_fits, open_data, predict, tree_sum
+from distbp.evaluate import (
+    BLOCK,
+    Evaluator,
+    check_fits,
+    open_data,
+    open_model_and_data,
+    predict,
+    tree_sum,
+    write_predictions,
+)
 from distbp.network import Network
+from distbp.train import train
 
 ROWS = 3 * BLOCK + 17  # a last block that is not full
 
@@ -135,7 +146,7 @@ def test_predictions_are_in_the_order_of_the_rows(digits, tmp_path):
     data = DataSet(digits)
     network = network_for(data, "float32")
     checkpoint = Checkpoint(network, {}, data.scaling, {})
-    predict(Comm(), checkpoint, data, "test", tmp_path / "p.h5")
+    write_predictions(Comm(), checkpoint, data, "test", tmp_path / "p.h5")
     a, _, _ = at_once(digits, network)
     with h5py.File(tmp_path / "p.h5") as file:
         np.testing.assert_allclose(file["output"][...], a, atol=1e-5)
@@ -148,10 +159,28 @@ def test_predictions_of_numbers_have_no_label(numbers, tmp_path):
     """A regression's output is all there is."""
     data = DataSet(numbers)
     checkpoint = Checkpoint(network_for(data), {}, data.scaling, {})
-    predict(Comm(), checkpoint, data, "train", tmp_path / "p.h5")
+    write_predictions(Comm(), checkpoint, data, "train", tmp_path / "p.h5")
     with h5py.File(tmp_path / "p.h5") as file:
         assert set(file) == {"about", "output"}
         assert file["output"].shape == (7, 3)
+
+
+@pytest.mark.parametrize("rows", [2, 7, BLOCK + 5])
+def test_predict_takes_rows_as_they_were(tmp_path, rows):
+    """Scaled, and with the bits that the command line writes."""
+    rng, path, run = np.random.default_rng(3), tmp_path / "d.h5", tmp_path / "run"
+    x = rng.integers(0, 256, (rows, 4, 3), dtype=np.uint8)
+    scaling = Scaling(rng.normal(size=12), rng.uniform(0.1, 2, 12))
+    samples.write(path, {"train": (x, np.arange(rows) % 2)}, scaling, classes=2)
+    train(Config(data=path, out=run, epochs=1, quiet=True), comm=Comm())
+    checkpoint, data = open_model_and_data(str(run), str(path), Comm())
+    write_predictions(Comm(), checkpoint, data, "train", tmp_path / "p.h5")
+    with h5py.File(tmp_path / "p.h5") as file:
+        np.testing.assert_array_equal(predict(run, x), file["output"][...], strict=True)
+    assert predict(run, x[:0]).shape == (0, 2)
+    for bad in (x[:, :3], x.astype(str), 3.0):
+        with pytest.raises(DataError, match=r"takes rows of 12 numbers"):
+            predict(run, bad)
 
 
 def test_a_model_on_data_that_does_not_fit(digits, numbers):

@@ -343,12 +343,44 @@ def test_other_input_other_digest(tmp_path, out):
 
 def test_older_output_is_replaced(tmp_path, out):
     """An old file stays as it is when the import fails, and goes when it succeeds."""
-    out.write_text("old")
+    run(csv_file(tmp_path / "d.csv", "1,a\n2,b\n3,a\n"), out)
+    old = out.read_bytes()
     check_refused(csv_file(tmp_path / "d.csv", "1,a\nx,b\n3,a\n"), out, DataError, "line 2")
-    assert out.read_text() == "old"
+    assert out.read_bytes() == old
     run(csv_file(tmp_path / "d.csv", "1,a\n2,b\n"), out)
     assert list(out.parent.iterdir()) == [out]
     assert len(DataSet(out).split("train")) == 2
+
+
+def test_nobody_elses_file_is_replaced(tmp_path, out):
+    """A second CSV file where the output has to stand is a mistake that must cost nothing."""
+    source, other = (csv_file(tmp_path / name, IRIS) for name in ("train.csv", "test.csv"))
+    check_refused(source, other, ConfigError, "is there already, and distbp has not written it")
+    assert other.read_text() == IRIS
+    out.symlink_to(tmp_path / "nothing")
+    check_refused(source, out, ConfigError, "is there already")
+
+
+def test_the_columns_names_of_pandas(tmp_path, out):
+    """Columns without names are called 0, 1, 2, which are numbers and yet no row."""
+    lines = "1.5,2,3,cat\n2.5,2,4,dog\n"
+    for head in ("0,1,2,label\n", "0,1,2,3\n"):
+        about = run(csv_file(tmp_path / "d.csv", head + lines), out)
+        assert (about["rows"], about["classes"]) == ({"train": 2}, ["cat", "dog"])
+    about = run(csv_file(tmp_path / "d.csv", "0,1,2,cat\n" + lines), out, header=False)
+    assert about["rows"] == {"train": 3}
+
+
+def test_a_single_1_among_zeros_is_a_class(tmp_path, out):
+    """Keras has labels so; who wants a regression of them says it."""
+    source = npz(tmp_path / "d.npz", x=np.eye(4), y=np.eye(3)[[2, 0, 1, 2]])
+    about = run(source, out)
+    assert (about["task"], about["classes"]) == ("classification", ["0", "1", "2"])
+    np.testing.assert_array_equal(DataSet(out).split("train").targets()[:, 0], [2, 0, 1, 2])
+    assert run(source, out, task="classification")["classes"] == ["0", "1", "2"]
+    assert run(source, out, task="regression")["task"] == "regression"
+    two = npz(tmp_path / "d.npz", x=np.eye(4), y=np.eye(4)[:, :3])  # a row without any
+    assert run(two, out)["task"] == "regression"
 
 
 # Scaling
@@ -650,7 +682,9 @@ def test_name_too_long_for_a_temporary_one(tmp_path):
 @pytest.mark.parametrize("call", [1, 3, 5])
 def test_interrupted(tmp_path, out, call):
     """Ctrl-C at any time leaves the old file and nothing else."""
-    out.write_text("old")
+    source = npz(tmp_path / "d.npz", x=IMAGES, y=LABELS, x_test=IMAGES, y_test=LABELS)
+    import_data(csv_file(tmp_path / "d.csv", IRIS), out)
+    old = out.read_bytes()
     calls = []
 
     def interrupt(done, total):
@@ -658,11 +692,10 @@ def test_interrupted(tmp_path, out, call):
         if len(calls) == call:
             raise KeyboardInterrupt
 
-    source = npz(tmp_path / "d.npz", x=IMAGES, y=LABELS, x_test=IMAGES, y_test=LABELS)
     try:
         import_data(source, out, progress=interrupt)
     except KeyboardInterrupt:
-        assert out.read_text() == "old"
+        assert out.read_bytes() == old
     assert len(calls) >= min(call, 4)
     assert list(out.parent.iterdir()) == [out]
 

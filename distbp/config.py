@@ -102,7 +102,9 @@ class Config:
     )
     clip_norm: float | None = option(None, "largest norm of the gradient", float, least=1e-9)
     batch_size: int = option(256, "rows of the global mini-batch", int, least=1)
-    epochs: int = option(30, "passes over the training set", int, least=1, same_mathematics=True)
+    epochs: int = option(  # a checkpoint has a record of each
+        30, "passes over the training set", int, least=1, below=100_001, same_mathematics=True
+    )
     patience: int | None = option(
         None, "stop after that many epochs without a better score", int,
         least=1, same_mathematics=True,

@@ -25,9 +25,9 @@ import numpy as np
 from distbp import gate, packed, seal
 from distbp.errors import ConfigError, DistbpError
 
-MOST_TEXT = 1 << 24  # bytes of JSON
+MOST_TEXT = 1 << 27  # bytes of JSON: the records of 100,000 epochs, and some more
 MOST_REASON = 300  # characters of an error's text
-MOST_ITEMS = 1 << 20  # values in it: each takes about 100 bytes of memory
+MOST_ITEMS = 1 << 22  # values in it: each takes about 100 bytes of memory
 
 
 @contextmanager

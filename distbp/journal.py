@@ -10,7 +10,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -280,7 +280,8 @@ class Journal:
 
     def checkpoint(self) -> Checkpoint:
         """Return where the run is, with arrays that change as it goes on."""
-        progress = asdict(self.progress)
+        # Records do not change any more, but their list grows while this is written.
+        progress = vars(self.progress) | {"history": list(self.progress.history)}
         return Checkpoint(
             network=self.network,
             state=self.update.state,

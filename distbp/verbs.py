@@ -209,7 +209,7 @@ def resumed_config(run: str, file: str | None, given: dict[str, Any]) -> Any:
     if not os.path.exists(config.data):
         raise ConfigError(
             f"--resume {run}: its data set {config.data} is not there, seen from this folder. Say "
-            f"where it is: distbp train DATA.h5 --resume {run}."
+            f"where it is: distbp train DATA.h5 --resume {shlex.quote(run)}."
         )
     done = len(about["history"])
     if config.epochs < done:

@@ -245,7 +245,7 @@ def test_an_interrupted_write_changes_nothing(tmp_path, monkeypatch, error):
 def test_a_text_that_could_not_be_read_again_is_not_written(tmp_path):
     """What a reader refuses as too long is refused when it is written."""
     checkpoint = make()
-    checkpoint.about["history"] = [[]] * 2**20
+    checkpoint.about["history"] = [[]] * hdf5.MOST_ITEMS
     with pytest.raises(CheckpointError, match="cannot be written: File too large"):
         write_checkpoint(tmp_path / "c.h5", checkpoint)
 
@@ -413,10 +413,10 @@ NETWORK = describe_network(Network((4, 3, 2)))
         (about(network=NETWORK | {"activation": "swish"}), "swish"),
         (about(network=NETWORK | {"momentum": 1}), "describes a network by"),
         (
-            replaced("about", np.frombuffer(b"[" * 2**21, np.uint8)),
+            replaced("about", np.frombuffer(b"[" * (hdf5.MOST_ITEMS + 1), np.uint8)),
             "JSON text of a sensible length",
         ),
-        (replaced("about", np.zeros(2**24 + 1, np.uint8)), "about is not JSON text"),
+        (replaced("about", np.zeros(hdf5.MOST_TEXT + 1, np.uint8)), "about is not JSON text"),
     ],
 )
 def test_broken_checkpoints(tmp_path, change, message):
@@ -698,3 +698,13 @@ def test_writing_does_not_change_the_checkpoint(tmp_path):
     before = copy.deepcopy(checkpoint.about), digest(checkpoint.network.theta)
     write_checkpoint(tmp_path / "c.h5", checkpoint)
     assert (checkpoint.about, digest(checkpoint.network.theta)) == before
+
+
+def test_the_records_of_all_epochs_fit():
+    """The most that --epochs allows, with the longest numbers, can be stored and read again."""
+    names = "train_cost train_accuracy validation_cost validation_accuracy test_cost test_accuracy"
+    record = dict.fromkeys(
+        (*names.split(), "learning_rate", "seconds", "samples_per_s"), 1e-300 / 3
+    )
+    record |= {"epoch": 100_000, "step": 10**12, "digest": "0" * 64}
+    assert not hdf5.is_too_long(json.dumps({"history": [record] * 100_000}, indent=1).encode())

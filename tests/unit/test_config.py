@@ -18,6 +18,7 @@ NUMBERS = SimpleNamespace(task="regression", n_in=784, n_out=2, path="d.h5")
     ("options", "message"),
     [
         ({"hidden": (10, 0)}, "--hidden"),
+        ({"epochs": 100_001}, "--epochs 100001: expected less than"),
         ({"hidden": (10, 2.5)}, "--hidden"),
         ({"activation": "linear"}, "--activation 'linear' is unknown; use one of sigmoid, tanh"),
         ({"cost": "hinge"}, "--cost 'hinge' is unknown; use one of quadratic, cross-entropy, log"),

@@ -155,7 +155,7 @@ class Comm(Peers):
         self.on_node = Peers()
         self.node, self.node_rank, self.node_sizes = 0, 0, [1]
         self._made: list[MPI.Comm] = []  # all that ranks may be waiting in
-        self._barriers: list[Barrier] = []
+        self._barrier: Barrier | None = None
         if mpi is None or mpi.size == 1:
             return
         self._made.append(mpi)
@@ -204,8 +204,8 @@ class Comm(Peers):
 
     def meetings(self) -> int:
         """Return how often this rank has met others, or waits to meet them now."""
-        barriers = sum(barrier.count for barrier in self._barriers)
-        return self.calls + self.on_node.calls + barriers
+        at_barrier = self._barrier.count if self._barrier else 0
+        return self.calls + self.on_node.calls + at_barrier
 
     def _keep(self, mpi: "MPI.Comm") -> "MPI.Comm":
         self._made.append(mpi)
@@ -222,8 +222,8 @@ class Comm(Peers):
         then. All is renumbered; shared memory, lanes and barriers are to be made again.
         """
         size, rank = self.size, self.rank
-        for barrier in self._barriers:
-            barrier.leave()
+        if self._barrier:
+            self._barrier.leave()
         for mpi in self._made:
             with suppress(_mpi().Exception):
                 mpi.Revoke()
@@ -324,17 +324,17 @@ class Comm(Peers):
         return NodeArray(self, shape, np.dtype(dtype), rows)
 
     def node_barrier(self) -> Callable[[], None]:
-        """Return what makes the ranks of a node wait for each other; collective.
-
-        It goes through shared memory where there is any: a message takes longer.
-        """
+        """Return what makes the ranks of a node wait for each other; collective."""
+        if self._barrier:  # of a run that all have left
+            return self._barrier.wait
+        # Through shared memory where there is any: a message takes longer.
         counters = self.node_array((self.node_size, LINE), np.dtype(np.int64))
         if self.node_size == 1:
             return lambda: None
         if not counters.is_shared:
             return self.on_node.barrier
-        self._barriers.append(make_barrier(self.on_node, counters.array))
-        return self._barriers[-1].wait
+        self._barrier = make_barrier(self.on_node, counters.array)
+        return self._barrier.wait
 
     def fill_node_array(
         self, shape: tuple[int, ...], dtype: np.dtype, fill: Callable[[np.ndarray], None]

@@ -1,5 +1,7 @@
 """Whole runs, in this process: the bits do not depend on the number of ranks."""
 
+import gc
+import os
 from dataclasses import replace
 from functools import cache
 
@@ -63,6 +65,17 @@ def test_a_run_has_the_bits_of_one_rank(comm, everywhere, mpi_tmp_path, data_set
     histories = everywhere(without_times(result.history))
     assert histories == [without_times(expected.history)] * comm.size
     assert len({record["digest"] for record in result.history}) == len(result.history)
+
+
+@pytest.mark.parametrize("comm", ["one node"], indirect=True)
+def test_many_runs_need_no_more_files_than_one(comm, everywhere, mpi_tmp_path, data_sets):
+    """Who tries a hundred configurations in one process does not run out of them."""
+    counts = []
+    for number in range(3):
+        train(configured("all defaults", data_sets, mpi_tmp_path / f"run{number}"), comm=comm)
+        gc.collect()
+        counts.append(len(os.listdir("/proc/self/fd")))
+    assert counts[1:] == counts[:1] * 2, everywhere(counts)
 
 
 def test_patience_ends_a_run_early(alone):

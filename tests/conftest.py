@@ -39,6 +39,10 @@ def without_skip(report):
     return report
 
 
-# A shell's `&` lets its commands ignore Ctrl-C; what these tests start must not.
-if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+# `&` of a shell and `nohup` let commands ignore a signal; what these tests start must not.
+for number, default in (
+    (signal.SIGINT, signal.default_int_handler),
+    (signal.SIGHUP, signal.SIG_DFL),
+):
+    if signal.getsignal(number) == signal.SIG_IGN:
+        signal.signal(number, default)

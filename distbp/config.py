@@ -12,6 +12,7 @@ import math
 import os
 import re
 import tomllib
+from argparse import ArgumentTypeError
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -61,7 +62,16 @@ def parse_sizes(text: str) -> tuple[int, ...]:
     try:
         return tuple(int(part) for part in text.split(",")) if text.strip() else ()
     except ValueError as failure:
-        raise ConfigError(f"--hidden {text!r}: expected sizes such as 100,50.") from failure
+        raise ArgumentTypeError(f"{text!r}; expected sizes such as 100,50") from failure
+
+
+def check_shards(shards: int | None, batch_size: int) -> None:
+    """Raise ConfigError where a batch has not a row for each shard."""
+    if shards is not None and shards > batch_size:
+        raise ConfigError(
+            f"--shards {shards} cuts a batch of {batch_size} rows too small: a shard "
+            f"has at least 1 row. Use at most {batch_size}."
+        )
 
 
 @dataclass(frozen=True)
@@ -158,11 +168,7 @@ class Config:
             check(flag(one.name), value, one.metadata)
         if any(type(n) is not int or n < 1 for n in self.hidden):
             raise ConfigError(f"--hidden {self.hidden!r}: expected whole numbers of at least 1.")
-        if self.shards is not None and self.shards > self.batch_size:
-            raise ConfigError(
-                f"--shards {self.shards} cuts a batch of {self.batch_size} rows too small: a shard "
-                f"has at least 1 row. Use at most {self.batch_size}."
-            )
+        check_shards(self.shards, self.batch_size)
         self.interval()
         for name in ("time_limit", "stall_limit"):
             self.seconds(name)
@@ -306,6 +312,10 @@ def check_useful(given: Mapping[str, Any], from_file: Mapping[str, Any]) -> None
     if given.get("dropout") and not values["hidden"]:
         raise ConfigError(
             "--dropout has no effect without hidden layers, whose units it leaves out."
+        )
+    if given.get("check_every") and values["combine"] == "allreduce":
+        raise ConfigError(
+            "--check-every has no effect with --combine allreduce, whose sums nobody can repeat."
         )
     if "init" in given and values["init_from"]:
         raise ConfigError("--init has no effect with --init-from, which has the first weights.")

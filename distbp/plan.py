@@ -24,7 +24,7 @@ import numpy as np
 from distbp import machine
 from distbp.combine import count_lanes, make_combiner
 from distbp.comm import Comm, Peers
-from distbp.config import flag
+from distbp.config import check_shards, flag
 from distbp.errors import ConfigError
 from distbp.exchange import exchange, make_exchanges
 from distbp.network import Network, layer_views, theta_size
@@ -60,6 +60,7 @@ class Question:
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise ConfigError(f"{flag(name)} {value!r}: expected more than 0.")
+        check_shards(self.shards, self.batch_size)
 
 
 PAYS = 0.5  # a rank has to be worth at least half a rank

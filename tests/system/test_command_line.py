@@ -190,6 +190,7 @@ ERRORS = {
     "out of bounds": (["train", DATA, "--out", "new", "--dropout", "1"], 2, ["--dropout", "1"]),
     "unknown choice": (["train", DATA, "--out", "new", "--cost", "x"], 2, ["--cost", "quadratic"]),
     "bad sizes": (["train", DATA, "--out", "new", "--hidden", "10,x"], 2, ["--hidden", "10,x"]),
+    "bad sizes to plan": (["plan", "--sizes", "10,x"], 2, ["--sizes", "10,x"]),
     "no data": (["train", "--out", "new"], 2, ["DATA.h5"]),
     "no directory": (["train", DATA], 2, ["--out"]),
     "no effect": (["train", DATA, "--out", "new", "--momentum", "0.5"], 2, ["--momentum", "sgd"]),

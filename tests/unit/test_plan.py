@@ -56,7 +56,7 @@ def test_nodes_send_what_they_have_to():
 
 
 def test_a_node_with_several_subtrees_sends_more():
-    """3 nodes of one rank, 8 shards: two of them have two subtrees (FACTS of such layouts)."""
+    """3 nodes of one rank, 8 shards: two of them have two subtrees."""
     one, two = at(4, per_node=1), at(3, per_node=1)
     share = P * 4 / 1e9
     assert one.network == pytest.approx(2 * (3 / 4 * share + 2e-4) + 3 * P / 4 * 1e-9)
@@ -131,3 +131,8 @@ def test_flops():
 def test_nonsense_is_refused(options):
     with pytest.raises(ConfigError, match="expected"):
         Question(**{"sizes": (3, 2)} | options)
+
+
+def test_more_shards_than_rows_are_refused():
+    with pytest.raises(ConfigError, match="--shards 8 cuts a batch of 4 rows too small"):
+        Question((3, 2), batch_size=4, shards=8)

@@ -27,7 +27,7 @@ counts = st.integers(1, 10**6)
 
 
 def tree(start, stop):
-    """Return the sum over [start, stop) as DESIGN defines it, by recursion."""
+    """Return the sum over [start, stop) by its definition, a recursion."""
     if stop - start == 1:
         return str(start)
     left = 1

@@ -1,6 +1,7 @@
 """A checkpoint: one HDF5 file with all that a run needs to go on.
 
-    about                  uint8 JSON: network, data, config, progress, history, versions
+    about                  uint8 JSON: network, data, config, progress, versions
+    history                uint8 text: the lines of metrics.jsonl
     layers/1/w, layers/1/b …      weights (n_l, n_{l-1}) and biases (n_l,)
     optimizer/NAME         (P,): the optimizer's state, in the order of θ
     scaling/shift, scaling/scale  what the network's input is made of
@@ -14,11 +15,12 @@ that is not takes its place.
 """
 
 import hashlib
+import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -33,7 +35,7 @@ from distbp.network import Network, check, theta_size
 from distbp.optimizers import OPTIMIZERS
 
 FORMAT = "distbp-checkpoint"
-VERSION = 1
+VERSION = 2  # the first had the records in `about`
 MOST_LAYERS = 10_000  # each costs memory beside its numbers
 
 T = TypeVar("T")
@@ -50,14 +52,16 @@ class Checkpoint:
         The optimizer's.
     scaling : Scaling
     about : dict
-        network, task, classes, data (its identity), config, progress, history,
-        machine and versions.
+        network, task, classes, data (its identity), config, progress, machine and versions.
+    history : list of str
+        The lines of metrics.jsonl.
     """
 
     network: Network
     state: dict[str, np.ndarray]
     scaling: Scaling
     about: dict[str, Any]
+    history: list[str] = field(default_factory=list)
 
 
 def digest(theta: np.ndarray) -> str:
@@ -87,6 +91,7 @@ def write(path: Path, checkpoint: Checkpoint) -> None:
     """
     with hdf5.create(path, FORMAT, VERSION, CheckpointError) as file:
         hdf5.write_json(file, "about", checkpoint.about)
+        hdf5.write_text(file, "history", "".join(f"{line}\n" for line in checkpoint.history))
         checkpoint.scaling.write(file)
         for name, array in places(checkpoint.network, checkpoint.state):
             hdf5.write_array(file, name, array)
@@ -115,10 +120,11 @@ def read(path: Path) -> Checkpoint:
         network = empty_network(about["network"], len(names), file.id.get_filesize())
         state = {name: np.empty_like(network.theta) for name in names}
         arrays = dict(places(network, state))
-        gate.check_names(file, ("about", "scaling/shift", "scaling/scale", *arrays))
+        gate.check_names(file, ("about", "history", "scaling/shift", "scaling/scale", *arrays))
         for name, array in arrays.items():
             read_array(file, name, array)
-        return Checkpoint(network, state, Scaling.read(file, network.sizes[0]), about)
+        scaling = Scaling.read(file, network.sizes[0])
+        return Checkpoint(network, state, scaling, about, read_history(file, about))
 
 
 def read_about(file: h5py.File) -> dict[str, Any]:
@@ -126,11 +132,21 @@ def read_about(file: h5py.File) -> dict[str, Any]:
     about = hdf5.read_json(file, "about")
     for name, kind in (
         ("network", dict), ("task", str), ("classes", list), ("data", dict), ("config", dict),
-        ("progress", dict), ("history", list), ("machine", dict), ("versions", dict),
+        ("progress", dict), ("machine", dict), ("versions", dict),
     ):  # fmt: skip
         if not isinstance(about, dict) or not isinstance(about.get(name), kind):
             raise ValueError(f"'about' has no {name!r}, or not as a {kind.__name__}")
     return about
+
+
+def read_history(file: h5py.File, about: dict[str, Any]) -> list[str]:
+    """Return the lines of `history`, which version 1 has in `about`."""
+    if "history" not in about:
+        return hdf5.read_text(file, "history").splitlines()
+    records = about.pop("history")
+    if not isinstance(records, list):
+        raise ValueError("'about' has a 'history' that is not a list")
+    return [json.dumps(record) for record in records]
 
 
 def state_names(config: dict[str, Any]) -> tuple[str, ...]:
@@ -315,6 +331,19 @@ class RunFolder:
     def save_best(self, checkpoint: Checkpoint) -> None:
         """Write `best.h5` alone, when no checkpoint is due."""
         write(self.path / "best.h5", checkpoint)
+
+    def add_line(self, name: str, line: str) -> bool:
+        """Add a line to a text file that is there; return whether it has all of it.
+
+        It may be lost with the machine, as it is not forced to the disk.
+        """
+        try:
+            with (self.path / name).open("r+b") as file:
+                file.seek(0, os.SEEK_END)
+                file.write(f"{line}\n".encode())
+        except OSError:
+            return False
+        return True
 
     def write_text(self, name: str, text: str) -> None:
         """Write a text file; it is whole or absent."""

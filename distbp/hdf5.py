@@ -223,15 +223,29 @@ def write_array(group: h5py.Group, name: str, array: np.ndarray) -> h5py.Dataset
 
 
 def write_json(group: h5py.Group, name: str, value: Any) -> None:
-    """Store `value` as UTF-8 JSON in a uint8 dataset."""
-    text = json.dumps(value, indent=1, ensure_ascii=False).encode()
-    if is_too_long(text):  # it could not be read again
+    """Store `value` as JSON; see `write_text`."""
+    write_text(group, name, json.dumps(value, indent=1, ensure_ascii=False))
+
+
+def write_text(group: h5py.Group, name: str, text: str) -> None:
+    """Store JSON text as UTF-8 in a uint8 dataset."""
+    content = text.encode()
+    if is_too_long(content):  # it could not be read again
         raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
-    write_array(group, name, np.frombuffer(text, np.uint8))
+    write_array(group, name, np.frombuffer(content, np.uint8))
 
 
 def read_json(file: h5py.File, path: str) -> Any:
     """Return what `write_json` stored."""
+    text = read_text(file, path)
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as failure:
+        raise ValueError(f"{path} is not JSON text") from failure
+
+
+def read_text(file: h5py.File, path: str) -> str:
+    """Return what `write_text` stored."""
     found = packed.array(file, path)
     if found.dtype != np.uint8 or found.ndim != 1 or len(found) > MOST_TEXT:
         raise ValueError(f"{path} is not JSON text")
@@ -239,8 +253,8 @@ def read_json(file: h5py.File, path: str) -> Any:
     if is_too_long(text):
         raise ValueError(f"{path} is not JSON text of a sensible length")
     try:
-        return json.loads(text.decode())
-    except (ValueError, RecursionError) as failure:
+        return text.decode()
+    except UnicodeDecodeError as failure:
         raise ValueError(f"{path} is not JSON text") from failure
 
 

@@ -1,5 +1,6 @@
 """What a file holds, in a few lines: a data set, a checkpoint, a prediction, a run."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -77,8 +78,8 @@ def checkpoint_lines(found: checkpoint.Checkpoint) -> list[tuple[str, Any]]:
         ("machine", ", ".join(f"{key} {value}" for key, value in about["machine"].items())),
         ("versions", ", ".join(f"{key} {value}" for key, value in about["versions"].items())),
     ]
-    if about["history"]:
-        last = about["history"][-1]
+    if found.history:
+        last = json.loads(found.history[-1])
         scores = {
             k: v for k, v in last.items() if k.endswith(("cost", "accuracy")) and v is not None
         }

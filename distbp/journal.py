@@ -1,18 +1,13 @@
 """What a run leaves behind and shows: checkpoints, metrics, lines and a bar.
 
-`Progress` is where a run is. The `Journal` writes it down: all its work is rank
-0's, and none of it needs a message. Checkpoints are written by a thread while the
-training goes on. A save that fails in the middle of a run is announced and tried again
-when the next one is due; the last one has to succeed.
+All the work of a `Journal` is rank 0's, and none of it needs a message. Checkpoints are
+written by a thread while the training goes on. A save that fails in the middle of a run
+is announced and tried again when the next one is due; the last one has to succeed.
 """
 
-import json
-import math
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -22,82 +17,11 @@ from distbp.config import Config
 from distbp.data import DataSet
 from distbp.display import Display
 from distbp.errors import CheckpointError, DivergedError, FencedError
-from distbp.evaluate import Score
 from distbp.locking import RunLock
 from distbp.network import Network
 from distbp.optimizers import Update
+from distbp.progress import Progress, Record, score_of
 from distbp.saving import Saver
-from distbp.schedules import is_best
-
-Record = dict[str, Any]
-
-
-@dataclass
-class Progress:
-    """Where a run is.
-
-    Attributes
-    ----------
-    epoch, step : int
-        Whole epochs done, and steps done in the one after them.
-    cost, correct : float, int
-        Summed over the rows of those steps.
-    skipped : int
-        Of those rows, the ones that changed nothing, because of a NaN.
-    rate_factor : float
-        On the learning rate: halved by each roll back.
-    history : list of dict
-        One record an epoch, as in metrics.jsonl.
-    """
-
-    epoch: int = 0
-    step: int = 0
-    cost: float = 0.0
-    correct: int = 0
-    skipped: int = 0
-    rate_factor: float = 1.0
-    history: list[Record] = field(default_factory=list)
-
-    def end_epoch(self, record: Record) -> None:
-        """Go on to the next epoch."""
-        self.history.append(record)
-        self.epoch += 1
-        self.step, self.cost, self.correct, self.skipped = 0, 0.0, 0, 0
-
-    @property
-    def scores(self) -> list[float]:
-        """What plateau, patience and best look at: the validation cost, or the training cost."""
-        return [
-            score_of(record["train_cost"])
-            if record["validation_accuracy"] is None
-            else score_of(record["validation_cost"])
-            for record in self.history
-        ]
-
-
-def score_of(cost: float | None) -> float:
-    """Return the cost, or the worst of scores for one that was not a finite number."""
-    return math.inf if cost is None else cost
-
-
-def costs_and_accuracies(
-    progress: Progress, rows: int, scores: Mapping[str, Score], is_regression: bool
-) -> Record:
-    """Return those of an epoch of `rows` rows that ends here, None where there is none."""
-    rows = max(rows - progress.skipped, 1)
-    record: Record = {
-        "train_cost": finite(progress.cost / rows),
-        "train_accuracy": None if is_regression else progress.correct / rows,
-    }
-    for name in ("validation", "test"):
-        record[f"{name}_cost"] = finite(scores[name].cost) if name in scores else None
-        record[f"{name}_accuracy"] = scores[name].accuracy if name in scores else None
-    return record
-
-
-def finite(cost: float) -> float | None:
-    """Return the cost, or None if it is not a finite number: JSON has no other word for it."""
-    return cost if math.isfinite(cost) else None
 
 
 class Journal:
@@ -132,6 +56,7 @@ class Journal:
         self._lock = RunLock(self.folder.path)
         self._saved_at = time.monotonic()
         self._saved: tuple[int, int] | None = None
+        self._recorded = 0  # epochs in metrics.jsonl
 
     def open(self, is_new: bool, is_saved: bool = True) -> None:
         """Make the run's directory, or bring it to where the checkpoint was.
@@ -164,10 +89,21 @@ class Journal:
             )
 
     def _write_metrics(self) -> None:
-        """Write all epochs: a line that was lost to a full disk comes back with the next."""
+        """Write all epochs; on the disk when this returns."""
         self._lock.check()
-        lines = (json.dumps(record) + "\n" for record in self.progress.history)
-        self.folder.write_text("metrics.jsonl", "".join(lines))
+        lines = self.progress.history.lines
+        self.folder.write_text("metrics.jsonl", "".join(f"{line}\n" for line in lines))
+        self._recorded = len(lines)
+
+    def _add_metrics(self) -> None:
+        """Write the newest epoch, or all of them where that is not the next one there."""
+        self._lock.check()
+        lines = self.progress.history.lines
+        is_next, self._recorded = self._recorded == len(lines) - 1, -1
+        if is_next and self.folder.add_line("metrics.jsonl", lines[-1]):
+            self._recorded = len(lines)
+        else:
+            self._write_metrics()
 
     def _position(self) -> tuple[int, int]:
         return self.progress.epoch, self.progress.step
@@ -185,17 +121,17 @@ class Journal:
         """Show, record and save what is due after an epoch."""
         if not self.is_writer:
             return
-        record = self.progress.history[-1]
+        record = self.progress.history.records[-1]
         self.display.line(self._describe(record))
         try:
-            self._write_metrics()
+            self._add_metrics()
         except FencedError:
             raise
         except CheckpointError as error:
             self._complain(error)
         if self._unit == "epoch" and self.progress.epoch % self._every == 0:
             self.save()
-        elif is_best(self.progress.scores):
+        elif self.progress.history.is_best:
             self._write(self.folder.save_best)
 
     def close(self) -> None:
@@ -248,7 +184,7 @@ class Journal:
 
     def save(self) -> None:
         """Begin to save where the run is."""
-        is_new_best = self.progress.step == 0 and is_best(self.progress.scores)
+        is_new_best = self.progress.step == 0 and self.progress.history.is_best
         if self._write(lambda checkpoint: self.folder.save(checkpoint, is_new_best)):
             self._saved, self._saved_at = self._position(), time.monotonic()
 
@@ -280,8 +216,6 @@ class Journal:
 
     def checkpoint(self) -> Checkpoint:
         """Return where the run is, with arrays that change as it goes on."""
-        # Records do not change any more, but their list grows while this is written.
-        progress = vars(self.progress) | {"history": list(self.progress.history)}
         return Checkpoint(
             network=self.network,
             state=self.update.state,
@@ -293,11 +227,11 @@ class Journal:
                 "shape": self.data.about["shape"],
                 "data": self.data.identity,
                 "config": self.config.to_dict(),
-                "history": progress.pop("history"),
-                "progress": progress | {"steps": self.update.steps},
+                "progress": self.progress.position() | {"steps": self.update.steps},
                 "machine": machine.bits() | {"threads": self.config.threads},
                 "versions": machine.versions(),
             },
+            history=list(self.progress.history.lines),  # which grow while this is written
         )
 
     # What a person reads.

@@ -8,8 +8,8 @@ from distbp.checkpoint import Checkpoint, digest
 from distbp.combine import COMBINERS
 from distbp.config import Config
 from distbp.data import DataSet
-from distbp.journal import Progress
 from distbp.network import Network
+from distbp.progress import Progress
 
 Machines = list[Any]  # of each rank: [node, numbers of its cores, what its bits depend on]
 

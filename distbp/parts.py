@@ -1,7 +1,7 @@
 """The parts of a run that are made from its configuration and its data."""
 
+import json
 import math
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -12,10 +12,10 @@ from distbp.comm import Comm
 from distbp.config import Config, flag
 from distbp.data import DataSet, Split
 from distbp.errors import CheckpointError, ConfigError
-from distbp.journal import Progress
 from distbp.network import Network
 from distbp.optimizers import OPTIMIZERS, Update
-from distbp.schedules import cosine_factor, plateau_factor, step_factor, warmup_factor
+from distbp.progress import History, Progress
+from distbp.schedules import cosine_factor, step_factor, warmup_factor
 
 
 def check_places(config: Config) -> None:
@@ -98,7 +98,7 @@ def learning_rate(config: Config, progress: Progress, step: int, batches: int) -
     elif config.schedule == "cosine":
         factor *= cosine_factor(epoch, config.epochs)
     elif config.schedule == "plateau":
-        factor *= plateau_factor(progress.scores, config.decay, config.decay_epochs)
+        factor *= progress.history.plateau_factor(config.decay, config.decay_epochs)
     return (config.learning_rate or 0.0) * factor
 
 
@@ -149,27 +149,32 @@ def restore(
     np.copyto(network.theta, checkpoint.network.theta)
     for name, array in update.state.items():
         np.copyto(array, checkpoint.state[name])
-    progress, update.steps = where(about["progress"], about["history"], config.out)
+    progress, update.steps = where(about["progress"], checkpoint.history, config.out)
     return progress
 
 
-def where(position: dict[str, Any], history: list[Any], source: str) -> tuple[Progress, int]:
+def where(position: dict[str, Any], lines: list[str], source: str) -> tuple[Progress, int]:
     """Return where a run was, and how many steps it had made.
+
+    `lines` are those of metrics.jsonl.
 
     Raises
     ------
     CheckpointError
         That is not what the checkpoint says.
     """
-    start = {**asdict(Progress()), "steps": 0}
-    start.pop("history")
+    start = Progress().position() | {"steps": 0}
     if position.keys() != start.keys() or any(
         type(value) is not type(start[name])
         or not 0 <= value < (math.inf if isinstance(value, float) else 2**63)
         for name, value in position.items()
     ):
         raise CheckpointError(f"{source}: the checkpoint does not say where the run was.")
-    if len(history) != position["epoch"] or not all(isinstance(one, dict) for one in history):
+    try:
+        history = History(map(json.loads, lines))
+    except (ValueError, LookupError, TypeError, RecursionError) as failure:
+        raise CheckpointError(f"{source}: the checkpoint's history is not one.") from failure
+    if len(history) != position["epoch"]:
         raise CheckpointError(f"{source}: the checkpoint has not one record an epoch.")
     rest = {name: value for name, value in position.items() if name != "steps"}
     return Progress(**rest, history=history), position["steps"]

@@ -6,8 +6,8 @@ They go on where the last of them is: so each knows how to undo what it did last
 
 from typing import Any
 
-from distbp.journal import Progress
 from distbp.optimizers import Update
+from distbp.progress import Progress
 
 
 class Place:
@@ -45,4 +45,4 @@ class Place:
         if before.pop("steps") < self._update.steps:
             self._update.undo()
         vars(self._progress).update(before)
-        del self._progress.history[self._progress.epoch :]
+        self._progress.history = self._progress.history.first(self._progress.epoch)

@@ -47,7 +47,9 @@ class Saver:
         np.copyto(spare.theta, network.theta)
         for name, array in state.items():
             np.copyto(spare_state[name], array)
-        return Checkpoint(spare, spare_state, checkpoint.scaling, checkpoint.about)
+        return Checkpoint(
+            spare, spare_state, checkpoint.scaling, checkpoint.about, checkpoint.history
+        )
 
     def _run(self, checkpoint: Checkpoint, write: Callable[[Checkpoint], None]) -> None:
         try:

@@ -1,4 +1,4 @@
-"""What changes from epoch to epoch: the learning rate, and when to stop.
+"""What changes from epoch to epoch: the learning rate.
 
 Pure functions of the position in the run and of the scores so far. A score is a
 cost, the lower the better, one an epoch: so nothing but the history has to be
@@ -43,14 +43,3 @@ def warmup_factor(epoch: float, step_length: float, warmup_epochs: float) -> flo
     if warmup_epochs <= 0:
         return 1.0
     return min(1.0, (epoch + step_length) / warmup_epochs)
-
-
-def epochs_waited(scores: Sequence[float]) -> int:
-    """Return how many epochs have gone by since the best score; NaN is the worst."""
-    numbers = [math.inf if math.isnan(score) else score for score in scores]
-    return len(numbers) - 1 - numbers.index(min(numbers)) if numbers else 0
-
-
-def is_best(scores: Sequence[float]) -> bool:
-    """Return whether the last score is better than all before it."""
-    return len(scores) > 0 and epochs_waited(scores) == 0

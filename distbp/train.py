@@ -26,7 +26,7 @@ from distbp.config import Config
 from distbp.errors import DivergedError, StoppedError
 from distbp.evaluate import Evaluator, Score, open_data, open_model
 from distbp.gradient import BatchGradient
-from distbp.journal import Journal, Progress, costs_and_accuracies
+from distbp.journal import Journal
 from distbp.launched import survives
 from distbp.network import Network
 from distbp.notices import all_cores, farewell, introduction, lost, warnings
@@ -41,7 +41,7 @@ from distbp.parts import (
     restore,
 )
 from distbp.place import Place
-from distbp.schedules import epochs_waited
+from distbp.progress import Progress, costs_and_accuracies
 from distbp.stopping import Stopping
 from distbp.timing import RankTime, Timing, summary
 from distbp.watch import Watch
@@ -232,7 +232,9 @@ class Run:
             self.journal.display.line(text)
         theta = self.network.theta.copy()  # the node's memory ends with the run
         self.network.bind(theta)
-        return Result(self.network, self.progress.history, Path(self.config.out), digest(theta))
+        return Result(
+            self.network, self.progress.history.records, Path(self.config.out), digest(theta)
+        )
 
     def _where_time_went(self) -> str:
         comm = self.comm
@@ -410,7 +412,7 @@ class Run:
 
     def _is_out_of_patience(self) -> bool:
         patience = self.config.patience
-        return patience is not None and epochs_waited(self.progress.scores) >= patience
+        return patience is not None and self.progress.history.waited >= patience
 
     def _not_finite(self, where: str) -> str:
         step = self.progress.step

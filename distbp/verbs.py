@@ -204,14 +204,14 @@ def resumed_config(run: str, file: str | None, given: dict[str, Any]) -> Any:
             )
     if not Path(run).is_dir():
         raise ConfigError(f"--resume {run}: expected the directory of a run.")
-    about = read(find(run)).about
-    config: Config = Config.read(about["config"], run).resumed(given | {"out": run})
+    found = read(find(run))
+    config: Config = Config.read(found.about["config"], run).resumed(given | {"out": run})
     if not os.path.exists(config.data):
         raise ConfigError(
             f"--resume {run}: its data set {config.data} is not there, seen from this folder. Say "
             f"where it is: distbp train DATA.h5 --resume {shlex.quote(run)}."
         )
-    done = len(about["history"])
+    done = len(found.history)
     if config.epochs < done:
         raise ConfigError(
             f"--resume {run} --epochs {config.epochs}: {done} are done already. Say how many there "

@@ -37,7 +37,7 @@ from distbp.optimizers import OPTIMIZERS, Update
 
 ABOUT = {
     "task": "classification", "classes": ["ja", "näin"], "shape": [4], "data": {"digest": "0"},
-    "config": {"threads": 1, "optimizer": "adam"}, "history": [], "machine": {}, "versions": {},
+    "config": {"threads": 1, "optimizer": "adam"}, "machine": {}, "versions": {},
 }  # fmt: skip
 
 
@@ -245,7 +245,7 @@ def test_an_interrupted_write_changes_nothing(tmp_path, monkeypatch, error):
 def test_a_text_that_could_not_be_read_again_is_not_written(tmp_path):
     """What a reader refuses as too long is refused when it is written."""
     checkpoint = make()
-    checkpoint.about["history"] = [[]] * hdf5.MOST_ITEMS
+    checkpoint.about["classes"] = [[]] * hdf5.MOST_ITEMS
     with pytest.raises(CheckpointError, match="cannot be written: File too large"):
         write_checkpoint(tmp_path / "c.h5", checkpoint)
 
@@ -356,7 +356,7 @@ def without_entry(name):
 
 
 @pytest.mark.parametrize(
-    "name", ["network", "task", "classes", "data", "config", "progress", "history", "machine"]
+    "name", ["network", "task", "classes", "data", "config", "progress", "machine"]
 )
 def test_incomplete_checkpoints(tmp_path, name):
     """What a run or an evaluation will look for is there, or the file is refused at once."""
@@ -373,10 +373,13 @@ NETWORK = describe_network(Network((4, 3, 2)))
     ("change", "message"),
     [
         (attribute("format", np.bytes_("distbp-data")), "is a 'distbp-data'; expected a 'distbp-c"),
-        (attribute("version", np.int64(9)), "version 9 of its format; this distbp reads up to 1"),
+        (attribute("version", np.int64(9)), "version 9 of its format; this distbp reads up to 2"),
         (attribute("format", "a string of any length"), "not a distbp-checkpoint"),
         (attribute("version", np.float64(1)), "not a distbp-checkpoint"),
         (without("about"), "about"),
+        (without("history"), "history is missing"),
+        (about(history=3), "'about' has a 'history' that is not a list"),
+        (replaced("history", np.frombuffer(b"\xff", np.uint8)), "history is not JSON text"),
         (without("layers/2/b"), "layers/2/b is missing"),
         (without("scaling"), "scaling is missing"),
         (replaced("about", np.arange(5)), "about is not JSON text"),
@@ -707,4 +710,17 @@ def test_the_records_of_all_epochs_fit():
         (*names.split(), "learning_rate", "seconds", "samples_per_s"), 1e-300 / 3
     )
     record |= {"epoch": 100_000, "step": 10**12, "digest": "0" * 64}
-    assert not hdf5.is_too_long(json.dumps({"history": [record] * 100_000}, indent=1).encode())
+    assert not hdf5.is_too_long(b"\n".join([json.dumps(record).encode()] * 100_000))
+
+
+def test_a_checkpoint_of_the_first_version(tmp_path):
+    """It has the records of the epochs in `about`."""
+    records = [{"epoch": 1, "train_cost": 0.5}, {"epoch": 2, "train_cost": 1 / 3}]
+    path = tmp_path / "c.h5"
+    save(path)
+    spoil(path, attribute("version", np.int64(1)))
+    spoil(path, without("history"))
+    spoil(path, about(history=records))
+    found = read(path)
+    assert [json.loads(line) for line in found.history] == records
+    assert "history" not in found.about

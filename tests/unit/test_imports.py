@@ -16,9 +16,9 @@ ORDER = [
     "philox", "functions", "products", "network", "optimizers", "schedules", "shards",
     "seal", "gate", "packed", "hdf5", "locking", "data", "machine", "memory", "launched", "comm",
     "exchange", "combine", "gradient", "checking", "display", "checkpoint", "saving", "config",
-    "evaluate", "journal", "parts", "place", "notices", "stopping", "timing", "watch", "train",
-    "tables", "csvfile", "sources", "labels", "importing", "info", "launch", "supervise", "plan",
-    "options", "slurm", "verbs", "cli", "__main__",
+    "evaluate", "progress", "journal", "parts", "place", "notices", "stopping", "timing", "watch",
+    "train", "tables", "csvfile", "sources", "labels", "importing", "info", "launch", "supervise",
+    "plan", "options", "slurm", "verbs", "cli", "__main__",
 ]  # fmt: skip
 TREES = {path.stem: ast.parse(path.read_text("utf-8")) for path in FOLDER.glob("*.py")}
 

@@ -6,9 +6,9 @@ from types import SimpleNamespace
 import pytest
 
 from distbp.config import Config
-from distbp.journal import Progress
 from distbp.network import Network
 from distbp.notices import introduction, warnings
+from distbp.progress import Progress
 
 BITS = {"cpu": "X", "numpy": "2.0", "blas": "openblas"}
 

@@ -8,8 +8,6 @@ from hypothesis import strategies as st
 
 from distbp.schedules import (
     cosine_factor,
-    epochs_waited,
-    is_best,
     plateau_factor,
     step_factor,
     warmup_factor,
@@ -72,30 +70,3 @@ def test_warmup_factor():
     factors = [warmup_factor(step / 4, 1 / 4, 2) for step in range(10)]
     assert factors == [0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1, 1, 1]
     assert warmup_factor(0, 0.25, 0) == 1
-
-
-@pytest.mark.parametrize(
-    ("history", "waited"),
-    [([], 0), ([5], 0), ([5, 4], 0), ([5, 5], 1), ([5, 6, 7], 2), ([5, 6, 4, 4, 9], 2)],
-)
-def test_epochs_waited(history, waited):
-    """An equal score is not a better one."""
-    assert epochs_waited(history) == waited
-    assert is_best(history) == (waited == 0 and len(history) > 0)
-
-
-def test_a_score_that_is_no_number():
-    """It is worse than any number, so that it neither stops a run nor stays its best."""
-    nan = math.nan
-    assert epochs_waited([nan, 3.0, 2.0]) == 0
-    assert epochs_waited([3.0, nan, 4.0]) == 2
-    assert is_best([nan, 3.0])
-    assert not is_best([3.0, nan])
-    assert plateau_factor([nan, 3.0, 2.0], 0.5, 1) == plateau_factor([math.inf, 3.0, 2.0], 0.5, 1)
-
-
-@given(scores)
-def test_best_is_the_first_minimum(history):
-    """Following `is_best` from epoch to epoch ends at the earliest best score."""
-    best = [i for i in range(len(history)) if is_best(history[: i + 1])]
-    assert best[-1:] == ([history.index(min(history))] if history else [])

@@ -21,7 +21,7 @@ NETWORK = Network((6, 5, 3))
 ABOUT = {
     "network": describe_network(NETWORK), "task": "classification", "classes": ["a", "b", "c"],
     "data": {}, "config": {"optimizer": "sgd", "threads": 1}, "progress": {"steps": 1},
-    "history": [], "machine": {}, "versions": {},
+    "machine": {}, "versions": {},
 }  # fmt: skip
 
 

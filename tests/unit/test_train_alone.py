@@ -22,6 +22,7 @@ from distbp.comm import Comm
 from distbp.config import Config
 from distbp.data import FORMAT, VERSION, DataSet, Feed
 from distbp.errors import CheckpointError, ConfigError, DataError, DistbpError
+from distbp.journal import Journal
 from distbp.network import Network, layer_views
 from distbp.optimizers import OPTIMIZERS, Update
 from distbp.schedules import plateau_factor
@@ -276,8 +277,8 @@ def test_validation_rows_are_held_out(run, data, tmp_path):
     parts.train()
     x, y = rows(data("digits"), "train")
     cost, accuracy = cost_and_accuracy(parts.network, x[held], y[held])
-    assert parts.progress.history[-1]["validation_cost"] == pytest.approx(cost, rel=1e-5)
-    assert parts.progress.history[-1]["validation_accuracy"] == accuracy
+    assert parts.progress.history.records[-1]["validation_cost"] == pytest.approx(cost, rel=1e-5)
+    assert parts.progress.history.records[-1]["validation_accuracy"] == accuracy
 
 
 @pytest.mark.parametrize(
@@ -306,7 +307,7 @@ def test_best_is_the_best(run):
     best = scores.index(min(scores))
     assert best < 3  # or the test would not tell the two apart
     found = read(result.path / "best.h5")
-    assert len(found.about["history"]) == best + 1
+    assert len(found.history) == best + 1
     assert digest(found.network.theta) == result.history[best]["digest"]
     assert digest(load(result.path).theta) == result.digest
 
@@ -322,7 +323,7 @@ def test_checkpoints_that_are_due(run, every, keep, steps):
     names = sorted(path.name for path in (result.path / "checkpoints").iterdir())
     assert names == [f"step-{step:09d}.h5" for step in steps]
     assert digest(load(result.path).theta) == result.digest
-    assert len(read(result.path / "last.h5").about["history"]) == 3
+    assert len(read(result.path / "last.h5").history) == 3
     assert sorted(os.listdir(result.path)) == [
         "best.h5", "checkpoints", "config.toml", "last.h5", "lock", "metrics.jsonl",
     ]  # fmt: skip
@@ -518,22 +519,50 @@ def test_the_best_network_is_kept_although_a_save_failed(run, monkeypatch):
     assert digest(load(result.path / "best.h5").theta) == result.digest
 
 
-@pytest.mark.parametrize("which", [2, 4])  # the first is empty, the fourth the last
-def test_every_epoch_is_in_the_metrics_although_a_write_failed(run, monkeypatch, capsys, which):
-    """What could not be written after one epoch is written later, once and whole."""
-    real, calls = RunFolder.write_text, []
+@pytest.mark.parametrize("which", [1, 3])  # of three epochs
+@pytest.mark.parametrize("is_full", [False, True])
+def test_every_epoch_is_in_the_metrics_although_a_write_failed(
+    run, monkeypatch, capsys, which, is_full
+):
+    """What could not be written after one epoch, or only half, is written later, once and whole."""
+    add_line, write_text, added, failed = RunFolder.add_line, RunFolder.write_text, [], []
+
+    def adds_half(self, name, line):
+        added.append(line)
+        if len(added) != which:
+            return add_line(self, name, line)
+        with (self.path / name).open("a") as file:
+            file.write(line[: len(line) // 2])
+        return False
 
     def fails_once(self, name, text):
-        calls.append(name)
-        if name == "metrics.jsonl" and calls.count(name) == which:
+        if name == "metrics.jsonl" and len(added) == which and is_full and not failed:
+            failed.append(name)
             raise CheckpointError("disk full.")
-        real(self, name, text)
+        write_text(self, name, text)
 
+    monkeypatch.setattr(RunFolder, "add_line", adds_half)
     monkeypatch.setattr(RunFolder, "write_text", fails_once)
     result = run()
-    assert "disk full" in capsys.readouterr().err
+    assert ("disk full" in capsys.readouterr().err) == is_full
     assert metrics(result.path) == result.history
     assert len(result.history) == 3
+
+
+def test_metrics_are_there_while_a_run_goes_on(run, monkeypatch):
+    """One line after each epoch; also if somebody has taken the file away meanwhile."""
+    seen, after_epoch = [], Journal.after_epoch
+
+    def looks(self):
+        after_epoch(self)
+        path = self.folder.path / "metrics.jsonl"
+        seen.append([record["epoch"] for record in metrics(self.folder.path)])
+        if len(seen) == 2:
+            path.unlink()
+
+    monkeypatch.setattr(Journal, "after_epoch", looks)
+    run(epochs=4)
+    assert seen == [[1], [1, 2], [1, 2, 3], [1, 2, 3, 4]]
 
 
 def test_the_last_save_has_to_succeed(run, monkeypatch):

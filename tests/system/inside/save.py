@@ -35,7 +35,7 @@ def make(steps: int) -> Checkpoint:
     state = {name: np.full_like(network.theta, steps) for name in ("first_moment", "second_moment")}
     about = {
         "network": describe_network(network), "task": "", "classes": [], "data": {},
-        "config": {"optimizer": "adam", "threads": 1}, "progress": {"steps": steps}, "history": [],
+        "config": {"optimizer": "adam", "threads": 1}, "progress": {"steps": steps},
         "machine": {}, "versions": {},
     }  # fmt: skip
     return Checkpoint(network, state, Scaling(np.zeros(1), np.ones(1)), about)

@@ -91,7 +91,7 @@ def write(path: Path, checkpoint: Checkpoint) -> None:
     """
     with hdf5.create(path, FORMAT, VERSION, CheckpointError) as file:
         hdf5.write_json(file, "about", checkpoint.about)
-        hdf5.write_text(file, "history", "".join(f"{line}\n" for line in checkpoint.history))
+        hdf5.write_text(file, "history", "".join(checkpoint.history))
         checkpoint.scaling.write(file)
         for name, array in places(checkpoint.network, checkpoint.state):
             hdf5.write_array(file, name, array)
@@ -142,11 +142,11 @@ def read_about(file: h5py.File) -> dict[str, Any]:
 def read_history(file: h5py.File, about: dict[str, Any]) -> list[str]:
     """Return the lines of `history`, which version 1 has in `about`."""
     if "history" not in about:
-        return hdf5.read_text(file, "history").splitlines()
+        return hdf5.read_text(file, "history").splitlines(keepends=True)
     records = about.pop("history")
     if not isinstance(records, list):
         raise ValueError("'about' has a 'history' that is not a list")
-    return [json.dumps(record) for record in records]
+    return [f"{json.dumps(record)}\n" for record in records]
 
 
 def state_names(config: dict[str, Any]) -> tuple[str, ...]:
@@ -340,7 +340,7 @@ class RunFolder:
         try:
             with (self.path / name).open("r+b") as file:
                 file.seek(0, os.SEEK_END)
-                file.write(f"{line}\n".encode())
+                file.write(line.encode())
         except OSError:
             return False
         return True

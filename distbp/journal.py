@@ -57,6 +57,7 @@ class Journal:
         self._saved_at = time.monotonic()
         self._saved: tuple[int, int] | None = None
         self._recorded = 0  # epochs in metrics.jsonl
+        self.held_up = 0.0  # seconds that the training has waited for checkpoints
 
     def open(self, is_new: bool, is_saved: bool = True) -> None:
         """Make the run's directory, or bring it to where the checkpoint was.
@@ -92,7 +93,7 @@ class Journal:
         """Write all epochs; on the disk when this returns."""
         self._lock.check()
         lines = self.progress.history.lines
-        self.folder.write_text("metrics.jsonl", "".join(f"{line}\n" for line in lines))
+        self.folder.write_text("metrics.jsonl", "".join(lines))
         self._recorded = len(lines)
 
     def _add_metrics(self) -> None:
@@ -197,8 +198,10 @@ class Journal:
 
         if not self.is_writer or not np.isfinite(self.network.theta).all():
             return False  # of what is not finite the next step will tell
+        began = time.perf_counter()
         self._collect()
         self._saver.start(self.checkpoint(), write_unless_fenced)
+        self.held_up += time.perf_counter() - began
         return True
 
     def _collect(self) -> None:

@@ -23,7 +23,7 @@ class History:
     records : list of dict
         One an epoch, as in metrics.jsonl.
     lines : list of str
-        The same as JSON.
+        The same as JSON, each with its end of line.
     scores : list of float
         What plateau, patience and best look at: the validation cost, or the training cost.
     waited : int
@@ -49,7 +49,7 @@ class History:
         self.waited = self.waited + 1 if self.scores and score >= self._best else 0
         self._best = min(self._best, score)
         self.records.append(record)
-        self.lines.append(json.dumps(record))
+        self.lines.append(f"{json.dumps(record)}\n")
         self.scores.append(score)
 
     def first(self, epochs: int) -> "History":

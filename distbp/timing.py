@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 MUCH = 0.25  # of a step: worth doing something about
+NOTICED = 2.0  # seconds of a run
 UNEVEN = 0.1  # more compute than the median, with as many shards: another rank waits for it
 
 
@@ -62,6 +63,16 @@ def summary(ranks: Sequence[RankTime], cores: int) -> str:
         f"{text}, {wait:.0%} wait, {update:.0%} update; slowest: rank {slowest} on "
         f"{ranks[slowest].host}, {extra:+.0%}; {_help(ranks, cores, extra, wait, update)}"
     )
+
+
+def save_less(held_up: float, seconds: float, unit: str) -> str | None:
+    """Return what helps a run of so many seconds, if checkpoints have held it up for long.
+
+    `unit` is that of --checkpoint-every.
+    """
+    if unit == "s" or held_up < max(MUCH * seconds, NOTICED):
+        return None
+    return f"{held_up / seconds:.0%} went to checkpoints; --checkpoint-every 60s saves less often"
 
 
 def _help(ranks: Sequence[RankTime], cores: int, extra: float, wait: float, update: float) -> str:

@@ -43,7 +43,7 @@ from distbp.parts import (
 from distbp.place import Place
 from distbp.progress import Progress, costs_and_accuracies
 from distbp.stopping import Stopping
-from distbp.timing import RankTime, Timing, summary
+from distbp.timing import RankTime, Timing, save_less, summary
 from distbp.watch import Watch
 
 LEAST_FACTOR = 2.0**-10  # on the learning rate: a run that rolls back this often is given up
@@ -212,6 +212,7 @@ class Run:
 
     def train(self) -> Result:
         """Train to the last epoch, or until patience ends."""
+        began = time.monotonic()
         try:
             if self.config.on_nan == "rollback" and self.update.steps == 0:
                 self.journal.save()  # the first steps are those that most often go wrong
@@ -220,14 +221,17 @@ class Run:
                     self._epoch()
             with self.comm.together():
                 self.journal.close()
-            return self._result()
+            return self._result(time.monotonic() - began)
         finally:
             self.journal.end()
 
-    def _result(self) -> Result:
-        """Return what the run has ended with, and say so."""
+    def _result(self, seconds: float) -> Result:
+        """Return what the run has ended with after so many seconds, and say so."""
         if self.timing.steps:
             self.journal.display.line(f"time   {self._where_time_went()}")
+            hint = save_less(self.journal.held_up, seconds, self.config.interval()[1])
+            if hint:
+                self.journal.display.line(f"saves  {hint}")
         for text in farewell(self.config, self.data, self.network, self._is_out_of_patience()):
             self.journal.display.line(text)
         theta = self.network.theta.copy()  # the node's memory ends with the run

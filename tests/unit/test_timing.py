@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from distbp.timing import RankTime, Timing, summary
+from distbp.timing import RankTime, Timing, save_less, summary
 
 
 def ranks(*computes, waits=None, update=10e-6, shards=None, nodes=None):
@@ -57,3 +57,14 @@ def test_the_slowest_rank_is_named_with_its_host():
 def test_what_would_help(times, cores, advice):
     """The first thing that stands out, in few words."""
     assert advice in summary(times, cores)
+
+
+@pytest.mark.parametrize(
+    ("held_up", "seconds", "unit", "is_said"),
+    [(6.0, 10.0, "epoch", True), (6.0, 10.0, "step", True), (6.0, 10.0, "s", False),
+     (2.0, 10.0, "epoch", False), (1.0, 1.5, "epoch", False)],
+)  # fmt: skip
+def test_who_saves_too_often_is_told(held_up, seconds, unit, is_said):
+    text = save_less(held_up, seconds, unit)
+    assert (text is not None) == is_said
+    assert text is None or text.startswith("60% went to checkpoints; --checkpoint-every 60s")

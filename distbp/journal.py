@@ -51,6 +51,16 @@ class Journal:
         self.is_writer = is_writer
         self.folder = RunFolder(Path(config.out), config.keep)
         self.display = Display(is_writer and not config.quiet, config.epochs, steps)
+        self._about = {  # what does not change in a run
+            "network": describe_network(network),
+            "task": data.task,
+            "classes": data.classes,
+            "shape": data.about["shape"],
+            "data": data.identity,
+            "config": config.to_dict(),
+            "machine": machine.bits() | {"threads": config.threads},
+            "versions": machine.versions(),
+        }
         self._every, self._unit = config.interval()
         self._saver = Saver()
         self._lock = RunLock(self.folder.path)
@@ -223,17 +233,8 @@ class Journal:
             network=self.network,
             state=self.update.state,
             scaling=self.data.scaling,
-            about={
-                "network": describe_network(self.network),
-                "task": self.data.task,
-                "classes": self.data.classes,
-                "shape": self.data.about["shape"],
-                "data": self.data.identity,
-                "config": self.config.to_dict(),
-                "progress": self.progress.position() | {"steps": self.update.steps},
-                "machine": machine.bits() | {"threads": self.config.threads},
-                "versions": machine.versions(),
-            },
+            about=self._about
+            | {"progress": self.progress.position() | {"steps": self.update.steps}},
             history=list(self.progress.history.lines),  # which grow while this is written
         )
 

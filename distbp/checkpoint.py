@@ -142,7 +142,7 @@ def read_about(file: h5py.File) -> dict[str, Any]:
 def read_history(file: h5py.File, about: dict[str, Any]) -> list[str]:
     """Return the lines of `history`, which version 1 has in `about`."""
     if "history" not in about:
-        return hdf5.read_text(file, "history").splitlines(keepends=True)
+        return [f"{line}\n" for line in hdf5.read_text(file, "history").split("\n")[:-1]]
     records = about.pop("history")
     if not isinstance(records, list):
         raise ValueError("'about' has a 'history' that is not a list")
@@ -333,17 +333,20 @@ class RunFolder:
         write(self.path / "best.h5", checkpoint)
 
     def add_line(self, name: str, line: str) -> bool:
-        """Add a line to a text file that is there; return whether it has all of it.
+        """Add a line to a text file that is there, all or nothing; return whether it has it.
 
         It may be lost with the machine, as it is not forced to the disk.
         """
+        content = line.encode()
         try:
-            with (self.path / name).open("r+b") as file:
-                file.seek(0, os.SEEK_END)
-                file.write(line.encode())
+            with (self.path / name).open("r+b", buffering=0) as file:
+                end = file.seek(0, os.SEEK_END)
+                if file.write(content) == len(content):
+                    return True
+                file.truncate(end)  # for which there is room on a full disk, too
         except OSError:
-            return False
-        return True
+            pass
+        return False
 
     def write_text(self, name: str, text: str) -> None:
         """Write a text file; it is whole or absent."""

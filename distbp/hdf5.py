@@ -27,7 +27,7 @@ from distbp.errors import ConfigError, DistbpError
 
 MOST_TEXT = 1 << 27  # bytes of JSON: the records of 100,000 epochs, and some more
 MOST_REASON = 300  # characters of an error's text
-MOST_ITEMS = 1 << 22  # values in it: each takes about 100 bytes of memory
+MOST_ITEMS = 1 << 22  # values, and lines, in it: each takes about 100 bytes of memory
 
 
 @contextmanager
@@ -262,7 +262,7 @@ def is_too_long(text: bytes) -> bool:
     """Return whether a JSON text would take too much memory: as it is, or as Python's objects."""
     if len(text) <= MOST_ITEMS:  # nor can it have as many
         return False
-    return len(text) > MOST_TEXT or sum(map(text.count, (b",", b"[", b"{"))) > MOST_ITEMS
+    return len(text) > MOST_TEXT or sum(map(text.count, (b",", b"[", b"{", b"\n"))) > MOST_ITEMS
 
 
 def reason(failure: Exception) -> str:

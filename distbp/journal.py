@@ -5,6 +5,7 @@ written by a thread while the training goes on. A save that fails in the middle 
 is announced and tried again when the next one is due; the last one has to succeed.
 """
 
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +23,8 @@ from distbp.network import Network
 from distbp.optimizers import Update
 from distbp.progress import Progress, Record, score_of
 from distbp.saving import Saver
+
+BEST_EVERY = 1.0  # seconds: where epochs are short, to write each new best would take longest
 
 
 class Journal:
@@ -67,7 +70,8 @@ class Journal:
         self._saved_at = time.monotonic()
         self._saved: tuple[int, int] | None = None
         self._recorded = 0  # epochs in metrics.jsonl
-        self.held_up = 0.0  # seconds that the training has waited for checkpoints
+        self._best_at = -math.inf
+        self.saves, self.held_up = 0, 0.0  # checkpoints, and seconds that they were waited for
 
     def open(self, is_new: bool, is_saved: bool = True) -> None:
         """Make the run's directory, or bring it to where the checkpoint was.
@@ -142,8 +146,33 @@ class Journal:
             self._complain(error)
         if self._unit == "epoch" and self.progress.epoch % self._every == 0:
             self.save()
-        elif self.progress.history.is_best:
-            self._write(self.folder.save_best)
+        else:
+            self._keep_best()
+
+    def _keep_best(self) -> None:
+        """Write the best, when no checkpoint is due: at once, or held back if one just was."""
+        is_best = self.progress.history.is_best and np.isfinite(self.network.theta).all()
+        if time.monotonic() - self._best_at < BEST_EVERY:
+            if is_best:
+                self._saver.hold(self.checkpoint())
+        elif is_best:
+            self._saver.take_held()  # was the best before
+            self._write_best(self.checkpoint())
+        else:
+            self._write_held()
+
+    def _write_held(self) -> None:
+        """Write the best that was held back, if one is.
+
+        Before any checkpoint: a run that goes on from that one does not come by here again.
+        """
+        held = self._saver.take_held()
+        if held:
+            self._write_best(held)
+
+    def _write_best(self, checkpoint: Checkpoint) -> None:
+        self._best_at = time.monotonic()
+        self._start(checkpoint, self.folder.save_best)
 
     def close(self) -> None:
         """Save the last state, if it is not saved yet.
@@ -159,6 +188,8 @@ class Journal:
             return
         self._write_metrics()
         self._collect()
+        self._write_held()
+        self._saver.wait()
         if self._saved != self._position():
             self.save()
             self._saver.wait()
@@ -179,6 +210,7 @@ class Journal:
     def settle(self) -> None:
         """Return when what was saved is on the disk."""
         if self.is_writer:
+            self._write_held()
             self._collect()
 
     def is_due_by_steps(self) -> bool:
@@ -195,24 +227,25 @@ class Journal:
 
     def save(self) -> None:
         """Begin to save where the run is."""
+        if not self.is_writer or not np.isfinite(self.network.theta).all():
+            return  # of what is not finite the next step will tell
+        self._write_held()
         is_new_best = self.progress.step == 0 and self.progress.history.is_best
-        if self._write(lambda checkpoint: self.folder.save(checkpoint, is_new_best)):
-            self._saved, self._saved_at = self._position(), time.monotonic()
+        self._start(self.checkpoint(), lambda checkpoint: self.folder.save(checkpoint, is_new_best))
+        self._saved, self._saved_at = self._position(), time.monotonic()
 
-    def _write(self, write: Callable[[Checkpoint], None]) -> bool:
-        """Let a thread write a checkpoint, once the one before is written, if it is worth it."""
+    def _start(self, checkpoint: Checkpoint, write: Callable[[Checkpoint], None]) -> None:
+        """Let a thread write a checkpoint, once the one before is written."""
 
         def write_unless_fenced(checkpoint: Checkpoint) -> None:
             self._lock.check()
             write(checkpoint)
 
-        if not self.is_writer or not np.isfinite(self.network.theta).all():
-            return False  # of what is not finite the next step will tell
         began = time.perf_counter()
         self._collect()
-        self._saver.start(self.checkpoint(), write_unless_fenced)
+        self._saver.start(checkpoint, write_unless_fenced)
+        self.saves += 1
         self.held_up += time.perf_counter() - began
-        return True
 
     def _collect(self) -> None:
         """Wait for the save that is under way, and complain if it has failed."""

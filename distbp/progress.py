@@ -15,8 +15,8 @@ Record = dict[str, Any]
 class History:
     """The records of all epochs, and what follows from them.
 
-    That is worked out as they come: after thousands of short epochs, to go through all of
-    them at the end of each would take longer than the epoch.
+    They are turned into text and compared as they come: after thousands of short epochs, to
+    do that with all of them at the end of each would take longer than the epoch.
 
     Attributes
     ----------

@@ -17,11 +17,13 @@ from distbp.network import Network
 class Saver:
     """Writes one checkpoint after the other, in a thread of its own.
 
-    The first copy makes room for all that follow: θ and the optimizer's state once more.
+    The first copy makes room for all that follow: θ and the optimizer's state once more. To
+    `hold` one takes as much again.
     """
 
     def __init__(self) -> None:
-        self._copy: tuple[Network, dict[str, np.ndarray]] | None = None
+        self._room: dict[str, tuple[Network, dict[str, np.ndarray]]] = {}
+        self._held: Checkpoint | None = None
         self._thread: threading.Thread | None = None
         self._trouble: BaseException | None = None
 
@@ -34,16 +36,26 @@ class Saver:
             The save before this one has failed; this one has not begun.
         """
         self.wait()
-        copy = self._taken(checkpoint)
+        copy = self._taken(checkpoint, "write")
         self._thread = threading.Thread(target=self._run, args=(copy, write), daemon=True)
         self._thread.start()
 
-    def _taken(self, checkpoint: Checkpoint) -> Checkpoint:
+    def hold(self, checkpoint: Checkpoint) -> None:
+        """Keep a copy of a checkpoint that is to be written later, if no better one comes."""
+        self._held = self._taken(checkpoint, "hold")
+
+    def take_held(self) -> Checkpoint | None:
+        """Return what is held, which is so no longer."""
+        held, self._held = self._held, None
+        return held
+
+    def _taken(self, checkpoint: Checkpoint, what_for: str) -> Checkpoint:
         network, state = checkpoint.network, checkpoint.state
-        if self._copy is None:
+        if what_for not in self._room:
             spare = Network(**describe_network(network), theta=np.empty_like(network.theta))
-            self._copy = spare, {name: np.empty_like(array) for name, array in state.items()}
-        spare, spare_state = self._copy
+            copies = {name: np.empty_like(array) for name, array in state.items()}
+            self._room[what_for] = spare, copies
+        spare, spare_state = self._room[what_for]
         np.copyto(spare.theta, network.theta)
         for name, array in state.items():
             np.copyto(spare_state[name], array)

@@ -12,6 +12,7 @@ import numpy as np
 
 MUCH = 0.25  # of a step: worth doing something about
 NOTICED = 2.0  # seconds of a run
+OFTEN = 10.0  # seconds from one checkpoint to the next
 UNEVEN = 0.1  # more compute than the median, with as many shards: another rank waits for it
 
 
@@ -65,12 +66,12 @@ def summary(ranks: Sequence[RankTime], cores: int) -> str:
     )
 
 
-def save_less(held_up: float, seconds: float, unit: str) -> str | None:
-    """Return what helps a run of so many seconds, if checkpoints have held it up for long.
+def save_less(held_up: float, saves: int, seconds: float) -> str | None:
+    """Return what helps a run of so many seconds that checkpoints have held up for long.
 
-    `unit` is that of --checkpoint-every.
+    None if they have not, or if they are far between already.
     """
-    if unit == "s" or held_up < max(MUCH * seconds, NOTICED):
+    if held_up < max(MUCH * seconds, NOTICED) or seconds > OFTEN * saves:
         return None
     return f"{held_up / seconds:.0%} went to checkpoints; --checkpoint-every 60s saves less often"
 

@@ -229,7 +229,7 @@ class Run:
         """Return what the run has ended with after so many seconds, and say so."""
         if self.timing.steps:
             self.journal.display.line(f"time   {self._where_time_went()}")
-            hint = save_less(self.journal.held_up, seconds, self.config.interval()[1])
+            hint = save_less(self.journal.held_up, self.journal.saves, seconds)
             if hint:
                 self.journal.display.line(f"saves  {hint}")
         for text in farewell(self.config, self.data, self.network, self._is_out_of_patience()):

@@ -288,6 +288,15 @@ def metrics(run: Path) -> list[dict[str, Any]]:
     return records
 
 
+def kill(pids: Sequence[int], number: int = signal.SIGKILL) -> None:
+    """Send a signal to processes, of which the end of the first may be that of the others."""
+    assert pids, "there is nobody to be killed"
+    os.kill(pids[0], number)
+    for pid in pids[1:]:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+
 def plain(text: str) -> str:
     """Return what distbp itself has written to standard error under a launcher.
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from hosts import can_make_hosts
-from ranks import INSIDE, ROOT, distbp, is_open_mpi, metrics, name_of
+from ranks import INSIDE, ROOT, distbp, is_open_mpi, kill, metrics, name_of
 from slurm import Slurm, cluster, has_slurm, wait_for
 
 from distbp import cli
@@ -142,14 +142,14 @@ def saved(slurm: Slurm, run: Path) -> bool:
 
 def kill_ranks(run: Path) -> None:
     """Kill the ranks that train in a directory: they leave the memory that they shared."""
-    killed = 0
+    found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(OSError):
             pid = int(path.parts[2])
             if str(run).encode() in path.read_bytes() and name_of(pid).startswith("python"):
-                os.kill(pid, signal.SIGKILL)
-                killed += 1
-    assert killed == 2
+                found.append(pid)
+    assert len(found) == 2
+    kill(found)
 
 
 def working(slurm: Slurm, node: str) -> list[str]:

@@ -380,6 +380,10 @@ NETWORK = describe_network(Network((4, 3, 2)))
         (without("history"), "history is missing"),
         (about(history=3), "'about' has a 'history' that is not a list"),
         (replaced("history", np.frombuffer(b"\xff", np.uint8)), "history is not JSON text"),
+        (
+            replaced("history", np.full(hdf5.MOST_ITEMS + 1, ord("\n"), np.uint8)),
+            "history is not JSON text of a sensible length",
+        ),
         (without("layers/2/b"), "layers/2/b is missing"),
         (without("scaling"), "scaling is missing"),
         (replaced("about", np.arange(5)), "about is not JSON text"),
@@ -693,6 +697,29 @@ def test_text_files(folder):
     with pytest.raises(CheckpointError, match="cannot be written: No such file"):
         folder.write_text("none/a.txt", "x")
     assert sorted(os.listdir(folder.path)) == ["a.txt", "checkpoints"]
+
+
+LONG_LINE = """
+import resource, sys
+from pathlib import Path
+from distbp.checkpoint import RunFolder
+
+folder = RunFolder(Path(sys.argv[1]), keep=3)
+print(folder.add_line("none", "x\\n"), folder.add_line("m", "2\\n"))
+resource.setrlimit(resource.RLIMIT_FSIZE, (50, 50))
+print(folder.add_line("m", "3" * 100 + "\\n"), folder.add_line("m", "4\\n"))
+"""
+
+
+def test_a_line_is_added_or_not(tmp_path):
+    """Where there is room for half of it only, none is left; and no file is made for it."""
+    (tmp_path / "m").write_text("1\n")
+    run = subprocess.run(
+        [sys.executable, "-c", LONG_LINE, tmp_path], capture_output=True, text=True
+    )
+    assert (run.stdout, run.stderr) == ("False True\nFalse True\n", "")
+    assert (tmp_path / "m").read_text() == "1\n2\n4\n"
+    assert os.listdir(tmp_path) == ["m"]
 
 
 def test_writing_does_not_change_the_checkpoint(tmp_path):

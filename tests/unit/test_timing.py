@@ -60,11 +60,12 @@ def test_what_would_help(times, cores, advice):
 
 
 @pytest.mark.parametrize(
-    ("held_up", "seconds", "unit", "is_said"),
-    [(6.0, 10.0, "epoch", True), (6.0, 10.0, "step", True), (6.0, 10.0, "s", False),
-     (2.0, 10.0, "epoch", False), (1.0, 1.5, "epoch", False)],
+    ("held_up", "saves", "seconds", "is_said"),
+    [(6.0, 1000, 10.0, True), (6.0, 2, 10.0, True), (2.0, 1000, 10.0, False),
+     (1.0, 1000, 1.5, False), (600.0, 10, 1000.0, False), (6.0, 0, 10.0, False)],
 )  # fmt: skip
-def test_who_saves_too_often_is_told(held_up, seconds, unit, is_said):
-    text = save_less(held_up, seconds, unit)
+def test_who_saves_too_often_is_told(held_up, saves, seconds, is_said):
+    """Not who waits for few saves that take long: they would not be fewer."""
+    text = save_less(held_up, saves, seconds)
     assert (text is not None) == is_said
     assert text is None or text.startswith("60% went to checkpoints; --checkpoint-every 60s")

@@ -312,6 +312,45 @@ def test_best_is_the_best(run):
     assert digest(load(result.path).theta) == result.digest
 
 
+def test_the_best_of_short_epochs_is_not_written_each_time(run, monkeypatch):
+    """At most once a second, but before any later checkpoint, and at the end."""
+    written, save, save_best = [], RunFolder.save, RunFolder.save_best
+
+    def note(self, checkpoint, is_best):
+        written.append(("last", len(checkpoint.history)))
+        save(self, checkpoint, is_best)
+
+    def note_best(self, checkpoint):
+        written.append(("best", len(checkpoint.history)))
+        save_best(self, checkpoint)
+
+    monkeypatch.setattr(RunFolder, "save", note)
+    monkeypatch.setattr(RunFolder, "save_best", note_best)
+    monkeypatch.setattr("distbp.journal.BEST_EVERY", 1000.0)
+    result = run(epochs=8, learning_rate=0.02, checkpoint_every="6epochs")
+    costs = [record["train_cost"] for record in result.history]
+    assert costs == sorted(set(costs), reverse=True)  # each epoch is the best so far
+    assert written == [("best", 1), ("best", 5), ("last", 6), ("best", 8), ("last", 8)]
+    assert digest(load(result.path / "best.h5").theta) == result.digest
+
+
+def test_the_best_that_was_held_back_has_to_be_written(run, monkeypatch):
+    """A run does not end well without it."""
+    calls, save_best = [], RunFolder.save_best
+
+    def fails_at_last(self, checkpoint):
+        calls.append(len(checkpoint.history))
+        if len(calls) > 1:
+            raise CheckpointError("disk full.")
+        save_best(self, checkpoint)
+
+    monkeypatch.setattr(RunFolder, "save_best", fails_at_last)
+    monkeypatch.setattr("distbp.journal.BEST_EVERY", 1000.0)
+    with pytest.raises(CheckpointError, match="disk full"):
+        run(epochs=3, checkpoint_every="100epochs")
+    assert calls == [1, 3]
+
+
 @pytest.mark.parametrize(
     ("every", "keep", "steps"),
     [("1epoch", 2, [16, 24]), ("2epochs", 9, [16, 24]), ("7steps", 9, [7, 14, 21, 24]),

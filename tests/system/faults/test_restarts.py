@@ -5,13 +5,12 @@ that there are; faults of ranks come from inside/faulty.py. A `Job` fails if any
 is left five seconds after its end.
 """
 
-import os
 import random
 import signal
 import time
 
 import pytest
-from ranks import FULL, Job, command_of, distbp, fault, is_open_mpi, metrics, name_of
+from ranks import FULL, Job, command_of, distbp, fault, is_open_mpi, kill, metrics, name_of
 
 from distbp import load
 
@@ -83,12 +82,6 @@ def rank_of(pid: int) -> bytes:
         variables = file.read().split(b"\0")
     names = (b"OMPI_COMM_WORLD_RANK=", b"PMI_RANK=")
     return next(variable for variable in variables if variable.startswith(names))
-
-
-def kill(pids: list[int], number: int = signal.SIGKILL) -> None:
-    assert pids, "there is nobody to be killed"
-    for pid in pids:
-        os.kill(pid, number)
 
 
 # A job with faults ends as one without

@@ -1,11 +1,9 @@
 """A run that was killed goes on from its last checkpoint, on any number of ranks."""
 
-import os
-import signal
 import time
 
 import pytest
-from ranks import FULL, Job, command_of, distbp, fault, metrics
+from ranks import FULL, Job, command_of, distbp, fault, kill, metrics
 
 from distbp import load
 
@@ -67,8 +65,7 @@ def test_all_ranks_killed_from_outside_at_any_moment(tmp_path, data):
     while not (tmp_path / "run" / "checkpoints" / "step-000000049.h5").exists():
         assert time.monotonic() < until
         time.sleep(0.001)
-    for pid in job.ranks():
-        os.kill(pid, signal.SIGKILL)
+    kill(job.ranks())
     assert job.wait().status != 0
     assert len(metrics(tmp_path / "run")) < 20
     ended = distbp("train", "--resume", "run", folder=tmp_path, n=3)

@@ -56,19 +56,20 @@ def alone(data, tmp_path_factory):
     return folder / "run"
 
 
-# name of a job: options of `distbp slurm`, of `sbatch`, and the seconds that its training lasts
+# Name of a job: options of `distbp slurm`, of `sbatch`, and the seconds that its training lasts,
+# the longer the later it is disturbed.
 JOBS = {
     "undisturbed": ("--nodes 2 --ranks-a-node 2", "", 5),
     "signal srun": ("--nodes 2", "", 12),
     "signal mpirun": ("--nodes 2 --launcher mpirun", "", 12),
     "time limit": ("--nodes 2 --time 1", "--signal=B:USR1@30", 45),
-    "preempted": ("--ranks-a-node 2", "--nodelist=n3", 12),
-    "preempted with grace": ("--nodes 2 --launcher mpirun --partition graced", "-w n1,n4", 12),
-    "requeued": ("--nodes 2", "", 12),
-    "ranks killed": ("--ranks-a-node 2", "", 12),
-    "node killed": ("--nodes 2", "--nodelist=n1,n5", 15),
-    "node killed mpirun": ("--nodes 2 --launcher mpirun", "--nodelist=n1,n5", 15),
-    "cable pulled": ("--nodes 2", "--nodelist=n6,n7", 15),
+    "preempted": ("--ranks-a-node 2", "--nodelist=n3", 25),
+    "preempted with grace": ("--nodes 2 --launcher mpirun --partition graced", "-w n1,n4", 25),
+    "requeued": ("--nodes 2", "", 15),
+    "ranks killed": ("--ranks-a-node 2", "", 15),
+    "node killed": ("--nodes 2", "--nodelist=n1,n5", 20),
+    "node killed mpirun": ("--nodes 2 --launcher mpirun", "--nodelist=n1,n5", 20),
+    "cable pulled": ("--nodes 2", "--nodelist=n6,n7", 20),
     "cancelled": ("--nodes 2", "", 30),
     "array": ("--ranks-a-node 2 --seeds 2", "", 10),
     "wrong mpi": (f"--nodes 2 --mpi {WRONG}", "", 5),

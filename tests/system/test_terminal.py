@@ -9,7 +9,7 @@ from screen import Screen, watch
 
 BAR = re.compile(r"epoch \d+/\d+ .*\d+% cost \d\.\d+ accuracy \d+\.\d+% [\d,]+ samples/s")
 EPOCH = re.compile(r"epoch +\d+/\d+ \| train cost [^\n]* samples/s")
-EPOCHS = 30
+EPOCHS = 150
 STARTS = ["alone", "--ranks", "mpiexec"]
 FEW = STARTS if FULL else ["mpiexec"]  # where one start is much like another
 
@@ -26,7 +26,7 @@ def words(data) -> list:
     """Return a run of a second or so: long enough to be looked at."""
     return [
         *("train", data["digits"], "--out", "run", "--epochs", EPOCHS, "--batch-size", 10),
-        *("--shards", 2, "--checkpoint-every", "100epochs"),
+        *("--shards", 2, "--checkpoint-every", "1000epochs"),
     ]
 
 

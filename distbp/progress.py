@@ -46,7 +46,7 @@ class History:
         """Add the record of an epoch that has ended."""
         has_validation = record["validation_accuracy"] is not None
         score = score_of(record["validation_cost" if has_validation else "train_cost"])
-        self.waited = self.waited + 1 if self.scores and score >= self._best else 0
+        self.waited = 0 if not self.scores or score < self._best else self.waited + 1
         self._best = min(self._best, score)
         self.records.append(record)
         self.lines.append(f"{json.dumps(record)}\n")

@@ -39,6 +39,14 @@ def test_waited(costs, waited):
     assert found.is_best == (waited == 0 and len(costs) > 0)
 
 
+def test_a_score_that_is_no_number():
+    """It is worse than any number, so that it neither stops a run nor stays its best."""
+    records = [record(0.0) | {"train_cost": cost} for cost in (math.nan, 3.0, math.nan, 4.0)]
+    assert [History(records[:n]).waited for n in (2, 3, 4)] == [0, 1, 2]
+    assert History(records[:2]).is_best
+    assert not History(records[1:3]).is_best
+
+
 @given(scores)
 def test_best_is_the_first_minimum(costs):
     """Following `is_best` from epoch to epoch ends at the earliest best score."""

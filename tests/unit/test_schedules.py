@@ -70,3 +70,9 @@ def test_warmup_factor():
     factors = [warmup_factor(step / 4, 1 / 4, 2) for step in range(10)]
     assert factors == [0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1, 1, 1]
     assert warmup_factor(0, 0.25, 0) == 1
+
+
+def test_a_score_that_is_no_number():
+    """It is worse than any number, so that it does not stay the best."""
+    nan = math.nan
+    assert plateau_factor([nan, 3.0, 2.0], 0.5, 1) == plateau_factor([math.inf, 3.0, 2.0], 0.5, 1)

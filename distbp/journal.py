@@ -8,7 +8,9 @@ is announced and tried again when the next one is due; the last one has to succe
 import math
 import time
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -54,16 +56,6 @@ class Journal:
         self.is_writer = is_writer
         self.folder = RunFolder(Path(config.out), config.keep)
         self.display = Display(is_writer and not config.quiet, config.epochs, steps)
-        self._about = {  # what does not change in a run
-            "network": describe_network(network),
-            "task": data.task,
-            "classes": data.classes,
-            "shape": data.about["shape"],
-            "data": data.identity,
-            "config": config.to_dict(),
-            "machine": machine.bits() | {"threads": config.threads},
-            "versions": machine.versions(),
-        }
         self._every, self._unit = config.interval()
         self._saver = Saver()
         self._lock = RunLock(self.folder.path)
@@ -259,6 +251,20 @@ class Journal:
 
     def _complain(self, error: CheckpointError) -> None:
         self.display.warn(f"{error} The run goes on and tries again at the next checkpoint.")
+
+    @cached_property
+    def _about(self) -> dict[str, Any]:
+        """What a checkpoint says of itself that does not change in a run."""
+        return {
+            "network": describe_network(self.network),
+            "task": self.data.task,
+            "classes": self.data.classes,
+            "shape": self.data.about["shape"],
+            "data": self.data.identity,
+            "config": self.config.to_dict(),
+            "machine": machine.bits() | {"threads": self.config.threads},
+            "versions": machine.versions(),
+        }
 
     def checkpoint(self) -> Checkpoint:
         """Return where the run is, with arrays that change as it goes on."""

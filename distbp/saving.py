@@ -6,6 +6,7 @@ thread is told to whoever asks next.
 
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 
@@ -22,8 +23,9 @@ class Saver:
     """
 
     def __init__(self) -> None:
-        self._room: dict[str, tuple[Network, dict[str, np.ndarray]]] = {}
+        self._copy: Checkpoint | None = None
         self._held: Checkpoint | None = None
+        self._room_to_hold: Checkpoint | None = None
         self._thread: threading.Thread | None = None
         self._trouble: BaseException | None = None
 
@@ -36,32 +38,18 @@ class Saver:
             The save before this one has failed; this one has not begun.
         """
         self.wait()
-        copy = self._taken(checkpoint, "write")
-        self._thread = threading.Thread(target=self._run, args=(copy, write), daemon=True)
+        self._copy = copied(checkpoint, self._copy)
+        self._thread = threading.Thread(target=self._run, args=(self._copy, write), daemon=True)
         self._thread.start()
 
     def hold(self, checkpoint: Checkpoint) -> None:
         """Keep a copy of a checkpoint that is to be written later, if no better one comes."""
-        self._held = self._taken(checkpoint, "hold")
+        self._held = self._room_to_hold = copied(checkpoint, self._room_to_hold)
 
     def take_held(self) -> Checkpoint | None:
         """Return what is held, which is so no longer."""
         held, self._held = self._held, None
         return held
-
-    def _taken(self, checkpoint: Checkpoint, what_for: str) -> Checkpoint:
-        network, state = checkpoint.network, checkpoint.state
-        if what_for not in self._room:
-            spare = Network(**describe_network(network), theta=np.empty_like(network.theta))
-            copies = {name: np.empty_like(array) for name, array in state.items()}
-            self._room[what_for] = spare, copies
-        spare, spare_state = self._room[what_for]
-        np.copyto(spare.theta, network.theta)
-        for name, array in state.items():
-            np.copyto(spare_state[name], array)
-        return Checkpoint(
-            spare, spare_state, checkpoint.scaling, checkpoint.about, checkpoint.history
-        )
 
     def _run(self, checkpoint: Checkpoint, write: Callable[[Checkpoint], None]) -> None:
         try:
@@ -89,3 +77,17 @@ class Saver:
         trouble, self._trouble = self._trouble, None
         if trouble:
             raise trouble
+
+
+def copied(checkpoint: Checkpoint, room: Checkpoint | None) -> Checkpoint:
+    """Return a copy of a checkpoint, in the arrays of an older one if there is `room`."""
+    network, state = checkpoint.network, checkpoint.state
+    if room is None:
+        spare = Network(**describe_network(network), theta=np.empty_like(network.theta))
+        room = replace(
+            checkpoint, network=spare, state={name: np.empty_like(a) for name, a in state.items()}
+        )
+    np.copyto(room.network.theta, network.theta)
+    for name, array in state.items():
+        np.copyto(room.state[name], array)
+    return replace(checkpoint, network=room.network, state=room.state)

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 
 MUCH = 0.25  # of a step: worth doing something about
-NOTICED = 2.0  # seconds of a run
-OFTEN = 10.0  # seconds from one checkpoint to the next
+NOTICED = 2.0  # seconds: waiting for less is not worth a word
+OFTEN = 10.0  # seconds from one checkpoint to the next, below which there could be fewer
 UNEVEN = 0.1  # more compute than the median, with as many shards: another rank waits for it
 
 

@@ -6,7 +6,8 @@ import warnings
 import numpy as np
 from sklearn.neural_network import MLPRegressor
 
-data, (epochs, hidden, batch_size), rate = np.load(sys.argv[1]), map(int, sys.argv[2:5]), 0.003
+data, rate = np.load(sys.argv[1]), float(sys.argv[5])
+epochs, hidden, batch_size = map(int, sys.argv[2:5])
 model = MLPRegressor(
     hidden_layer_sizes=(hidden,), solver="adam", alpha=0.0, batch_size=batch_size,
     learning_rate_init=rate, max_iter=epochs, n_iter_no_change=epochs, random_state=0,

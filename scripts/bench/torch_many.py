@@ -6,7 +6,8 @@ import numpy as np
 import torch
 from torch import nn
 
-data, (epochs, hidden, batch_size), rate = np.load(sys.argv[1]), map(int, sys.argv[2:5]), 0.003
+data, rate = np.load(sys.argv[1]), float(sys.argv[5])
+epochs, hidden, batch_size = map(int, sys.argv[2:5])
 torch.manual_seed(0)
 torch.set_num_threads(1)
 x, y = (torch.from_numpy(data[name]) for name in ("x_train", "y_train"))

@@ -6,53 +6,41 @@
     network = distbp.load("run")
     a = distbp.predict("run", x)
 
-Importing distbp starts no MPI and reads no file; what is named here is loaded
-when it is first used.
+Importing distbp starts no MPI and loads neither NumPy nor HDF5: the names above are
+imported when they are first used.
 """
 
-import sys
 from importlib import import_module
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from distbp.checkpoint import load
-    from distbp.config import Config
-    from distbp.errors import DistbpError
-    from distbp.evaluate import predict
-    from distbp.functions import sigmoid, sigmoid_prime
-    from distbp.network import Network
-    from distbp.train import train
+from distbp.version import __version__ as __version__
 
-__version__ = "0.1.0"
+if TYPE_CHECKING:
+    from distbp.errors import DistbpError
+    from distbp.network.activations import sigmoid, sigmoid_prime
+    from distbp.network.network import Network
+    from distbp.storage.run_directory import load
+    from distbp.training.config import Config
+    from distbp.training.loop import train
+    from distbp.training.prediction import predict
+
 __all__ = [
     "Config", "DistbpError", "Network", "load", "predict", "sigmoid", "sigmoid_prime", "train",
 ]  # fmt: skip
 
-_PLACES = {
-    "Config": "config",
+_MODULES = {
+    "Config": "training.config",
     "DistbpError": "errors",
-    "Network": "network",
-    "load": "checkpoint",
-    "predict": "evaluate",
-    "sigmoid": "functions",
-    "sigmoid_prime": "functions",
-    "train": "train",
+    "Network": "network.network",
+    "load": "storage.run_directory",
+    "predict": "training.prediction",
+    "sigmoid": "network.activations",
+    "sigmoid_prime": "network.activations",
+    "train": "training.loop",
 }
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _PLACES:
+    if name not in _MODULES:
         raise AttributeError(f"module 'distbp' has no attribute {name!r}")
-    return getattr(import_module(f"distbp.{_PLACES[name]}"), name)
-
-
-class _Package(ModuleType):
-    """`distbp.train` stays the function when the file of that name is imported."""
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name not in _PLACES:
-            super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package
+    return getattr(import_module(f"distbp.{_MODULES[name]}"), name)

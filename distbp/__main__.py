@@ -1,5 +1,5 @@
 """`python -m distbp` is `distbp`."""
 
-from distbp.cli import main
+from distbp.cli.main import main
 
 main()

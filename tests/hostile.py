@@ -14,7 +14,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from distbp import seal
+from distbp.storage import checksum
 
 SECRET = "secret"  # name of a file, beside the hostile one, that nobody is to open
 Change = Callable[[h5py.File, str], None]
@@ -23,7 +23,7 @@ Change = Callable[[h5py.File, str], None]
 def reseal(path: Path, kind: str) -> None:
     """Seal a file again that has been changed."""
     with path.open("r+b", buffering=0) as file:
-        seal.stamp(file, kind)
+        checksum.stamp(file, kind)
 
 
 def replaced(make: Callable[[h5py.File, str, np.ndarray], object]) -> Change:
@@ -201,7 +201,7 @@ def no_files(folder: Path, good: Path) -> dict[str, Path]:
 def structure(path: Path) -> np.ndarray:
     """Return the places of all bytes of a file but those of its seal and of plain numbers."""
     is_structure = np.ones(path.stat().st_size, bool)
-    is_structure[: seal.BLOCK] = False
+    is_structure[: checksum.BLOCK] = False
 
     def leave_out(name: str, item: object) -> None:
         if isinstance(item, h5py.Dataset) and item.id.get_offset() is not None:

@@ -13,9 +13,10 @@ from typing import Any
 import h5py
 import numpy as np
 
-from distbp import hdf5
-from distbp.data import FORMAT, VERSION, Scaling, described
+from distbp.data.dataset import FORMAT, VERSION, described
 from distbp.errors import DataError
+from distbp.storage import hdf5_file
+from distbp.storage.scaling import Scaling
 
 ROWS = {"train": 503, "test": 101}
 N_CLASSES = 5
@@ -31,10 +32,10 @@ def write(
 ) -> Path:
     """Write arrays (x, y) of each split; `classes` is 0 for regression."""
     bits = hashlib.sha256()
-    with hdf5.create(path, FORMAT, VERSION, DataError) as file:
+    with hdf5_file.create(path, FORMAT, VERSION, DataError) as file:
         for name, (x, y) in splits.items():
             file.create_dataset(f"{name}/x", data=x, track_times=False, **storage)
-            hdf5.write_array(file, f"{name}/y", y)
+            hdf5_file.write_array(file, f"{name}/y", y)
             bits.update(x.tobytes() + y.tobytes())
         scaling.write(file)
         about = {
@@ -47,7 +48,7 @@ def write(
             "digest": bits.hexdigest(),
             "arrays": {f"{n}/{p}": described(file[n][p]) for n in splits for p in "xy"},
         }
-        hdf5.write_json(file, "about", about)
+        hdf5_file.write_json(file, "about", about)
     return path
 
 
@@ -55,7 +56,7 @@ def forget_arrays(file: h5py.File) -> None:
     """Take from `about` what the arrays were when they were written, to put others there."""
     about = json.loads(file["about"][...].tobytes())
     del about["arrays"], file["about"]
-    hdf5.write_json(file, "about", about)
+    hdf5_file.write_json(file, "about", about)
 
 
 def digits(path: Path, rows: dict[str, int] | None = None, **storage: Any) -> Path:

@@ -6,10 +6,11 @@ from pathlib import Path
 import numpy as np
 from turns import take_turns
 
-from distbp.combine import make_combiner
-from distbp.comm import Comm, connect
-from distbp.network import Network
-from distbp.optimizers import OPTIMIZERS, Update
+from distbp.network.network import Network
+from distbp.network.optimizers import OPTIMIZERS
+from distbp.network.update import Update
+from distbp.parallel.comm import Comm, connect
+from distbp.parallel.reduction import make_combiner
 
 COMBINER = {"write": "node", "local": "node"}
 

@@ -17,7 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
-from distbp import launch, machine
+from distbp.launch import mpiexec
+from distbp.parallel import host
 
 HERE = Path(__file__).resolve().parent
 PAUSE = 0.3  # seconds: threads of the one before may spin for a while when they have nothing to do
@@ -63,8 +64,8 @@ class Contender:
 def launch_command(python, ranks):
     """Return the launcher of the MPI that belongs to `python`, and its environment."""
     if python == sys.executable:
-        return launch.make_launcher(ranks)[:2]
-    code = "import json; from distbp.launch import make_launcher"
+        return mpiexec.make_launcher(ranks)[:2]
+    code = "import json; from distbp.launch.mpiexec import make_launcher"
     code += f"; print(json.dumps(make_launcher({ranks})[:2]))"
     return json.loads(subprocess.run([python, "-c", code], capture_output=True, check=True).stdout)
 
@@ -150,11 +151,11 @@ def peer_python(name, given=None):
 def describe_machine():
     """Return a line about what figures were measured on."""
     return (
-        f"{machine.cpu()}, {len(machine.cores())} cores; {machine.bits()['blas']}; "
+        f"{host.cpu()}, {len(host.cores())} cores; {host.bits()['blas']}; "
         f"load {os.getloadavg()[0]:.1f} before the start"
     )
 
 
 def write_json(path, results):
     if path:
-        Path(path).write_text(json.dumps({"machine": machine.bits(), "results": results}, indent=1))
+        Path(path).write_text(json.dumps({"machine": host.bits(), "results": results}, indent=1))

@@ -7,13 +7,14 @@ from pathlib import Path
 import numpy as np
 from turns import take_turns
 
-from distbp import data, hdf5
-from distbp.combine import EXTRA, Sums
-from distbp.comm import connect
-from distbp.config import Config
+from distbp.data import dataset
 from distbp.errors import DataError
-from distbp.network import layer_views
-from distbp.train import Run
+from distbp.network.parameters import layer_views
+from distbp.parallel.comm import connect
+from distbp.parallel.reduction import EXTRA, Sums
+from distbp.storage import hdf5_file, scaling
+from distbp.training.config import Config
+from distbp.training.loop import Run
 
 ROWS = 10_240
 
@@ -30,11 +31,11 @@ def write_data(path, n_in, n_out):
         "split": "no test set",
         "digest": "",
     }
-    with hdf5.create(path, data.FORMAT, data.VERSION, DataError) as file:
-        hdf5.write_json(file, "about", about)
-        data.Scaling(np.zeros(1), np.full(1, 1 / 255)).write(file)
-        hdf5.write_array(file, "train/x", random.integers(0, 256, (ROWS, n_in), np.uint8))
-        hdf5.write_array(file, "train/y", random.integers(0, n_out, ROWS))
+    with hdf5_file.create(path, dataset.FORMAT, dataset.VERSION, DataError) as file:
+        hdf5_file.write_json(file, "about", about)
+        scaling.Scaling(np.zeros(1), np.full(1, 1 / 255)).write(file)
+        hdf5_file.write_array(file, "train/x", random.integers(0, 256, (ROWS, n_in), np.uint8))
+        hdf5_file.write_array(file, "train/y", random.integers(0, n_out, ROWS))
 
 
 def alone(run, rank):

@@ -3,14 +3,14 @@
 import json
 import sys
 
-from distbp import machine
-from distbp.comm import connect
-from distbp.network import theta_size
-from distbp.plan import measure, predict
-from distbp.shards import default_shards
+from distbp.launch.planner import measure, predict
+from distbp.network.parameters import theta_size
+from distbp.parallel import host
+from distbp.parallel.comm import connect
+from distbp.parallel.shards import default_shards
 
 comm = connect()
-machine.use_threads(1)
+host.use_threads(1)
 sizes_text, _, batch_text = sys.argv[1].partition(":")
 sizes, batch = [int(n) for n in sizes_text.split("-")], int(batch_text)
 shards = default_shards(batch, sizes)

@@ -17,7 +17,7 @@ os.environ.setdefault("OMPI_MCA_mpi_yield_when_idle", "1")  # ranks outnumber th
 import pytest
 from mpi4py import MPI
 
-from distbp.comm import Comm
+from distbp.parallel.comm import Comm
 
 sys.path.insert(0, str(Path(__file__).parent))
 from nodes import Dealt

@@ -5,7 +5,7 @@ import pytest
 from mpi4py import MPI
 from nodes import Dealt
 
-from distbp.comm import Comm
+from distbp.parallel.comm import Comm
 
 pytestmark = pytest.mark.mpi
 

@@ -6,11 +6,12 @@ import pytest
 import samples
 from mpi4py import MPI
 
-from distbp.checkpoint import Checkpoint
-from distbp.comm import Comm
-from distbp.data import DataSet
-from distbp.evaluate import BLOCK, Evaluator, write_predictions
-from distbp.network import Network
+from distbp.data.dataset import DataSet
+from distbp.network.network import Network
+from distbp.parallel.comm import Comm
+from distbp.storage.checkpoint import Checkpoint
+from distbp.training.evaluation import BLOCK, Evaluator
+from distbp.training.prediction import write_predictions
 
 pytestmark = pytest.mark.mpi
 

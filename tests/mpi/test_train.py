@@ -10,10 +10,10 @@ from mpi4py import MPI
 from samples import RECIPES
 
 from distbp import Config
-from distbp.comm import Comm
 from distbp.errors import ConfigError, DistbpError
-from distbp.optimizers import Update
-from distbp.train import Result, Run, train
+from distbp.network.update import Update
+from distbp.parallel.comm import Comm
+from distbp.training.loop import Result, Run, train
 
 pytestmark = pytest.mark.mpi
 

@@ -3,9 +3,9 @@
 import pytest
 from mpi4py import MPI
 
-from distbp import comm as comm_module
-from distbp.comm import Comm
 from distbp.errors import ConfigError, DataError, DistbpError
+from distbp.parallel import comm as comm_module
+from distbp.parallel.comm import Comm
 
 pytestmark = pytest.mark.mpi
 

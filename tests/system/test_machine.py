@@ -14,7 +14,7 @@ import samples
 from hosts import can_make_hosts
 from ranks import FULL, Job, command_of, distbp
 
-from distbp.data import Scaling
+from distbp.storage.scaling import Scaling
 
 MORE = {"OPENBLAS_NUM_THREADS": "2", "OMP_NUM_THREADS": "2"}
 CORES = len(os.sched_getaffinity(0))

@@ -16,8 +16,9 @@ from hosts import can_make_hosts
 from ranks import INSIDE, ROOT, distbp, is_open_mpi, kill, metrics, name_of
 from slurm import Slurm, cluster, has_slurm, wait_for
 
-from distbp import cli
-from distbp.checkpoint import digest, load
+from distbp.cli import main
+from distbp.network.parameters import digest
+from distbp.storage.run_directory import load
 
 WORDS = (
     *("--batch-size", 50, "--shards", 4, "--epochs", 40, "--hidden", "30,10", "--quiet"),
@@ -115,7 +116,7 @@ def submit(slurm, folder, data, name, options, more, seconds):
     training = ["train", data["digits"], *WORDS, "--out", run]
     script = folder / f"{name}.sbatch"
     with script.open("w") as file, contextlib.redirect_stdout(file):
-        cli.run(cli.parse(["slurm", *options.split(), *map(str, training)]))
+        main.run(main.parse(["slurm", *options.split(), *map(str, training)]))
     number = slurm.submit(
         script, *more.split(), f"--output={folder}/{name}.out",
         PYTHONPATH=f"{INSIDE}:{ROOT}", DISTBP_TEST_PACE=f"{seconds / STEPS:.4f}",

@@ -10,17 +10,50 @@ import pytest
 import distbp
 
 FOLDER = Path(distbp.__file__).parent
-# Each file imports only files above it: who starts at the top never has to look ahead.
-ORDER = [
-    "errors", "processes", "tether",
-    "philox", "functions", "products", "network", "optimizers", "schedules", "shards",
-    "seal", "gate", "packed", "hdf5", "locking", "data", "machine", "memory", "launched", "comm",
-    "exchange", "combine", "gradient", "checking", "display", "checkpoint", "saving", "config",
-    "evaluate", "progress", "journal", "parts", "place", "notices", "stopping", "timing", "watch",
-    "train", "tables", "csvfile", "sources", "labels", "importing", "info", "launch", "supervise",
-    "plan", "options", "slurm", "verbs", "cli", "__main__",
-]  # fmt: skip
-TREES = {path.stem: ast.parse(path.read_text("utf-8")) for path in FOLDER.glob("*.py")}
+# A package imports only packages before it, and of those the ones named here; the modules
+# of each stand in their order of reading, and import only those before them.
+PACKAGES = {
+    "": set(),
+    "network": {""},
+    "parallel": {"", "network"},
+    "storage": {"", "network"},
+    "data": {"", "network", "parallel", "storage"},
+    "training": {"", "network", "parallel", "storage", "data"},
+    "launch": {"", "network", "parallel", "storage", "training"},
+    "cli": {"", "network", "parallel", "storage", "data", "training", "launch"},
+}
+MODULES = {
+    "": ["version", "errors", "terminal", "console"],
+    "network": [
+        "activations", "costs", "rng", "parameters", "matmul", "network", "dropout",
+        "optimizers", "update", "schedules",
+    ],
+    "parallel": [
+        "shards", "host", "environment", "barrier", "shared_memory", "comm", "internode",
+        "reduction", "watchdog",
+    ],
+    "storage": [
+        "checksum", "hdf5_checks", "hdf5_chunks", "atomic", "hdf5_file", "lock", "scaling",
+        "checkpoint", "run_directory", "background_writer",
+    ],
+    "data": ["dataset", "batches", "tables", "csv_source", "sources", "labels", "importing"],
+    "training": [
+        "options", "config", "gradient", "sdc_check", "inputs", "evaluation", "prediction",
+        "state", "recorder", "setup", "messages", "stop_request", "timing", "loop",
+    ],
+    "launch": ["processes", "mpiexec", "supervisor", "slurm", "planner"],
+    "cli": ["parser", "rank_options", "describe", "train_command", "commands", "main"],
+}  # fmt: skip
+ORDER = [".".join(filter(None, (p, m))) for p, modules in MODULES.items() for m in modules]
+TREES = {
+    ".".join(path.relative_to(FOLDER).with_suffix("").parts): ast.parse(path.read_text("utf-8"))
+    for path in FOLDER.rglob("*.py")
+}
+
+
+def package(name):
+    """Return the package that a module is in; '' for the root."""
+    return name.rpartition(".")[0]
 
 
 def imported(tree):
@@ -43,24 +76,41 @@ def kinds(tree):
     return {type(node) for node in ast.walk(tree)}
 
 
-def test_every_file_has_its_place():
+def modules_imported(name):
+    """Return the modules of distbp that a module imports; a name in a module counts as it."""
+    found = set()
+    for target in imported(TREES[name]):
+        top, _, rest = target.partition(".")
+        if top == "distbp":
+            found |= {rest, rest.rpartition(".")[0]} & set(ORDER)
+    return found
+
+
+def test_every_module_has_its_place():
     """A new file is put where it is to be read."""
-    assert sorted(ORDER) == sorted(set(TREES) - {"__init__"})
+    others = {name for name in TREES if name.endswith(("__init__", "__main__"))}
+    assert sorted(ORDER) == sorted(set(TREES) - others)
+    assert {package(name) for name in others} == set(PACKAGES)
 
 
 @pytest.mark.parametrize("name", ORDER)
-def test_a_file_imports_only_files_above_it(name):
-    """Also inside functions, where an import only comes later, not from elsewhere."""
-    for module in imported(TREES[name]):
-        package, *rest = module.split(".")
-        if package == "distbp" and rest[0] in TREES:
-            assert ORDER.index(rest[0]) < ORDER.index(name), module
+def test_a_module_imports_only_what_stands_before_it(name):
+    """Also inside functions, and for types alone: no arrow runs up."""
+    for module in modules_imported(name):
+        assert package(module) in PACKAGES[package(name)] | {package(name)}, module
+        assert ORDER.index(module) < ORDER.index(name), module
+
+
+def test_an_arrow_that_runs_up_is_seen(monkeypatch):
+    tree = ast.parse("def f():\n    from distbp.cli import main\n    import distbp.errors")
+    monkeypatch.setitem(TREES, "errors", tree)
+    assert modules_imported("errors") == {"cli.main", "errors"}
 
 
 def test_one_file_knows_mpi():
     """The network never sees a communicator."""
     using = {n for n, t in TREES.items() if any(m.startswith("mpi4py") for m in imported(t))}
-    assert using == {"comm"}
+    assert using == {"parallel.comm"}
 
 
 def test_the_checks_see_what_they_look_for():
@@ -87,7 +137,7 @@ def test_what_no_file_does(name):
     assert not is_bare(tree)
     assert not any(m.split(".")[0] in ("pickle", "dill", "marshal") for m in imported(tree))
     assert not calls(tree) & {"eval", "exec"}
-    if name not in ("verbs", "cli"):
+    if package(name) != "cli":
         assert not calls(tree) & {"print", "sys.exit", "exit", "quit"}
         assert "SystemExit" not in {ast.unparse(n.exc) for n in ast.walk(tree)
                                     if isinstance(n, ast.Raise) and n.exc}  # fmt: skip
@@ -96,8 +146,9 @@ def test_what_no_file_does(name):
 @pytest.mark.parametrize("name", TREES)
 def test_files_are_read_in_one_sitting(name):
     """Every file opens with a paragraph, and none is longer than a reader's patience."""
-    assert ast.get_docstring(TREES[name]) or name == "__main__"
-    assert len((FOLDER / f"{name}.py").read_text("utf-8").splitlines()) <= 450
+    assert ast.get_docstring(TREES[name])
+    path = FOLDER / f"{name.replace('.', '/')}.py"
+    assert len(path.read_text("utf-8").splitlines()) <= 450
 
 
 def in_a_new_process(code):
@@ -111,23 +162,25 @@ def in_a_new_process(code):
 def test_importing_distbp_is_nothing():
     """It loads none of its own files, nor NumPy, HDF5 or MPI."""
     names = in_a_new_process("import distbp, sys; print(*sys.modules)")
-    assert [name for name in names if name.startswith("distbp")] == ["distbp"]
+    found = {name for name in names if name.startswith("distbp")}
+    assert found == {"distbp", "distbp.version"}
     assert not {"numpy", "h5py", "mpi4py", "mpi4py.MPI"} & set(names)
 
 
 def test_help_starts_no_mpi():
     """Neither do the modules of a run, until it connects its ranks."""
     names = in_a_new_process(
-        "import distbp.train, distbp.cli, sys; distbp.cli.make_parser(); print(*sys.modules)"
+        "import distbp.training.loop, distbp.cli.main, sys; distbp.cli.main.make_parser(); "
+        "print(*sys.modules)"
     )
-    assert "distbp.train" in names
+    assert "distbp.training.loop" in names
     assert "mpi4py.MPI" not in names
 
 
 @pytest.mark.parametrize("name", distbp.__all__)
 def test_public_names_stay_what_they_are(name):
     """`distbp.NAME` is the same thing before and after the file that holds it was loaded."""
-    place = distbp._PLACES[name]
+    place = distbp._MODULES[name]
     found = in_a_new_process(
         f"import distbp; first = distbp.{name}; import distbp.{place}; "
         f"print(callable(distbp.{name}), distbp.{name} is first)"

@@ -18,8 +18,8 @@ import pytest
 from ranks import FULL, INSIDE, Job, distbp
 
 from distbp import load
-from distbp.checkpoint import FORMAT as CHECKPOINT
-from distbp.data import FORMAT as DATA
+from distbp.data.dataset import FORMAT as DATA
+from distbp.storage.checkpoint import FORMAT as CHECKPOINT
 
 MANY = 2000 if FULL else 300
 GROWTH = 200e6  # bytes

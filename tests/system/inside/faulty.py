@@ -17,17 +17,17 @@ from typing import Any
 
 # name of a place: module, and the function in it
 PLACES = {
-    "configuration": ("distbp.config", "Config.__post_init__"),
-    "connect": ("distbp.comm", "connect"),
-    "start": ("distbp.comm", "Comm.__init__"),
-    "data": ("distbp.data", "DataSet.__init__"),
-    "backprop": ("distbp.network", "Network.backprop"),
-    "combine": ("distbp.combine", "Exact.finish"),
-    "update": ("distbp.optimizers", "Update.begin"),
-    "commit": ("distbp.optimizers", "Update.commit"),
-    "evaluation": ("distbp.evaluate", "Evaluator.score"),
-    "prediction": ("distbp.evaluate", "Evaluator.run"),
-    "checkpoint": ("distbp.checkpoint", "write"),
+    "configuration": ("distbp.training.config", "Config.__post_init__"),
+    "connect": ("distbp.parallel.comm", "connect"),
+    "start": ("distbp.parallel.comm", "Comm.__init__"),
+    "data": ("distbp.data.dataset", "DataSet.__init__"),
+    "backprop": ("distbp.network.network", "Network.backprop"),
+    "combine": ("distbp.parallel.reduction", "Exact.finish"),
+    "update": ("distbp.network.update", "Update.begin"),
+    "commit": ("distbp.network.update", "Update.commit"),
+    "evaluation": ("distbp.training.evaluation", "Evaluator.score"),
+    "prediction": ("distbp.training.evaluation", "Evaluator.run"),
+    "checkpoint": ("distbp.storage.run_directory", "write"),
     "rename": ("pathlib", "Path.replace"),
 }
 

@@ -18,10 +18,12 @@ from typing import Any
 
 import numpy as np
 
-from distbp import checkpoint, importing
-from distbp.data import DataSet, Feed
+from distbp.data import importing
+from distbp.data.batches import Feed
+from distbp.data.dataset import DataSet
+from distbp.data.tables import ImportOptions
 from distbp.errors import DistbpError
-from distbp.tables import ImportOptions
+from distbp.storage import checkpoint
 
 ROOM = 1 << 30  # bytes of address space beyond what is used already
 

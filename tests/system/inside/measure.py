@@ -14,8 +14,8 @@ from typing import Any
 def install(folder: str, rank: str) -> None:
     """Measure when `Run.train` has ended."""
     # As if distbp.cli had been imported first: OpenBLAS reads this when it is loaded.
-    import distbp.cli  # noqa: F401
-    from distbp.train import Run
+    import distbp.cli.main  # noqa: F401
+    from distbp.training.loop import Run
 
     train = Run.train
 

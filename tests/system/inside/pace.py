@@ -9,7 +9,7 @@ from typing import Any
 
 def install(seconds: float) -> None:
     """Let every rank sleep before it computes a step's gradients."""
-    from distbp.gradient import BatchGradient
+    from distbp.training.gradient import BatchGradient
 
     compute = BatchGradient.compute
 

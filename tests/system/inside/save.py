@@ -20,10 +20,11 @@ from typing import Any
 
 import numpy as np
 
-from distbp.checkpoint import Checkpoint, RunFolder, describe_network, read, read_newest
-from distbp.data import Scaling
 from distbp.errors import DistbpError
-from distbp.network import Network
+from distbp.network.network import Network
+from distbp.storage.checkpoint import Checkpoint, describe_network, read
+from distbp.storage.run_directory import RunFolder, read_newest
+from distbp.storage.scaling import Scaling
 
 NOBODY = 65534
 

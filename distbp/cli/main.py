@@ -1,0 +1,140 @@
+"""The command line: from arguments to an exit status, and the end of every rank.
+
+This is the only place that ends the process. Exit status: 0 done, 1 failed, 2 usage or
+configuration, 75 stopped after a checkpoint.
+"""
+
+import argparse
+import os
+import sys
+import time
+import traceback
+from collections.abc import Sequence
+from typing import NoReturn
+
+from distbp import console
+from distbp.cli.commands import VERBS
+from distbp.cli.parser import Parser
+from distbp.cli.train_command import run_train
+from distbp.errors import ConfigError, DistbpError, LaunchError
+from distbp.parallel import environment
+from distbp.parallel.environment import launcher_rank, ranks_started
+from distbp.version import __version__
+
+# OpenBLAS makes a thread a core when it is loaded; with many ranks that is too many
+# to start. Training sets the number again, whatever is found here.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+# UCX, below MPICH, would take the signal of a closed terminal for its own debugging.
+os.environ.setdefault("UCX_DEBUG_SIGNO", "0")
+
+
+def main(argv: Sequence[str] | None = None) -> NoReturn:
+    """Run the command line and end this process, and with it all ranks."""
+    console.steady_streams()
+    environment.follow_parent()
+    try:
+        status = run(parse(sys.argv[1:] if argv is None else argv))
+    except DistbpError as error:
+        status = end_all(error)
+    except KeyboardInterrupt:
+        sys.stderr.write("distbp: interrupted\n")
+        status = 130
+    end(status)
+
+
+def end(status: int) -> NoReturn:
+    """End this process; at once if it is one of those that others have left by dying."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    comm = sys.modules.get("distbp.comm")  # without it no rank was started
+    if comm is not None:
+        comm.leave(status)
+    sys.exit(status)
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """Return the arguments, once all of them are known."""
+    if argv and argv[0].startswith("-") and argv[0] not in ("-h", "--help", "--version"):
+        raise ConfigError(f"{argv[0]} stands before the verb; its place is behind it.")
+    arguments, unknown = make_parser().parse_known_args(argv)
+    if unknown:
+        arguments.parser.refuse(unknown[0])
+    arguments.argv = argv
+    return arguments
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the verb; an exception on one of several ranks ends them all."""
+    try:
+        status: int = arguments.run(arguments)
+    except DistbpError:
+        raise
+    except BaseException as error:
+        from distbp.parallel import comm
+
+        started = ranks_started(os.environ)
+        if started > 1:
+            trace = "".join(traceback.format_exception(error))
+            comm.fail(launcher_rank(os.environ), started, trace)
+        raise
+    if arguments.run is not run_train and (failure := console.lost_output()):
+        raise DistbpError(f"The output cannot be written: {failure.strerror}. Make room for it.")
+    if status == 0 and is_first():
+        environment.say_done()
+    return status
+
+
+def is_first() -> bool:
+    """Return whether this is the rank that speaks for all where all have the same to say."""
+    comm = sys.modules.get("distbp.comm")
+    if comm is not None and comm.connected:  # the launcher's first one may have died
+        return bool(comm.connected[0].rank == 0)
+    return launcher_rank(os.environ) == 0
+
+
+def end_all(error: DistbpError) -> int:
+    """Print an error, once if all ranks have the same, and return the exit status.
+
+    No rank leaves before all are here, because a launcher ends the others as soon
+    as one has failed, and the one might be the one that has not printed yet. If the
+    others have no trouble they are ended.
+    """
+    from distbp.parallel import comm
+
+    try:
+        ranks = comm.connect() if ranks_started(os.environ) > 1 else comm.Comm()
+    except LaunchError:
+        ranks = comm.Comm()
+    if ranks.size == 1:
+        if is_first():
+            tell(error)
+        else:
+            time.sleep(1.0)  # give the one that prints its time
+        return error.status
+    ranks.end_unless_all_arrive(error)
+    texts = ranks.gather(str(error))
+    if texts.index(str(error)) == ranks.rank:
+        tell(error)
+    ranks.arrive()
+    return error.status
+
+
+def tell(error: DistbpError) -> None:
+    """Print an error, and let the process that started the ranks know of it."""
+    sys.stderr.write(f"distbp: {error}\n")
+    sys.stderr.flush()
+    environment.say_error(error)
+
+
+def make_parser() -> Parser:
+    """Return the parser of the whole command line."""
+    parser = Parser(
+        prog="distbp",
+        description="Train dense neural networks on many processes, the same bit for bit.",
+    )
+    parser.add_argument("--version", action="version", version=f"distbp {__version__}")
+    verbs = parser.add_subparsers(metavar="VERB", required=True)
+    for add in VERBS:
+        add(verbs)
+    return parser

@@ -1,0 +1,1 @@
+"""Data sets: importing them, opening them, and batches of their rows."""

@@ -1,0 +1,90 @@
+"""Rows of a split as the arrays that backprop takes."""
+
+from types import SimpleNamespace
+
+import numpy as np
+
+from distbp.data.dataset import Split
+from distbp.storage.scaling import Scaling
+
+
+class Feed:
+    """Fill arrays for backprop with rows of a split; allocates only when it is made.
+
+    Parameters
+    ----------
+    split : Split
+    scaling : Scaling
+        The model's, which need not be the one of the split's file.
+    n_classes : int
+        0 for regression.
+    rows : int
+        The most rows that are asked for at once.
+    dtype : float32 or float64
+    """
+
+    def __init__(
+        self, split: Split, scaling: Scaling, n_classes: int, rows: int, dtype: np.dtype
+    ) -> None:
+        self.split = split
+        # Numbers that `dtype` cannot hold exactly, such as times in seconds since 1970,
+        # are scaled before they are rounded.
+        wide = np.result_type(split.x_dtype, dtype)
+        self.is_shifted = bool(scaling.shift.any())
+        self.is_scaled = bool((scaling.scale != 1).any())
+        self._shift = repeated(scaling.shift.astype(wide), rows)
+        self._scale = repeated(scaling.scale.astype(wide), rows)
+        self.one_hot = np.eye(n_classes, dtype=dtype) if n_classes else None
+        self._raw_x = np.empty((rows, split.x.shape[1]), np.uint8)
+        self._raw_y = np.empty((rows, split.y.shape[1]), np.uint8)
+        self._x = np.empty((rows, split.n_in), dtype)
+        self._wide = self._x if wide == dtype else np.empty((rows, split.n_in), wide)
+        self._y = np.empty((rows, n_classes or split.n_out), dtype)
+        self._labels = np.zeros(rows, np.intp)
+        self._views: dict[int, SimpleNamespace] = {}
+
+    def load(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return x (m, n_0), y (m, n_L) and labels (m,) of the rows `numbers` (m,).
+
+        They are this feed's own buffers, good until the next call.
+        """
+        views = self._views.get(len(numbers)) or self._make_views(len(numbers))
+        # Row numbers are in range; mode="clip" is the one that needs no buffer.
+        self.split.x.take(numbers, axis=0, out=views.raw_x, mode="clip")
+        self.split.y.take(numbers, axis=0, out=views.raw_y, mode="clip")
+        np.copyto(views.wide, views.typed_x)
+        if self.is_shifted:
+            np.subtract(views.wide, views.shift, out=views.wide)
+        if self.is_scaled:
+            np.multiply(views.wide, views.scale, out=views.wide)
+        if views.wide is not views.x:
+            np.copyto(views.x, views.wide, casting="same_kind")
+        if self.one_hot is None:
+            np.copyto(views.y, views.typed_y, casting="unsafe")
+        else:
+            np.copyto(views.labels, views.typed_y, casting="unsafe")
+            self.one_hot.take(views.labels, axis=0, out=views.y, mode="clip")
+        return views.x, views.y, views.labels
+
+    def _make_views(self, m: int) -> SimpleNamespace:
+        raw_x, raw_y = self._raw_x[:m], self._raw_y[:m]
+        typed_y = raw_y.view(self.split.y_dtype)  # (m, n_L), or (m, 1) for labels
+        x = self._x[:m]
+        self._views[m] = SimpleNamespace(
+            raw_x=raw_x,
+            raw_y=raw_y,
+            typed_x=raw_x.view(self.split.x_dtype),  # (m, n_0)
+            typed_y=typed_y if self.one_hot is None else typed_y[:, 0],
+            x=x,
+            shift=self._shift[:m],
+            scale=self._scale[:m],
+            wide=x if self._wide is self._x else self._wide[:m],
+            y=self._y[:m],
+            labels=self._labels[:m],
+        )
+        return self._views[m]
+
+
+def repeated(vector: np.ndarray, rows: int) -> np.ndarray:
+    """Return a vector as equal rows, because NumPy allocates to broadcast one; (1,) as it is."""
+    return vector if vector.size == 1 else np.tile(vector, (rows, 1))

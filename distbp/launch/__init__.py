@@ -1,0 +1,1 @@
+"""Starting ranks: MPI launchers, supervised restarts, SLURM, and planning."""

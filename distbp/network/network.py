@@ -1,0 +1,251 @@
+"""A fully connected network and its gradient by backpropagation.
+
+Rows are examples. `weights[l]` has shape (n_l, n_{l-1}), so the book's w_jk is
+w[j, k], and `biases[l]` has shape (n_l,); layer 0 is the input and has neither.
+All of them are views of one flat vector, `theta`, layer by layer, weights then
+biases. `backprop` fills a gradient of the same layout:
+
+    BP1  δ^L = ∇_a C ⊙ σ′(z^L)                  (m, n_L)
+    BP2  δ^{l-1} = (δ^l w^l) ⊙ σ′(z^{l-1})      (m, n_{l-1})
+    BP3  ∂C/∂b^l_j = Σ δ^l_j                    (n_l,)
+    BP4  ∂C/∂w^l_jk = Σ a^{l-1}_k δ^l_j         (n_l, n_{l-1})
+
+The sums run over the m rows: dividing by the size of the whole batch, which may
+be spread over many processes, is left to the update. Source: M. Nielsen, Neural
+Networks and Deep Learning, chapter 2, equations BP1-BP4. Nothing here knows of
+other processes, files or time.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+from distbp.errors import ConfigError
+from distbp.network import rng
+from distbp.network.activations import ACTIVATIONS, HIDDEN
+from distbp.network.costs import COSTS, OUTPUTS
+from distbp.network.matmul import row_runs
+from distbp.network.parameters import Layers, layer_views, theta_size
+
+INITS = ("scaled", "large")
+DTYPES = ("float32", "float64")
+
+
+@dataclass
+class Workspace:
+    """What a pass over m rows computes and needs, layer by layer.
+
+    `z[-1]` and `a[-1]` are the output layer's; a hidden layer's z is overwritten
+    by its a. `fed[l]` is what layer l hands on: a[l], or its part that dropout
+    left, which `keep[l]` is the factor of. `runs[l]` are the rows whose z is computed
+    at once.
+    """
+
+    a: Layers
+    z: Layers
+    fed: Layers
+    delta: Layers
+    spare: Layers
+    runs: list[list[slice]]
+    keep: Layers | None = None
+
+
+class Network:
+    """A network of dense layers.
+
+    Parameters
+    ----------
+    sizes : sequence of int
+        Neurons of each layer, input first: (784, 100, 10).
+    activation : {'relu', 'sigmoid', 'tanh'}
+        Of the hidden layers.
+    cost : {'log-likelihood', 'cross-entropy', 'quadratic'}
+    output : {'softmax', 'sigmoid', 'linear'}, optional
+        Activation of the output layer; by default the one that goes with the cost.
+    init : {'scaled', 'large'}
+        'scaled': weights N(0, 1/n_in), or N(0, 2/n_in) in front of relu (He), and
+        biases 0. 'large': all N(0, 1), the book's first one.
+    seed : int
+    dtype : {'float32', 'float64'}
+    theta : (P,) array, optional
+        Parameters to use, without copying them, instead of drawing new ones.
+
+    Attributes
+    ----------
+    theta : (P,) array
+    weights, biases : lists of views of `theta`
+    cost : Cost
+
+    Raises
+    ------
+    ConfigError
+        Sizes, names or a pair of cost and output that make no sense.
+    """
+
+    def __init__(
+        self,
+        sizes: Sequence[int],
+        activation: str = "relu",
+        cost: str = "log-likelihood",
+        output: str | None = None,
+        init: str = "scaled",
+        seed: int = 0,
+        dtype: str = "float32",
+        theta: np.ndarray | None = None,
+    ) -> None:
+        check(sizes, activation, cost, output, init, dtype, seed)
+        self.sizes = tuple(int(n) for n in sizes)
+        self.dtype = np.dtype(dtype)
+        self.activation, self.cost_name = activation, cost
+        self.output = output or OUTPUTS[cost][0]
+        self.sigma = ACTIVATIONS[activation]()
+        self.cost = COSTS[cost](ACTIVATIONS[self.output]())
+        self.init, self.seed = init, seed
+        self.bind(np.empty(theta_size(self.sizes), self.dtype) if theta is None else theta)
+        if theta is None:
+            self.reset()
+
+    def bind(self, theta: np.ndarray) -> None:
+        """Use `theta` (P,) from now on, without copying it."""
+        self.theta = theta
+        self.biases, self.weights = layer_views(theta, self.sizes)
+
+    def reset(self) -> None:
+        """Draw the initial weights and biases again from the seed."""
+        last = len(self.weights) - 1
+        for l, (b, w) in enumerate(zip(self.biases, self.weights, strict=True)):
+            draws = rng.normal(self.seed, l, w.size + b.size)
+            w[...] = draws[: w.size].reshape(w.shape)
+            b[...] = draws[w.size :]
+            if self.init == "scaled":
+                w *= np.sqrt((self.sigma.gain if l < last else 1.0) / w.shape[1])
+                b[...] = 0.0
+
+    def workspace(self, m: int) -> Workspace:
+        """Return the buffers for passes over m rows."""
+        hidden = [np.empty((m, n), self.dtype) for n in self.sizes[1:-1]]
+        shape = (m, self.sizes[-1])
+        a = [*hidden, np.empty(shape, self.dtype)]
+        return Workspace(
+            a=a,
+            z=[*hidden, np.empty(shape, self.dtype)],
+            fed=a,
+            delta=[np.empty_like(layer) for layer in a],
+            spare=[np.empty_like(layer) for layer in a],
+            runs=[row_runs(m, n_in, n_out, self.dtype) for n_in, n_out in pairwise(self.sizes)],
+        )
+
+    def feedforward(self, x: np.ndarray, work: Workspace | None = None) -> np.ndarray:
+        """Return the output layer's activations a^L.
+
+        Parameters
+        ----------
+        x : (m, n_0) array
+        work : Workspace for m rows, optional
+            Keeps all layers; the result is then its `a[-1]`.
+
+        Returns
+        -------
+        (m, n_L) array
+        """
+        x = self._rows(x, self.sizes[0], "x")
+        return self._feedforward(x, work or self.workspace(len(x)))
+
+    def _feedforward(self, a: np.ndarray, work: Workspace) -> np.ndarray:
+        last = len(self.weights) - 1
+        for l in range(last):
+            z = self._weighted_input(l, a, work)  # (m, n_l)
+            a = self.sigma.fill(z, work.a[l])
+            if work.keep:
+                a = np.multiply(a, work.keep[l], out=work.fed[l])
+        z = self._weighted_input(last, a, work)  # (m, n_L)
+        return self.cost.output.fill(z, work.a[last], work.spare[last])
+
+    def _weighted_input(self, l: int, a: np.ndarray, work: Workspace) -> np.ndarray:
+        """Return z = a wᵀ + b of a layer."""
+        z = work.z[l]
+        for rows in work.runs[l]:
+            np.matmul(a[rows], self.weights[l].T, out=z[rows])
+        np.copyto(work.spare[l], self.biases[l])  # NumPy allocates to add one row to many
+        return np.add(z, work.spare[l], out=z)
+
+    def backprop(
+        self,
+        x: np.ndarray,
+        y: np.ndarray,
+        out: tuple[Layers, Layers] | None = None,
+        work: Workspace | None = None,
+    ) -> tuple[Layers, Layers]:
+        """Return the gradient of the cost, summed over the rows of x.
+
+        Parameters
+        ----------
+        x : (m, n_0) array
+        y : (m, n_L) array
+        out : (nabla_b, nabla_w), optional
+            Layer-by-layer lists of arrays to fill, such as `layer_views` makes.
+        work : Workspace for m rows, optional
+
+        Returns
+        -------
+        nabla_b, nabla_w : lists of arrays, shaped like `biases` and `weights`
+        """
+        nabla_b, nabla_w = out or layer_views(np.empty_like(self.theta), self.sizes)
+        x, y = self._rows(x, self.sizes[0], "x"), self._rows(y, self.sizes[-1], "y")
+        if len(x) != len(y):
+            raise ConfigError(f"y has {len(y)} rows; expected {len(x)}, as many as x.")
+        work = work or self.workspace(len(x))
+        a_out = self._feedforward(x, work)
+        l = len(self.weights) - 1
+        delta = self.cost.delta(a_out, y, work.delta[l], work.spare[l])  # BP1
+        while True:
+            a_in = work.fed[l - 1] if l else x
+            np.add.reduce(delta, axis=0, out=nabla_b[l])  # BP3
+            np.matmul(delta.T, a_in, out=nabla_w[l])  # BP4
+            if l == 0:
+                return nabla_b, nabla_w
+            l -= 1
+            delta = np.matmul(delta, self.weights[l + 1], out=work.delta[l])  # BP2 …
+            np.multiply(delta, self.sigma.prime(work.a[l], work.spare[l]), out=delta)  # … ⊙ σ′
+            if work.keep:
+                np.multiply(delta, work.keep[l], out=delta)
+
+    def _rows(self, array: np.ndarray, width: int, name: str) -> np.ndarray:
+        """Return `array` in the network's dtype, once its shape is known to be (m, width)."""
+        array = np.asarray(array, self.dtype)
+        if array.ndim != 2 or array.shape[1] != width:
+            raise ConfigError(f"{name} has shape {array.shape}; expected (rows, {width}).")
+        return array
+
+
+def check(
+    sizes: Sequence[int],
+    activation: str,
+    cost: str,
+    output: str | None,
+    init: str,
+    dtype: str,
+    seed: int,
+) -> None:
+    """Raise ConfigError unless a network can be made of these."""
+    if len(sizes) < 2 or any(n != int(n) or n < 1 for n in sizes):
+        raise ConfigError(
+            f"sizes {tuple(sizes)!r}: expected two or more layers of 1 or more units."
+        )
+    if not 0 <= seed < 2**63:
+        raise ConfigError(f"seed {seed!r}: expected a whole number from 0 to 2^63 − 1.")
+    for name, value, known in (
+        ("activation", activation, HIDDEN),
+        ("cost", cost, tuple(COSTS)),
+        ("init", init, INITS),
+        ("dtype", dtype, DTYPES),
+    ):
+        if value not in known:
+            raise ConfigError(f"{name} {value!r} is unknown; use one of {', '.join(known)}.")
+    if output is not None and output not in OUTPUTS[cost]:
+        raise ConfigError(
+            f"cost {cost!r} does not go with a {output} output; it goes with "
+            f"{' or '.join(OUTPUTS[cost])}."
+        )

@@ -1,0 +1,1 @@
+"""Shards, ranks, and the sum of their gradients. The only package that knows MPI."""

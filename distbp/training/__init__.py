@@ -1,0 +1,1 @@
+"""A run: its configuration, its state, and the loop over epochs and steps."""

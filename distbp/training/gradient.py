@@ -1,0 +1,123 @@
+"""The gradients of a mini-batch's shards, computed by all ranks.
+
+Each rank runs backprop on its own shards, into the vectors of a `Combiner`. Behind
+each gradient stand the shard's cost and its number of right answers.
+"""
+
+import numpy as np
+
+from distbp.data.batches import Feed
+from distbp.data.dataset import Split
+from distbp.network.dropout import Dropout
+from distbp.network.network import Network, Workspace
+from distbp.network.parameters import layer_views
+from distbp.parallel.reduction import EXTRA, Combiner
+from distbp.parallel.shards import shard_rows
+from distbp.storage.scaling import Scaling
+
+
+class BatchGradient:
+    """Computes the shards of one batch after the other; allocates only when it is made.
+
+    Parameters
+    ----------
+    network : Network
+    combiner : Combiner
+    split : Split
+        The training set.
+    scaling : Scaling
+    n_classes : int
+        0 for regression.
+    batch_size, shards : int
+    dropout : float
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        combiner: Combiner,
+        split: Split,
+        scaling: Scaling,
+        n_classes: int,
+        batch_size: int,
+        shards: int,
+        dropout: float,
+    ) -> None:
+        self.network, self.combiner = network, combiner
+        self.n_classes, self.shards = n_classes, shards
+        batches = {min(batch_size, len(split)), len(split) % batch_size}
+        runs = [shard_rows(b, shards, shard) for b in batches for shard, _ in combiner.plan]
+        self._works = {
+            rows: self._workspace(rows, dropout) for rows in {hi - lo for lo, hi in runs} - {0}
+        }
+        self._feed = Feed(split, scaling, n_classes, max(self._works, default=0), network.dtype)
+        size = network.theta.size
+        self._out = [layer_views(slot[:size], network.sizes) for slot in combiner.slots]
+
+    def _workspace(self, rows: int, dropout: float) -> tuple[Workspace, Dropout | None]:
+        work = self.network.workspace(rows)
+        return work, Dropout(dropout, self.network.seed, work) if dropout else None
+
+    def compute(
+        self, batch: np.ndarray, epoch: int, step: int, wishes: tuple[float, float] = (0, 0)
+    ) -> None:
+        """Write the gradients of this rank's shards of a batch to the combiner's vectors.
+
+        `batch` (m,) are row numbers, the same on all ranks; `wishes` are this rank's: to
+        stop, and to save.
+        """
+        for i, (shard, slot) in enumerate(self.combiner.plan):
+            start, stop = shard_rows(len(batch), self.shards, shard)
+            vector = self.combiner.slots[slot]
+            if start == stop:  # a short last batch may leave shards empty
+                vector.fill(0.0)
+            else:
+                self._backprop(slot, batch[start:stop], (epoch, step, shard))
+            vector[-2], vector[-1] = wishes if i == 0 else (0, 0)
+            self.combiner.done(i)
+
+    def find_nan(self, batch: np.ndarray, epoch: int, step: int) -> str:
+        """Return where in this rank's shards of a batch the first number is not finite.
+
+        Computes them again, one by one; the result is empty if all are finite.
+        """
+        for shard, slot in self.combiner.plan:
+            start, stop = shard_rows(len(batch), self.shards, shard)
+            if start < stop:
+                numbers = batch[start:stop]
+                self._backprop(slot, numbers, (epoch, step, shard))
+                where = self._first_nan(slot, numbers)
+                if where:
+                    return f"{where}, in shard {shard} of {self.shards}"
+        return ""
+
+    def _first_nan(self, slot: int, numbers: np.ndarray) -> str:
+        """Return the layer, and the rows if it is not their sum alone, of the last backprop."""
+        work, _ = self._works[len(numbers)]
+        for l, (z, a) in enumerate(zip(work.z, work.a, strict=True), 1):
+            is_bad = ~(np.isfinite(z).all(axis=1) & np.isfinite(a).all(axis=1))
+            if is_bad.any():
+                return f"layer {l}, {listed(numbers[is_bad])}"
+        for l, (b, w) in enumerate(zip(*self._out[slot], strict=True), 1):
+            if not (np.isfinite(b).all() and np.isfinite(w).all()):
+                return f"the gradient of layer {l}, {listed(numbers)}"
+        is_good = np.isfinite(self.combiner.slots[slot][-EXTRA:]).all()
+        return "" if is_good else f"the cost, {listed(numbers)}"
+
+    def _backprop(self, slot: int, numbers: np.ndarray, position: tuple[int, int, int]) -> None:
+        """Write a shard's gradient, cost and number of right answers to its vector."""
+        x, y, labels = self._feed.load(numbers)
+        work, dropout = self._works[len(numbers)]
+        if dropout:
+            dropout.draw(*position)
+        self.network.backprop(x, y, self._out[slot], work)
+        vector, a = self.combiner.slots[slot], work.a[-1]
+        vector[-4] = self.network.cost.fn(work.z[-1], a, y, work.spare[-1])
+        if self.n_classes:
+            vector[-3] = np.count_nonzero(a.argmax(axis=1) == labels)
+
+
+def listed(numbers: np.ndarray) -> str:
+    """Return some row numbers, in a few words."""
+    shown = ", ".join(map(str, np.sort(numbers)[:3]))
+    return f"row{'s' if len(numbers) > 1 else ''} {shown}{', …' if len(numbers) > 3 else ''}"

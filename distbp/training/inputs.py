@@ -1,0 +1,61 @@
+"""Open data sets and models on all ranks."""
+
+from pathlib import Path
+
+from distbp.console import warn
+from distbp.data.dataset import DataSet, check_readable
+from distbp.errors import ConfigError
+from distbp.parallel import host
+from distbp.parallel.comm import Comm
+from distbp.storage.checkpoint import Checkpoint, read
+from distbp.storage.run_directory import newest
+
+
+def open_data(path: Path, comm: Comm) -> DataSet:
+    """Open a data set on all ranks; what cannot be mapped is read once a node. Collective."""
+    with comm.together():
+        check_readable(path)
+    return DataSet(path, comm.fill_node_array)
+
+
+def open_model(model: str, comm: Comm) -> Checkpoint:
+    """Read a checkpoint, or the newest of a run that is whole, on all ranks; collective.
+
+    Rank 0 warns of newer ones that are not.
+    """
+    with comm.together():
+        mine, troubles = newest(model)
+    # On another rank the file system may have had a bad moment: all take the same file.
+    chosen = Path(comm.broadcast(str(mine)))
+    with comm.together():
+        checkpoint = read(chosen)
+    if comm.rank == 0:
+        for text in troubles:
+            warn(text)
+    return checkpoint
+
+
+def open_model_and_data(model: str, path: str, comm: Comm) -> tuple[Checkpoint, DataSet]:
+    """Open a model and a data set that it can be used on, on all ranks; collective."""
+    data = open_data(Path(path), comm)
+    checkpoint = open_model(model, comm)
+    with comm.together():
+        host.use_threads(checkpoint.about["config"]["threads"])
+        check_fits(checkpoint, data)
+    return checkpoint, data
+
+
+def check_fits(checkpoint: Checkpoint, data: DataSet) -> None:
+    """Raise ConfigError unless the model can be used on the data."""
+    sizes = checkpoint.network.sizes
+    if data.n_in != sizes[0]:
+        raise ConfigError(f"The model takes {sizes[0]} numbers a row; {data.path} has {data.n_in}.")
+    if data.task != checkpoint.about["task"] or data.n_out != sizes[-1]:
+        raise ConfigError(
+            f"The model is for {checkpoint.about['task']} with {sizes[-1]} outputs; {data.path} "
+            f"is for {data.task} with {data.n_out}."
+        )
+    if data.classes != checkpoint.about["classes"]:
+        raise ConfigError(
+            f"The classes of {data.path} are not those of the model, or not in order."
+        )

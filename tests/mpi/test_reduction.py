@@ -1,0 +1,139 @@
+"""The sum over all shards: the same bits as one tree in one process."""
+
+from itertools import product
+
+import numpy as np
+import pytest
+from mpi4py import MPI
+
+from distbp.network.network import Network
+from distbp.network.optimizers import OPTIMIZERS
+from distbp.network.update import Update
+from distbp.parallel.comm import Comm
+from distbp.parallel.reduction import COMBINERS, EXTRA, make_combiner
+
+pytestmark = pytest.mark.mpi
+
+SHARDS = (1, 2, 3, 5, 8, 13)
+SIZES = (2, 5, 4096, 10_000)
+STEPS = 3
+
+
+def gradient(shard: int, step: int, size: int, dtype: str) -> np.ndarray:
+    """Return a shard's vector: numbers so far apart that the order of a sum shows.
+
+    Every fourth shard is one without rows, +0.0 throughout.
+    """
+    if (shard + step) % 4 == 3:
+        return np.zeros(size, dtype)
+    random = np.random.default_rng([shard, step])
+    return (random.normal(size=size) * 10.0 ** random.uniform(-6, 6, size)).astype(dtype)
+
+
+def tree(vectors: list[np.ndarray]) -> np.ndarray:
+    """Return the sum: the left part has the largest power of two below the whole width."""
+    if len(vectors) == 1:
+        return vectors[0]
+    left = 1
+    while left * 2 < len(vectors):
+        left *= 2
+    return tree(vectors[:left]) + tree(vectors[left:])
+
+
+def steps(comm, name: str, shards: int, size: int, dtype: str, **options) -> list:
+    """Return θ, cost and correct answers after each step by the sum; θ starts at 0."""
+    network = Network((size - 1, 1), dtype=dtype, theta=np.zeros(size, dtype))
+    update = Update(network, OPTIMIZERS["sgd"](), **options)
+    combiner, trouble = make_combiner(name, comm, shards, update)
+    assert trouble is None
+    found = []
+    for step in range(STEPS):
+        for i, (shard, slot) in enumerate(combiner.plan):
+            combiner.slots[slot][:] = gradient(shard, step, size + EXTRA, dtype)
+            combiner.done(i)
+        sums = combiner.finish(1, 1.0)
+        found.append((network.theta.copy(), sums.cost, sums.correct))
+    return found
+
+
+def expected(shards: int, size: int, dtype: str) -> list:
+    """Return the same from one process and one tree."""
+    theta, found = np.zeros(size, dtype), []
+    for step in range(STEPS):
+        total = tree([gradient(shard, step, size + EXTRA, dtype) for shard in range(shards)])
+        theta = theta - total[:-EXTRA]
+        found.append((theta, float(total[-4]), float(total[-3])))
+    return found
+
+
+def is_same(found: list, wanted: list) -> bool:
+    return all(
+        mine.dtype == theta.dtype and mine.tobytes() == theta.tobytes() and rest == others
+        for (mine, *rest), (theta, *others) in zip(found, wanted, strict=True)
+    )
+
+
+@pytest.mark.parametrize("name", ["node", "tree"])
+@pytest.mark.parametrize("shards", SHARDS)
+def test_the_bits_are_those_of_one_process(comm, everywhere, name, shards):
+    """Step after step, on every rank."""
+    for size, dtype in product(SIZES, ("float32", "float64")):
+        found = steps(comm, name, shards, size, dtype)
+        assert all(everywhere(is_same(found, expected(shards, size, dtype)))), (size, dtype)
+
+
+@pytest.mark.parametrize("shards", [5, 8, 13])
+def test_the_order_shows_in_these_numbers(shards):
+    """The test above can fail: other orders of these sums have other bits."""
+    vectors = [gradient(shard, 2, 4096, "float32") for shard in range(shards)]
+    one_after_the_other = np.cumsum(vectors, axis=0, dtype="float32")[-1]
+    turned = tree(vectors[1:] + vectors[:1])
+    assert (one_after_the_other != tree(vectors)).any()
+    assert (turned != tree(vectors)).any()
+
+
+def test_clipping_has_the_bits_of_one_process(comm, everywhere):
+    """The norm is of the whole gradient: a third barrier, and the same on any number of ranks."""
+    alone = steps(Comm(), "node", 8, 10_000, "float32", clip_norm=2.0)
+    for name in ("node", "tree"):
+        found = steps(comm, name, 8, 10_000, "float32", clip_norm=2.0)
+        assert all(everywhere(is_same(found, alone))), name
+
+
+def test_a_node_has_one_copy(comm, everywhere):
+    """What one rank of a node changes in θ, the others see."""
+    network = Network((30, 2), theta=np.zeros(62, "float32"))
+    make_combiner("node", comm, 4, Update(network, OPTIMIZERS["adam"]()))
+    MPI.COMM_WORLD.Barrier()
+    network.theta[comm.node_rank] = comm.rank + 1
+    MPI.COMM_WORLD.Barrier()
+    first = comm.rank - comm.node_rank
+    wanted = [float(first + place + 1) for place in range(comm.node_size)]
+    assert all(everywhere(network.weights[0][0, : comm.node_size].tolist() == wanted))
+
+
+def test_every_shard_is_one_ranks(comm, everywhere):
+    """The plans of all ranks together are each shard once, in order."""
+    for shards in SHARDS:
+        update = Update(Network((4, 1)), OPTIMIZERS["sgd"]())
+        plan = make_combiner("node", comm, shards, update)[0].plan
+        plans = everywhere((comm.rank, [shard for shard, _ in plan]))
+        assert [shard for _, of_rank in sorted(plans) for shard in of_rank] == list(range(shards))
+
+
+@pytest.mark.parametrize("shards", SHARDS)
+def test_allreduce_is_close_and_says_that_it_is_not_exact(comm, everywhere, shards):
+    """It may differ in the last bits; all ranks have the same, step after step."""
+    assert not COMBINERS["allreduce"].is_exact
+    vectors = [
+        gradient(s, step, 1000 + EXTRA, "float64") for s in range(shards) for step in range(STEPS)
+    ]
+    size = np.abs(vectors).sum(axis=0)[:-EXTRA]
+    found = steps(comm, "allreduce", shards, 1000, "float64")
+    for (theta, _, _), (wanted, _, _) in zip(found, expected(shards, 1000, "float64"), strict=True):
+        assert all(everywhere((np.abs(theta - wanted) <= 1e-14 * size).all()))
+        assert len(set(everywhere(theta.tobytes()))) == 1
+
+
+def test_every_combiner_is_tested():
+    assert set(COMBINERS) == {"node", "tree", "allreduce"}

@@ -1,0 +1,328 @@
+"""Data sets as files: other layouts give the same rows, and what is no data set is refused."""
+
+import h5py
+import numpy as np
+import pytest
+
+from distbp.cli.describe import describe
+from distbp.data.batches import Feed
+from distbp.data.dataset import FORMAT, VERSION, DataSet
+from distbp.data.importing import import_data
+from distbp.errors import ConfigError, DataError
+from distbp.storage import hdf5_file
+from distbp.storage.scaling import Scaling
+
+ROWS = 600
+ABOUT = {
+    "task": "classification",
+    "classes": ["a", "b"],
+    "shape": [2],
+    "scaling": "none",
+    "source": {"files": ["by hand"], "sha256": "0"},
+    "split": "as in the source",
+    "digest": "0",
+}
+
+
+def arrays(dtype, task):
+    generator = np.random.default_rng(5)
+    x = generator.integers(0, 200, (ROWS, 3, 5)).astype(dtype)
+    y = np.arange(ROWS) % 4 if task == "classification" else generator.normal(size=(ROWS, 2))
+    return x, y
+
+
+@pytest.fixture(params=["|u1", "<f4", ">f8", "<i2"])
+def dtype(request):
+    return request.param
+
+
+@pytest.fixture(params=["classification", "regression"])
+def imported(request, tmp_path, dtype):
+    """An imported file; labels and quantities, bytes and numbers."""
+    x, y = arrays(dtype, request.param)
+    np.savez(tmp_path / "d.npz", x=x, y=y)
+    import_data(tmp_path / "d.npz", tmp_path / "d.h5")
+    return tmp_path / "d.h5"
+
+
+def rewritten(path, pad=0, **storage):
+    """Copy a data set with other storage, `pad` bytes further on in the file."""
+    other = path.with_name("other.h5")
+    with h5py.File(path) as file, hdf5_file.create(other, FORMAT, VERSION, DataError) as copy:
+        if pad:
+            hdf5_file.write_array(copy, "pad", np.zeros(pad, np.uint8))
+        for name in ("about", "scaling/shift", "scaling/scale"):
+            hdf5_file.write_array(copy, name, file[name][...])
+        for name in ("train/x", "train/y"):
+            chosen = {key: value for key, value in storage.items() if key != "chunks"}
+            if "chunks" in storage:
+                chosen["chunks"] = (storage["chunks"], *file[name].shape[1:])
+            copy.create_dataset(name, data=file[name][...], **chosen)
+    return other
+
+
+def load(path, numbers, dtype=np.float32):
+    data = DataSet(path)
+    split = data.split("train")
+    feed = Feed(split, data.scaling, len(data.classes), len(numbers), np.dtype(dtype))
+    return [array.copy() for array in feed.load(np.asarray(numbers))]
+
+
+NUMBERS = [599, 0, 17, 17, 300]
+
+
+def test_rows_of_an_imported_file(imported):
+    """A feed gives the source's rows, scaled in the order asked for."""
+    with np.load(imported.with_name("d.npz")) as archive:
+        x, y = archive["x"][NUMBERS].reshape(5, 15), archive["y"][NUMBERS]
+    scaling = DataSet(imported).scaling
+    found_x, found_y, labels = load(imported, NUMBERS, np.float64)
+    np.testing.assert_allclose(found_x, (x - scaling.shift) * scaling.scale, rtol=1e-14)
+    if y.ndim == 1:
+        np.testing.assert_array_equal(labels, y)
+        y = np.eye(4)[y]
+    np.testing.assert_array_equal(found_y, y)
+
+
+def offset(path):
+    with h5py.File(path) as file:
+        return file["train/x"].id.get_offset()
+
+
+def test_odd_file_offsets(imported):
+    """Numbers at odd addresses of the file are mapped all the same."""
+    # A pad of more than libhdf5 gathers into one piece, and odd where the next is even.
+    other = next(
+        path for pad in (3000, 3001) if offset(path := rewritten(imported, pad=pad)) % 2 == 1
+    )
+    for found, wanted in zip(load(other, NUMBERS), load(imported, NUMBERS), strict=True):
+        np.testing.assert_array_equal(found, wanted)
+
+
+@pytest.mark.parametrize(
+    "storage", [{"chunks": 7}, {"chunks": 100, "compression": "gzip", "shuffle": True}]
+)
+def test_chunked_files(imported, storage):
+    """Chunked and compressed arrays give the same rows, through memory that is asked for."""
+    other = rewritten(imported, **storage)
+    asked = []
+
+    def allocate(shape, dtype, fill):
+        asked.append(shape)
+        array = np.empty(shape, dtype)
+        fill(array)
+        return array
+
+    DataSet(other, allocate)
+    assert [shape[0] for shape in asked] == [ROWS, ROWS]
+    for found, wanted in zip(load(other, NUMBERS), load(imported, NUMBERS), strict=True):
+        np.testing.assert_array_equal(found, wanted)
+
+
+# What is no data set
+
+
+@pytest.fixture
+def make(tmp_path):
+    """Return a function that writes a small data set by hand, then changes it."""
+
+    def write(change=lambda file: None, about=ABOUT):
+        path = tmp_path / "hand.h5"
+        with hdf5_file.create(path, FORMAT, VERSION, DataError) as file:
+            hdf5_file.write_json(file, "about", about)
+            Scaling(np.zeros(1), np.ones(1)).write(file)
+            file["train/x"], file["train/y"] = np.zeros((4, 2)), np.array([0, 1, 1, 0])
+            change(file)
+        return path
+
+    return write
+
+
+def put(name, value):
+    """Return a change that replaces what is called `name`, or removes it for None."""
+
+    def change(file):
+        if name in file:
+            del file[name]
+        if value is not None:
+            file[name] = value
+
+    return change
+
+
+def test_by_hand(make):
+    """The file that the refusals below begin with is a data set."""
+    assert len(DataSet(make()).split("train")) == 4
+
+
+def test_split_that_is_not_there(make):
+    """A missing split is named with those that there are."""
+    with pytest.raises(ConfigError, match="no split 'test'; it has train"):
+        DataSet(make()).split("test")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (put("about", None), "cannot be read as distbp-data: .*about"),
+        (put("about", 3), "about is not JSON text"),
+        (put("about", np.frombuffer(b'{"task"', np.uint8)), "cannot be read as distbp-data"),
+        (put("scaling", None), "cannot be read as distbp-data: scaling/shift is missing"),
+        (put("train", None), "has neither 'train' nor 'test'"),
+        (put("train", 3), "cannot be read as distbp-data"),
+        (put("train/x", None), "cannot be read as distbp-data"),
+        (put("train/x", 3.0), "'train/x' is float64"),
+        (put("train/x", np.zeros((0, 2))), r"'train/x' is float64 \(0, 2\), not rows"),
+        (put("train/x", ["a", "b", "c", "d"]), "train/x holds text, not plain numbers"),
+        (put("train/x", np.zeros((3, 2))), "train has 3 rows of x, but 4 of y"),
+        (put("train/y", np.zeros(4)), "train/y has to be one integer a row"),
+        (put("train/y", np.zeros((4, 2), int)), "train/y has to be one integer a row"),
+        (put("train/y", np.array([0, 1, 2, 9])), "train/y, row 2 is 2; labels run from 0 to 1"),
+        (put("train/y", np.array([0, -1, 1, 1])), "train/y, row 1 is -1"),
+        (put("test/x", np.zeros((4, 2))), "cannot be read as distbp-data"),
+    ],
+)
+def test_refusals(make, change, message):
+    """A file made by hand is looked at before anything is trained on it."""
+    path = make(change)
+    with pytest.raises(DataError, match=message) as caught:
+        DataSet(path)
+    assert str(path) in str(caught.value)
+
+
+def test_rows_of_other_splits(make):
+    """Rows of x have one length in the whole file."""
+
+    def change(file):
+        file["test/x"], file["test/y"] = np.zeros((2, 3)), np.array([0, 1])
+
+    with pytest.raises(DataError, match="the rows of x differ in length"):
+        DataSet(make(change))
+
+
+def test_unknown_task(make):
+    """A task that this distbp does not know."""
+    with pytest.raises(DataError, match="unknown task 'ranking'"):
+        DataSet(make(about=ABOUT | {"task": "ranking"}))
+
+
+def attribute(name, value):
+    def change(file):
+        file.attrs[name] = value
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (attribute("format", np.bytes_("distbp-checkpoint")), "is a 'distbp-checkpoint'; expected"),
+        (attribute("format", "distbp-data"), "but not a distbp-data"),  # of variable length
+        (attribute("format", 1), "but not a distbp-data"),
+        (attribute("version", VERSION + 1), "has version 2 of its format; this distbp reads up to"),
+        (attribute("version", "1"), "but not a distbp-data"),
+        (lambda file: file.attrs.clear(), "is an HDF5 file, but not a distbp-data"),
+    ],
+)
+def test_formats(make, change, message):
+    """Another format, or a newer version of this one, says so."""
+    with pytest.raises(DataError, match=message):
+        DataSet(make(change))
+
+
+@pytest.mark.parametrize("content", [b"", b"no HDF5", bytes(2000)])
+def test_not_hdf5(tmp_path, content):
+    """A file of another kind."""
+    path = tmp_path / "d.h5"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"d\.h5 cannot be read as distbp-data"):
+        DataSet(path)
+
+
+def test_missing_file_and_folder(tmp_path):
+    """No such file, and a folder."""
+    with pytest.raises(DataError, match="No such file"):
+        DataSet(tmp_path / "d.h5")
+    with pytest.raises(DataError, match="it is a folder, not a file"):
+        DataSet(tmp_path)
+
+
+@pytest.mark.parametrize("part", [0.01, 0.2, 0.5, 0.9, 0.999])
+def test_cut_file(imported, part):
+    """A file that is cut anywhere is refused when it is opened, not when it is read."""
+    content = imported.read_bytes()
+    imported.write_bytes(content[: int(len(content) * part)])
+    with pytest.raises(DataError, match="cannot be read as distbp-data"):
+        DataSet(imported)
+
+
+# As it was written
+
+
+def test_an_import_is_sealed(imported):
+    """`distbp info` compares all bytes with it; who opens the file to train does not."""
+    hdf5_file.check_seal(imported, FORMAT, DataError)
+    assert "right: all bytes are those" in describe(imported)
+    content = bytearray(imported.read_bytes())
+    content[offset(imported)] ^= 1
+    imported.write_bytes(content)
+    DataSet(imported)
+    assert "it is damaged: its SHA-256 is not the one" in describe(imported)
+
+
+def test_without_a_seal(imported):
+    """A data set that another tool has written again has none, and is as good."""
+    content = imported.read_bytes()
+    imported.write_bytes(bytes(512) + content[512:])
+    DataSet(imported)
+    assert "it has no seal" in describe(imported)
+
+
+def change_type(file):
+    x = file["train/x"][...]
+    del file["train/x"]
+    file["train/x"] = x.astype("f2")
+
+
+def lose_rows(file):
+    for name in ("train/x", "train/y"):
+        rows = file[name][:-1]
+        del file[name]
+        file[name] = rows
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (change_type, r"expected train/x as it was written, \['.*found \['<f2', 600, 3, 5\]\. Imp"),
+        (lose_rows, r"expected train/x as it was written, \['.*600.*; found \['.*, 599, 3, 5\]"),
+        (lambda file: file.move("train", "test"), r"expected train/x .*; found None"),
+    ],
+)
+def test_other_arrays_than_were_written(imported, change, message):
+    """Shapes and types are stored twice: one changed byte of HDF5's structure is not believed."""
+    with h5py.File(imported, "r+") as file:
+        change(file)
+    with pytest.raises(DataError, match=message):
+        DataSet(imported)
+
+
+def test_rows_of_another_shape(make):
+    """What `about` says of a row has to be so."""
+    with pytest.raises(DataError, match=r"a row of x has 2 numbers; expected the shape \[3\]"):
+        DataSet(make(about=ABOUT | {"shape": [3]}))
+
+
+def test_numbers_without_a_type_in_numpy(make):
+    """Whole numbers of 24 bits are not mapped as if they were of 32."""
+
+    def change(file):
+        kind = h5py.h5t.NATIVE_INT32.copy()
+        kind.set_precision(24)
+        del file["train/x"]
+        space = h5py.h5s.create_simple((4, 2))
+        made = h5py.h5d.create(file["train"].id, b"x", kind, space)
+        made.write(h5py.h5s.ALL, h5py.h5s.ALL, np.zeros((4, 2), "i4"))
+
+    with pytest.raises(DataError, match="'train/x' holds numbers that NumPy has no type for"):
+        DataSet(make(change))

@@ -1,0 +1,234 @@
+"""Rules for a step against their formulas, and that cutting θ changes no bit."""
+
+import math
+
+import numpy as np
+import pytest
+
+from distbp.network import update as update_module
+from distbp.network.network import Network
+from distbp.network.optimizers import OPTIMIZERS
+from distbp.network.parameters import BLOCK, layer_views, theta_size, weight_runs
+from distbp.network.update import Update, blocked_norm
+
+SIZES = (5, 4, 3)
+P = theta_size(SIZES)
+RATE, MU = 0.1, 0.8
+
+
+def formula(name, theta, gradients):
+    """Return θ after steps with the mean gradients, one number at a time."""
+    result = []
+    for i, value in enumerate(theta):
+        velocity = m = v = 0.0
+        for t, g in enumerate((gradient[i] for gradient in gradients), 1):
+            velocity = MU * velocity - RATE * g
+            m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g * g
+            m_hat, v_hat = m / (1 - 0.9**t), v / (1 - 0.999**t)
+            value += {
+                "sgd": -RATE * g,
+                "momentum": velocity,
+                "nesterov": MU * velocity - RATE * g,
+                "adam": -RATE * m_hat / (math.sqrt(v_hat) + 1e-8),
+            }[name]
+        result.append(value)
+    return result
+
+
+def updating(theta, *arguments, sizes=SIZES, **options):
+    """Return what changes these parameters in place."""
+    network = Network(sizes, dtype=theta.dtype.name, theta=theta)
+    return Update(network, *arguments, **options)
+
+
+def draw(count, dtype=np.float64, seed=4):
+    return np.random.default_rng(seed).normal(size=(count, P)).astype(dtype)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_three_steps_are_the_formula(name):
+    """Sums are divided by the rows, then the rule of the docstring is followed."""
+    theta, *gradients = draw(4)
+    expected = formula(name, theta, gradients)
+    update = updating(theta, OPTIMIZERS[name](MU))
+    for g in gradients:
+        update.apply(g * 7, 7, RATE)
+    np.testing.assert_allclose(theta, expected, rtol=1e-12)
+    assert update.steps == 3
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_state_starts_at_0_and_is_kept(name):
+    """All that a rule remembers is in `state`: with it a run goes on as if never stopped."""
+    gradients = draw(4)
+    theta, other = gradients[0].copy(), gradients[0].copy()
+    whole = updating(theta, OPTIMIZERS[name](MU))
+    assert all(not array.any() for array in whole.state.values())
+    assert tuple(whole.state) == OPTIMIZERS[name].state_names
+    for g in gradients[1:]:
+        whole.apply(g.copy(), 1, RATE)
+    first, second = (updating(other, OPTIMIZERS[name](MU)) for _ in range(2))
+    first.apply(gradients[1].copy(), 1, RATE)
+    second.steps = first.steps
+    for key, array in first.state.items():
+        np.copyto(second.state[key], array)
+    for g in gradients[2:]:
+        second.apply(g.copy(), 1, RATE)
+    np.testing.assert_array_equal(other, theta)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_pieces_change_no_bit(name, dtype, monkeypatch):
+    """Wherever θ is cut, also inside a layer's weights, the result has the same bits."""
+    found = []
+    for piece in (1, 7, 20, P, 32768):
+        monkeypatch.setattr(update_module, "PIECE", piece)
+        theta, *gradients = draw(4, dtype)
+        update = updating(theta, OPTIMIZERS[name](MU), l1=0.01, l2=0.02, clip_norm=0.5)
+        for g in gradients:
+            update.apply(g, 3, RATE)
+        found.append(theta.tobytes())
+    assert len(set(found)) == 1
+
+
+@pytest.mark.parametrize(("l1", "l2"), [(0.3, 0.0), (0.0, 0.3), (0.2, 0.5)])
+def test_penalties_are_of_weights_only(l1, l2, monkeypatch):
+    """The mean gradient of a weight gets l1 sign(w) + l2 w, that of a bias nothing."""
+    monkeypatch.setattr(update_module, "PIECE", 11)
+    before, g = draw(2)
+    before[3] = 0.0  # where |w| has its kink
+    theta = before.copy()
+    updating(theta, OPTIMIZERS["sgd"](), l1=l1, l2=l2).apply(g.copy(), 1, RATE)
+    change = (before - theta) / RATE - g
+    biases, weights = layer_views(change, SIZES)
+    _, w_before = layer_views(before, SIZES)
+    for found, w in zip(weights, w_before, strict=True):
+        np.testing.assert_allclose(found, l1 * np.sign(w) + l2 * w, atol=1e-13)
+    for found in biases:
+        np.testing.assert_allclose(found, 0, atol=1e-13)
+
+
+def test_penalty_is_the_slope_of_the_books_cost():
+    """With l2 = λ/n the step goes down C₀ + λ/(2n) Σw², the book's equation 87."""
+    lam, n, h = 0.7, 40, 1e-6
+    theta, g, d = draw(3)
+
+    def cost(point):
+        _, weights = layer_views(point, SIZES)
+        return g @ point + lam / (2 * n) * sum(np.square(w).sum() for w in weights)
+
+    slope = (cost(theta + h * d) - cost(theta - h * d)) / (2 * h)
+    after = theta.copy()
+    updating(after, OPTIMIZERS["sgd"](), l2=lam / n).apply(g.copy(), 1, RATE)
+    assert (theta - after) / RATE @ d == pytest.approx(slope, rel=1e-7)
+
+
+def test_clip_norm_is_of_the_mean_gradient():
+    """A mean gradient longer than clip_norm is shortened to it; a shorter one is left."""
+    for length, expected in ((10.0, 2.0), (1.5, 1.5), (0.0, 0.0)):
+        theta, g = draw(2)
+        before = theta.copy()
+        g *= length / np.linalg.norm(g)
+        updating(theta, OPTIMIZERS["sgd"](), clip_norm=2.0).apply(g * 9, 9, 1.0)
+        np.testing.assert_allclose(before - theta, g * (expected / length if length else 1))
+
+
+def test_clipping_comes_before_the_penalties():
+    """The decay of weights is not clipped away."""
+    theta, g = np.full(P, 100.0), np.zeros(P)
+    updating(theta, OPTIMIZERS["sgd"](), l2=0.1, clip_norm=0.001).apply(g, 1, 1.0)
+    _, weights = layer_views(theta, SIZES)
+    np.testing.assert_allclose(weights[0], 90.0)
+
+
+def squares_of(vector):
+    """Return the squares that `measure` notes of a gradient, block by block."""
+    sizes = (vector.size - 1, 1)
+    squares = np.full(-(-vector.size // BLOCK), np.nan)
+    theta = np.zeros(vector.size, vector.dtype)
+    update = updating(theta, OPTIMIZERS["sgd"](), sizes=sizes, clip_norm=1.0)
+    update.move([[theta.copy()], [theta.copy()]], (0, vector.size), squares)
+    update.measure(vector)
+    return squares
+
+
+def test_norm_is_summed_by_blocks_in_order():
+    """The order is part of the bits: whole blocks from the start, then their sums in order."""
+    vector = np.random.default_rng(1).normal(size=3 * BLOCK + 5)
+    total, squares = 0.0, squares_of(vector)
+    for i in range(4):
+        block = vector[i * BLOCK : (i + 1) * BLOCK].copy()
+        assert squares[i] == np.dot(block, block)
+        total += float(np.dot(block, block))
+    assert blocked_norm(squares, np.empty(4)) == total**0.5
+    assert total**0.5 == pytest.approx(np.linalg.norm(vector), rel=1e-12)
+
+
+def test_norm_of_large_float32_numbers():
+    """Squares that float32 cannot hold are summed in float64."""
+    squares = squares_of(np.full(4, 1e30, np.float32))
+    assert blocked_norm(squares, np.empty(1)) == pytest.approx(2e30)
+
+
+@pytest.mark.parametrize("clip_norm", [None, 0.5])
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_step_in_two_versions_happens_at_once(name, clip_norm):
+    """Slice by slice into the other version, the same bits; nothing is changed before `commit`."""
+    sizes = (400, 30, 3)
+    size = theta_size(sizes)
+    theta, *gradients = np.random.default_rng(2).normal(size=(4, size))
+    expected = theta.copy()
+    whole = updating(
+        expected, OPTIMIZERS[name](MU), sizes=sizes, l1=0.1, l2=0.2, clip_norm=clip_norm
+    )
+    names = ("theta", *OPTIMIZERS[name].state_names)
+    versions = [[np.empty(size) for _ in names] for _ in range(2)]
+    squares = np.zeros(-(-size // BLOCK))
+    parts = [(0, BLOCK), (BLOCK, 2 * BLOCK), (2 * BLOCK, size)]
+    updates = []
+    for part in parts:
+        network = Network(sizes, dtype="float64", theta=theta.copy())
+        update = Update(network, OPTIMIZERS[name](MU), l1=0.1, l2=0.2, clip_norm=clip_norm)
+        update.move(versions, part, squares)
+        updates.append(update)
+    for g in gradients:
+        whole.apply(g.copy(), 3, RATE)
+        before = [
+            array.tobytes() for array in (updates[0].network.theta, *updates[0].state.values())
+        ]
+        slices = [g[slice(*part)].copy() for part in parts]
+        if clip_norm:
+            for update, mine in zip(updates, slices, strict=True):
+                update.measure(mine)
+        for update, mine, (start, _) in zip(updates, slices, parts, strict=True):
+            update.begin(3, RATE)
+            for i, piece in enumerate(update.pieces):
+                update.apply_piece(i, mine[piece.start - start : piece.stop - start])
+            after = [array.tobytes() for array in (update.network.theta, *update.state.values())]
+            assert after == before
+        for update in updates:
+            update.commit()
+            assert update.network.theta.tobytes() == expected.tobytes()
+            assert np.shares_memory(update.network.weights[0], update.network.theta)
+            for key, array in whole.state.items():
+                assert update.state[key].tobytes() == array.tobytes()
+
+
+def test_weight_runs_are_the_weights():
+    """Every run of θ is one layer's weights, in order."""
+    network = Network(SIZES)
+    for (start, stop), w in zip(weight_runs(SIZES), network.weights, strict=True):
+        network.theta.fill(0)
+        network.theta[start:stop] = 1
+        assert w.all()
+        assert network.theta.sum() == w.size
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_update_allocates_nothing(name, peak):
+    """A step on 4 MB of parameters stays in the buffers made with it."""
+    sizes = (1000, 1000)
+    theta, total = np.ones(theta_size(sizes), np.float32), np.ones(theta_size(sizes), np.float32)
+    update = updating(theta, OPTIMIZERS[name](MU), sizes=sizes, l1=1e-3, l2=1e-3, clip_norm=1.0)
+    assert peak(lambda: update.apply(total, 1, RATE)) < 2_000

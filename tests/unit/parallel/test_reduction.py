@@ -1,0 +1,290 @@
+"""Sums over ranks that are threads: bits are those of one rank, for any number of them.
+
+Messages, nodes and their memory are played by `Threads`, which does what MPI and the
+kernel would; the same with real ones is in tests/mpi and tests/system.
+"""
+
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier, Lock
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from distbp.network.network import Network
+from distbp.network.optimizers import OPTIMIZERS
+from distbp.network.parameters import BLOCK
+from distbp.network.update import PIECE, Update
+from distbp.parallel.comm import Comm
+from distbp.parallel.internode import slice_cuts
+from distbp.parallel.reduction import COMBINERS, EXTRA, make_combiner
+from distbp.parallel.shards import middle
+
+SIZE = 2 * BLOCK + 37
+STEPS = 3
+DONE = SimpleNamespace(Wait=lambda: None)
+
+
+class Threads(Comm):
+    """One of several ranks in this process, spread over nodes as `layout` says."""
+
+    def __init__(self, place, shared):
+        super().__init__()
+        self.shared = shared
+        self.rank, self.size, self.node_sizes = place, sum(shared["layout"]), shared["layout"]
+        nodes = [node for node, size in enumerate(self.node_sizes) for _ in range(size)]
+        self.node = nodes[place]
+        self.node_rank = place - nodes.index(self.node)
+        self.calls = 0
+
+    def _exchange(self, value, group=None):
+        """Return the values of a group of ranks; they have to be copied before the next barrier."""
+        self.shared["slots"][self.rank] = value
+        self.barrier()
+        return [self.shared["slots"][rank] for rank in group or range(self.size)]
+
+    def barrier(self):
+        self.shared["barrier"].wait()
+
+    def gather(self, value):
+        values = list(self._exchange(value))
+        self.barrier()
+        return values
+
+    def lane(self):
+        if self.node_rank >= min(self.node_sizes):
+            return None
+        firsts = np.cumsum([0, *self.node_sizes[:-1]])
+        return Lane(self, [int(first) + self.node_rank for first in firsts])
+
+    def node_array(self, shape, dtype, rows=None):
+        self.calls += 1
+        key = self.node, self.calls
+        with self.shared["lock"]:
+            array = self.shared["memory"].setdefault(key, np.zeros(shape, dtype))
+        return SimpleNamespace(
+            array=array, is_shared=self.shared["is_shared"], trouble=self.shared["trouble"]
+        )
+
+    def node_barrier(self):
+        return self.shared["node barriers"][self.node].wait
+
+    def allreduce(self, array):
+        total = sum(self._exchange(array.copy())[::-1])  # an order of its own
+        self.barrier()
+        array[...] = total
+
+    # Messages of a group, between barriers of its own.
+
+    def start_allgatherv(self, *message):
+        return Lane(self, range(self.size)).start_allgatherv(*message)
+
+    def start_alltoallv(self, *message):
+        return Lane(self, range(self.size)).start_alltoallv(*message)
+
+
+class Lane:
+    """Some of the ranks: they meet where nobody else does."""
+
+    def __init__(self, comm, ranks):
+        self.comm, self.ranks = comm, list(ranks)
+        self.rank, self.size = self.ranks.index(comm.rank), len(self.ranks)
+        with comm.shared["lock"]:
+            self.meet = comm.shared["lanes"].setdefault(tuple(self.ranks), Barrier(self.size))
+
+    def exchange(self, value):
+        self.comm.shared["slots"][self.comm.rank] = value
+        self.meet.wait()
+        values = [self.comm.shared["slots"][rank] for rank in self.ranks]
+        self.meet.wait()
+        return values
+
+    def start_allgatherv(self, array, counts):
+        ends = np.cumsum(counts)
+        mine = array[ends[self.rank] - counts[self.rank] : ends[self.rank]].copy()
+        array[: ends[-1]] = np.concatenate(self.exchange(mine))
+        return DONE
+
+    def start_alltoallv(self, send, send_counts, receive, receive_counts):
+        (counts, starts), flat = send_counts, send.reshape(-1)
+        parts = [flat[s : s + n].copy() for n, s in zip(counts, starts, strict=True)]
+        received = [of_rank[self.rank] for of_rank in self.exchange(parts)]
+        into = receive.reshape(-1)
+        for part, count, start in zip(received, *receive_counts, strict=True):
+            assert len(part) == count
+            into[start : start + count] = part
+        return DONE
+
+
+def run(layout, name, shards, gradients, is_shared=True, **options):
+    """Return θ, cost and correct answers on every rank, step by step.
+
+    θ starts at 0, the learning rate is 1 and all rows are one: so θ is minus the sum.
+    """
+    ranks, size = sum(layout), gradients.shape[1] - EXTRA
+    shared = {
+        "layout": layout, "slots": [None] * ranks, "barrier": Barrier(ranks), "lock": Lock(),
+        "memory": {}, "node barriers": [Barrier(size) for size in layout], "lanes": {},
+        "is_shared": is_shared, "trouble": "" if is_shared else "no room",
+    }  # fmt: skip
+
+    def of_rank(rank):
+        try:
+            comm = Comm() if ranks == 1 else Threads(rank, shared)
+            sizes, theta = (size - 1, 1), np.zeros(size, gradients.dtype)
+            network = Network(sizes, dtype=theta.dtype.name, theta=theta)
+            update = Update(network, OPTIMIZERS["sgd"](), **options)
+            combiner, trouble = make_combiner(name, comm, shards, update)
+            assert (trouble is None) == is_shared
+            found = []
+            for step in range(STEPS):
+                for i, (shard, slot) in enumerate(combiner.plan):
+                    combiner.slots[slot] = gradients[shard] * (step + 1)
+                    combiner.done(i)
+                sums = combiner.finish(1, 1.0)
+                found.append((network.theta.copy(), sums.cost, sums.correct))
+            return found
+        except BaseException:
+            for barrier in (shared["barrier"], *shared["node barriers"], *shared["lanes"].values()):
+                barrier.abort()
+            raise
+
+    with ThreadPoolExecutor(ranks) as pool:
+        return list(pool.map(of_rank, range(ranks)))
+
+
+def make_gradients(shards, dtype=np.float32, size=SIZE):
+    """Return vectors whose sum depends on the order in its last bits; 1 correct answer each."""
+    rng = np.random.default_rng(5)
+    vectors = rng.normal(size=(shards, size + EXTRA)) * 10.0 ** rng.integers(-3, 3, (shards, 1))
+    vectors[:, 1 - EXTRA] = 1
+    return vectors.astype(dtype)
+
+
+def tree_sum(gradients):
+    if len(gradients) == 1:
+        return gradients[0]
+    half = middle((0, len(gradients)))
+    return tree_sum(gradients[:half]) + tree_sum(gradients[half:])
+
+
+def assert_exact(found, gradients):
+    """Every rank has the bits of the tree, step after step."""
+    for steps in found:
+        theta = np.zeros(gradients.shape[1] - EXTRA, gradients.dtype)
+        for step, (mine, cost, correct) in enumerate(steps, 1):
+            total = tree_sum(gradients * gradients.dtype.type(step))
+            theta -= total[:-EXTRA]
+            np.testing.assert_array_equal(mine, theta)
+            assert cost == total[-4]
+            assert correct == total[-3]
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3, 4, 5, 7])
+@pytest.mark.parametrize("shards", [1, 2, 3, 4, 6, 7, 8, 13])
+@pytest.mark.parametrize("name", ["node", "tree"])
+def test_every_rank_has_the_same_bits(name, shards, ranks):
+    gradients = make_gradients(shards)
+    assert_exact(run([ranks], name, shards, gradients), gradients)
+
+
+LAYOUTS = [[1, 1], [2, 2], [3, 2], [1, 3], [2, 1, 2], [1, 1, 1, 1], [4, 1], [3, 3, 2]]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+@pytest.mark.parametrize("shards", [1, 2, 5, 8, 13])
+def test_nodes_may_have_different_numbers_of_ranks(layout, shards):
+    """Over several nodes, each a full replica, the bits are the tree's as well."""
+    gradients = make_gradients(shards)
+    assert_exact(run(layout, "node", shards, gradients), gradients)
+
+
+@pytest.mark.parametrize("layout", [[1], [3], [2, 2], [3, 2]], ids=str)
+@pytest.mark.parametrize("size", [2, 5, BLOCK - EXTRA, BLOCK, BLOCK + 1, 20 * PIECE + 7])
+def test_any_size(layout, size):
+    """Fewer blocks than ranks, more pieces than one, cost and answers in a block of their own."""
+    gradients = make_gradients(5, np.float64, size)
+    assert_exact(run(layout, "node", 5, gradients), gradients)
+
+
+@pytest.mark.parametrize("name", ["node", "tree"])
+def test_clipping_is_the_same_for_all(name):
+    """The norm is of the whole gradient, whoever has which slice of it."""
+    gradients = make_gradients(8)
+    found = {
+        run(layout, name, 8, gradients, clip_norm=3.0)[rank][-1][0].tobytes()
+        for layout in ([1], [2], [5], [2, 2], [3, 2])
+        for rank in (0, -1)
+    }
+    assert len(found) == 1
+
+
+def test_without_shared_memory_there_are_messages():
+    """Other bits would be worse than a slow step: `node` falls back to `tree`, and says so."""
+    gradients = make_gradients(5)
+    assert_exact(run([3], "node", 5, gradients, is_shared=False), gradients)
+
+
+@pytest.mark.parametrize("name", COMBINERS)
+@pytest.mark.parametrize("layout", [[1], [3], [2, 1]], ids=str)
+def test_a_cost_that_is_not_finite_changes_nothing(name, layout):
+    """The run ends with the parameters of the step before."""
+    gradients = make_gradients(4)
+    gradients[2, -EXTRA] = np.nan
+    for steps in run(layout, name, 4, gradients):
+        for theta, cost, _ in steps:
+            assert not theta.any()
+            assert np.isnan(cost)
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3, 5])
+@pytest.mark.parametrize("shards", [1, 3, 4, 8])
+def test_allreduce_is_close(shards, ranks):
+    """The textbook's sum is right up to rounding, also where a rank has no shard."""
+    gradients = make_gradients(shards, np.float64)
+    for steps in run([ranks], "allreduce", shards, gradients):
+        theta = 0
+        for step, (mine, _, correct) in enumerate(steps, 1):
+            theta = theta - step * gradients[:, :-EXTRA].sum(axis=0)
+            np.testing.assert_allclose(mine, theta, rtol=1e-9, atol=1e-12)
+            assert correct == step * shards
+
+
+def test_the_order_of_a_sum_shows():
+    """These gradients tell orders apart: left to right is not the tree."""
+    gradients = make_gradients(8)
+    assert (np.add.reduce(list(gradients)) != tree_sum(gradients)).any()
+
+
+@pytest.mark.parametrize("name", COMBINERS)
+def test_slots_are_few(name):
+    """A rank holds at most one vector a level of the tree and partial sum, not one a shard."""
+    for shards in (1, 8, 64, 1000):
+        update = Update(Network((9, 1)), OPTIMIZERS["sgd"]())
+        combiner, _ = make_combiner(name, Comm(), shards, update)
+        assert [shard for shard, _ in combiner.plan] == list(range(shards))
+        assert len(combiner.slots) <= shards.bit_length()
+
+
+def test_only_exact_combiners_say_so():
+    """The word that a run prints comes from here."""
+    assert {name: kind.is_exact for name, kind in COMBINERS.items()} == {
+        "node": True,
+        "tree": True,
+        "allreduce": False,
+    }
+
+
+@given(st.integers(1, 10**8), st.integers(1, 300))
+def test_slices_are_runs_of_whole_blocks(size, ranks):
+    """Slices cover θ, in order, cut only at blocks, and differ by at most a block."""
+    cuts = np.array(slice_cuts(size, ranks))
+    assert len(cuts) == ranks + 1
+    assert cuts[0] == 0
+    assert cuts[-1] == size
+    assert all(cut % BLOCK == 0 or cut == size for cut in cuts)
+    widths = np.diff(-(-cuts // BLOCK))
+    assert widths.min() >= 0
+    assert widths.max() - widths.min() <= 1

@@ -1,0 +1,751 @@
+"""Checkpoints: the same bits back, whole or absent, legible, and clear when they are broken."""
+
+import copy
+import errno
+import hashlib
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from distbp.errors import CheckpointError
+from distbp.network.network import Network
+from distbp.network.optimizers import OPTIMIZERS
+from distbp.network.parameters import digest
+from distbp.network.update import Update
+from distbp.storage import atomic, checksum, hdf5_file
+from distbp.storage import run_directory as module
+from distbp.storage.checkpoint import Checkpoint, describe_network, read
+from distbp.storage.checkpoint import write as write_checkpoint
+from distbp.storage.run_directory import RunFolder, find, load, newest, read_newest
+from distbp.storage.scaling import Scaling
+
+ABOUT = {
+    "task": "classification", "classes": ["ja", "näin"], "shape": [4], "data": {"digest": "0"},
+    "config": {"threads": 1, "optimizer": "adam"}, "machine": {}, "versions": {},
+}  # fmt: skip
+
+
+def make(steps=1, sizes=(4, 3, 2), optimizer="adam", dtype="float32", **arguments):
+    """Return a checkpoint with state that is not 0."""
+    network = Network(sizes, seed=steps, dtype=dtype, init="large", **arguments)
+    state = Update(network, OPTIMIZERS[optimizer](0.9)).state
+    for i, array in enumerate(state.values()):
+        array[...] = np.arange(array.size) + 0.1 * i
+    about = ABOUT | {"network": describe_network(network), "progress": {"steps": steps}}
+    about["config"] = {"threads": 1, "optimizer": optimizer}
+    return Checkpoint(network, state, Scaling(np.array([0.5]), np.arange(float(sizes[0]))), about)
+
+
+def save(path, **arguments):
+    """Write a checkpoint and return it."""
+    checkpoint = make(**arguments)
+    write_checkpoint(path, checkpoint)
+    return checkpoint
+
+
+@pytest.mark.parametrize("sizes", [(4, 2), (1, 1), (4, 3, 5, 2)])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_round_trip(tmp_path, optimizer, dtype, sizes):
+    """θ, state, scaling and what is said about them come back bit by bit."""
+    before = save(tmp_path / "c.h5", optimizer=optimizer, dtype=dtype, sizes=sizes)
+    after = read(tmp_path / "c.h5")
+    assert after.about == before.about
+    assert after.network.theta.tobytes() == before.network.theta.tobytes()
+    assert after.network.theta.dtype == dtype
+    assert describe_network(after.network) == describe_network(before.network)
+    assert list(after.state) == list(before.state)
+    for name, array in before.state.items():
+        assert after.state[name].tobytes() == array.tobytes()
+    np.testing.assert_array_equal(after.scaling.shift, before.scaling.shift)
+    np.testing.assert_array_equal(after.scaling.scale, before.scaling.scale)
+
+
+def test_the_network_is_of_the_same_kind(tmp_path):
+    """Activation, cost and output layer are stored: equal input gives equal output."""
+    before = save(tmp_path / "c.h5", activation="tanh", cost="quadratic", output="linear").network
+    x = np.random.default_rng(0).normal(size=(5, 4))
+    np.testing.assert_array_equal(load(tmp_path / "c.h5").feedforward(x), before.feedforward(x))
+
+
+def test_legible_by_any_hdf5_reader(tmp_path):
+    """Layers are datasets of their own, named as the book numbers them, the input left out."""
+    network = save(tmp_path / "c.h5").network
+    with h5py.File(tmp_path / "c.h5") as file:
+        names = []
+        file.visit(names.append)
+        np.testing.assert_array_equal(file["layers/1/w"], network.weights[0])
+        np.testing.assert_array_equal(file["layers/1/b"], network.biases[0])
+        np.testing.assert_array_equal(file["layers/2/w"], network.weights[1])
+        np.testing.assert_array_equal(file["layers/2/b"], network.biases[1])
+        assert file["layers/1/w"].shape == (3, 4)
+        assert file["optimizer/first_moment"].shape == network.theta.shape
+    assert "layers/3" not in names
+    assert "layers/0" not in names
+
+
+def test_no_variable_length_anywhere(tmp_path):
+    """A changed byte in a variable-length string makes libhdf5 crash: there is none anywhere."""
+    save(tmp_path / "c.h5")
+    kinds = []
+
+    def look(name, item):
+        kinds.extend(item.attrs.get_id(key).dtype for key in item.attrs)
+        if isinstance(item, h5py.Dataset):
+            kinds.append(item.dtype)
+
+    with h5py.File(tmp_path / "c.h5") as file:
+        look("/", file)
+        file.visititems(look)
+    assert {dtype.kind for dtype in kinds} == {"S", "i", "u", "f"}
+    assert not any(h5py.check_vlen_dtype(dtype) for dtype in kinds)
+
+
+def test_a_seal_is_in_front(tmp_path):
+    """512 bytes before the HDF5 signature: kind, length, SHA-256 of the rest, and of themselves."""
+    save(tmp_path / "c.h5")
+    raw = (tmp_path / "c.h5").read_bytes()
+    assert raw[512:520] == b"\x89HDF\r\n\x1a\n"
+    assert raw[:8] == b"distbp\r\n"
+    assert raw[8:32].rstrip(b"\0") == b"distbp-checkpoint"
+    assert int.from_bytes(raw[32:40], "little") == len(raw)
+    assert raw[40:72] == hashlib.sha256(raw[512:]).digest()
+    assert raw[72:104] == hashlib.sha256(raw[:72]).digest()
+    assert raw[104:512] == bytes(408)
+
+
+def test_equal_content_is_an_equal_file(tmp_path):
+    """Neither the time nor the name of a file is in it."""
+    save(tmp_path / "a.h5")
+    time.sleep(1.1)  # HDF5 counts whole seconds
+    save(tmp_path / "b.h5")
+    assert (tmp_path / "a.h5").read_bytes() == (tmp_path / "b.h5").read_bytes()
+    save(tmp_path / "b.h5", steps=2)
+    assert (tmp_path / "a.h5").read_bytes() != (tmp_path / "b.h5").read_bytes()
+
+
+def test_digest_is_of_theta_alone():
+    """It is SHA-256 of the numbers, little-endian, whatever their order in memory is."""
+    theta = np.array([1.0, -2.5], np.float32)
+    assert digest(theta) == "48943f7a0ea247f8e3c9386d0c5822fe181d323a9289980426638cc4e72a43e1"
+    assert digest(theta.astype(">f4")) == digest(theta)
+
+
+# On the disk.
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """Return the list of what is written, forced to the disk and moved, in order."""
+    found, names = [], {}
+    real_open, real_fsync, real_replace, real_write = (
+        os.open,
+        os.fsync,
+        os.replace,
+        hdf5_file.Disk.write,
+    )
+    real_stamp = checksum.stamp
+
+    def spy_open(path, *arguments, **options):
+        descriptor = real_open(path, *arguments, **options)
+        names[descriptor] = Path(path).name
+        return descriptor
+
+    def spy_fsync(descriptor):
+        found.append(("fsync", names.get(descriptor)))
+        real_fsync(descriptor)
+
+    def spy_replace(source, target, **options):
+        found.append(("replace", Path(source).name, Path(target).name))
+        real_replace(source, target, **options)
+
+    def spy_write(disk, data):
+        found.append(("write",))
+        return real_write(disk, data)
+
+    def spy_stamp(*arguments):
+        found.append(("seal",))
+        real_stamp(*arguments)
+
+    monkeypatch.setattr(os, "open", spy_open)
+    monkeypatch.setattr(os, "fsync", spy_fsync)
+    monkeypatch.setattr(os, "replace", spy_replace)
+    monkeypatch.setattr(hdf5_file.Disk, "write", spy_write)
+    monkeypatch.setattr(checksum, "stamp", spy_stamp)
+    return found
+
+
+def test_a_file_is_on_the_disk_before_it_is_moved(tmp_path, calls):
+    """Content, seal, disk, name, folder: a power cut leaves the old file or the new one."""
+    (tmp_path / "run").mkdir()
+    save(tmp_path / "run" / "c.h5")
+    *writes, sealed, (first, temporary), (second, source, target), (third, folder) = calls
+    assert set(writes) == {("write",)}
+    assert sealed == ("seal",)
+    assert (first, second, third) == ("fsync", "replace", "fsync")
+    assert temporary == source != target == "c.h5"
+    assert folder == "run"
+
+
+def test_a_failed_write_changes_nothing(tmp_path, monkeypatch):
+    """The old file stays, no other is left behind, and the reason is said."""
+    before = save(tmp_path / "c.h5", steps=1)
+
+    def full(group, name, array):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(hdf5_file, "write_array", full)
+    with pytest.raises(CheckpointError, match=r"c\.h5 cannot be written: No space left"):
+        save(tmp_path / "c.h5", steps=2)
+    assert read(tmp_path / "c.h5").about == before.about
+    assert os.listdir(tmp_path) == ["c.h5"]
+
+
+@pytest.mark.parametrize("number", [errno.EDQUOT, errno.EIO])
+def test_what_a_server_says_at_the_end(tmp_path, monkeypatch, number):
+    """Over quota, or a disk that fails: network file systems say so only when all is written."""
+    before = save(tmp_path / "c.h5", steps=1)
+
+    def refuse(descriptor):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    with pytest.raises(CheckpointError, match=rf"c\.h5 cannot be written: {os.strerror(number)}\."):
+        save(tmp_path / "c.h5", steps=2)
+    assert read(tmp_path / "c.h5").about == before.about
+    assert os.listdir(tmp_path) == ["c.h5"]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ZeroDivisionError])
+def test_an_interrupted_write_changes_nothing(tmp_path, monkeypatch, error):
+    """Whatever ends a write, nothing half is left."""
+    save(tmp_path / "c.h5", steps=1)
+
+    def interrupted(path):
+        raise error
+
+    monkeypatch.setattr(atomic, "sync", interrupted)
+    with pytest.raises(error):
+        save(tmp_path / "c.h5", steps=2)
+    assert read(tmp_path / "c.h5").about["progress"] == {"steps": 1}
+    assert os.listdir(tmp_path) == ["c.h5"]
+
+
+def test_a_text_that_could_not_be_read_again_is_not_written(tmp_path):
+    """What a reader refuses as too long is refused when it is written."""
+    checkpoint = make()
+    checkpoint.about["classes"] = [[]] * hdf5_file.MOST_ITEMS
+    with pytest.raises(CheckpointError, match="cannot be written: File too large"):
+        write_checkpoint(tmp_path / "c.h5", checkpoint)
+
+
+def test_a_folder_that_is_not_there(tmp_path):
+    """The reason is the system's, in words."""
+    with pytest.raises(CheckpointError, match=r"cannot be written: No such file or directory\."):
+        save(tmp_path / "none" / "c.h5")
+
+
+FULL = """
+import sys
+from pathlib import Path
+from distbp.errors import CheckpointError
+from distbp.network.network import Network
+from distbp.storage import checkpoint
+from distbp.storage.scaling import Scaling
+import numpy as np
+
+def save(sizes):
+    network = Network(sizes)
+    about = ABOUT | {"network": checkpoint.describe_network(network), "progress": {"steps": 1}}
+    about["config"] = {"optimizer": "sgd", "threads": 1}
+    scaling = Scaling(np.zeros(1), np.ones(1))
+    checkpoint.write(path, checkpoint.Checkpoint(network, {}, scaling, about))
+
+path = Path(sys.argv[1], "c.h5")
+save((20, 10))
+for n_in in (200, 100, 120, 90, 80):
+    try:
+        save((n_in, 100, 10))
+    except CheckpointError as error:
+        print(error)
+    checkpoint.read(path)
+save((20, 10))
+print(sorted(p.name for p in path.parent.iterdir()))
+"""
+
+
+def test_a_full_disk(tmp_path):
+    """Each write fails with the reason, the old file stays, and what follows goes on."""
+    mount = f'mount -t tmpfs -o size=64k tmpfs {tmp_path} && exec "$@"'
+    isolated = ["unshare", "--map-root-user", "--mount", "sh", "-c", mount, "sh"]
+    try:
+        subprocess.run([*isolated, "true"], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("this machine does not let a test mount a file system")
+    code = f"ABOUT = {ABOUT!r}\n{FULL}"
+    run = subprocess.run(
+        [*isolated, sys.executable, "-c", code, tmp_path], capture_output=True, text=True
+    )
+    assert run.returncode == 0, run.stderr
+    *messages, names = run.stdout.splitlines()
+    assert messages
+    assert {m.partition(": ")[2] for m in messages} == {"No space left on device."}
+    assert names == "['c.h5']"
+    assert not run.stderr
+
+
+# What is wrong with a file.
+
+
+def spoil(path, change):
+    """Change a file as somebody would who can seal it again."""
+    with h5py.File(path, "r+") as file:
+        change(file)
+    with path.open("r+b", buffering=0) as file:
+        checksum.stamp(file, "distbp-checkpoint")
+
+
+def replaced(name, value):
+    def change(file):
+        if name in file:
+            del file[name]
+        file[name] = value
+
+    return change
+
+
+def attribute(name, value):
+    return lambda file: file.attrs.__setitem__(name, value)
+
+
+def without(name):
+    return lambda file: file.__delitem__(name)
+
+
+def about(**entries):
+    """Return a change of entries of `about`."""
+
+    def change(file):
+        value = json.loads(file["about"][...].tobytes()) | entries
+        del file["about"]
+        hdf5_file.write_json(file, "about", value)
+
+    return change
+
+
+def without_entry(name):
+    """Return a change that takes an entry of `about` away."""
+
+    def change(file):
+        value = json.loads(file["about"][...].tobytes())
+        del value[name], file["about"]
+        hdf5_file.write_json(file, "about", value)
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "name", ["network", "task", "classes", "data", "config", "progress", "machine"]
+)
+def test_incomplete_checkpoints(tmp_path, name):
+    """What a run or an evaluation will look for is there, or the file is refused at once."""
+    save(tmp_path / "c.h5")
+    spoil(tmp_path / "c.h5", without_entry(name))
+    with pytest.raises(CheckpointError, match=rf"c\.h5.*{name}"):
+        read(tmp_path / "c.h5")
+
+
+NETWORK = describe_network(Network((4, 3, 2)))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (attribute("format", np.bytes_("distbp-data")), "is a 'distbp-data'; expected a 'distbp-c"),
+        (attribute("version", np.int64(9)), "version 9 of its format; this distbp reads up to 2"),
+        (attribute("format", "a string of any length"), "not a distbp-checkpoint"),
+        (attribute("version", np.float64(1)), "not a distbp-checkpoint"),
+        (without("about"), "about"),
+        (without("history"), "history is missing"),
+        (about(history=3), "'about' has a 'history' that is not a list"),
+        (replaced("history", np.frombuffer(b"\xff", np.uint8)), "history is not JSON text"),
+        (
+            replaced("history", np.full(hdf5_file.MOST_ITEMS + 1, ord("\n"), np.uint8)),
+            "history is not JSON text of a sensible length",
+        ),
+        (without("layers/2/b"), "layers/2/b is missing"),
+        (without("scaling"), "scaling is missing"),
+        (replaced("about", np.arange(5)), "about is not JSON text"),
+        (replaced("about", np.frombuffer(b"{", np.uint8)), "about is not JSON text"),
+        (replaced("about", np.frombuffer(b"[]", np.uint8)), "'about' has no 'network'"),
+        (replaced("about", np.frombuffer(b"\xff", np.uint8)), "about is not JSON text"),
+        (replaced("about", np.frombuffer(b"[" * 10**6, np.uint8)), "about is not JSON text"),
+        (replaced("layers/1/w", np.zeros((3, 5), "f4")), r"layers/1/w is float32 \(3, 5\); exp"),
+        (replaced("layers/1/w", np.zeros((3, 4), "f8")), r"expected float32 \(3, 4\)"),
+        (replaced("optimizer/first_moment", np.zeros(3, "f4")), "first_moment"),
+        (lambda file: (without("layers/1/b")(file), file.create_group("layers/1/b")), "layers/1/b"),
+        (
+            lambda file: (without("layers/1")(file), replaced("layers/1", 1.0)(file)),
+            "layers/1 is a",
+        ),
+        (without("optimizer"), "optimizer is missing"),
+        (replaced("more", 1.0), "/more does not belong there"),
+        (replaced("layers/1/v", 1.0), "layers/1/v does not belong there"),
+        (replaced("optimizer/\x1b[31m", 1.0), r"optimizer/\?\[31m does not belong there"),
+        (replaced("scaling/shift", np.zeros(3)), r"shift is float64 \(3,\); expected .*\(4,\)"),
+        (replaced("scaling/scale", np.full(1, np.nan)), "scale has a value that is not a finite"),
+        (about(config={"optimizer": "rprop", "threads": 1}), "unknown optimizer, 'rprop'"),
+        (about(config={"optimizer": [], "threads": 1}), "unknown optimizer"),
+        (about(config={"optimizer": "adam"}), "has None threads"),
+        (about(config={"optimizer": "sgd", "threads": 1}), "/optimizer does not belong there"),
+        (about(network={}), "describes a network by nothing"),
+        (about(network=NETWORK | {"sizes": [4, 0, 2]}), "sizes"),
+        (about(network=NETWORK | {"sizes": [4, 10**9, 2]}), "bytes are too few for sizes"),
+        (about(network=NETWORK | {"sizes": [4, 10**400, 2]}), "bytes are too few for sizes"),
+        (about(network=NETWORK | {"sizes": [1] * 10_001}), "bytes are too few for sizes"),
+        (about(network=NETWORK | {"sizes": "4-3-2"}), "cannot be read as|sizes"),
+        (about(network=NETWORK | {"sizes": 3}), "cannot be read as"),
+        (about(network=NETWORK | {"dtype": "U99999999"}), "dtype 'U99999999' is unknown"),
+        (about(network=NETWORK | {"activation": "swish"}), "swish"),
+        (about(network=NETWORK | {"momentum": 1}), "describes a network by"),
+        (
+            replaced("about", np.frombuffer(b"[" * (hdf5_file.MOST_ITEMS + 1), np.uint8)),
+            "JSON text of a sensible length",
+        ),
+        (replaced("about", np.zeros(hdf5_file.MOST_TEXT + 1, np.uint8)), "about is not JSON text"),
+    ],
+)
+def test_broken_checkpoints(tmp_path, change, message):
+    """Each is refused in one sentence or two that name the file; none with a traceback."""
+    path = tmp_path / "c.h5"
+    save(path)
+    spoil(path, change)
+    with pytest.raises(CheckpointError, match=message) as failure:
+        read(path)
+    assert str(path) in str(failure.value)
+    assert "\n" not in str(failure.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"not HDF5", b"\x89HDF\r\n\x1a\n", bytes(5000)])
+def test_no_hdf5(tmp_path, content):
+    """Any other file is refused."""
+    (tmp_path / "c.h5").write_bytes(content)
+    with pytest.raises(CheckpointError, match="cannot be read as distbp-checkpoint"):
+        read(tmp_path / "c.h5")
+
+
+@pytest.mark.parametrize("part", [0.1, 0.5, 0.9, 0.999])
+def test_cut_files(tmp_path, part):
+    """A file that was copied in part is refused."""
+    save(tmp_path / "c.h5", sizes=(40, 30, 20))
+    raw = (tmp_path / "c.h5").read_bytes()
+    (tmp_path / "c.h5").write_bytes(raw[: int(part * len(raw))])
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        read(tmp_path / "c.h5")
+
+
+# A run's directory.
+
+
+@pytest.fixture
+def folder(tmp_path):
+    run = RunFolder(tmp_path / "run", keep=2)
+    run.make()
+    return run
+
+
+def kept(folder):
+    return sorted(path.name for path in folder.checkpoints.iterdir())
+
+
+def steps(path):
+    return read(path).about["progress"]["steps"]
+
+
+def test_last_and_best_never_dangle(folder):
+    """Old checkpoints go, but `last.h5` and `best.h5` are files of their own."""
+    for n in range(1, 7):
+        folder.save(make(n), is_best=n == 2)
+    assert kept(folder) == ["step-000000005.h5", "step-000000006.h5"]
+    assert steps(folder.path / "last.h5") == 6
+    assert steps(folder.path / "best.h5") == 2
+    assert sorted(os.listdir(folder.path)) == ["best.h5", "checkpoints", "last.h5"]
+
+
+def test_best_alone(folder):
+    """A best one is kept also when no checkpoint is due; the last one stays."""
+    folder.save(make(1), is_best=True)
+    folder.save_best(make(2))
+    assert steps(folder.path / "best.h5") == 2
+    assert steps(folder.path / "last.h5") == 1
+    assert kept(folder) == ["step-000000001.h5"]
+
+
+def refuse_link(source, target):
+    raise PermissionError(1, "Operation not permitted")
+
+
+def test_without_hard_links(folder, monkeypatch):
+    """Where a file system has no links, copies do."""
+    monkeypatch.setattr(os, "link", refuse_link)
+    folder.save(make(1), is_best=True)
+    folder.save(make(2), is_best=False)
+    assert (steps(folder.path / "last.h5"), steps(folder.path / "best.h5")) == (2, 1)
+
+
+def test_what_a_killed_process_left_is_no_danger(folder):
+    """A temporary name that is still a link to a checkpoint is not written through.
+
+    A process may be killed between link and rename, and its successor in a container
+    or batch job may well have the same number.
+    """
+    folder.save(make(1), is_best=True)
+    for name in ("last.h5", "best.h5"):
+        os.link(folder.path / "last.h5", atomic.temporary_name(folder.path / name))
+    folder.save_best(make(2))
+    assert steps(folder.path / "last.h5") == 1
+    folder.save(make(3), is_best=False)
+    assert steps(folder.checkpoints / "step-000000001.h5") == 1
+    assert steps(folder.path / "last.h5") == 3
+
+
+def test_a_failed_save_keeps_last_and_best(folder, monkeypatch):
+    """If a checkpoint cannot be written, all others are as they were."""
+    folder.save(make(1), is_best=True)
+    real = module.write
+
+    def fails(path, checkpoint):
+        real(path, checkpoint)
+        raise CheckpointError("no")
+
+    monkeypatch.setattr(module, "write", fails)
+    with pytest.raises(CheckpointError):
+        folder.save(make(2), is_best=True)
+    assert (steps(folder.path / "last.h5"), steps(folder.path / "best.h5")) == (1, 1)
+
+
+def test_a_directory_that_holds_a_run(folder):
+    """A second run does not start in it; the message says how to go on with the first."""
+    RunFolder(folder.path, 3).make()  # nothing is saved yet
+    folder.save(make(1), is_best=False)
+    with pytest.raises(CheckpointError, match=r"holds a run already.* --resume .*another --out"):
+        RunFolder(folder.path, 3).make()
+
+
+def test_a_directory_that_cannot_be_made(tmp_path):
+    """A file in the way is named, with the system's reason."""
+    (tmp_path / "run").write_text("")
+    with pytest.raises(CheckpointError, match=r"run cannot be made: Not a directory\."):
+        RunFolder(tmp_path / "run", 3).make()
+
+
+def test_find(folder):
+    """A file is itself, a run's directory its last checkpoint, and nothing is an error."""
+    assert find(folder.path / "x.h5") == folder.path / "x.h5"
+    with pytest.raises(CheckpointError, match=r"run has no checkpoint: there is no last\.h5"):
+        find(folder.path)
+    folder.save(make(1), is_best=False)
+    assert find(str(folder.path)) == folder.path / "last.h5"
+    with pytest.raises(CheckpointError, match=r"none\.h5 cannot be read .*: No such file"):
+        load(folder.path / "none.h5")
+
+
+def half(path):
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def half_of_zeros(path):
+    size = path.stat().st_size
+    half(path)
+    os.truncate(path, size)
+
+
+def one_bit(path):
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+# What may become of a file, and what is said of it.
+DAMAGES = {
+    "missing": (Path.unlink, ""),
+    "empty": (lambda path: path.write_bytes(b""), "is not an HDF5 file"),
+    "text": (lambda path: path.write_text("lost and found"), "is not an HDF5 file"),
+    "half": (half, r"it has [\d,]+ of [\d,]+ bytes"),
+    "half of zeros": (half_of_zeros, "SHA-256 is not the one"),
+    "longer": (lambda path: path.write_bytes(path.read_bytes() + b"x"), "of [0-9,]+ bytes"),
+    "one bit": (one_bit, "SHA-256 is not the one"),
+    "one byte of the seal": (lambda path: path.write_bytes(b"D" + path.read_bytes()[1:]), "seal"),
+    "a folder": (lambda path: (path.unlink(), path.mkdir()), "it is a folder"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("has_links", [True, False])
+def test_the_newest_that_is_whole(folder, damage, has_links, monkeypatch, capsys):
+    """Whatever became of the last one, the one before is used, and a sentence says why."""
+    if not has_links:
+        monkeypatch.setattr(os, "link", refuse_link)
+    for n in (1, 2, 3):
+        folder.save(make(n), is_best=False)
+    change, message = DAMAGES[damage]
+    change(folder.path / "last.h5")
+    newest_step = folder.checkpoints / "step-000000003.h5"
+    if has_links and newest_step.stat().st_nlink == 1:
+        change(newest_step)
+    found, troubles = read_newest(folder.path)
+    # A second name of the damaged file is no second trouble; a copy of it is whole.
+    assert found.about["progress"] == {"steps": 2 if has_links else 3}
+    used = folder.checkpoints / f"step-00000000{2 if has_links else 3}.h5"
+    assert newest(folder.path) == (used, troubles)
+    assert find(folder.path) == used
+    if message:
+        assert len(re.findall(message, troubles[0])) == 1
+        assert str(folder.path / "last.h5") in troubles[0]
+        assert troubles[-1].endswith(f" {used} is used instead.")
+        load(folder.path)
+        assert re.match("distbp: warning: .*" + message, capsys.readouterr().err)
+
+
+def test_nothing_is_wrong_with_a_whole_run(folder):
+    """Then nothing is said, and the last one is read."""
+    folder.save(make(1), is_best=False)
+    folder.save(make(2), is_best=False)
+    found, troubles = read_newest(folder.path)
+    assert (found.about["progress"], troubles) == ({"steps": 2}, [])
+    assert newest(folder.path) == (folder.path / "last.h5", [])
+    assert read_newest(folder.path / "last.h5")[1] == []
+
+
+def test_no_checkpoint_is_whole(folder):
+    """All of them are named, with what is wrong with each."""
+    folder.save(make(1), is_best=False)
+    folder.save(make(2), is_best=False)
+    for path in folder.checkpoints.iterdir():
+        one_bit(path)
+    for look in (find, load, newest):
+        with pytest.raises(CheckpointError, match=r"last\.h5.*SHA-256.*step-000000001\.h5.*SHA"):
+            look(folder.path)
+
+
+def test_going_back_forgets_what_came_after(folder):
+    """Damaged files of later steps neither stay, nor push out what is saved from then on."""
+    folder.keep = 1
+    for n in (8, 9):
+        folder.save(make(n), is_best=False)
+    one_bit(folder.path / "last.h5")
+    folder.save(make(5), is_best=False)
+    assert kept(folder) == ["step-000000005.h5"]
+    assert steps(folder.path / "last.h5") == 5
+
+
+def test_more_than_a_thousand_million_steps(folder):
+    """Names grow longer; they are still in order."""
+    for n in (999_999_999, 1_000_000_000, 1_000_000_001):
+        folder.save(make(n), is_best=False)
+    assert kept(folder) == ["step-1000000000.h5", "step-1000000001.h5"]
+    one_bit(folder.path / "last.h5")
+    assert find(folder.path).name == "step-1000000000.h5"
+
+
+def test_a_run_without_its_last_is_still_a_run(folder):
+    """A process may be killed between the first checkpoint and its second name."""
+    folder.save(make(1), is_best=False)
+    (folder.path / "last.h5").unlink()
+    assert steps(find(folder.path)) == 1
+    with pytest.raises(CheckpointError, match="holds a run already"):
+        folder.make()
+
+
+def test_saves_in_threads_do_not_meet(tmp_path):
+    """Each writes under a name of its own, also for the same file."""
+    errors, places = [], [tmp_path / "a.h5", tmp_path / "b.h5"]
+
+    def work(n):
+        try:
+            for _ in range(5):
+                write_checkpoint(places[n % 2], make(n, sizes=(40, 30, 20)))
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=work, args=(n,)) for n in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    assert sorted(os.listdir(tmp_path)) == ["a.h5", "b.h5"]
+    assert all(steps(place) in range(6) for place in places)
+
+
+def test_text_files(folder):
+    """A text is replaced as a whole, in UTF-8; where it cannot be, the old one stays."""
+    folder.write_text("a.txt", "eins\n")
+    folder.write_text("a.txt", "η\n")
+    assert (folder.path / "a.txt").read_bytes() == "η\n".encode()
+    with pytest.raises(CheckpointError, match="cannot be written: No such file"):
+        folder.write_text("none/a.txt", "x")
+    assert sorted(os.listdir(folder.path)) == ["a.txt", "checkpoints"]
+
+
+LONG_LINE = """
+import resource, sys
+from pathlib import Path
+from distbp.storage.run_directory import RunFolder
+
+folder = RunFolder(Path(sys.argv[1]), keep=3)
+print(folder.add_line("none", "x\\n"), folder.add_line("m", "2\\n"))
+resource.setrlimit(resource.RLIMIT_FSIZE, (50, 50))
+print(folder.add_line("m", "3" * 100 + "\\n"), folder.add_line("m", "4\\n"))
+"""
+
+
+def test_a_line_is_added_or_not(tmp_path):
+    """Where there is room for half of it only, none is left; and no file is made for it."""
+    (tmp_path / "m").write_text("1\n")
+    run = subprocess.run(
+        [sys.executable, "-c", LONG_LINE, tmp_path], capture_output=True, text=True
+    )
+    assert (run.stdout, run.stderr) == ("False True\nFalse True\n", "")
+    assert (tmp_path / "m").read_text() == "1\n2\n4\n"
+    assert os.listdir(tmp_path) == ["m"]
+
+
+def test_writing_does_not_change_the_checkpoint(tmp_path):
+    """What is saved in the middle of a run goes on as it was."""
+    checkpoint = make()
+    before = copy.deepcopy(checkpoint.about), digest(checkpoint.network.theta)
+    write_checkpoint(tmp_path / "c.h5", checkpoint)
+    assert (checkpoint.about, digest(checkpoint.network.theta)) == before
+
+
+def test_the_records_of_all_epochs_fit():
+    """The most that --epochs allows, with the longest numbers, can be stored and read again."""
+    names = "train_cost train_accuracy validation_cost validation_accuracy test_cost test_accuracy"
+    record = dict.fromkeys(
+        (*names.split(), "learning_rate", "seconds", "samples_per_s"), 1e-300 / 3
+    )
+    record |= {"epoch": 100_000, "step": 10**12, "digest": "0" * 64}
+    assert not hdf5_file.is_too_long(b"\n".join([json.dumps(record).encode()] * 100_000))
+
+
+def test_a_checkpoint_of_the_first_version(tmp_path):
+    """It has the records of the epochs in `about`."""
+    records = [{"epoch": 1, "train_cost": 0.5}, {"epoch": 2, "train_cost": 1 / 3}]
+    path = tmp_path / "c.h5"
+    save(path)
+    spoil(path, attribute("version", np.int64(1)))
+    spoil(path, without("history"))
+    spoil(path, about(history=records))
+    found = read(path)
+    assert [json.loads(line) for line in found.history] == records
+    assert "history" not in found.about

@@ -1,0 +1,197 @@
+"""The seal: whatever happens to a file's bytes is noticed before libhdf5 sees one of them."""
+
+import os
+import subprocess
+import sys
+import time
+
+import h5py
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from distbp.data.dataset import DataSet
+from distbp.errors import CheckpointError, DataError
+from distbp.network.network import Network
+from distbp.storage import checkpoint, checksum, hdf5_file, run_directory
+from distbp.storage.checkpoint import Checkpoint, describe_network
+from distbp.storage.scaling import Scaling
+
+NETWORK = Network((6, 5, 3))
+ABOUT = {
+    "network": describe_network(NETWORK), "task": "classification", "classes": ["a", "b", "c"],
+    "data": {}, "config": {"optimizer": "sgd", "threads": 1}, "progress": {"steps": 1},
+    "machine": {}, "versions": {},
+}  # fmt: skip
+
+
+@pytest.fixture
+def path(tmp_path):
+    """Return a checkpoint."""
+    scaling = Scaling(np.zeros(1), np.ones(1))
+    checkpoint.write(tmp_path / "c.h5", Checkpoint(NETWORK, {}, scaling, ABOUT))
+    return tmp_path / "c.h5"
+
+
+@pytest.fixture
+def no_libhdf5(monkeypatch):
+    """Let every use of libhdf5 fail."""
+
+    def refuse(*arguments, **options):
+        pytest.fail("libhdf5 is shown a damaged file")
+
+    monkeypatch.setattr(h5py, "File", refuse)
+
+
+def flipped(content, random):
+    """Change one bit."""
+    place = random.integers(len(content))
+    bits = np.uint8(1 << random.integers(8))
+    return content[:place] + bytes([content[place] ^ bits]) + content[place + 1 :]
+
+
+def changed(content, random):
+    """Change some bytes."""
+    found = bytearray(content)
+    for place in random.integers(len(content), size=random.integers(1, 17)):
+        found[place] ^= random.integers(1, 256)
+    return bytes(found)
+
+
+def cut(content, random):
+    return content[: random.integers(len(content))]
+
+
+def grown(content, random):
+    return content + random.bytes(random.integers(1, 2000))
+
+
+def zeroed(content, random):
+    """Put zeros where there are others."""
+    start = random.integers(len(content))
+    length = random.integers(1, len(content))
+    return content[:start] + bytes(len(content[start : start + length])) + content[start + length :]
+
+
+def moved(content, random):
+    """Take some bytes out and put them in elsewhere."""
+    a, b, c = sorted(random.integers(len(content), size=3))
+    return content[:a] + content[b:c] + content[a:b] + content[c:]
+
+
+def test_five_thousand_damaged_checkpoints(path, no_libhdf5):
+    """Bits flipped, bytes changed, cut, appended, zeroed, moved: 5,000 of 5,000 are refused."""
+    content, random = path.read_bytes(), np.random.default_rng(0)
+    ways = (flipped, changed, cut, grown, zeroed, moved)
+    refused = 0
+    while refused < 5000:
+        damaged = ways[refused % len(ways)](content, random)
+        if damaged == content:
+            continue  # zeros where there were zeros
+        path.write_bytes(damaged)
+        with pytest.raises(CheckpointError, match=r"c\.h5 (cannot be read as|is a) .*\.$"):
+            checkpoint.read(path)
+        refused += 1
+
+
+def test_every_bit_of_the_seal_counts(path, no_libhdf5):
+    """Also those that are not used: there is no room for anything else in the block."""
+    content = path.read_bytes()
+    with path.open("r+b") as file:
+        for place in range(512):
+            file.seek(place)
+            file.write(bytes([content[place] ^ 1 << place % 8]))
+            file.flush()
+            with pytest.raises(CheckpointError):
+                checkpoint.read(path)
+            file.seek(place)
+            file.write(content[place : place + 1])
+    with pytest.raises(pytest.fail.Exception, match="libhdf5"):  # now it is whole
+        checkpoint.read(path)
+
+
+def test_without_a_seal(path, no_libhdf5):
+    """A block of zeros is what other tools leave there: a checkpoint is refused."""
+    content = path.read_bytes()
+    path.write_bytes(bytes(512) + content[512:])
+    with pytest.raises(CheckpointError, match="it has no seal, so that nobody can say"):
+        checkpoint.read(path)
+
+
+def test_a_file_of_another_kind(path, no_libhdf5):
+    """The seal says what a file is, before it is opened."""
+    with pytest.raises(DataError, match="is a 'distbp-checkpoint'; expected a 'distbp-data'"):
+        DataSet(path)
+    with pytest.raises(DataError, match="is a 'distbp-checkpoint'; expected a 'distbp-data'"):
+        hdf5_file.check_seal(path, "distbp-data", DataError)
+
+
+def test_a_file_that_changes_while_it_is_read(path, monkeypatch, no_libhdf5):
+    """What is looked at and what is used are the same bytes."""
+    real = checksum.sealed_length
+
+    def then_changed(file):
+        found = real(file)
+        with path.open("r+b") as other:
+            other.truncate(5000)
+        return found
+
+    monkeypatch.setattr(checksum, "sealed_length", then_changed)
+    with pytest.raises(CheckpointError, match="it was changed while it was read"):
+        checkpoint.read(path)
+
+
+def test_a_file_larger_than_memory(path, monkeypatch, no_libhdf5):
+    """It is refused before it is read."""
+    monkeypatch.setattr(checksum, "memory", lambda: 5000)
+    with pytest.raises(CheckpointError, match="bytes are more than this machine's memory"):
+        checkpoint.read(path)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path, no_libhdf5):
+    """Nor is a device read."""
+    os.mkfifo(tmp_path / "pipe")
+    began = time.monotonic()
+    for name in (tmp_path / "pipe", "/dev/zero"):
+        with pytest.raises(CheckpointError, match="it is a device or pipe, not a file"):
+            run_directory.load(name)
+    assert time.monotonic() - began < 1
+
+
+def test_no_descriptor_is_left_open(path, tmp_path):
+    """Whether a file is whole or not."""
+    before = len(os.listdir("/proc/self/fd"))
+    checkpoint.read(path)
+    for name in (tmp_path, "/dev/zero", tmp_path / "none"):
+        with pytest.raises(CheckpointError):
+            hdf5_file.check_seal(tmp_path / name, "distbp-checkpoint", CheckpointError)
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(CheckpointError):
+        checkpoint.read(path)
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+@given(st.binary(max_size=600))
+def test_any_bytes(content):
+    """Whatever else is in front of a file is refused in words."""
+    with pytest.raises(ValueError, match=r"^it is "):
+        checksum.parse(content)
+
+
+def test_a_seal_comes_back():
+    """What is packed is what is found."""
+    found = checksum.Seal("distbp-checkpoint", 2**40 + 1, bytes(range(32)))
+    assert len(found.pack()) == 512
+    assert checksum.parse(found.pack() + checksum.SIGNATURE) == found
+
+
+def test_plugins_are_never_loaded():
+    """libhdf5 has no folder left to look for filters in, whatever the environment says."""
+    count = "print(h5py.h5pl.size())"
+    look = f"import h5py; {count}; import distbp.storage.hdf5_checks; {count}"
+    run = subprocess.run(
+        [sys.executable, "-c", look], env=os.environ | {"HDF5_PLUGIN_PATH": "/a:/b:/c"},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert run.stdout.split() == ["3", "0"]

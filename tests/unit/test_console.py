@@ -1,0 +1,142 @@
+"""What a person sees: lines always, a bar on a terminal, and where the terminal is."""
+
+import fcntl
+import os
+import pty
+import struct
+import subprocess
+import sys
+import termios
+from contextlib import suppress
+
+import pytest
+import threadpoolctl
+
+from distbp.console import Display
+from distbp.errors import ConfigError
+from distbp.parallel import host
+from distbp.terminal import launcher_above, terminal_columns
+
+
+@pytest.fixture
+def terminal():
+    """Return the two ends, (what a person sees, what a program has), of 90 columns."""
+    seen, had = pty.openpty()
+    fcntl.ioctl(had, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 90, 0, 0))
+    yield seen, had
+    os.close(seen)
+    os.close(had)
+
+
+def shown(seen):
+    """Return what was written on a terminal so far."""
+    os.set_blocking(seen, False)
+    text = b""
+    with suppress(BlockingIOError):
+        while part := os.read(seen, 10_000):
+            text += part
+    return text.decode()
+
+
+def test_width_of_a_process_terminal(terminal, tmp_path):
+    """It is asked of the process's own file; a file or nothing has none."""
+    _, had = terminal
+    assert terminal_columns(os.getpid(), had) == 90
+    with (tmp_path / "f").open("w") as file:
+        assert terminal_columns(os.getpid(), file.fileno()) == 0
+    assert terminal_columns(os.getpid(), 987) == 0
+
+
+def test_launcher_above(tmp_path):
+    """The launcher that started a process is found by its name, some parents up."""
+    launcher = tmp_path / "mpirun.local"
+    launcher.symlink_to(sys.executable)
+    child = [
+        sys.executable,
+        "-c",
+        "import os; from distbp.terminal import launcher_above; print(launcher_above(os.getpid()))",
+    ]
+    start = f"import os, subprocess; print(os.getpid(), flush=True); subprocess.run({child!r})"
+    out = subprocess.run([launcher, "-c", start], capture_output=True, text=True, check=True).stdout
+    number, found = out.split()
+    assert found == number
+
+
+def test_no_launcher_above():
+    """The first process of the machine was started by none."""
+    assert launcher_above(1) is None
+
+
+def test_lines_without_a_terminal(capsys):
+    """Lines go to standard output, warnings to standard error; there is no bar."""
+    display = Display(True, 2, 10)
+    display.line("one")
+    display.warn("two")
+    assert not display.wants_step()
+    display.close()
+    captured = capsys.readouterr()
+    assert captured.out == "one\n"
+    assert captured.err == "distbp: warning: two\n"
+
+
+def test_quiet(capsys):
+    """Only warnings are shown where nothing is to be shown."""
+    display = Display(False, 2, 10)
+    display.line("one")
+    display.warn("two")
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "two" in captured.err
+
+
+def test_bar_on_a_terminal(terminal, monkeypatch, capsys):
+    """On a terminal there is a bar with epoch, numbers and the share done; lines stay whole."""
+    seen, had = terminal
+    monkeypatch.setattr("distbp.terminal.launcher_above", lambda pid: None)
+    monkeypatch.setattr("distbp.console.REFRESH", 0.0)
+    with os.fdopen(os.dup(had), "w") as stderr:
+        monkeypatch.setattr(sys, "stderr", stderr)
+        display = Display(True, 2, 10)
+        assert display.wants_step()
+        display.step(1, 5, "cost 0.1234")
+        display.line("one")
+        display.warn("two")
+        display.close()
+    text = shown(seen)
+    assert "epoch 2/2" in text
+    assert "cost 0.1234" in text
+    assert "75%" in text
+    assert "distbp: warning: two" in text
+    assert capsys.readouterr().out == "one\n"
+
+
+# The machine.
+
+
+@pytest.fixture
+def one_thread():
+    yield
+    host.use_threads(1)
+
+
+def test_threads_are_what_was_asked_for(one_thread):
+    """BLAS does as it is told, whatever the environment says."""
+    host.use_threads(2)
+    assert {blas["num_threads"] for blas in host.blas_libraries()} == {2}
+
+
+def test_threads_that_cannot_be_had(monkeypatch, one_thread):
+    """A BLAS that uses others is refused: other threads, other bits."""
+    monkeypatch.setattr(threadpoolctl, "threadpool_limits", lambda *a, **k: None)
+    with pytest.raises(ConfigError, match=r"--threads 7 cannot be had: BLAS uses \d"):
+        host.use_threads(7)
+
+
+def test_what_fixes_the_bits():
+    """CPU, NumPy and BLAS are known by name, and at least one core may be used."""
+    bits = host.bits()
+    assert set(bits) == {"cpu", "numpy", "blas"}
+    assert all(bits.values())
+    assert "openblas" in bits["blas"].lower() or "mkl" in bits["blas"].lower()
+    assert len(host.cores()) >= 1
+    assert set(host.versions()) == {"distbp", "python", "h5py", "hdf5"}

@@ -1,0 +1,316 @@
+"""Options: what is allowed, what is settled from the data, and to and from TOML."""
+
+from argparse import ArgumentTypeError
+from dataclasses import asdict, fields
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from distbp.errors import ConfigError
+from distbp.training.config import Config, check_useful, parse_sizes, read_toml
+from distbp.training.options import flag
+
+CLASSES = SimpleNamespace(task="classification", n_in=784, n_out=10, path="d.h5")
+NUMBERS = SimpleNamespace(task="regression", n_in=784, n_out=2, path="d.h5")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"hidden": (10, 0)}, "--hidden"),
+        ({"epochs": 100_001}, "--epochs 100001: expected less than"),
+        ({"hidden": (10, 2.5)}, "--hidden"),
+        ({"activation": "linear"}, "--activation 'linear' is unknown; use one of sigmoid, tanh"),
+        ({"cost": "hinge"}, "--cost 'hinge' is unknown; use one of quadratic, cross-entropy, log"),
+        ({"init": "zeros"}, "--init 'zeros'"),
+        ({"optimizer": "lbfgs"}, "--optimizer 'lbfgs'"),
+        ({"learning_rate": -0.1}, "--learning-rate -0.1: expected at least 0"),
+        ({"learning_rate": float("nan")}, "--learning-rate nan"),
+        ({"learning_rate": float("inf")}, "--learning-rate inf"),
+        ({"learning_rate": "0.1"}, "--learning-rate '0.1': expected a"),
+        ({"learning_rate": True}, "--learning-rate True: expected a"),
+        ({"momentum": 1.0}, "--momentum 1.0: expected less than 1"),
+        ({"schedule": "linear"}, "--schedule 'linear'"),
+        ({"warmup_epochs": -1}, "--warmup-epochs -1"),
+        ({"decay": 1.0}, "--decay 1.0: expected less than 1"),
+        ({"decay_epochs": 0}, "--decay-epochs 0: expected at least 1"),
+        ({"l2": -1.0}, "--l2 -1.0"),
+        ({"l1": -1.0}, "--l1 -1.0"),
+        ({"dropout": 1.0}, "--dropout 1.0: expected less than 1"),
+        ({"clip_norm": 0.0}, "--clip-norm 0.0"),
+        ({"batch_size": 0}, "--batch-size 0: expected at least 1"),
+        ({"batch_size": 2.5}, "--batch-size 2.5: expected a"),
+        ({"epochs": 0}, "--epochs 0"),
+        ({"epochs": float("inf")}, "--epochs inf"),
+        ({"epochs": float("nan")}, "--epochs nan"),
+        ({"epochs": None}, "--epochs None"),
+        ({"patience": 0}, "--patience 0"),
+        ({"validation": 1.0}, "--validation 1.0: expected less than 1"),
+        ({"shards": 0}, "--shards 0"),
+        ({"shards": 5, "batch_size": 4}, "--shards 5 cuts a batch of 4 rows too small.* at most 4"),
+        ({"combine": "ring"}, "--combine 'ring'"),
+        ({"threads": 0}, "--threads 0"),
+        ({"dtype": "float16"}, "--dtype 'float16'"),
+        ({"seed": -1}, "--seed -1"),
+        ({"seed": 2**63}, "--seed 9223372036854775808: expected less"),
+        ({"keep": 0}, "--keep 0"),
+        ({"checkpoint_every": "0epoch"}, "--checkpoint-every '0epoch': expected a number and a"),
+        ({"checkpoint_every": "5 minutes"}, "--checkpoint-every"),
+        ({"checkpoint_every": "-1s"}, "--checkpoint-every"),
+        ({"checkpoint_every": ""}, "--checkpoint-every ''"),
+    ],
+)
+def test_what_is_not_allowed(options, message):
+    """Each option is checked, and named as it is typed."""
+    with pytest.raises(ConfigError, match=message):
+        Config(**options)
+
+
+def test_the_ends_of_what_is_allowed():
+    """Bounds themselves are allowed where they make sense."""
+    Config(learning_rate=0.0, momentum=0.0, dropout=0.0, seed=2**63 - 1, shards=4, batch_size=4)
+    Config(hidden=(), epochs=1, patience=1, keep=1, learning_rate=1, l2=10)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("1epoch", (1, "epoch")), ("3epochs", (3, "epoch")), ("500steps", (500, "step")),
+     ("1 step", (1, "step")), ("60s", (60, "s"))],
+)  # fmt: skip
+def test_interval(text, expected):
+    """Epochs, steps and seconds, in the singular and the plural."""
+    assert Config(checkpoint_every=text).interval() == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "sizes"), [("100,50", (100, 50)), ("7", (7,)), ("", ()), (" ", ())]
+)
+def test_parse_sizes(text, sizes):
+    """Sizes are numbers between commas; nothing is no hidden layer."""
+    assert parse_sizes(text) == sizes
+
+
+@pytest.mark.parametrize("text", ["100;50", "a", "10,", "1.5"])
+def test_parse_sizes_of_something_else(text):
+    """Anything else is refused, not with a traceback."""
+    with pytest.raises(ArgumentTypeError, match="expected sizes such as 100,50"):
+        parse_sizes(text)
+
+
+def test_lists_of_sizes_become_tuples():
+    """A configuration from a checkpoint or TOML is equal to the one that was written."""
+    assert Config(hidden=[3, 2]) == Config(hidden=(3, 2))
+    assert Config(hidden=3) == Config(hidden=(3,))
+
+
+# What is left open.
+
+
+def test_settled_for_classes():
+    """Cost, learning rate and shards come from the data and each other."""
+    config = Config(hidden=(30,)).settled(CLASSES)
+    assert (config.cost, config.learning_rate, config.shards) == ("log-likelihood", 0.1, 4)
+    assert Config(optimizer="adam").settled(CLASSES).learning_rate == 0.001
+    assert Config(hidden=(1000,)).settled(CLASSES).shards == 2
+
+
+def test_settled_for_numbers():
+    """A regression has the quadratic cost, and no other."""
+    assert Config().settled(NUMBERS).cost == "quadratic"
+    with pytest.raises(ConfigError, match=r"--cost cross-entropy is for classes.*--cost quadratic"):
+        Config(cost="cross-entropy").settled(NUMBERS)
+
+
+def test_what_is_said_stays():
+    """Nothing that was chosen is settled anew, a learning rate of 0 included."""
+    chosen = Config(cost="quadratic", learning_rate=0.0, shards=7)
+    assert chosen.settled(CLASSES) == chosen
+
+
+def test_settling_twice_changes_nothing():
+    """A resumed run's configuration is settled already."""
+    once = Config().settled(CLASSES)
+    assert once.settled(CLASSES) == once
+
+
+# A resumed run.
+
+CHANGES = {
+    "data": "e.h5", "out": "r", "epochs": 50, "patience": 3, "checkpoint_every": "5s", "keep": 9,
+    "quiet": True, "time_limit": "2h", "stall_limit": "9s",
+    "check_every": 0, "on_nan": "skip",
+}  # fmt: skip
+FIXED = {
+    "hidden": (7,), "activation": "tanh", "cost": "quadratic", "init": "large",
+    "optimizer": "adam", "learning_rate": 0.5, "momentum": 0.1, "schedule": "step",
+    "warmup_epochs": 1.0, "decay": 0.1, "decay_epochs": 1, "l2": 1.0, "l1": 1.0, "dropout": 0.1,
+    "clip_norm": 1.0, "batch_size": 10, "validation": 0.1, "shards": 2, "combine": "allreduce",
+    "threads": 2, "dtype": "float64", "seed": 1, "init_from": "other",
+}  # fmt: skip
+
+
+def test_every_option_is_one_or_the_other():
+    """The two lists above leave no option out."""
+    assert sorted(CHANGES | FIXED) == sorted(one.name for one in fields(Config))
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_what_may_change(name):
+    """Options that leave the mathematics alone may be changed when a run is resumed."""
+    before = Config().settled(CLASSES)
+    after = before.resumed({name: CHANGES[name]})
+    assert asdict(after) == asdict(before) | {name: CHANGES[name]}
+
+
+@pytest.mark.parametrize("name", FIXED)
+def test_what_may_not_change(name):
+    """Others may not, unless they are said again as they are."""
+    before = Config().settled(CLASSES)
+    with pytest.raises(ConfigError, match=f"{flag(name)} .* begun with .* --init-from"):
+        before.resumed({name: FIXED[name]})
+    assert before.resumed({name: getattr(before, name)}) == before
+
+
+def test_a_cosine_has_its_end():
+    """The schedule depends on the number of epochs, so that is fixed with it."""
+    before = Config(schedule="cosine").settled(CLASSES)
+    with pytest.raises(ConfigError, match="--epochs 50 cannot be changed"):
+        before.resumed({"epochs": 50})
+
+
+def test_changes_are_checked():
+    """A change is refused by the same checks as at first."""
+    with pytest.raises(ConfigError, match="--keep 0"):
+        Config().resumed({"keep": 0})
+
+
+# Options without an effect.
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"momentum": 0.5}, "--momentum has no effect with --optimizer sgd; .* momentum or nest"),
+        ({"momentum": 0.5, "optimizer": "adam"}, "--momentum"),
+        ({"decay": 0.5}, "--decay has no effect with --schedule constant; .* step or plateau"),
+        ({"check_every": 5, "combine": "allreduce"}, "--check-every has no effect"),
+        ({"decay_epochs": 3, "schedule": "cosine"}, "--decay-epochs"),
+        ({"dropout": 0.5, "hidden": ()}, "--dropout"),
+        ({"init": "large", "init_from": "other"}, "--init "),
+    ],
+)
+def test_options_without_effect(given, message):
+    """A value that would be swallowed is refused."""
+    with pytest.raises(ConfigError, match=message):
+        check_useful(given, {})
+
+
+def test_options_with_effect():
+    """Together with what makes them useful they are taken, wherever that is said."""
+    check_useful({"momentum": 0.5, "optimizer": "nesterov"}, {})
+    check_useful({"momentum": 0.5}, {"optimizer": "momentum"})
+    check_useful({"decay": 0.5, "decay_epochs": 1, "schedule": "plateau"}, {"schedule": "step"})
+    check_useful({}, asdict(Config()))
+
+
+# TOML.
+
+
+def round_trip(config, path):
+    path.write_text(config.to_toml(), encoding="utf-8")
+    return Config(**read_toml(path))
+
+
+@pytest.fixture(scope="module")
+def toml(tmp_path_factory):
+    return tmp_path_factory.mktemp("toml") / "run.toml"
+
+
+def test_round_trip_of_every_option(toml):
+    """What was chosen comes back, whatever it is, but for who wanted to see nothing of it."""
+    for options in ({}, CHANGES, FIXED, {"hidden": ()}):
+        expected = Config(**options | {"quiet": False})
+        assert round_trip(Config(**options | {"quiet": True}), toml) == expected
+
+
+@given(
+    data=st.text(),
+    learning_rate=st.none() | st.floats(0, 1e300),
+    l2=st.floats(0, 1e300) | st.integers(0, 10**6),
+    seed=st.integers(0, 2**63 - 1),
+    hidden=st.lists(st.integers(1, 10**6)),
+)
+@settings(max_examples=40)
+@example(data="\x7f\t\"\\'\r\n\u2028η", learning_rate=5e-324, l2=0, seed=0, hidden=[])
+def test_round_trip_of_any_value(toml, data, **options):
+    """Every path, number and list that may be chosen comes back exactly."""
+    config = Config(data=data, **options)
+    assert round_trip(config, toml) == config
+
+
+def test_names_are_as_they_are_typed():
+    """Keys of the file are the flags, and what is left open is left out."""
+    text = Config(batch_size=10).to_toml()
+    assert "batch-size = 10\n" in text
+    assert "patience" not in text
+
+
+def test_paths_are_taken_too(tmp_path):
+    """A library's user has paths, not strings; both are the same configuration."""
+    config = Config(data=tmp_path / "d.h5", out=tmp_path / "run")
+    assert config == Config(data=str(tmp_path / "d.h5"), out=str(tmp_path / "run"))
+    assert str(tmp_path) in config.to_toml()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("epochs = '3'", "epochs = '3': expected a"),
+        ("epochs = 3.0", r"epochs = 3.0: expected a"),
+        ("epochs = true", "epochs = True: expected a"),
+        ("learning-rate = '0.1'", "learning-rate = '0.1': expected a"),
+        ("quiet = 1", "quiet = 1: expected a bool"),
+        ("hidden = 100", "hidden = 100: expected a list of whole numbers"),
+        ("hidden = [1.5]", "hidden = .1.5.: expected a list of whole numbers"),
+        ("data = 5", "data = 5: expected a"),
+        ("batch_size = 5", "'batch_size' is not an option"),
+        ("colour = 'red'", "'colour' is not an option"),
+        ("[train]\nepochs = 3", "'train' is not an option"),
+        ("epochs = ", "is not TOML"),
+    ],
+)
+def test_what_is_wrong_in_a_file(tmp_path, text, message):
+    """The file, the option and the value are named."""
+    (tmp_path / "run.toml").write_text(text)
+    with pytest.raises(ConfigError, match=message) as failure:
+        read_toml(tmp_path / "run.toml")
+    assert "run.toml" in str(failure.value)
+
+
+def test_files_that_cannot_be_read(tmp_path):
+    """Neither is there a traceback for no file, or one that is no text."""
+    with pytest.raises(ConfigError, match=r"none\.toml cannot be read"):
+        read_toml(tmp_path / "none.toml")
+    (tmp_path / "bytes.toml").write_bytes(b"\xff\xfe")
+    with pytest.raises(ConfigError, match=r"bytes\.toml"):
+        read_toml(tmp_path / "bytes.toml")
+
+
+def test_every_option_has_a_help_text():
+    """`--help` says something on each."""
+    assert all(one.metadata["help"] for one in fields(Config))
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("30min", 1800), ("1.5h", 5400)])
+def test_a_time_limit_has_a_unit(text, seconds):
+    """In words of a batch queue's user."""
+    assert Config(time_limit=text).seconds("time_limit") == seconds
+
+
+@pytest.mark.parametrize("text", ["90", "1:30:00", "-1s", "s", "2 days"])
+def test_a_time_limit_without_a_unit_is_refused(text):
+    """A number alone could be seconds or minutes."""
+    with pytest.raises(ConfigError, match="--time-limit"):
+        Config(time_limit=text)

@@ -1,0 +1,204 @@
+"""Scores of a split: every row once, in an order that does not depend on the ranks."""
+
+from types import SimpleNamespace
+
+import h5py
+import numpy as np
+import pytest
+import samples
+
+from distbp.data.batches import Feed
+from distbp.data.dataset import DataSet
+from distbp.errors import ConfigError, DataError
+from distbp.network.network import Network
+from distbp.parallel.comm import Comm
+from distbp.storage import hdf5_file
+from distbp.storage.checkpoint import Checkpoint
+from distbp.storage.scaling import Scaling
+from distbp.training.config import Config
+from distbp.training.evaluation import BLOCK, Evaluator, tree_sum
+from distbp.training.inputs import check_fits, open_data, open_model_and_data
+from distbp.training.loop import train
+from distbp.training.prediction import predict, write_predictions
+
+ROWS = 3 * BLOCK + 17  # a last block that is not full
+
+
+def network_for(data, dtype="float64"):
+    """Return an untrained network for a data set."""
+    is_regression = data.task == "regression"
+    return Network(
+        (data.n_in, 8, data.n_out),
+        cost="quadratic" if is_regression else "log-likelihood",
+        output="linear" if is_regression else None,
+        dtype=dtype,
+    )
+
+
+def evaluator_of(path, network, comm=None):
+    data = DataSet(path)
+    is_regression = data.task == "regression"
+    return Evaluator(comm or Comm(), network, data.splits["test"], data.scaling, is_regression)
+
+
+def at_once(path, network):
+    """Return all outputs, y and the mean cost, in one pass."""
+    data = DataSet(path)
+    split = data.splits["test"]
+    x, y, _ = Feed(split, data.scaling, len(data.classes), len(split), network.dtype).load(
+        np.arange(len(split))
+    )
+    work = network.workspace(len(x))
+    a = network.feedforward(x, work)
+    return a, y, network.cost.fn(work.z[-1], a, y) / len(x)
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    return samples.digits(tmp_path_factory.mktemp("d") / "d.h5", {"train": 7, "test": ROWS})
+
+
+@pytest.fixture(scope="module")
+def numbers(tmp_path_factory):
+    return samples.numbers(tmp_path_factory.mktemp("n") / "n.h5", {"train": 7, "test": ROWS})
+
+
+def test_score_of_classes(digits):
+    """Cost and accuracy are the means over all rows, those of the last block included."""
+    network = network_for(DataSet(digits))
+    score = evaluator_of(digits, network).score()
+    a, y, cost = at_once(digits, network)
+    assert score.rows == ROWS
+    assert score.cost == pytest.approx(cost, rel=1e-12)
+    assert score.accuracy == np.mean(a.argmax(axis=1) == y.argmax(axis=1))
+
+
+def test_score_of_numbers(numbers):
+    """R² is scikit-learn's, the mean over the outputs."""
+    metrics = pytest.importorskip("sklearn.metrics")
+    network = network_for(DataSet(numbers))
+    score = evaluator_of(numbers, network).score()
+    a, y, cost = at_once(numbers, network)
+    assert score.cost == pytest.approx(cost, rel=1e-12)
+    assert score.accuracy == pytest.approx(metrics.r2_score(y, a), rel=1e-11)
+
+
+@pytest.mark.parametrize(("error", "r2"), [(0.0, 1.0), (1.0, 0.0)])
+def test_r2_of_a_target_that_does_not_vary(tmp_path, error, r2):
+    """It is predicted perfectly or not at all; nothing is divided by 0."""
+    x, y = np.ones((5, 2)), np.full((5, 1), 3.0)
+    scaling = Scaling(np.zeros(1), np.ones(1))
+    path = samples.write(tmp_path / "d.h5", {"train": (x, y), "test": (x, y)}, scaling)
+    network = Network((2, 1), cost="quadratic", output="linear", dtype="float64")
+    network.theta[...] = [0, 0, 3 + error]
+    assert evaluator_of(path, network).score().accuracy == r2
+
+
+def test_r2_of_whole_numbers(tmp_path):
+    """Targets that are stored as integers, several a row, are no labels."""
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(9, 2)), rng.integers(0, 9, (9, 2))
+    path = tmp_path / "d.h5"
+    scaling = Scaling(np.zeros(1), np.ones(1))
+    floats = x, y.astype(float)
+    samples.write(path, {"train": floats, "test": floats}, scaling)
+    network = network_for(DataSet(path))
+    expected = evaluator_of(path, network).score()
+    samples.write(path, {"train": (x, y), "test": (x, y)}, scaling)
+    assert evaluator_of(path, network).score() == expected
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("size", [2, 3, 5])
+def test_parts_of_ranks_are_the_whole(digits, size, dtype):
+    """Ranks that each compute their blocks have, together, the numbers of one rank."""
+    network = network_for(DataSet(digits), dtype)
+    whole = evaluator_of(digits, network).run()[2]
+    parts = [
+        evaluator_of(digits, network, SimpleNamespace(rank=rank, size=size)).run()
+        for rank in range(size)
+    ]
+    assert [first for first, _, _ in parts[1:]] == [stop for _, stop, _ in parts[:-1]]
+    np.testing.assert_array_equal(np.concatenate([sums for _, _, sums in parts]), whole)
+
+
+def test_evaluating_twice_gives_the_same(digits):
+    """Buffers that are used again carry nothing over."""
+    evaluator = evaluator_of(digits, network_for(DataSet(digits), "float32"))
+    assert evaluator.score() == evaluator.score()
+
+
+def test_tree_sum_is_the_tree():
+    """Costs of blocks are added like gradients of shards: ((0 + 1) + (2 + 3)) + 4."""
+    v = np.array([[1e16], [1.0], [-1e16], [1.0], [1.0]])
+    assert tree_sum(v) == (((v[0] + v[1]) + (v[2] + v[3])) + v[4])
+    assert tree_sum(v[:1]) == v[0]
+    assert tree_sum(v) != v.sum()  # or the order would not show
+
+
+def test_predictions_are_in_the_order_of_the_rows(digits, tmp_path):
+    """Output and label of each row, and what they belong to, in a file of fixed-length types."""
+    data = DataSet(digits)
+    network = network_for(data, "float32")
+    checkpoint = Checkpoint(network, {}, data.scaling, {})
+    write_predictions(Comm(), checkpoint, data, "test", tmp_path / "p.h5")
+    a, _, _ = at_once(digits, network)
+    with h5py.File(tmp_path / "p.h5") as file:
+        np.testing.assert_allclose(file["output"][...], a, atol=1e-5)
+        np.testing.assert_array_equal(file["label"][...], file["output"][...].argmax(axis=1))
+        about = hdf5_file.read_json(file, "about")
+    assert about == {"classes": data.classes, "split": "test", "data": data.identity}
+
+
+def test_predictions_of_numbers_have_no_label(numbers, tmp_path):
+    """A regression's output is all there is."""
+    data = DataSet(numbers)
+    checkpoint = Checkpoint(network_for(data), {}, data.scaling, {})
+    write_predictions(Comm(), checkpoint, data, "train", tmp_path / "p.h5")
+    with h5py.File(tmp_path / "p.h5") as file:
+        assert set(file) == {"about", "output"}
+        assert file["output"].shape == (7, 3)
+
+
+@pytest.mark.parametrize("rows", [2, 7, BLOCK + 5])
+def test_predict_takes_rows_as_they_were(tmp_path, rows):
+    """Scaled, and with the bits that the command line writes."""
+    rng, path, run = np.random.default_rng(3), tmp_path / "d.h5", tmp_path / "run"
+    x = rng.integers(0, 256, (rows, 4, 3), dtype=np.uint8)
+    scaling = Scaling(rng.normal(size=12), rng.uniform(0.1, 2, 12))
+    samples.write(path, {"train": (x, np.arange(rows) % 2)}, scaling, classes=2)
+    train(Config(data=path, out=run, epochs=1, quiet=True), comm=Comm())
+    checkpoint, data = open_model_and_data(str(run), str(path), Comm())
+    write_predictions(Comm(), checkpoint, data, "train", tmp_path / "p.h5")
+    with h5py.File(tmp_path / "p.h5") as file:
+        np.testing.assert_array_equal(predict(run, x), file["output"][...], strict=True)
+    assert predict(run, x[:0]).shape == (0, 2)
+    for bad in (x[:, :3], x.astype(str), 3.0):
+        with pytest.raises(DataError, match=r"takes rows of 12 numbers"):
+            predict(run, bad)
+
+
+def test_a_model_on_data_that_does_not_fit(digits, numbers):
+    """Other inputs, another task or other classes are refused before anything is computed."""
+    data = DataSet(digits)
+
+    def model(sizes=(48, 5), task="classification", classes=None):
+        about = {"task": task, "classes": data.classes if classes is None else classes}
+        return Checkpoint(Network(sizes), {}, data.scaling, about)
+
+    check_fits(model(), data)
+    with pytest.raises(ConfigError, match=r"takes 47 numbers a row; .*d\.h5 has 48"):
+        check_fits(model((47, 5)), data)
+    with pytest.raises(ConfigError, match=r"for classification with 4 outputs; .* with 5"):
+        check_fits(model((48, 4)), data)
+    with pytest.raises(ConfigError, match=r"for regression"):
+        check_fits(model(task="regression"), data)
+    with pytest.raises(ConfigError, match="are not those of the model, or not in order"):
+        check_fits(model(classes=data.classes[::-1]), data)
+
+
+def test_opening_what_is_no_data_set(tmp_path):
+    """The path is named."""
+    (tmp_path / "d.h5").write_bytes(b"no")
+    with pytest.raises(DataError, match=r"d\.h5 cannot be read"):
+        open_data(tmp_path / "d.h5", Comm())

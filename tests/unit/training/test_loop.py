@@ -1,0 +1,760 @@
+"""Whole runs in one process: what is recorded, kept, gone on with, and refused.
+
+The same on several ranks is in tests/mpi. Data sets are those of `samples`.
+"""
+
+import json
+import os
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import samples
+
+from distbp.data.batches import Feed
+from distbp.data.dataset import FORMAT, VERSION, DataSet
+from distbp.errors import CheckpointError, ConfigError, DataError, DistbpError
+from distbp.network import rng
+from distbp.network.network import Network
+from distbp.network.optimizers import OPTIMIZERS
+from distbp.network.parameters import digest, layer_views
+from distbp.network.schedules import plateau_factor
+from distbp.network.update import Update
+from distbp.parallel.comm import Comm
+from distbp.parallel.reduction import EXTRA
+from distbp.storage import hdf5_file, run_directory
+from distbp.storage.checkpoint import read
+from distbp.storage.run_directory import RunFolder, find, load
+from distbp.training import loop
+from distbp.training.config import Config
+from distbp.training.loop import Run, train
+from distbp.training.recorder import Journal
+
+N, CLASSES = samples.ROWS["train"], samples.N_CLASSES
+TIMES = ("seconds", "samples_per_s")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Return a function that gives the path of a sample data set, written once."""
+    folder, written = tmp_path_factory.mktemp("data"), {}
+
+    def of(name):
+        if name not in written:
+            written[name] = samples.DATA_SETS[name](folder / f"{len(written)}.h5")
+        return str(written[name])
+
+    return of
+
+
+@pytest.fixture
+def run(tmp_path, data):
+    """Return a function that trains, alone, with a few options; each run in a new directory."""
+    count = iter(range(100))
+
+    def train_with(name="digits", **options):
+        defaults = {"hidden": (9,), "batch_size": 70, "epochs": 3, "quiet": True}
+        config = Config(data=data(name), out=str(tmp_path / f"run{next(count)}"))
+        return train(replace(config, **defaults | options), comm=Comm())
+
+    return train_with
+
+
+def resumed(path, **changes):
+    """Go on with a run as `distbp train --resume` does."""
+    config = Config(**read(find(path)).about["config"])
+    return train(config.resumed({"out": str(path), **changes}), resume=True, comm=Comm())
+
+
+def rows(path, split):
+    """Return x (n, n_0), y (n, n_L) of a split as a network takes them, in float64."""
+    file = DataSet(path)
+    part = file.splits[split]
+    feed = Feed(part, file.scaling, len(file.classes), len(part), np.dtype("f8"))
+    x, y, _ = feed.load(np.arange(len(part)))
+    return x, y
+
+
+def metrics(path):
+    return [json.loads(line) for line in (Path(path) / "metrics.jsonl").read_text().splitlines()]
+
+
+def timeless(history):
+    return [{k: v for k, v in record.items() if k not in TIMES} for record in history]
+
+
+def cost_and_accuracy(network, x, y):
+    work = network.workspace(len(x))
+    a = network.feedforward(x, work)
+    cost = network.cost.fn(work.z[-1], a, y) / len(x)
+    return cost, float(np.mean(a.argmax(axis=1) == y.argmax(axis=1)))
+
+
+# What a run does.
+
+
+def plainly(config, x, y, epochs):
+    """Train as the book does, without shards or buffers; return θ and each epoch's train cost."""
+    network = Network(
+        (x.shape[1], *config.hidden, y.shape[1]), config.activation, seed=config.seed,
+        dtype="float64",
+    )  # fmt: skip
+    update = Update(network, OPTIMIZERS[config.optimizer](0.9), l2=config.l2 / len(x))
+    costs = []
+    for epoch in range(epochs):
+        order = rng.permutation(len(x), config.seed, rng.ORDER, epoch)
+        cost = 0.0
+        for start in range(0, len(x), config.batch_size):
+            batch = order[start : start + config.batch_size]
+            total = np.empty_like(network.theta)
+            network.backprop(x[batch], y[batch], layer_views(total, network.sizes))
+            cost += cost_and_accuracy(network, x[batch], y[batch])[0] * len(batch)
+            update.apply(total, len(batch), 0.1)
+        costs.append(cost / len(x))
+    return network.theta, costs
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "shards"),
+    [(64, 4), (N, 1), (2 * N, 8), (N - 1, 100), (71, 71), (100, 7)],
+)
+def test_a_run_is_plain_gradient_descent(run, data, batch_size, shards):
+    """Every row once an epoch in the order of the seed, whatever the batches and shards.
+
+    Batches larger than the data, last batches of one row and empty shards included.
+    """
+    result = run(
+        batch_size=batch_size, shards=shards, dtype="float64", optimizer="momentum", l2=2.0, seed=3
+    )
+    config = Config(hidden=(9,), batch_size=batch_size, optimizer="momentum", l2=2.0, seed=3)
+    theta, costs = plainly(config, *rows(data("digits"), "train"), epochs=3)
+    np.testing.assert_allclose(result.network.theta, theta, rtol=1e-8, atol=1e-10)
+    assert [r["train_cost"] for r in result.history] == pytest.approx(costs, rel=1e-10)
+    assert [r["step"] for r in result.history] == [-(-N // batch_size) * e for e in (1, 2, 3)]
+
+
+def test_records(run, data):
+    """metrics.jsonl has one object an epoch, of the documented keys and recomputed values."""
+    result = run("digits packed", dtype="float64", learning_rate=0.2)
+    assert metrics(result.path) == result.history
+    assert [record["epoch"] for record in result.history] == [1, 2, 3]
+    last = result.history[-1]
+    assert list(last) == [
+        "epoch", "step", "train_cost", "train_accuracy", "validation_cost", "validation_accuracy",
+        "test_cost", "test_accuracy", "learning_rate", "seconds", "samples_per_s", "digest",
+    ]  # fmt: skip
+    for split in ("validation", "test"):
+        cost, accuracy = cost_and_accuracy(result.network, *rows(data("digits packed"), split))
+        assert last[f"{split}_cost"] == pytest.approx(cost, rel=1e-12)
+        assert last[f"{split}_accuracy"] == accuracy
+    assert last["learning_rate"] == 0.2
+    assert last["digest"] == result.digest == digest(result.network.theta)
+    assert last["samples_per_s"] == pytest.approx(N / last["seconds"])
+
+
+def test_train_cost_is_that_before_each_step(run, data):
+    """At learning rate 0 the training cost and accuracy are those of the first weights."""
+    result = run(learning_rate=0.0, dtype="float64", epochs=2)
+    cost, accuracy = cost_and_accuracy(result.network, *rows(data("digits"), "train"))
+    for record in result.history:
+        assert record["train_cost"] == pytest.approx(cost, rel=1e-12)
+        assert record["train_accuracy"] == accuracy
+    assert result.history[0]["validation_cost"] is None
+    np.testing.assert_array_equal(
+        result.network.theta, Network(result.network.sizes, dtype="float64").theta
+    )
+
+
+def test_a_run_learns(run):
+    """The digits of the sample are told apart after a few epochs."""
+    history = run(epochs=8, hidden=(30,), optimizer="adam", learning_rate=0.01).history
+    assert history[-1]["test_accuracy"] > 0.9
+    assert history[-1]["train_cost"] < history[0]["train_cost"] / 2
+
+
+def test_a_regression_learns(run, data):
+    """R² is scikit-learn's r2_score, and there is no training accuracy."""
+    metrics_of = pytest.importorskip("sklearn.metrics")
+    options = {"hidden": (20,), "optimizer": "adam", "learning_rate": 0.1, "dtype": "float64"}
+    result = run("numbers", epochs=8, **options)
+    x, y = rows(data("numbers"), "test")
+    last = result.history[-1]
+    assert last["train_accuracy"] is None
+    r2 = metrics_of.r2_score(y, result.network.feedforward(x))
+    assert last["test_accuracy"] == pytest.approx(r2, rel=1e-10)
+    assert last["test_accuracy"] > 0.5
+    assert result.network.output == "linear"
+
+
+def test_equal_configurations_give_equal_bits(run):
+    """A run is a function of its configuration; another seed is another run."""
+    options = {"dropout": 0.2, "optimizer": "adam", "epochs": 2}
+    one, same, other = (run(seed=seed, **options) for seed in (1, 1, 2))
+    assert one.digest == same.digest != other.digest
+    assert timeless(one.history) == timeless(same.history)
+
+
+def test_a_new_order_every_epoch(run, data):
+    """Rows are shuffled anew: two epochs of one batch a row are not twice the same."""
+    config = Config(data=data("digits"), out=str(run().path) + "x", quiet=True)
+    parts, orders = Run(config, Comm()), []
+    for epoch in range(3):
+        parts.progress.epoch = epoch
+        parts.order.fill(parts._shuffle)
+        orders.append(parts.order.array.copy())
+        assert sorted(orders[-1]) == list(range(N))
+    assert (orders[0] != orders[1]).any()
+    assert (orders[1] != orders[2]).any()
+
+
+def test_dropout_depends_on_epoch_step_and_shard(data, tmp_path):
+    """The same rows lose other units in another epoch, step or shard; the same ones again here."""
+    config = Config(
+        data=data("digits"), out=str(tmp_path / "run"), dropout=0.5, batch_size=20, shards=2,
+        quiet=True,
+    )  # fmt: skip
+    parts = Run(config, Comm())
+    batch = np.arange(20)
+
+    def cost(rows, epoch, step):
+        parts.gradient.compute(rows, epoch, step)
+        return parts.combiner.slots[0][-EXTRA]
+
+    assert cost(batch, 1, 2) == cost(batch, 1, 2)
+    assert len({cost(batch, epoch, step) for epoch in (0, 1) for step in (0, 1)}) == 4
+    swapped = np.concatenate([batch[10:], batch[:10]])
+    assert cost(swapped, 1, 2) != pytest.approx(cost(batch, 1, 2), rel=1e-4)
+
+
+# Learning rate, validation, stopping.
+
+
+def test_plateau_follows_the_scores(run):
+    """Each epoch's learning rate is the factor of the validation costs before it."""
+    history = run(
+        "digits packed", schedule="plateau", decay=0.25, decay_epochs=1, learning_rate=3.0, epochs=8
+    ).history
+    scores = [record["validation_cost"] for record in history]
+    expected = [3.0 * plateau_factor(scores[:epoch], 0.25, 1) for epoch in range(8)]
+    assert [record["learning_rate"] for record in history] == expected
+    assert len(set(expected)) > 1
+
+
+def test_schedules(run):
+    """A record has the rate of its epoch's last step: warm-up, steps, half a cosine."""
+    history = run(warmup_epochs=2, schedule="step", decay_epochs=1).history
+    assert [r["learning_rate"] for r in history] == pytest.approx([0.05, 0.05, 0.025])
+    history = run(schedule="cosine").history
+    ends = [epoch - 1 / 8 for epoch in (1, 2, 3)]
+    rates = [0.05 * (1 + np.cos(np.pi * end / 3)) for end in ends]
+    assert [r["learning_rate"] for r in history] == pytest.approx(rates)
+
+
+def test_patience(run, capsys):
+    """A run stops when so many epochs brought no better score, and says so."""
+    result = run("digits packed", patience=2, epochs=60, learning_rate=4.0, quiet=False)
+    scores = [record["validation_cost"] for record in result.history]
+    best = scores.index(min(scores))
+    assert len(scores) == best + 1 + 2 < 60
+    assert "stopped: no better score for 2 epochs" in capsys.readouterr().out
+
+
+def test_patience_without_validation_looks_at_the_training_cost(run):
+    """Never at the test set: at learning rate 0 nothing gets better, not even by chance."""
+    history = run(patience=1, epochs=9, learning_rate=0.0, dropout=0.0, shards=1).history
+    costs = [record["train_cost"] for record in history]
+    assert len(costs) == 2 + costs.index(min(costs))
+
+
+def test_validation_rows_are_held_out(run, data, tmp_path):
+    """They are part of the training set, never trained on, the same in every epoch."""
+    config = Config(data=data("digits"), out=str(tmp_path / "held"), validation=0.2, quiet=True)
+    parts = Run(config, Comm())
+    held, left = parts.validation.rows, parts.rows.rows
+    assert len(held) == round(0.2 * N)
+    assert sorted([*held, *left]) == list(range(N))
+    parts.order.fill(parts._shuffle)
+    assert sorted(parts.order.array) == list(left)
+    parts.train()
+    x, y = rows(data("digits"), "train")
+    cost, accuracy = cost_and_accuracy(parts.network, x[held], y[held])
+    assert parts.progress.history.records[-1]["validation_cost"] == pytest.approx(cost, rel=1e-5)
+    assert parts.progress.history.records[-1]["validation_accuracy"] == accuracy
+
+
+@pytest.mark.parametrize(
+    ("name", "validation", "message"),
+    [
+        ("digits packed", 0.1, "has a validation split"),
+        ("digits", 0.0001, "leaves 503 to train on and 0 to validate with; both need at least 1"),
+        ("digits", 0.9999, "leaves 0 to train on"),
+    ],
+)
+def test_validation_that_cannot_be_had(run, name, validation, message):
+    """No second validation set, and no empty part."""
+    with pytest.raises(ConfigError, match=message):
+        run(name, validation=validation)
+
+
+# Checkpoints of a run.
+
+
+def test_best_is_the_best(run):
+    """best.h5 is the network of the lowest validation cost, last.h5 the last one."""
+    result = run(
+        "digits packed", epochs=4, hidden=(30,), learning_rate=2.0, checkpoint_every="3epochs"
+    )
+    scores = [record["validation_cost"] for record in result.history]
+    best = scores.index(min(scores))
+    assert best < 3  # or the test would not tell the two apart
+    found = read(result.path / "best.h5")
+    assert len(found.history) == best + 1
+    assert digest(found.network.theta) == result.history[best]["digest"]
+    assert digest(load(result.path).theta) == result.digest
+
+
+def test_the_best_of_short_epochs_is_not_written_each_time(run, monkeypatch):
+    """At most once a second, but before any later checkpoint, and at the end."""
+    written, save, save_best = [], RunFolder.save, RunFolder.save_best
+
+    def note(self, checkpoint, is_best):
+        written.append(("last", len(checkpoint.history)))
+        save(self, checkpoint, is_best)
+
+    def note_best(self, checkpoint):
+        written.append(("best", len(checkpoint.history)))
+        save_best(self, checkpoint)
+
+    monkeypatch.setattr(RunFolder, "save", note)
+    monkeypatch.setattr(RunFolder, "save_best", note_best)
+    monkeypatch.setattr("distbp.training.recorder.BEST_EVERY", 1000.0)
+    result = run(epochs=8, learning_rate=0.02, checkpoint_every="6epochs")
+    costs = [record["train_cost"] for record in result.history]
+    assert costs == sorted(set(costs), reverse=True)  # each epoch is the best so far
+    assert written == [("best", 1), ("best", 5), ("last", 6), ("best", 8), ("last", 8)]
+    assert digest(load(result.path / "best.h5").theta) == result.digest
+
+
+def test_the_best_that_was_held_back_has_to_be_written(run, monkeypatch):
+    """A run does not end well without it."""
+    calls, save_best = [], RunFolder.save_best
+
+    def fails_at_last(self, checkpoint):
+        calls.append(len(checkpoint.history))
+        if len(calls) > 1:
+            raise CheckpointError("disk full.")
+        save_best(self, checkpoint)
+
+    monkeypatch.setattr(RunFolder, "save_best", fails_at_last)
+    monkeypatch.setattr("distbp.training.recorder.BEST_EVERY", 1000.0)
+    with pytest.raises(CheckpointError, match="disk full"):
+        run(epochs=3, checkpoint_every="100epochs")
+    assert calls == [1, 3]
+
+
+@pytest.mark.parametrize(
+    ("every", "keep", "steps"),
+    [("1epoch", 2, [16, 24]), ("2epochs", 9, [16, 24]), ("7steps", 9, [7, 14, 21, 24]),
+     ("8steps", 9, [8, 16, 24]), ("1000s", 9, [24])],
+)  # fmt: skip
+def test_checkpoints_that_are_due(run, every, keep, steps):
+    """They come when asked for, the last state always; only the newest are kept."""
+    result = run(checkpoint_every=every, keep=keep)
+    names = sorted(path.name for path in (result.path / "checkpoints").iterdir())
+    assert names == [f"step-{step:09d}.h5" for step in steps]
+    assert digest(load(result.path).theta) == result.digest
+    assert len(read(result.path / "last.h5").history) == 3
+    assert sorted(os.listdir(result.path)) == [
+        "best.h5", "checkpoints", "config.toml", "last.h5", "lock", "metrics.jsonl",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"dropout": 0.3, "optimizer": "adam", "learning_rate": 0.01},
+        {"schedule": "plateau", "decay_epochs": 1, "learning_rate": 3.0, "optimizer": "nesterov"},
+        {"validation": 0.3, "schedule": "cosine", "clip_norm": 0.5, "patience": 9},
+    ],
+    ids=["dropout, adam", "plateau, nesterov", "held out, cosine"],
+)
+def test_going_on_from_anywhere_changes_nothing(run, options):
+    """From the first step, the middle and the end of an epoch: equal bits and equal records."""
+    whole = run(checkpoint_every="1steps", keep=1000, batch_size=101, **options)
+    steps = len(list((whole.path / "checkpoints").iterdir()))
+    assert steps == whole.history[-1]["step"]
+    for step in (1, steps // 3, steps // 3 + 1, steps // 2, steps - 1):
+        path = whole.path.with_name(f"{whole.path.name}-{step}")
+        path.mkdir()
+        shutil.copytree(whole.path / "checkpoints", path / "checkpoints")
+        shutil.copy(path / f"checkpoints/step-{step:09d}.h5", path / "last.h5")
+        (path / "metrics.jsonl").write_text("what was there before\n" * 9)
+        again = resumed(path, checkpoint_every="1epoch")
+        assert again.digest == whole.digest
+        assert timeless(again.history) == timeless(whole.history)
+        assert metrics(path) == again.history
+        assert digest(load(path).theta) == whole.digest
+
+
+def test_going_on_after_the_end(run):
+    """A run that is done does nothing more; with more epochs it is the longer run."""
+    short, long = run(epochs=2), run(epochs=4)
+    before = (short.path / "last.h5").read_bytes()
+    same = resumed(short.path)
+    assert same.digest == short.digest
+    assert timeless(same.history) == timeless(short.history)
+    assert (short.path / "last.h5").read_bytes() == before
+    longer = resumed(short.path, epochs=4)
+    assert longer.digest == long.digest
+    assert timeless(longer.history) == timeless(long.history)
+    assert Config(**read(find(short.path)).about["config"]).epochs == 4
+
+
+def test_going_on_on_other_data(run, data, tmp_path):
+    """The data set is known by its content: a copy will do, another one will not."""
+    result = run(epochs=1)
+    copied = shutil.copy(data("digits"), tmp_path / "copy.h5")
+    resumed(result.path, data=str(copied), epochs=2)
+    other = samples.digits(tmp_path / "other.h5", {"train": N + 1, "test": 9})
+    with pytest.raises(ConfigError, match=r"other\.h5 is not the data set that .*run0"):
+        resumed(result.path, data=str(other), epochs=3)
+
+
+def test_going_on_with_another_configuration(run):
+    """A library's user cannot change the mathematics of a run either."""
+    result = run(epochs=1)
+    config = Config(**read(find(result.path)).about["config"])
+    with pytest.raises(ConfigError, match="--learning-rate"):
+        train(replace(config, learning_rate=0.7, epochs=2), resume=True, comm=Comm())
+    with pytest.raises(ConfigError, match="--hidden"):
+        train(replace(config, hidden=(3,), epochs=2), resume=True, comm=Comm())
+
+
+def test_nothing_to_go_on_with(data, tmp_path):
+    """A directory without a checkpoint is named."""
+    (tmp_path / "empty").mkdir()
+    config = Config(data=data("digits"), out=str(tmp_path / "empty"), quiet=True)
+    with pytest.raises(CheckpointError, match=r"empty has no checkpoint"):
+        train(config, resume=True, comm=Comm())
+
+
+def test_a_directory_with_a_run_is_not_used_again(run, data):
+    """The first run is left as it is."""
+    result = run(epochs=1)
+    before = (result.path / "config.toml").read_bytes()
+    with pytest.raises(CheckpointError, match="holds a run already"):
+        train(Config(data=data("digits"), out=str(result.path), quiet=True), comm=Comm())
+    assert (result.path / "config.toml").read_bytes() == before
+
+
+def test_a_run_needs_a_directory(data, tmp_path, monkeypatch):
+    """Without one nothing is written, least of all into the current directory."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="--out"):
+        train(Config(data=data("digits"), epochs=1, quiet=True), comm=Comm())
+    assert not list(tmp_path.iterdir())
+
+
+# Starting from another run.
+
+
+def test_init_from(run):
+    """The first weights are another run's last ones, whatever the seed."""
+    first = run()
+    second = run(init_from=str(first.path), learning_rate=0.0, epochs=1, seed=5)
+    assert second.digest == first.digest
+    file = run(init_from=str(first.path / "best.h5"), learning_rate=0.0, epochs=1)
+    assert file.digest == digest(load(first.path / "best.h5").theta)
+
+
+def test_init_from_another_shape(run):
+    """It is refused with both shapes."""
+    first = run(epochs=1)
+    with pytest.raises(ConfigError, match=r"sizes \(48, 9, 5\); this run asks for \(48, 8, 5\)"):
+        run(init_from=str(first.path), hidden=(8,))
+
+
+def test_the_first_run_is_not_needed_any_more(run):
+    """A run that was started from another one goes on after that one is gone."""
+    first = run(epochs=1)
+    second = run(init_from=str(first.path), epochs=1)
+    whole = run(init_from=str(first.path), epochs=2)
+    shutil.rmtree(first.path)
+    assert resumed(second.path, epochs=2).digest == whole.digest
+
+
+# Numbers that are none.
+
+
+def check_finite(path):
+    """Check that all checkpoints of a run hold only finite numbers."""
+    for file in Path(path).rglob("*.h5"):
+        checkpoint = read(file)
+        for array in (checkpoint.network.theta, *checkpoint.state.values()):
+            assert np.isfinite(array).all(), file
+
+
+@pytest.mark.parametrize("every", ["1steps", "1epoch"])
+@pytest.mark.parametrize(
+    ("options", "place"),
+    [
+        ({"learning_rate": 1e30}, r"epoch 1, step [234] of 8"),
+        ({"learning_rate": 1e39}, r"epoch 1, step 1 of 8"),
+        ({"learning_rate": 1e39, "batch_size": 1000}, r"epoch 1, step 1 of 1\b"),
+        ({"learning_rate": 1e30, "optimizer": "momentum", "momentum": 0.99}, r"epoch 1, step"),
+    ],
+)
+def test_a_cost_that_is_no_number(run, tmp_path, options, place, every):
+    """The run ends in one sentence with the place, and nothing infinite is kept."""
+    with pytest.raises(DistbpError, match=f"not a finite number in {place}") as failure:
+        run(checkpoint_every=every, init="large", **options)
+    assert "--learning-rate" in str(failure.value)
+    assert "\n" not in str(failure.value)
+    check_finite(tmp_path / "run0")
+
+
+def test_after_a_cost_that_is_no_number(run, tmp_path):
+    """The last good checkpoint is there, and a run without any may be begun again."""
+    good = run(epochs=2)
+    config = Config(**read(find(good.path)).about["config"])
+    with pytest.raises(DistbpError, match="not a finite number"):
+        run(learning_rate=1e39)
+    bad = Config(**config.to_dict() | {"out": str(tmp_path / "run1"), "learning_rate": 0.1})
+    assert train(bad, comm=Comm()).digest == good.digest
+
+
+# Trouble with the disk.
+
+
+def test_a_save_that_fails_is_tried_again(run, monkeypatch, capsys):
+    """In the middle a failed save is a warning; the run ends with all that it should have."""
+    real, calls = RunFolder.save, []
+
+    def fails_at_first(self, checkpoint, is_best):
+        calls.append(is_best)
+        if len(calls) == 1:
+            raise CheckpointError("disk full.")
+        real(self, checkpoint, is_best)
+
+    expected = run()
+    monkeypatch.setattr(RunFolder, "save", fails_at_first)
+    result = run()
+    assert "disk full. The run goes on" in capsys.readouterr().err
+    assert digest(load(result.path).theta) == expected.digest
+    assert timeless(metrics(result.path)) == timeless(expected.history)
+
+
+def test_the_best_network_is_kept_although_a_save_failed(run, monkeypatch):
+    """If the last epoch is the best and its save is tried again, best.h5 is it, too."""
+    real, calls = RunFolder.save, []
+
+    def fails_at_first(self, checkpoint, is_best):
+        calls.append(is_best)
+        if len(calls) == 1:
+            raise CheckpointError("disk full.")
+        real(self, checkpoint, is_best)
+
+    monkeypatch.setattr(RunFolder, "save", fails_at_first)
+    result = run(epochs=1)
+    assert digest(load(result.path / "best.h5").theta) == result.digest
+
+
+@pytest.mark.parametrize("which", [1, 3])  # of three epochs
+@pytest.mark.parametrize("is_full", [False, True])
+def test_every_epoch_is_in_the_metrics_although_a_write_failed(
+    run, monkeypatch, capsys, which, is_full
+):
+    """What could not be written after one epoch, or only half, is written later, once and whole."""
+    add_line, write_text, added, failed = RunFolder.add_line, RunFolder.write_text, [], []
+
+    def adds_half(self, name, line):
+        added.append(line)
+        if len(added) != which:
+            return add_line(self, name, line)
+        with (self.path / name).open("a") as file:
+            file.write(line[: len(line) // 2])
+        return False
+
+    def fails_once(self, name, text):
+        if name == "metrics.jsonl" and len(added) == which and is_full and not failed:
+            failed.append(name)
+            raise CheckpointError("disk full.")
+        write_text(self, name, text)
+
+    monkeypatch.setattr(RunFolder, "add_line", adds_half)
+    monkeypatch.setattr(RunFolder, "write_text", fails_once)
+    result = run()
+    assert ("disk full" in capsys.readouterr().err) == is_full
+    assert metrics(result.path) == result.history
+    assert len(result.history) == 3
+
+
+def test_metrics_are_there_while_a_run_goes_on(run, monkeypatch):
+    """One line after each epoch; also if somebody has taken the file away meanwhile."""
+    seen, after_epoch = [], Journal.after_epoch
+
+    def looks(self):
+        after_epoch(self)
+        path = self.folder.path / "metrics.jsonl"
+        seen.append([record["epoch"] for record in metrics(self.folder.path)])
+        if len(seen) == 2:
+            path.unlink()
+
+    monkeypatch.setattr(Journal, "after_epoch", looks)
+    run(epochs=4)
+    assert seen == [[1], [1, 2], [1, 2, 3], [1, 2, 3, 4]]
+
+
+def test_the_last_save_has_to_succeed(run, monkeypatch):
+    """A run does not end well without its last checkpoint."""
+
+    def fails(self, checkpoint, is_best):
+        raise CheckpointError("disk full.")
+
+    monkeypatch.setattr(RunFolder, "save", fails)
+    with pytest.raises(CheckpointError, match="disk full"):
+        run()
+
+
+# Other files, the same rows.
+
+
+def rewritten(path, to, pad=0, **storage):
+    """Copy a data set with other storage of x, `pad` bytes further on in the file."""
+    with h5py.File(path) as file, hdf5_file.create(to, FORMAT, VERSION, DataError) as copy:
+        if pad:
+            hdf5_file.write_array(copy, "pad", np.zeros(pad, np.uint8))
+
+        def take(name, item):
+            if isinstance(item, h5py.Dataset):
+                options = storage if name.endswith("/x") else {}
+                copy.create_dataset(name, data=item[...], **options)
+
+        file.visititems(take)
+        return copy["train/x"].id.get_offset()
+
+
+@pytest.mark.parametrize("name", ["digits", "numbers"])
+def test_storage_does_not_matter(run, data, tmp_path, name):
+    """Chunked and packed rows, and rows at odd places of the file, train to the same bits."""
+    expected = run(name, epochs=2).digest
+    packed, moved = tmp_path / "packed.h5", tmp_path / "moved.h5"
+    assert rewritten(data(name), packed, chunks=True, compression="gzip") is None
+    assert any(rewritten(data(name), moved, pad) % 2 for pad in (3001, 3002))
+    for file in (packed, moved):
+        assert run(name, epochs=2, data=str(file)).digest == expected
+
+
+def test_missing_data(tmp_path):
+    """Neither a file that is not there nor one without training rows makes a directory."""
+    config = Config(data=str(tmp_path / "none.h5"), out=str(tmp_path / "run"), quiet=True)
+    with pytest.raises(DataError, match=r"none\.h5"):
+        train(config, comm=Comm())
+    path = samples.digits(tmp_path / "test.h5", {"train": 9, "test": 9})
+    with h5py.File(path, "r+") as file:
+        samples.forget_arrays(file)
+        del file["train"]
+    with pytest.raises(ConfigError, match=r"test\.h5 has no split 'train'; it has test"):
+        train(replace(config, data=str(path)), comm=Comm())
+    assert not (tmp_path / "run").exists()
+
+
+# What is shown.
+
+
+def test_what_a_person_reads(run, capsys):
+    """The network, the ranks, a line an epoch, and at the end the digest and where the model is."""
+    result = run(quiet=False)
+    lines = capsys.readouterr().out.splitlines()
+    assert "48-9-5" in lines[0]
+    assert "503 training rows, 8 steps an epoch" in lines[0]
+    assert "1 rank on 1 node" in lines[1]
+    assert [line[:10] for line in lines[2:5]] == ["epoch 1/3 ", "epoch 2/3 ", "epoch 3/3 "]
+    assert f"digest {result.digest}" in lines
+    assert any("last.h5" in line and "best.h5" in line for line in lines)
+
+
+def test_quiet(run, capsys):
+    """Nothing is printed unless something is wrong."""
+    run(quiet=True)
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err == ""
+
+
+def test_sums_that_are_not_exact_are_announced(run, capsys):
+    """A run that gives up the promise of equal bits says so, even when it is quiet."""
+    exact, other = run(), run(combine="allreduce")
+    assert "not exact" in capsys.readouterr().err
+    assert other.history[-1]["train_cost"] == pytest.approx(exact.history[-1]["train_cost"])
+
+
+# A step allocates nothing.
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """Return a data set of 784 bytes a row and ten classes."""
+    random = np.random.default_rng(0)
+    x = random.integers(0, 256, (2000, 28, 28)).astype(np.uint8)
+    splits = {"train": (x, random.integers(0, 10, 2000))}
+    path = tmp_path_factory.mktemp("pictures") / "d.h5"
+    scaling = samples.Scaling(np.zeros(1), np.array([1 / 255]))
+    return str(samples.write(path, splits, scaling, 10))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"optimizer": "momentum", "l2": 1.0, "dropout": 0.2},
+        {"optimizer": "adam", "clip_norm": 1.0, "batch_size": 512, "hidden": (300,)},
+        {"cost": "cross-entropy", "batch_size": 500, "shards": 1},
+        {"cost": "quadratic", "activation": "sigmoid", "schedule": "plateau", "dtype": "float64"},
+    ],
+    ids=["plain", "momentum, l2, dropout", "adam, clipped, wide", "cross-entropy", "quadratic"],
+)
+def test_steps_allocate_nothing(pictures, tmp_path, peak, options):
+    """Over many steps Python and NumPy never hold 4 kB more than before; after them, nothing."""
+    config = Config(data=pictures, out=str(tmp_path / "run"), quiet=True, batch_size=64)
+    parts = Run(replace(config, **{"hidden": (100,)} | options), Comm())
+    parts.order.fill(parts._shuffle)
+    size = parts.config.batch_size
+
+    def steps():
+        for _ in range(100 if size == 64 else 2 * parts.batches):
+            start = parts.progress.step % parts.batches * size
+            parts.step(parts.order.array[start : start + size])
+
+    assert peak(steps) < 4_000 + 16 * size  # softmax and argmax take numbers a row
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_save_that_dies_is_no_save(run, monkeypatch):
+    """Whatever ends the thread that saves ends the run too."""
+
+    def fail(*_):
+        raise MemoryError("no room")
+
+    monkeypatch.setattr(run_directory, "write", fail)
+    with pytest.raises(MemoryError, match="no room"):
+        run()
+
+
+def test_a_run_that_has_gone_on_is_not_set_back(run, monkeypatch):
+    """Another one resumed it, and ended, between our look at its checkpoint and our lock."""
+    path = run().path
+    open_data = loop.open_data
+
+    def slow(*words):
+        monkeypatch.undo()
+        resumed(path, epochs=5)
+        return open_data(*words)
+
+    monkeypatch.setattr("distbp.training.loop.open_data", slow)
+    with pytest.raises(CheckpointError, match="has gone on while this run was starting"):
+        resumed(path, epochs=4)
+    assert len(resumed(path, epochs=6).history) == 6

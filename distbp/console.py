@@ -17,7 +17,7 @@ from typing import Any
 
 from distbp.terminal import terminal_widths
 
-REFRESH = 0.1  # seconds
+REFRESH_INTERVAL_S = 0.1  # seconds
 
 
 class Stream(io.FileIO):
@@ -76,7 +76,7 @@ class Display:
         self.epochs, self.steps = epochs, steps
         self._bar: Any = None
         self._task: Any = None
-        self._next = time.monotonic() + REFRESH
+        self._next = time.monotonic() + REFRESH_INTERVAL_S
         stdout, self._width = terminal_widths() if is_shown else (0, 0)
         self._has_lines_on_terminal = stdout > 0
 
@@ -130,7 +130,7 @@ class Display:
 
     def step(self, epoch: int, step: int, numbers: str) -> None:
         """Draw the bar: `step` steps of epoch number `epoch`, from 0, are done."""
-        self._next = time.monotonic() + REFRESH
+        self._next = time.monotonic() + REFRESH_INTERVAL_S
         if self._bar is None:
             self._start_bar()
         self._bar.update(

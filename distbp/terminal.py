@@ -5,14 +5,14 @@ import stat
 import sys
 from pathlib import Path
 
-WIDTHS_VARIABLE = "DISTBP_TERMINALS"  # where another distbp hands on what this one writes
+TERMINAL_WIDTHS_VARIABLE = "DISTBP_TERMINALS"  # where another distbp hands on what this one writes
 LAUNCHERS = ("mpiexec", "mpirun", "prterun", "prun", "orterun", "srun")
 
 
 def terminal_widths() -> tuple[int, int]:
     """Return the columns of the terminals that stdout and stderr end on; 0 for none."""
-    if WIDTHS_VARIABLE in os.environ:
-        out, err = map(int, os.environ[WIDTHS_VARIABLE].split(","))
+    if TERMINAL_WIDTHS_VARIABLE in os.environ:
+        out, err = map(int, os.environ[TERMINAL_WIDTHS_VARIABLE].split(","))
         return out, err
     launcher = launcher_above(os.getpid())
     if launcher is None:

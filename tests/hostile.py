@@ -23,7 +23,7 @@ Change = Callable[[h5py.File, str], None]
 def reseal(path: Path, kind: str) -> None:
     """Seal a file again that has been changed."""
     with path.open("r+b", buffering=0) as file:
-        checksum.stamp(file, kind)
+        checksum.write_checksum_header(file, kind)
 
 
 def replaced(make: Callable[[h5py.File, str, np.ndarray], object]) -> Change:

@@ -63,12 +63,12 @@ def run_import(arguments: argparse.Namespace) -> int:
         about = import_data(arguments.source, arguments.out, options, progress)
     if not arguments.quiet:
         rows = ", ".join(f"{name} {n:,} rows" for name, n in about["rows"].items())
-        print(f"{arguments.out}: {rows}; {meant(about)}")
+        print(f"{arguments.out}: {rows}; {describe_import(about)}")
         print(f"next   distbp train {shlex.quote(arguments.out)} --out RUN")
     return 0
 
 
-def meant(about: dict[str, Any]) -> str:
+def describe_import(about: dict[str, Any]) -> str:
     """Return how the numbers of a new data set were understood."""
     columns = math.prod(about["shape"])
     text = f"{columns:,} number{'s' * (columns != 1)} a row, scaling {about['scaling']}; "
@@ -107,7 +107,7 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
     from distbp.training.inputs import open_model_and_data
 
     comm = connect()
-    with comm.guard():
+    with comm.abort_on_error():
         checkpoint, data = open_model_and_data(arguments.model, arguments.data, comm)
         split = data.split(arguments.split)
         is_regression = data.task == "regression"
@@ -149,7 +149,7 @@ def run_predict(arguments: argparse.Namespace) -> int:
 
     comm = connect()
     refuse_overwriting(arguments.out, arguments.model, arguments.data)
-    with comm.guard():
+    with comm.abort_on_error():
         checkpoint, data = open_model_and_data(arguments.model, arguments.data, comm)
         write_predictions(comm, checkpoint, data, arguments.split, Path(arguments.out))
     if comm.rank == 0:
@@ -216,7 +216,7 @@ def run_plan(arguments: argparse.Namespace) -> int:
     from distbp.parallel.comm import connect
 
     comm = connect()
-    with comm.guard():
+    with comm.abort_on_error():
         given = {one.name: getattr(arguments, one.name) for one in fields(Question)}
         lines = answer(Question(**given), comm)
     if comm.rank == 0:

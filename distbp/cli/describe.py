@@ -22,7 +22,9 @@ def describe(path: Path) -> str:
     path, troubles = run_directory.newest(path)
     if kind_of(path) == checkpoint.FORMAT:
         kind, found = checkpoint.FORMAT, checkpoint.read(path)
-        with hdf5_file.refusing(path, kind, CheckpointError):  # it may have been sealed by anybody
+        with hdf5_file.wrap_read_errors(
+            path, kind, CheckpointError
+        ):  # it may have been sealed by anybody
             rows = [*checkpoint_lines(found), *(("damaged", text) for text in troubles)]
     else:
         kind, rows = dataset.FORMAT, data_lines(DataSet(path))
@@ -33,7 +35,7 @@ def describe(path: Path) -> str:
 def kind_of(path: Path) -> str:
     """Return what kind of file the seal is of; '' if it has none."""
     with (
-        hdf5_file.refusing(path, "a file of distbp", DataError),
+        hdf5_file.wrap_read_errors(path, "a file of distbp", DataError),
         hdf5_checks.open_file(path) as raw,
     ):
         found = checksum.read_block(raw)

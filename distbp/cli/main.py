@@ -32,7 +32,7 @@ os.environ.setdefault("UCX_DEBUG_SIGNO", "0")
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and end this process, and with it all ranks."""
     console.steady_streams()
-    environment.follow_parent()
+    environment.die_with_parent()
     try:
         status = run(parse(sys.argv[1:] if argv is None else argv))
     except DistbpError as error:
@@ -49,7 +49,7 @@ def end(status: int) -> NoReturn:
     sys.stderr.flush()
     comm = sys.modules.get("distbp.comm")  # without it no rank was started
     if comm is not None:
-        comm.leave(status)
+        comm.exit_after_shrink(status)
     sys.exit(status)
 
 
@@ -81,7 +81,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.run is not run_train and (failure := console.lost_output()):
         raise DistbpError(f"The output cannot be written: {failure.strerror}. Make room for it.")
     if status == 0 and is_first():
-        environment.say_done()
+        environment.write_completion_file()
     return status
 
 
@@ -112,11 +112,11 @@ def end_all(error: DistbpError) -> int:
         else:
             time.sleep(1.0)  # give the one that prints its time
         return error.status
-    ranks.end_unless_all_arrive(error)
-    texts = ranks.gather(str(error))
+    ranks.abort_unless_all_arrive(error)
+    texts = ranks.allgather(str(error))
     if texts.index(str(error)) == ranks.rank:
         tell(error)
-    ranks.arrive()
+    ranks.timed_barrier()
     return error.status
 
 
@@ -124,7 +124,7 @@ def tell(error: DistbpError) -> None:
     """Print an error, and let the process that started the ranks know of it."""
     sys.stderr.write(f"distbp: {error}\n")
     sys.stderr.flush()
-    environment.say_error(error)
+    environment.write_error_file(error)
 
 
 def make_parser() -> Parser:

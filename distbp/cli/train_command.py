@@ -45,7 +45,7 @@ def run_train(arguments: argparse.Namespace) -> int:
 
     comm = connect()
     if comm.rank == 0:
-        environment.say_started()
+        environment.write_started_file()
     train(config, bool(arguments.resume), comm)
     return 0
 
@@ -73,19 +73,19 @@ def is_to_restart(arguments: argparse.Namespace) -> bool:
 
 def start_training(arguments: argparse.Namespace, given: dict[str, Any]) -> int:
     """Start this very command on several ranks, and again if it ends before its time."""
-    from distbp.launch.supervisor import Job
-    from distbp.storage.run_directory import generations
+    from distbp.launch.supervisor import Supervisor
+    from distbp.storage.run_directory import list_checkpoints
     from distbp.training.setup import check_places
 
     ranks, restarts = arguments.ranks, arguments.restarts or 0
     first = without(arguments.argv, "--ranks", "--restarts")
     if arguments.resume:
-        return Job(ranks, restarts, arguments.resume, first, first).run()
+        return Supervisor(ranks, restarts, arguments.resume, first, first).run()
     config = new_config(arguments.config, given)
     check_places(config)
-    if generations(Path(config.out)):  # another run's: this one will be refused
-        return Job(ranks, restarts, config.out, first, first).run()
-    return Job(ranks, restarts, config.out, first, resuming(config.out, given)).run()
+    if list_checkpoints(Path(config.out)):  # another run's: this one will be refused
+        return Supervisor(ranks, restarts, config.out, first, first).run()
+    return Supervisor(ranks, restarts, config.out, first, resuming(config.out, given)).run()
 
 
 def resuming(run: str, given: dict[str, Any]) -> list[str]:
@@ -95,7 +95,7 @@ def resuming(run: str, given: dict[str, Any]) -> list[str]:
 
     words = ["train", "--resume", run]
     for one in fields(Config):
-        if one.metadata["same_mathematics"] and one.name in given.keys() - {"data", "out"}:
+        if one.metadata["may_change_on_resume"] and one.name in given.keys() - {"data", "out"}:
             words += as_arguments(flag(one.name), given[one.name])
     return words
 

@@ -8,7 +8,7 @@ from distbp.data.dataset import Split
 from distbp.storage.scaling import Scaling
 
 
-class Feed:
+class BatchLoader:
     """Fill arrays for backprop with rows of a split; allocates only when it is made.
 
     Parameters

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from distbp.data.tables import FILE_FAILS, Advance, ImportOptions, Source, Table, reading
+from distbp.data.tables import FILE_FAILS, ImportOptions, ProgressCallback, Source, Table, reading
 from distbp.errors import ConfigError, DataError
 
 Record = tuple[int, list[str]]  # line number and cells
@@ -25,14 +25,16 @@ REPORT_BYTES = 1 << 20  # between two reports of progress
 
 
 @contextmanager
-def read_csv(path: Path, options: ImportOptions, advance: Advance) -> Iterator[Source]:
+def read_csv(path: Path, options: ImportOptions, advance: ProgressCallback) -> Iterator[Source]:
     """Yield the one split of a CSV file: numbers in all columns but the labels'."""
     with reading(path, FILE_FAILS), path.open("rb") as file:
         source = parse_csv(path, file, options, advance)
     yield source
 
 
-def parse_csv(path: Path, file: BinaryIO, options: ImportOptions, advance: Advance) -> Source:
+def parse_csv(
+    path: Path, file: BinaryIO, options: ImportOptions, advance: ProgressCallback
+) -> Source:
     """Read a whole CSV file."""
     lines = decoded(path, file, advance)
     records = numbered(path, csv.reader(lines, strict=True, skipinitialspace=True))
@@ -51,7 +53,7 @@ def parse_csv(path: Path, file: BinaryIO, options: ImportOptions, advance: Advan
     return Source({"train": (x, y)}, [str(c) for c in x.columns or ()] if has_header else None)
 
 
-def decoded(path: Path, file: BinaryIO, advance: Advance) -> Iterator[str]:
+def decoded(path: Path, file: BinaryIO, advance: ProgressCallback) -> Iterator[str]:
     """Yield the lines of a UTF-8 file; each is decoded alone, to know its number."""
     unreported = 0
     for number, raw in enumerate(file, 1):

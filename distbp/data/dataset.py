@@ -8,7 +8,7 @@
     validation, test   like train, where there are any
 
 A `DataSet` is the opened file, a `Split` is one of its groups or part of one, and
-a `Feed` turns row numbers into the arrays that backprop takes, in buffers made
+a `BatchLoader` turns row numbers into the arrays that backprop takes, in buffers made
 once. Contiguous arrays are memory-mapped, so that all ranks of a node share one
 copy and start at once; chunked or compressed ones are unpacked into memory that
 the caller provides. Which rows a rank reads, and when, is not known here.
@@ -99,7 +99,7 @@ class DataSet:
 
     def __init__(self, path: str | Path, allocate: Allocate = private) -> None:
         self.path = Path(path)
-        with hdf5_file.opened(self.path, FORMAT, VERSION, DataError) as (file, raw):
+        with hdf5_file.open_unverified(self.path, FORMAT, VERSION, DataError) as (file, raw):
             self.about = read_about(file, self.path)
             self.splits = {
                 name: Split(*(self._array(file, raw, f"{name}/{part}", allocate) for part in "xy"))
@@ -121,7 +121,7 @@ class DataSet:
 
         def fill(out: np.ndarray) -> None:
             # One rank of a node fills what all see, so the error has to be one they agree on.
-            with hdf5_file.refusing(self.path, FORMAT, DataError):
+            with hdf5_file.wrap_read_errors(self.path, FORMAT, DataError):
                 found.read_direct(out)
 
         return allocate(found.shape, found.dtype, fill)
@@ -214,7 +214,7 @@ class DataSet:
 
 def check_readable(path: Path) -> None:
     """Raise DataError unless the file is a data set; reads no rows."""
-    with hdf5_file.opened(path, FORMAT, VERSION, DataError) as (file, _):
+    with hdf5_file.open_unverified(path, FORMAT, VERSION, DataError) as (file, _):
         read_about(file, path)
 
 

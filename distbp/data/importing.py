@@ -18,7 +18,7 @@ import h5py
 import numpy as np
 
 from distbp.data.dataset import FORMAT, SPLITS, VERSION, described
-from distbp.data.labels import Meaning, understood
+from distbp.data.labels import Meaning, infer_task
 from distbp.data.sources import FORMATS, Format
 from distbp.data.tables import FILE_FAILS, ImportOptions, Source, Table, reading
 from distbp.errors import ConfigError, DataError
@@ -152,8 +152,8 @@ def import_data(
     }
     with form.read(source, options, lambda part: meter.advance(part * form.effort)) as found:
         check_rows(found)
-        meaning = understood(found, options.task)
-        pieces, split = divided(found, meaning, options)
+        meaning = infer_task(found, options.task)
+        pieces, split = split_test_set(found, meaning, options)
         about = {"task": meaning.task, "classes": meaning.classes, "source": origin, "split": split}
         if found.columns is not None:
             about["columns"] = found.columns
@@ -250,7 +250,9 @@ def check_rows(found: Source) -> None:
             raise DataError(f"{y.name} has rows of shape {y.shape}; expected one label a row.")
 
 
-def divided(found: Source, meaning: Meaning, options: ImportOptions) -> tuple[list[Piece], str]:
+def split_test_set(
+    found: Source, meaning: Meaning, options: ImportOptions
+) -> tuple[list[Piece], str]:
     """Return the splits to write, and the sentence that says where they come from."""
     pieces = [
         Piece(name, found.splits[name][0], meaning.y[name])

@@ -23,7 +23,7 @@ class Meaning:
     y: dict[str, np.ndarray]
 
 
-def understood(found: Source, wanted: str | None) -> Meaning:
+def infer_task(found: Source, wanted: str | None) -> Meaning:
     """Return what the labels are; `wanted` is the task that the user asked for."""
     values = {split: label_values(y) for split, (_, y) in found.splits.items()}
     labels = found.splits["train"][1]

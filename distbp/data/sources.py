@@ -20,7 +20,7 @@ import numpy as np
 from h5py import h5t
 
 from distbp.data.csv_source import read_csv
-from distbp.data.tables import FILE_FAILS, Advance, ImportOptions, Source, Table, reading
+from distbp.data.tables import FILE_FAILS, ImportOptions, ProgressCallback, Source, Table, reading
 from distbp.errors import ConfigError, DataError
 from distbp.storage import hdf5_checks, hdf5_chunks
 
@@ -28,7 +28,7 @@ READ_BYTES = 1 << 20  # at once, from an IDX file
 # What a dataset to import may hold; `importing` refuses what is no number and no label.
 CELLS = frozenset({h5t.INTEGER, h5t.FLOAT, h5t.ENUM, h5t.STRING})
 
-Read = Callable[[Path, ImportOptions, Advance], AbstractContextManager[Source]]
+Read = Callable[[Path, ImportOptions, ProgressCallback], AbstractContextManager[Source]]
 
 
 class Format(NamedTuple):
@@ -71,7 +71,7 @@ def idx_file(present: dict[str, Path], stem: str, ndim: int) -> Path | None:
 
 
 @contextmanager
-def read_idx(folder: Path, options: ImportOptions, advance: Advance) -> Iterator[Source]:
+def read_idx(folder: Path, options: ImportOptions, advance: ProgressCallback) -> Iterator[Source]:
     """Yield the splits of a folder of IDX files."""
     yield Source(
         {
@@ -84,7 +84,7 @@ def read_idx(folder: Path, options: ImportOptions, advance: Advance) -> Iterator
     )
 
 
-def read_idx_array(path: Path, ndim: int, advance: Advance) -> np.ndarray:
+def read_idx_array(path: Path, ndim: int, advance: ProgressCallback) -> np.ndarray:
     """Return the bytes of an IDX file, shaped as its header says (LeCun's MNIST page)."""
     with reading(path, FILE_FAILS), path.open("rb") as raw:
         unpacked: Any = gzip.GzipFile(fileobj=raw) if path.suffix == ".gz" else raw
@@ -114,7 +114,7 @@ def idx_shape(path: Path, header: bytes, ndim: int) -> tuple[int, ...]:
     return tuple(shape)
 
 
-def read_at_most(count: int, file: BinaryIO, raw: BinaryIO, advance: Advance) -> bytearray:
+def read_at_most(count: int, file: BinaryIO, raw: BinaryIO, advance: ProgressCallback) -> bytearray:
     """Return up to `count` bytes of `file`, which unpacks `raw`.
 
     By small pieces: a damaged header may promise more than fits into memory.
@@ -139,7 +139,7 @@ NPZ_NAMES = {
 
 
 @contextmanager
-def read_npz(path: Path, options: ImportOptions, advance: Advance) -> Iterator[Source]:
+def read_npz(path: Path, options: ImportOptions, advance: ProgressCallback) -> Iterator[Source]:
     """Yield the splits of an .npz file; small and capital letters are the same."""
     with reading(path):
         if not zipfile.is_zipfile(path):
@@ -187,10 +187,10 @@ def npz_table(path: Path, archive: Any, name: str) -> Table:
 
 
 @contextmanager
-def read_hdf5(path: Path, options: ImportOptions, advance: Advance) -> Iterator[Source]:
+def read_hdf5(path: Path, options: ImportOptions, advance: ProgressCallback) -> Iterator[Source]:
     """Yield the named datasets of an HDF5 file, which stays open meanwhile."""
     with contextlib.ExitStack() as stack:
-        with reading(path, hdf5_checks.FAILS):
+        with reading(path, hdf5_checks.HDF5_READ_ERRORS):
             raw = stack.enter_context(hdf5_checks.open_file(path))
             file = stack.enter_context(h5py.File(raw, "r"))
         splits = {}
@@ -221,7 +221,7 @@ def hdf5_names(
 def held(path: Path, file: h5py.File, most: int = 12) -> str:
     """Name some datasets of a file and of its groups, for an error message."""
     names: list[str] = []
-    with reading(path, hdf5_checks.FAILS):
+    with reading(path, hdf5_checks.HDF5_READ_ERRORS):
         for name in hdf5_checks.children(file["/"], 10 * most):
             found = file[name]
             if isinstance(found, h5py.Group):
@@ -235,7 +235,7 @@ def held(path: Path, file: h5py.File, most: int = 12) -> str:
 def hdf5_table(path: Path, file: h5py.File, name: str) -> Table:
     """Return a dataset whose bytes are rows inside this file."""
     where = f"{path}: {name}"
-    with reading(path, hdf5_checks.FAILS):
+    with reading(path, hdf5_checks.HDF5_READ_ERRORS):
         if not hdf5_checks.has(file, name):
             raise DataError(f"{where} is missing; {path} holds {held(path, file)}.")
         rows = hdf5_chunks.array(file, name, CELLS)

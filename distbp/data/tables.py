@@ -17,7 +17,7 @@ import numpy as np
 from distbp.errors import DataError
 from distbp.storage import atomic
 
-Advance = Callable[[float], None]  # told how many bytes of the source have been read
+ProgressCallback = Callable[[float], None]  # told how many bytes of the source have been read
 
 # What a file may do to its reader, and what a damaged one does to NumPy and h5py.
 FILE_FAILS = (OSError, EOFError, MemoryError, zlib.error)

@@ -29,9 +29,9 @@ from distbp.parallel.environment import RANKS_VARIABLE
 from distbp.training import stop_request
 
 NAMES = ("mpiexec", "mpirun", "mpiexec.hydra", "mpiexec.mpich", "mpirun.openmpi", "mpiexec.openmpi")
-TICK = 0.1  # seconds between two looks
-ASKING = 1.0  # seconds between two requests to stop
-TIDYING = 2.0  # seconds for a launcher to end by itself when it is told to
+POLL_INTERVAL_S = 0.1  # seconds between two looks
+STOP_SIGNAL_INTERVAL_S = 1.0  # seconds between two requests to stop
+CLEANUP_TIMEOUT_S = 2.0  # seconds for a launcher to end by itself when it is told to
 
 
 class Requests:
@@ -63,7 +63,7 @@ class Requests:
         return bool(self.received)
 
     @property
-    def are_pressing(self) -> bool:
+    def forced(self) -> bool:
         """Whether somebody does not want to wait for what has to be saved."""
         # A terminal that is closed may say so more than once.
         patient = signal.SIGUSR1, signal.SIGHUP
@@ -78,7 +78,7 @@ class Launch:
     ranks : int
     arguments : sequence of str
         Of `distbp`, on each of them.
-    carries_on : bool
+    fault_tolerant : bool
         Whether MPI is to let the others go on when a rank is killed, where it can.
 
     Attributes
@@ -87,27 +87,27 @@ class Launch:
         By time.monotonic.
     end_said_at : float or None
         When the ranks were found to have said how they ended.
-    word, text : str
+    outcome, text : str
         How, and why: one of the words in `tether`, and a sentence. Empty if they have not.
     status : int
         The exit status that goes with it.
     """
 
-    def __init__(self, ranks: int, arguments: Sequence[str], carries_on: bool = False) -> None:
-        launcher = make_launcher(ranks, carries_on)
+    def __init__(self, ranks: int, arguments: Sequence[str], fault_tolerant: bool = False) -> None:
+        launcher = make_launcher(ranks, fault_tolerant)
         self.folder = Path(tempfile.mkdtemp(prefix="distbp_"))
         token = secrets.token_hex(16)
         self.mark = f"{environment.TOKEN_VARIABLE}={token}"
         self.began, self._began = time.monotonic(), time.time()
         self._asked_at = -math.inf
         self.end_said_at: float | None = None
-        self.word, self.text, self.status = "", "", 0
+        self.outcome, self.text, self.status = "", "", 0
         variables = launcher.variables | {
             RANKS_VARIABLE: str(ranks),
             environment.TOKEN_VARIABLE: token,
             environment.STARTED_VARIABLE: str(self.folder / "started"),
             environment.DONE_VARIABLE: str(self.folder / "done"),
-            terminal.WIDTHS_VARIABLE: "{},{}".format(*terminal.terminal_widths()),
+            terminal.TERMINAL_WIDTHS_VARIABLE: "{},{}".format(*terminal.terminal_widths()),
             "TMPDIR": str(self.folder),  # a launcher that is killed leaves files there
         }
         self.launcher = subprocess.Popen(
@@ -119,12 +119,12 @@ class Launch:
             stderr=subprocess.PIPE,
             # Ctrl-C of a terminal is for this process, which knows how to stop the ranks.
             start_new_session=True,
-            preexec_fn=environment.parents_death_sends(launcher.ending),
+            preexec_fn=environment.signal_on_parent_death(launcher.ending),
         )
         self._ending = launcher.ending
         streams = (self.launcher.stdout, sys.stdout), (self.launcher.stderr, sys.stderr)
         self._copies = [
-            threading.Thread(target=hand_on, args=pair, daemon=True) for pair in streams
+            threading.Thread(target=forward_stream, args=pair, daemon=True) for pair in streams
         ]
         for thread in self._copies:
             thread.start()
@@ -155,7 +155,7 @@ class Launch:
             return
         if self.end_said_at is None and said.endswith("\n"):
             first, _, self.text = said.rstrip("\n").partition("\n")
-            self.word, _, status = first.partition(" ")
+            self.outcome, _, status = first.partition(" ")
             self.status = int(status)
             self.end_said_at = time.monotonic()
 
@@ -165,12 +165,12 @@ class Launch:
         A rank that does not catch the signal yet, and would be killed by it, has nothing to
         save. One may have been asked in vain: MPICH catches the signal before training does.
         """
-        if time.monotonic() < self._asked_at + ASKING:
+        if time.monotonic() < self._asked_at + STOP_SIGNAL_INTERVAL_S:
             return True
         ranks = [
             pid
-            for pid in processes.marked(self.mark)
-            if processes.runs(pid, sys.executable) and processes.catches(pid, signal.SIGUSR1)
+            for pid in processes.find_job_processes(self.mark)
+            if processes.runs(pid, sys.executable) and processes.handles_signal(pid, signal.SIGUSR1)
         ]
         processes.send(ranks, signal.SIGUSR1)
         if ranks:
@@ -181,17 +181,17 @@ class Launch:
         """End all that came of it, and remove what it has left behind."""
         self.launcher.send_signal(self._ending)
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self.launcher.wait(TIDYING)
-        processes.end_marked(self.mark)
+            self.launcher.wait(CLEANUP_TIMEOUT_S)
+        processes.kill_job_processes(self.mark)
         self.launcher.kill()
         self.launcher.wait()
         for thread in self._copies:
-            thread.join(TIDYING)
+            thread.join(CLEANUP_TIMEOUT_S)
         processes.remove_segments(self._began)
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def hand_on(source: IO[bytes], target: TextIO) -> None:
+def forward_stream(source: IO[bytes], target: TextIO) -> None:
     """Copy what comes from a pipe, as it comes, until nobody is left to write to it."""
     while piece := os.read(source.fileno(), 1 << 16):
         with contextlib.suppress(OSError, ValueError):  # or the ranks would wait for ever
@@ -211,8 +211,8 @@ def run_ranks(ranks: int, arguments: Sequence[str]) -> int:
     with Requests() as requests, Launch(ranks, arguments) as launch:
         status = None
         while status is None and not requests:
-            status = launch.wait(TICK)
-    if launch.word:
+            status = launch.wait(POLL_INTERVAL_S)
+    if launch.outcome:
         return launch.status
     return 128 + requests.received[0] if requests else status or 1
 
@@ -225,11 +225,11 @@ class Launcher(NamedTuple):
     ending: int
 
 
-def make_launcher(ranks: int, carries_on: bool = False) -> Launcher:
+def make_launcher(ranks: int, fault_tolerant: bool = False) -> Launcher:
     """Return what starts `ranks` ranks; a single one needs no MPI."""
     if ranks == 1:
         return Launcher([], {}, signal.SIGKILL)
-    library = comm.library()
+    library = comm.mpi_library()
     if not library:
         raise LaunchError(
             f"--ranks {ranks} needs MPI, and no MPI library can be loaded. Install one: "
@@ -242,7 +242,7 @@ def make_launcher(ranks: int, carries_on: bool = False) -> Launcher:
     command += ["--oversubscribe", "--bind-to", "none"]
     # A waiting rank leaves its core to whatever else this machine does.
     command += ["--mca", "mpi_yield_when_idle", "1"]
-    if carries_on:
+    if fault_tolerant:
         command += ["--with-ft", "ulfm"]
     # Who starts ranks as root here has said so by starting this as root.
     root = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}

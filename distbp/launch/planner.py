@@ -27,9 +27,9 @@ from distbp.network.optimizers import OPTIMIZERS
 from distbp.network.parameters import layer_views, theta_size
 from distbp.network.update import Update
 from distbp.parallel import host
-from distbp.parallel.comm import Comm, Peers
+from distbp.parallel.comm import Comm, Group
 from distbp.parallel.internode import exchange, make_exchanges
-from distbp.parallel.reduction import count_lanes, make_combiner
+from distbp.parallel.reduction import count_slices, make_reduction
 from distbp.parallel.shards import default_shards, rank_shards, subtrees
 from distbp.training.config import check_shards
 from distbp.training.options import flag
@@ -162,7 +162,7 @@ def predict(
         len(list(subtrees((runs[first][0], runs[end][1]), root)))
         for first, end in zip(firsts, last, strict=True)
     ]
-    lanes = count_lanes(parameters, shards, min(here, last[-1] - firsts[-1] + 1))
+    lanes = count_slices(parameters, shards, min(here, last[-1] - firsts[-1] + 1))
     in_node = max(partials - trees[0], 0) * parameters / lanes * costs.add
     own = (busiest - 1) * parameters * costs.add
     nodes = len(firsts)
@@ -209,32 +209,32 @@ def measure(
         network.cost.fn(work.z[-1], work.a[-1], y, work.spare[-1])
 
     one, other = np.zeros(size, dtype), np.ones(size, dtype)
-    combiner, _ = make_combiner("node", Comm(), 1, Update(network, OPTIMIZERS["sgd"]()))
+    reduction, _ = make_reduction("node", Comm(), 1, Update(network, OPTIMIZERS["sgd"]()))
     small_network = Network((1, 1), dtype=dtype)
-    small, _ = make_combiner("node", Comm(), 1, Update(small_network, OPTIMIZERS["sgd"]()))
-    per_step = timed(lambda: small.finish(1, 0.0))
+    small, _ = make_reduction("node", Comm(), 1, Update(small_network, OPTIMIZERS["sgd"]()))
+    per_step = timed(lambda: small.reduce_and_update(1, 0.0))
     barrier = 1e-6
     if comm.node_size > 1:
         barrier = timed(comm.node_barrier(), 2000) / (comm.node_size - 1)
-    lane = comm.lane()
+    lane = comm.cross_node_comm()
     if lane is not None and lane.size > 1 and comm.node_rank == 0:  # the others share the cable
         latency, bandwidth = measure_network(lane, size, dtype)
     latency, bandwidth = comm.broadcast([latency, bandwidth])
     found = {
         "shard": timed(shard),
         "add": timed(lambda: np.add(one, other, out=one)) / size,
-        "update": max(timed(lambda: combiner.finish(1, 0.0)) - per_step, 0.0) / size,
+        "update": max(timed(lambda: reduction.reduce_and_update(1, 0.0)) - per_step, 0.0) / size,
         "step": per_step,
         "barrier": barrier,
         "latency": latency,
         "bandwidth": bandwidth,
     }
-    everywhere = comm.gather(found)
+    everywhere = comm.allgather(found)
     slowest = {name: max(rank[name] for rank in everywhere) for name in found}
     return Costs(**slowest | {"bandwidth": min(rank["bandwidth"] for rank in everywhere)})
 
 
-def measure_network(lane: Peers, size: int, dtype: str) -> tuple[float, float]:
+def measure_network(lane: Group, size: int, dtype: str) -> tuple[float, float]:
     """Return latency in seconds and bandwidth in bytes a second between some nodes.
 
     They are those of a sum of `size` numbers, of which each node has a part, and of one

@@ -14,13 +14,13 @@ from pathlib import Path
 
 from distbp.errors import LaunchError
 
-PATIENCE = 5.0  # seconds for a process that was killed to be gone
+KILL_TIMEOUT_S = 5.0  # seconds for a process that was killed to be gone
 MEMORY = Path("/dev/shm")  # noqa: S108 (nothing is written there)
 OUR_SEGMENTS = "distbp-*"  # named by the process that makes them, until all have mapped them
 MPI_SEGMENTS = ("mpich_shm_*", "sm_segment.*", "vader_segment.*")
 
 
-def marked(mark: str) -> list[int]:
+def find_job_processes(mark: str) -> list[int]:
     """Return the processes that have `mark`, as in NAME=value, in their environment."""
     return [pid for pid in all_processes() if mark.encode() in environment_of(pid)]
 
@@ -40,7 +40,7 @@ def environment_of(pid: int) -> list[bytes]:
         return []
 
 
-def lives(pid: int) -> bool:
+def is_running(pid: int) -> bool:
     """Return whether a process has not ended; one that is only not waited for has."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
@@ -56,7 +56,7 @@ def runs(pid: int, program: str) -> bool:
         return False
 
 
-def catches(pid: int, number: int) -> bool:
+def handles_signal(pid: int, number: int) -> bool:
     """Return whether a process has a handler for a signal."""
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
@@ -73,7 +73,7 @@ def send(pids: Iterable[int], number: int) -> None:
             os.kill(pid, number)
 
 
-def end_marked(mark: str) -> None:
+def kill_job_processes(mark: str) -> None:
     """Kill all processes with a mark; none of them is left when this returns.
 
     Raises
@@ -82,13 +82,13 @@ def end_marked(mark: str) -> None:
         One of them cannot be ended.
     """
     seen: set[int] = set()
-    until = time.monotonic() + PATIENCE
+    until = time.monotonic() + KILL_TIMEOUT_S
     while True:
-        pids = marked(mark)
+        pids = find_job_processes(mark)
         send(pids, signal.SIGKILL)
         seen.update(pids)
         # An ending process loses its environment before its files and locks.
-        left = [pid for pid in seen if lives(pid)]
+        left = [pid for pid in seen if is_running(pid)]
         if not pids and not left:
             return
         if time.monotonic() > until:
@@ -110,7 +110,9 @@ def remove_segments(since: float) -> None:
 
 def unused_segments(since: float) -> set[Path]:
     """Return this user's segments made since a time that no process has mapped, or is about to."""
-    ours = {path for path in MEMORY.glob(OUR_SEGMENTS) if not lives(int(path.name.split("-")[1]))}
+    ours = {
+        path for path in MEMORY.glob(OUR_SEGMENTS) if not is_running(int(path.name.split("-")[1]))
+    }
     of_mpi = {path for pattern in MPI_SEGMENTS for path in MEMORY.glob(pattern)}
     found = {path for path in ours | of_mpi if is_mine(path, since)}
     used = "".join(map(maps_of, all_processes())) if found else ""

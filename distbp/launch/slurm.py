@@ -14,7 +14,7 @@ from pathlib import Path
 from string import Template
 
 from distbp.errors import ConfigError
-from distbp.parallel.comm import library
+from distbp.parallel.comm import mpi_library
 from distbp.training.config import Config
 from distbp.training.options import as_arguments, check, flag, option
 from distbp.training.setup import check_places
@@ -195,7 +195,7 @@ def job(
     tasks = settings(batch)
     for task in tasks:
         check_task(config, configure([*words, *task]), task)
-    mpi = batch.mpi or ("pmi2" if library().startswith("MPICH") else "pmix")
+    mpi = batch.mpi or ("pmi2" if mpi_library().startswith("MPICH") else "pmix")
     return script(replace(batch, mpi=mpi), python, config, tasks)
 
 

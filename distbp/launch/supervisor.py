@@ -1,6 +1,6 @@
 """Train on ranks that are started here, and again when they end before their time.
 
-A `Job` is one or more launches of the same training. A launch has ended well when a
+A `Supervisor` is one or more launches of the same training. A launch has ended well when a
 rank said so, never because of the launcher's exit status. After any other end nothing
 of it is left, and the next one goes on from the newest checkpoint; unless the ranks
 have refused, or the job was asked to stop, or too many launches in a row came no
@@ -15,14 +15,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from distbp.errors import StoppedError
-from distbp.launch.mpiexec import TICK, Launch, Requests
+from distbp.launch.mpiexec import POLL_INTERVAL_S, Launch, Requests
 from distbp.parallel import environment
-from distbp.parallel.environment import start_limit
+from distbp.parallel.environment import init_timeout
 from distbp.storage.checkpoint import read
-from distbp.storage.run_directory import find, generations
+from distbp.storage.run_directory import find, list_checkpoints
 
-LEAVING = 10.0  # seconds for a launcher to end when its ranks have said how they ended
-GRACE = 60.0  # seconds for the ranks to save when they are asked to stop
+LAUNCHER_EXIT_TIMEOUT_S = (
+    10.0  # seconds for a launcher to end when its ranks have said how they ended
+)
+STOP_TIMEOUT_S = 60.0  # seconds for the ranks to save when they are asked to stop
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class Attempt:
     steps: int | None
 
 
-class Job:
+class Supervisor:
     """A training that is started until it is done.
 
     Parameters
@@ -62,10 +64,10 @@ class Job:
     ) -> None:
         self.ranks, self.restarts, self.folder = ranks, restarts, folder
         self.first, self.again = first, again
-        self.start_limit = start_limit()
+        self.init_timeout = init_timeout()
         self.steps = newest(folder) if restarts else None  # of the newest checkpoint
         self.furthest = self.steps or 0
-        self.in_vain = 0  # restarts since a launch got further
+        self.restarts_without_progress = 0  # restarts since a launch got further
         self.attempts: list[Attempt] = []
 
     def run(self) -> int:
@@ -79,16 +81,16 @@ class Job:
         with Requests() as requests:
             while True:
                 launch, end = self._launch(requests)
-                if launch.word and (launch.word != environment.FAILED or not self.restarts):
+                if launch.outcome and (launch.outcome != environment.FAILED or not self.restarts):
                     return launch.status
                 self._note(time.monotonic() - launch.began, launch.text.rstrip(".") or end)
                 if requests:
                     say(f"asked to stop: {self.attempts[-1].end}. {self._way_on()}")
                     return StoppedError.status
-                if self.in_vain == self.restarts:
+                if self.restarts_without_progress == self.restarts:
                     say(self._summary())
                     return 1
-                self.in_vain += 1
+                self.restarts_without_progress += 1
                 self._announce()
 
     def _launch(self, requests: Requests) -> tuple[Launch, str]:
@@ -102,11 +104,11 @@ class Job:
         self.steps = newest(self.folder)
         self.attempts.append(Attempt(seconds, end, self.steps))
         if (self.steps or 0) > self.furthest:
-            self.furthest, self.in_vain = self.steps or 0, 0
+            self.furthest, self.restarts_without_progress = self.steps or 0, 0
 
     def _follow(self, launch: Launch, requests: Requests) -> str:
         """Wait for the end of a launch, as long as is sensible; return how it ended."""
-        while (status := launch.wait(TICK)) is None:
+        while (status := launch.wait(POLL_INTERVAL_S)) is None:
             until, why = self._patience(launch, requests)
             if time.monotonic() > until:
                 return why
@@ -115,20 +117,23 @@ class Job:
     def _patience(self, launch: Launch, requests: Requests) -> tuple[float, str]:
         """Return until when to wait for a launch, and what to say then."""
         if launch.end_said_at is not None:
-            return launch.end_said_at + LEAVING, "the launcher did not end"
-        if requests.are_pressing:
+            return launch.end_said_at + LAUNCHER_EXIT_TIMEOUT_S, "the launcher did not end"
+        if requests.forced:
             return 0.0, "ended at once"
         if requests:
             return self._stop(launch, requests)
         if not launch.has_started:
-            why = f"the ranks did not find each other within {self.start_limit:g} s"
-            return launch.began + self.start_limit, why
+            why = f"the ranks did not find each other within {self.init_timeout:g} s"
+            return launch.began + self.init_timeout, why
         return math.inf, ""
 
     def _stop(self, launch: Launch, requests: Requests) -> tuple[float, str]:
         """Ask the ranks to stop; return until when to wait for it, and what to say then."""
         if launch.ask_to_stop():
-            return requests.since + GRACE, f"the ranks did not stop within {GRACE:g} s"
+            return (
+                requests.since + STOP_TIMEOUT_S,
+                f"the ranks did not stop within {STOP_TIMEOUT_S:g} s",
+            )
         return 0.0, "the ranks had not begun to train"
 
     # What a person reads.
@@ -138,7 +143,7 @@ class Job:
         place = "from the beginning" if self.steps is None else f"from step {self.steps:,}"
         say(
             f"start {len(self.attempts)} ended after {last.seconds:.1f} s: {last.end}. "
-            f"Starting again {place} (restart {self.in_vain} of {self.restarts})."
+            f"Starting again {place} (restart {self.restarts_without_progress} of {self.restarts})."
         )
 
     def _summary(self) -> str:
@@ -165,7 +170,7 @@ def newest(folder: str) -> int | None:
     CheckpointError
         It has some, but none that can be read.
     """
-    if not generations(Path(folder)):
+    if not list_checkpoints(Path(folder)):
         return None
     return int(read(find(folder)).about["progress"]["steps"])
 

@@ -13,16 +13,16 @@ from functools import cache
 import numpy as np
 import threadpoolctl
 
-LIMIT = 1_000_000  # multiplications of a small product, OpenBLAS's own limit
-LEAST_ROWS, LEAST_INPUT = 8, 512  # below, more calls cost more than the copy
+SMALL_PRODUCT_LIMIT = 1_000_000  # multiplications of a small product, OpenBLAS's own limit
+MIN_ROWS, MIN_INPUTS = 8, 512  # below, more calls cost more than the copy
 MANY_ROWS, MANY_UNITS = 128, 64  # from both on, one large product is faster
 ARCHITECTURES = ("SkylakeX", "Cooperlake", "SapphireRapids")
 
 
 def row_runs(rows: int, n_in: int, n_out: int, dtype: np.dtype) -> list[slice]:
     """Return the runs of rows in which a (rows, n_in) wᵀ (n_in, n_out) is best computed."""
-    run = LIMIT // (n_in * n_out) // 4 * 4
-    fits = dtype == np.float32 and n_in >= LEAST_INPUT and LEAST_ROWS <= run < rows
+    run = SMALL_PRODUCT_LIMIT // (n_in * n_out) // 4 * 4
+    fits = dtype == np.float32 and n_in >= MIN_INPUTS and MIN_ROWS <= run < rows
     is_worth_it = fits and (rows < MANY_ROWS or n_out < MANY_UNITS)
     if not (is_worth_it and has_small_kernels()):
         return [slice(0, rows)]

@@ -26,7 +26,7 @@ def layer_views(vector: np.ndarray, sizes: Sequence[int]) -> tuple[Layers, Layer
 
 
 # Whatever is summed over θ is summed over blocks of this size first, then in order.
-BLOCK = 4096
+THETA_BLOCK = 4096
 
 
 def weight_runs(sizes: Sequence[int]) -> list[tuple[int, int]]:

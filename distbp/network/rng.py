@@ -10,11 +10,11 @@ random numbers: as easy as 1, 2, 3 (SC11).
 import numpy as np
 
 # Purposes: the same seed draws independent streams for each.
-WEIGHTS, ORDER, HOLDOUT, DROPOUT = range(4)
+WEIGHTS, SHUFFLE, HOLDOUT, DROPOUT = range(4)
 
 # Draws are made in pieces, so that a step does not allocate more than this.
-PIECE = 256
-BLOCK = 1 << 16  # weights; each takes some 100 bytes while it is made
+DRAW_CHUNK = 256
+NORMAL_CHUNK = 1 << 16  # weights; each takes some 100 bytes while it is made
 
 
 def stream(seed: int, purpose: int, *position: int) -> np.random.Philox:
@@ -30,8 +30,8 @@ def normal(seed: int, layer: int, count: int) -> np.ndarray:
     second.advance(count // 4)  # a counter of Philox 4x64 gives four numbers
     second.random_raw(count % 4)
     numbers = np.empty(count)
-    for start in range(0, count, BLOCK):
-        piece = numbers[start : start + BLOCK]
+    for start in range(0, count, NORMAL_CHUNK):
+        piece = numbers[start : start + NORMAL_CHUNK]
         raw = np.stack([first.random_raw(len(piece)), second.random_raw(len(piece))])
         u, v = ((raw >> np.uint64(11)) + 0.5) * 2.0**-53  # in (0, 1)
         piece[:] = np.sqrt(-2.0 * np.log(u)) * np.cos(2.0 * np.pi * v)
@@ -60,7 +60,7 @@ class Bits:
         """Return `count` uint16 numbers, good until the next call."""
         generator = stream(seed, purpose, *position)
         stop = -(-count // 4)
-        for start in range(0, stop, PIECE):
-            piece = self._raw[start : min(start + PIECE, stop)]
+        for start in range(0, stop, DRAW_CHUNK):
+            piece = self._raw[start : min(start + DRAW_CHUNK, stop)]
             piece[:] = generator.random_raw(len(piece))
         return self.uint16[:count]

@@ -7,10 +7,10 @@ import numpy as np
 
 from distbp.network.network import Network
 from distbp.network.optimizers import Arrays, Optimizer
-from distbp.network.parameters import BLOCK, layer_views, weight_runs
+from distbp.network.parameters import THETA_BLOCK, layer_views, weight_runs
 
 # Numbers in a piece of θ: with gradient, state and spare arrays it fits in the L2 cache.
-PIECE = 32768
+UPDATE_CHUNK = 32768
 
 
 class Update:
@@ -53,7 +53,7 @@ class Update:
         self._lay_out(
             [[theta, *(np.zeros_like(theta) for _ in optimizer.state_names)]],
             (0, theta.size),
-            np.zeros(-(-theta.size // BLOCK)),
+            np.zeros(-(-theta.size // THETA_BLOCK)),
         )
 
     @property
@@ -79,7 +79,9 @@ class Update:
         sizes = self.network.sizes
         self._bindings = [(arrays[0], *layer_views(arrays[0], sizes)) for arrays in versions]
         self._bind()
-        self.pieces = [slice(i, min(i + PIECE, stop)) for i in range(start, stop, PIECE)]
+        self.pieces = [
+            slice(i, min(i + UPDATE_CHUNK, stop)) for i in range(start, stop, UPDATE_CHUNK)
+        ]
         # By version that is read: (θ, *state) of every piece, before and after a step.
         self._views = [
             [([a[piece] for a in old], [a[piece] for a in new]) for piece in self.pieces]
@@ -93,10 +95,10 @@ class Update:
             ]
             for piece in self.pieces
         ]
-        self._spare = np.empty(min(PIECE, stop - start), self.network.dtype)
+        self._spare = np.empty(min(UPDATE_CHUNK, stop - start), self.network.dtype)
         self._spares = [self._spare[: piece.stop - piece.start] for piece in self.pieces]
         self._squares, self._sums = squares, np.empty_like(squares)
-        self._block = np.empty(BLOCK, np.float64)
+        self._block = np.empty(THETA_BLOCK, np.float64)
         self._start = start
 
     def _bind(self) -> None:
@@ -114,9 +116,9 @@ class Update:
 
     def measure(self, total: np.ndarray) -> None:
         """Note the squared norm of each block of this part of the gradient, for `begin`."""
-        first = self._start // BLOCK
-        for i in range(-(-total.size // BLOCK)):
-            block = total[i * BLOCK : (i + 1) * BLOCK]
+        first = self._start // THETA_BLOCK
+        for i in range(-(-total.size // THETA_BLOCK)):
+            block = total[i * THETA_BLOCK : (i + 1) * THETA_BLOCK]
             wide = self._block[: block.size]  # squares of large float32 numbers overflow there
             np.copyto(wide, block)
             self._squares[first + i] = np.dot(wide, wide)

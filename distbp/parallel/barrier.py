@@ -12,18 +12,18 @@ import numpy as np
 
 from distbp.parallel import host
 
-LINE = 16  # int64 numbers, two lines of a cache: a rank's counter shares them with nobody
+COUNTER_STRIDE = 16  # int64 numbers, two lines of a cache: a rank's counter shares them with nobody
 
 # How a rank waits: it reads, then it lets others run, then it sleeps.
 SPINS, YIELDS = 300, 200
-NAP = 50e-6  # seconds
-LOOK = 0.1  # seconds between two looks at whether the others are alive
-GONE = -1  # in the place of a count: this rank does not come any more
+SLEEP_S = 50e-6  # seconds
+LIVENESS_CHECK_S = 0.1  # seconds between two looks at whether the others are alive
+DEPARTED = -1  # in the place of a count: this rank does not come any more
 # Processors on which all see the writes of one in the order in which it makes them.
 STRONGLY_ORDERED = ("x86_64", "AMD64", "i686")
 
 
-class DeathError(Exception):
+class RankFailureError(Exception):
     """A rank that others wait for has died, or does not come for another reason."""
 
 
@@ -34,7 +34,7 @@ class Node(Protocol):
     size: int
 
     def broadcast(self, value: Any, root: int = 0) -> Any: ...
-    def gather(self, value: Any) -> list[Any]: ...
+    def allgather(self, value: Any) -> list[Any]: ...
 
 
 class Barrier:
@@ -42,7 +42,7 @@ class Barrier:
 
     Parameters
     ----------
-    counters : (ranks, LINE) int64 array
+    counters : (ranks, COUNTER_STRIDE) int64 array
         Zeros at first.
     rank : int
     pids : sequence of int
@@ -54,8 +54,8 @@ class Barrier:
 
     def __init__(self, counters: np.ndarray, rank: int, pids: Sequence[int], cores: int) -> None:
         self._counters = memoryview(counters.reshape(-1).data)
-        self._mine = rank * LINE
-        self._others = [other * LINE for other in range(len(pids)) if other != rank]
+        self._mine = rank * COUNTER_STRIDE
+        self._others = [other * COUNTER_STRIDE for other in range(len(pids)) if other != rank]
         self._spins = SPINS if cores >= len(pids) else 0
         self.count = 0  # calls of `wait` so far
         self._fence = None if platform.machine() in STRONGLY_ORDERED else _fence
@@ -75,7 +75,7 @@ class Barrier:
 
         Raises
         ------
-        DeathError
+        RankFailureError
             Another rank of the node has died before it came, or waits elsewhere: for all
             ranks at the same call.
         """
@@ -99,32 +99,32 @@ class Barrier:
             os.sched_yield()
             if counters[other] >= count:
                 return
-        look = time.monotonic() + LOOK
+        look = time.monotonic() + LIVENESS_CHECK_S
         while counters[other] < count:
-            time.sleep(NAP)
-            if counters[other] == GONE:
-                raise DeathError("another rank on this node waits for those that are left")
+            time.sleep(SLEEP_S)
+            if counters[other] == DEPARTED:
+                raise RankFailureError("another rank on this node waits for those that are left")
             if time.monotonic() > look:
-                look += LOOK
+                look += LIVENESS_CHECK_S
                 # Who came and died then counts as come, for all alike.
                 if self._deaths.poll(0) and counters[other] < count:
-                    raise DeathError("another rank on this node has died")
+                    raise RankFailureError("another rank on this node has died")
 
     def leave(self) -> None:
         """Never come again: who waits for this rank is not left waiting."""
-        self._counters[self._mine] = GONE
+        self._counters[self._mine] = DEPARTED
 
 
 def make_barrier(node: Node, counters: np.ndarray) -> Barrier:
     """Return a barrier of a node's ranks on counters that they share; collective."""
-    cores = {core for cores in node.gather(host.cores()) for core in cores}
+    cores = {core for cores in node.allgather(host.cores()) for core in cores}
     return Barrier(counters, node.rank, process_numbers(node), len(cores))
 
 
 def process_numbers(node: Node) -> list[int]:
     """Return the processes of a node's ranks; 0 for one in another container; collective."""
     here = os.stat("/proc/self/ns/pid").st_ino if os.path.exists("/proc/self/ns/pid") else 0
-    return [pid if where == here else 0 for where, pid in node.gather([here, os.getpid()])]
+    return [pid if where == here else 0 for where, pid in node.allgather([here, os.getpid()])]
 
 
 def _death_file(pid: int) -> int | None:

@@ -1,10 +1,9 @@
 """The ranks of a run, and every message that they send each other.
 
 This is the only file that knows MPI. `connect` returns the `Comm` of this run:
-its ranks, numbered node by node; messages (arrays by MPI's buffers, everything
-else as JSON); memory that the ranks of a node share; and `together`, which makes
-the trouble of one rank the trouble of all. A process that no launcher started
-has a `Comm` of one rank, which needs no MPI at all.
+its ranks, numbered node by node; messages (arrays by MPI's buffers, everything else as
+JSON); memory that the ranks of a node share; and `collective_errors`, which makes the
+error of one rank the error of all. Without a launcher there is one rank, and no MPI.
 """
 
 import atexit
@@ -25,20 +24,20 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 
 from distbp.errors import KINDS, DistbpError, LaunchError
-from distbp.parallel.barrier import LINE, Barrier, DeathError, make_barrier
-from distbp.parallel.environment import RANKS_VARIABLE, memory_plug, ranks_started, start_limit
-from distbp.parallel.shared_memory import NodeArray
+from distbp.parallel.barrier import COUNTER_STRIDE, Barrier, RankFailureError, make_barrier
+from distbp.parallel.environment import RANKS_VARIABLE, init_timeout, memory_plug, ranks_started
+from distbp.parallel.shared_memory import SharedArray
 
 if TYPE_CHECKING:
     from mpi4py import MPI
 
 STDERR = 2
-PATIENCE = 3.0  # seconds that ranks with the same trouble may come apart
-MOURNING = 1.0  # seconds for a rank that ends all to get to this one
-FORWARDING = 0.3  # seconds for the launcher to pass on last words; an abort would overtake them
+ABORT_GRACE_S = 3.0  # seconds that ranks with the same trouble may come apart
+REMOTE_ABORT_WAIT_S = 1.0  # seconds for a rank that ends all to get to this one
+FLUSH_WAIT_S = 0.3  # seconds for the launcher to pass on last words; an abort would overtake them
 
 
-class Peers:
+class Group:
     """Ranks that send each other numbers.
 
     Parameters
@@ -57,7 +56,7 @@ class Peers:
         self._comm, self.calls = mpi, 0
         self.rank, self.size = (mpi.rank, mpi.size) if mpi else (0, 1)
 
-    def gather_numbers(self, number: int) -> np.ndarray:
+    def allgather_int(self, number: int) -> np.ndarray:
         """Return every rank's number, on every rank: (size,) int64."""
         mine, numbers = np.array([number], np.int64), np.empty(self.size, np.int64)
         if self.size > 1:
@@ -75,12 +74,12 @@ class Peers:
         self._mpi.Bcast(buffer, root)
         return json.loads(buffer.tobytes())
 
-    def gather(self, value: Any) -> list[Any]:
+    def allgather(self, value: Any) -> list[Any]:
         """Return every rank's `value`, on every rank; anything that JSON can hold."""
         if self.size == 1:
             return [value]
         text = np.frombuffer(json.dumps(value).encode(), np.uint8)
-        counts = self.gather_numbers(text.size)
+        counts = self.allgather_int(text.size)
         everything = np.empty(counts.sum(), np.uint8)
         self._mpi.Allgatherv(text, [everything, counts])
         ends = np.cumsum(counts)
@@ -106,10 +105,9 @@ class Peers:
     def start_alltoallv(
         self, send: np.ndarray, send_counts: Any, receive: np.ndarray, receive_counts: Any
     ) -> "MPI.Request":
-        """Begin to send runs of `send`, one to each rank, and to receive one from each.
+        """Begin to exchange one run with each rank; done after `Wait`.
 
-        The counts are pairs (counts, displacements), in numbers. It is done when `Wait` of
-        the result has returned.
+        The counts are pairs (counts, displacements), in numbers.
         """
         return self._mpi.Ialltoallv([send, send_counts], [receive, receive_counts])
 
@@ -121,7 +119,7 @@ class Peers:
         return self._comm
 
 
-class Comm(Peers):
+class Comm(Group):
     """The ranks of one run.
 
     Parameters
@@ -140,17 +138,17 @@ class Comm(Peers):
         This rank's place on its node.
     node_sizes : list of int
         How many ranks each node has.
-    on_node : Peers
+    node_comm : Group
         The ranks of this node.
-    has_lost : bool
+    has_shrunk : bool
         Whether others have died, and this rank has gone on without them.
     """
 
-    has_lost = False
+    has_shrunk = False
 
     def __init__(self, mpi: "MPI.Comm | None" = None) -> None:
         super().__init__(mpi)
-        self.on_node = Peers()
+        self.node_comm = Group()
         self.node, self.node_rank, self.node_sizes = 0, 0, [1]
         self._made: list[MPI.Comm] = []  # all that ranks may be waiting in
         self._barrier: Barrier | None = None
@@ -162,8 +160,8 @@ class Comm(Peers):
         first = np.array([mpi.rank])
         node.Bcast(first)
         super().__init__(self._keep(mpi.Split(0, int(first[0]) * mpi.size + node.rank)))
-        self.on_node, self.node_rank = Peers(node), node.rank
-        firsts, sizes = np.unique(self.gather_numbers(int(first[0])), return_counts=True)
+        self.node_comm, self.node_rank = Group(node), node.rank
+        firsts, sizes = np.unique(self.allgather_int(int(first[0])), return_counts=True)
         self.node, self.node_sizes = int(np.searchsorted(firsts, first[0])), sizes.tolist()
 
     @property
@@ -175,23 +173,23 @@ class Comm(Peers):
         """How many ranks this rank's node has."""
         return self.node_sizes[self.node]
 
-    def lane(self) -> Peers | None:
+    def cross_node_comm(self) -> Group | None:
         """Return the ranks at this rank's place on every node, in the nodes' order; collective.
 
         None for a rank whose place not all nodes have.
         """
         if self.nodes == 1:
-            return Peers()
+            return Group()
         has_lane = self.node_rank < min(self.node_sizes)
         color = self.node_rank if has_lane else _mpi().UNDEFINED
         mpi = self._mpi.Split(color, self.rank)
-        return Peers(self._keep(mpi)) if has_lane else None
+        return Group(self._keep(mpi)) if has_lane else None
 
     def gather_rows(self, rows: np.ndarray) -> np.ndarray:
         """Return on rank 0 the rows (m, k) of all ranks, in their order; elsewhere its own."""
         if self.size == 1:
             return rows
-        counts = self.gather_numbers(len(rows))
+        counts = self.allgather_int(len(rows))
         everything = rows
         if self.rank == 0:
             everything = np.empty((counts.sum(), *rows.shape[1:]), rows.dtype)
@@ -200,24 +198,26 @@ class Comm(Peers):
 
     # Ranks that die.
 
-    def meetings(self) -> int:
+    def heartbeat(self) -> int:
         """Return how often this rank has met others, or waits to meet them now."""
         at_barrier = self._barrier.count if self._barrier else 0
-        return self.calls + self.on_node.calls + at_barrier
+        return self.calls + self.node_comm.calls + at_barrier
 
     def _keep(self, mpi: "MPI.Comm") -> "MPI.Comm":
         self._made.append(mpi)
         return mpi
 
-    def is_loss(self, error: BaseException) -> bool:
+    def is_rank_failure(self, error: BaseException) -> bool:
         """Return whether an exception says that other ranks are gone."""
-        return isinstance(error, (DeathError, _mpi().Exception) if self.size > 1 else DeathError)
+        return isinstance(
+            error, (RankFailureError, _mpi().Exception) if self.size > 1 else RankFailureError
+        )
 
-    def go_on_without_the_dead(self) -> list[int]:
+    def shrink(self) -> list[int]:
         """Be the ranks that are left, once all of them have called it; return who is not.
 
-        For `launched.survives` only. May raise what `is_loss` knows, and is to be called again
-        then. All is renumbered; shared memory, lanes and barriers are to be made again.
+        For `ulfm_enabled` only. May raise what `is_rank_failure` knows, and is to be called
+        again then. All is renumbered; shared memory, lanes and barriers are to be made again.
         """
         size, rank = self.size, self.rank
         if self._barrier:
@@ -225,39 +225,39 @@ class Comm(Peers):
         for mpi in self._made:
             with suppress(_mpi().Exception):
                 mpi.Revoke()
-        self.has_lost = True
+        self.has_shrunk = True
         # The first communicator is never revoked: whatever happens, all meet there.
         self.__init__(_mpi().COMM_WORLD.Shrink())  # type: ignore[misc]
-        return sorted(set(range(size)) - set(self.gather_numbers(rank).tolist()))
+        return sorted(set(range(size)) - set(self.allgather_int(rank).tolist()))
 
     # Trouble.
 
     @contextmanager
-    def together(self) -> Iterator[None]:
+    def collective_errors(self) -> Iterator[None]:
         """Raise a DistbpError of any rank inside the block on every rank, at its end."""
         trouble = None
         try:
             yield
         except DistbpError as error:
             trouble = error
-        self.agree(trouble)
+        self.raise_on_all_ranks(trouble)
 
-    def agree(self, trouble: DistbpError | None) -> None:
+    def raise_on_all_ranks(self, trouble: DistbpError | None) -> None:
         """Raise the first rank's `trouble`, if there is any, on every rank.
 
         The rank is named unless all ranks have the same to say.
         """
-        has_trouble = self.gather_numbers(trouble is not None)
+        has_trouble = self.allgather_int(trouble is not None)
         if not has_trouble.any():
             return
         first = int(np.argmax(has_trouble))
         mine = [type(trouble).__name__, str(trouble)]
         kind, text = self.broadcast(mine, first)
-        is_common = self.gather_numbers(mine == [kind, text]).all()
+        is_common = self.allgather_int(mine == [kind, text]).all()
         raise KINDS[kind](text if is_common else f"rank {first}: {text}") from trouble
 
     @contextmanager
-    def guard(self) -> Iterator[None]:
+    def abort_on_error(self) -> Iterator[None]:
         """End all ranks if one leaves the block by anything but an agreed DistbpError.
 
         A rank that stops while the others go on would leave them waiting for ever:
@@ -271,14 +271,16 @@ class Comm(Peers):
         try:
             yield
         except DistbpError as error:
-            self.end_unless_all_arrive(error)
+            self.abort_unless_all_arrive(error)
             raise
         except SystemExit as error:
             trace = "".join(traceback.format_exception(error))
             self._fail(f"{trace}sys.exit({error.code!r}) on one rank ends them all.\n")
         except BaseException as error:
-            if self.is_loss(error):
-                time.sleep(MOURNING)  # who has ended the others ends this one too, and says why
+            if self.is_rank_failure(error):
+                time.sleep(
+                    REMOTE_ABORT_WAIT_S
+                )  # who has ended the others ends this one too, and says why
             self._fail("".join(traceback.format_exception(error)))
         finally:
             threading.excepthook = hook
@@ -290,17 +292,17 @@ class Comm(Peers):
     def _fail(self, trace: str) -> NoReturn:
         fail(self.rank, self.size, trace)
 
-    def end_unless_all_arrive(self, error: DistbpError) -> None:
+    def abort_unless_all_arrive(self, error: DistbpError) -> None:
         """End all ranks, with what this one has to say, if the others have no trouble."""
-        if not self.arrive():
+        if not self.timed_barrier():
             sys.stderr.write(f"distbp: rank {self.rank}: {error}\n")
             self.abort(error.status)
 
-    def arrive(self) -> bool:
+    def timed_barrier(self) -> bool:
         """Wait for all ranks, but not for ever; return whether they came."""
         if self.size == 1:
             return True
-        request, until = self._arrivals.Ibarrier(), time.monotonic() + PATIENCE
+        request, until = self._arrivals.Ibarrier(), time.monotonic() + ABORT_GRACE_S
         while not request.Test():
             if time.monotonic() > until:
                 return False
@@ -311,34 +313,34 @@ class Comm(Peers):
         """End all ranks at once with a non-zero exit status."""
         if self._comm is None:
             os._exit(status)
-        end_ranks(status)
+        abort_all_ranks(status)
 
     # Memory that a node shares.
 
-    def node_array(
+    def shared_array(
         self, shape: tuple[int, ...], dtype: np.dtype, rows: tuple[int, int] | None = None
-    ) -> NodeArray:
+    ) -> SharedArray:
         """Return an array that all ranks of a node see; collective."""
-        return NodeArray(self, shape, np.dtype(dtype), rows)
+        return SharedArray(self, shape, np.dtype(dtype), rows)
 
     def node_barrier(self) -> Callable[[], None]:
         """Return what makes the ranks of a node wait for each other; collective."""
         if self._barrier:  # of a run that all have left
             return self._barrier.wait
         # Through shared memory where there is any: a message takes longer.
-        counters = self.node_array((self.node_size, LINE), np.dtype(np.int64))
+        counters = self.shared_array((self.node_size, COUNTER_STRIDE), np.dtype(np.int64))
         if self.node_size == 1:
             return lambda: None
         if not counters.is_shared:
-            return self.on_node.barrier
-        self._barrier = make_barrier(self.on_node, counters.array)
+            return self.node_comm.barrier
+        self._barrier = make_barrier(self.node_comm, counters.array)
         return self._barrier.wait
 
-    def fill_node_array(
+    def fill_shared_array(
         self, shape: tuple[int, ...], dtype: np.dtype, fill: Callable[[np.ndarray], None]
     ) -> np.ndarray:
         """Return an array that all ranks of a node see and that `fill` has filled once."""
-        shared = self.node_array(shape, dtype)
+        shared = self.shared_array(shape, dtype)
         shared.fill(fill)
         return shared.array
 
@@ -350,14 +352,14 @@ def fail(rank: int, size: int, trace: str) -> NoReturn:
     sys.stderr.write(
         f"distbp: rank {rank} of {size} on {platform.node()} failed; all ranks are ended.\n{trace}"
     )
-    end_ranks(1)
+    abort_all_ranks(1)
 
 
-def end_ranks(status: int) -> NoReturn:
+def abort_all_ranks(status: int) -> NoReturn:
     """End all ranks at once, as soon as what this one has written is on its way."""
     sys.stdout.flush()
     sys.stderr.flush()
-    time.sleep(FORWARDING)
+    time.sleep(FLUSH_WAIT_S)
     _mpi().COMM_WORLD.Abort(status)
     os._exit(status)
 
@@ -365,12 +367,12 @@ def end_ranks(status: int) -> NoReturn:
 connected: list[Comm] = []  # the ranks of this process, once they are known
 
 
-def leave(status: int) -> None:
+def exit_after_shrink(status: int) -> None:
     """End this process at once if others have died: MPI would wait for them, perhaps for ever."""
     for comm in connected:
-        if comm.has_lost:
+        if comm.has_shrunk:
             with suppress(_mpi().Exception):
-                comm.arrive()  # the launcher ends all when one ends with a status
+                comm.timed_barrier()  # the launcher ends all when one ends with a status
             os._exit(status)
 
 
@@ -385,9 +387,9 @@ def connect() -> Comm:
     if connected:
         return connected[0]
     started = ranks_started(os.environ)
-    if started > 1 and "OMPI_COMM_WORLD_SIZE" in os.environ and library().startswith("MPICH"):
+    if started > 1 and "OMPI_COMM_WORLD_SIZE" in os.environ and mpi_library().startswith("MPICH"):
         # MPICH would end the process with a message of its own when it is started.
-        raise LaunchError(stranger(started))
+        raise LaunchError(launcher_mismatch_message(started))
     try:
         world = _mpi().COMM_WORLD
     except (ImportError, RuntimeError) as failure:
@@ -398,23 +400,23 @@ def connect() -> Comm:
             ) from failure
         return Comm()
     if world.size == 1 and started > 1:
-        raise LaunchError(stranger(started))
+        raise LaunchError(launcher_mismatch_message(started))
     if RANKS_VARIABLE in os.environ and world.size != started:
         raise LaunchError(f"{started} ranks were asked for, but {world.size} were started.")
     connected.append(Comm(world))
     return connected[0]
 
 
-def stranger(started: int) -> str:
+def launcher_mismatch_message(started: int) -> str:
     """Return what to do about ranks that were started by the launcher of another MPI."""
     return (
         f"{started} ranks were started, but each finds itself alone. The launcher is not that of "
-        f"the MPI that Python uses ({library()}): use its own mpirun, or under SLURM srun "
+        f"the MPI that Python uses ({mpi_library()}): use its own mpirun, or under SLURM srun "
         f"--mpi=pmi2 for MPICH and srun --mpi=pmix for Open MPI."
     )
 
 
-def library() -> str:
+def mpi_library() -> str:
     """Return name and version of the MPI library, without starting it."""
     import mpi4py
 
@@ -440,7 +442,7 @@ def _mpi() -> Any:
     if not MPI.Is_initialized():
         # Where a rank has died meanwhile the others may wait for ever, and no thread runs.
         faulthandler.register(signal.SIGALRM, STDERR, chain=True)
-        signal.alarm(start_limit())
+        signal.alarm(init_timeout())
         _plug = memory_plug(os.environ)
         MPI.Init_thread()
         signal.alarm(0)

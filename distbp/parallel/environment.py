@@ -43,12 +43,12 @@ def launcher_rank(environment: Any) -> int:
     return 0
 
 
-def survives() -> bool:
+def ulfm_enabled() -> bool:
     """Return whether a run goes on when ranks die: Open MPI's `mpirun --with-ft ulfm`."""
     return os.environ.get(SURVIVES_VARIABLE) == "1"
 
 
-def start_limit() -> int:
+def init_timeout() -> int:
     """Return how many seconds the ranks have to find each other.
 
     Raises
@@ -85,23 +85,23 @@ REFUSED = "refused"  # starting again would not mend it
 FAILED = "failed"  # starting again may
 
 
-def follow_parent() -> None:
+def die_with_parent() -> None:
     """End this rank when the launcher dies: a rank that computes would not notice."""
     if TOKEN_VARIABLE in os.environ:
-        parents_death_sends(signal.SIGKILL)()
+        signal_on_parent_death(signal.SIGKILL)()
 
 
-def say_started() -> None:
+def write_started_file() -> None:
     """Say that the ranks have found each other."""
     _say(STARTED_VARIABLE, "started")
 
 
-def say_done() -> None:
+def write_completion_file() -> None:
     """Say that all that was asked for has been done."""
     _say(DONE_VARIABLE, f"{DONE} 0")
 
 
-def say_error(error: DistbpError) -> None:
+def write_error_file(error: DistbpError) -> None:
     """Say what all ranks have ended with."""
     kinds = {StoppedError: STOPPED, DistbpError: FAILED}
     _say(DONE_VARIABLE, f"{kinds.get(type(error), REFUSED)} {error.status}\n{error}")
@@ -112,7 +112,7 @@ def _say(variable: str, text: str) -> None:
         Path(os.environ[variable]).write_text(f"{text}\n", encoding="utf-8")
 
 
-def parents_death_sends(number: int) -> Callable[[], None]:
+def signal_on_parent_death(number: int) -> Callable[[], None]:
     """Return what lets the calling process have a signal when its parent dies, however it does.
 
     To be made before a fork and called behind it, where nothing may be loaded.

@@ -10,14 +10,14 @@ from itertools import pairwise
 
 import numpy as np
 
-from distbp.network.parameters import BLOCK
-from distbp.parallel.comm import Peers
-from distbp.parallel.shards import Addition, Run, additions
+from distbp.network.parameters import THETA_BLOCK
+from distbp.parallel.comm import Group
+from distbp.parallel.shards import Addition, Interval, additions
 
 CHUNK, CHUNKS = 500_000, 4  # bytes from which an exchange is cut, and into how many at most
 
 Additions = list[tuple[np.ndarray, np.ndarray, np.ndarray]]  # (one, other, where to)
-# What `Peers.start_alltoallv` takes: array, (counts, places), array, (counts, places).
+# What `Group.start_alltoallv` takes: array, (counts, places), array, (counts, places).
 Message = tuple[
     np.ndarray, tuple[np.ndarray, np.ndarray], np.ndarray, tuple[np.ndarray, np.ndarray]
 ]
@@ -31,7 +31,7 @@ class Exchange:
 
     Parameters
     ----------
-    lane : Peers
+    lane : Group
     trees : list of lists of subtrees
         Whose sums each peer has.
     root : subtree
@@ -44,9 +44,9 @@ class Exchange:
 
     def __init__(
         self,
-        lane: Peers,
-        trees: Sequence[Sequence[Run]],
-        root: Run,
+        lane: Group,
+        trees: Sequence[Sequence[Interval]],
+        root: Interval,
         sums: list[np.ndarray],
         total: np.ndarray,
     ) -> None:
@@ -98,9 +98,9 @@ class Exchange:
 
 
 def make_exchanges(
-    lane: Peers,
-    trees: Sequence[Sequence[Run]],
-    root: Run,
+    lane: Group,
+    trees: Sequence[Sequence[Interval]],
+    root: Interval,
     sums: Sequence[np.ndarray],
     total: np.ndarray,
 ) -> list[Exchange]:
@@ -141,5 +141,5 @@ def add(additions: Additions) -> None:
 
 def slice_cuts(size: int, parts: int) -> list[int]:
     """Return where a vector is cut into parts, of which there are one less, at whole blocks."""
-    blocks = -(-size // BLOCK)
-    return [min(blocks * part // parts * BLOCK, size) for part in range(parts + 1)]
+    blocks = -(-size // THETA_BLOCK)
+    return [min(blocks * part // parts * THETA_BLOCK, size) for part in range(parts + 1)]

@@ -1,19 +1,19 @@
 """From the gradients of shards to a new θ, the same on every rank.
 
-A `Combiner` owns the vectors that backprop writes into and adds them up as soon as
+A `GradientReduction` owns the vectors that backprop writes into and adds them up as soon as
 a subtree of the sum is complete (see `shards`): what is left are a rank's partial
-sums. `finish` completes the sum over all ranks and makes the update. Behind the
-gradient every vector has room for `EXTRA` numbers more, which are summed along with
-it: the shard's cost and its correct answers, and what a rank wishes. So every rank
-knows those of all (`Sums`), exactly and for no message more.
+sums. `reduce_and_update` completes the sum over all ranks and makes the update. Behind the
+gradient every vector has room for `STATS_WIDTH` numbers more, which are summed along with
+it: the shard's cost and its correct answers, and what a rank requests. So every rank
+knows those of all (`StepTotals`), exactly and for no message more.
 
-    Node       θ and the optimizer's state exist once a node, in memory that its ranks
-               share, and so do their partial sums. Each rank has a slice of θ, which it
+    SharedMemoryReduction  θ and the optimizer's state exist once a node, in memory that its
+               ranks share, and so do their partial sums. Each rank has a slice of θ, which it
                adds up in tree order and updates: nothing is sent. Over several nodes
                the ranks that have the same slice exchange it. Exact: the bits do not
                depend on the number of ranks.
-    Tree       the same as if each rank were a node of its own: messages only. Exact.
-    Allreduce  the textbook: one sum over all ranks, in an order that MPI chooses
+    MessageReduction  the same as if each rank were a node of its own: messages only. Exact.
+    AllreduceReduction  the textbook: one sum over all ranks, in an order that MPI chooses
 """
 
 import math
@@ -25,12 +25,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from distbp.errors import DistbpError
-from distbp.network.parameters import BLOCK
-from distbp.network.update import PIECE, Update, is_finite
-from distbp.parallel.comm import Comm, Peers
+from distbp.network.parameters import THETA_BLOCK
+from distbp.network.update import UPDATE_CHUNK, Update, is_finite
+from distbp.parallel.comm import Comm, Group
 from distbp.parallel.internode import Additions, add, exchange, make_exchanges, planned, slice_cuts
 from distbp.parallel.shards import (
-    Run,
+    Interval,
     additions,
     buffers,
     rank_shards,
@@ -39,16 +39,16 @@ from distbp.parallel.shards import (
     subtrees,
 )
 
-EXTRA = 4  # numbers behind the gradient: those of `Sums`
-PAD = 16  # vectors that are shared start at multiples of this: at a line of the cache
+STATS_WIDTH = 4  # numbers behind the gradient: those of `StepTotals`
+SLOT_ALIGNMENT = 16  # vectors that are shared start at multiples of this: at a line of the cache
 
-LEAST_BLOCKS = 8  # of a slice: smaller ones take longer to pass on than to add up
+MIN_SLICE_BLOCKS = 8  # of a slice: smaller ones take longer to pass on than to add up
 
 # Makes an array of some shape and dtype, of which this rank has the rows [start, stop).
-Memory = Callable[[tuple[int, ...], np.dtype, Run], np.ndarray]
+Memory = Callable[[tuple[int, ...], np.dtype, Interval], np.ndarray]
 
 
-class Sums(NamedTuple):
+class StepTotals(NamedTuple):
     """What all ranks know after a step.
 
     Attributes
@@ -70,7 +70,7 @@ class NotSharedError(DistbpError):
     """The ranks of a node cannot share memory."""
 
 
-class Combiner(ABC):
+class GradientReduction(ABC):
     """Turns the shards' vectors of one step after the other into new parameters.
 
     Parameters
@@ -85,7 +85,7 @@ class Combiner(ABC):
     plan : list of (shard, slot)
         This rank's shards, in order, each with the vector it is to be written to;
         `done` has to be called after each.
-    slots : (slots, P + EXTRA) array
+    slots : (slots, P + STATS_WIDTH) array
         When all of the plan is done, the first of them are the partial sums.
     has_replica : bool
         Whether this rank answers for a copy of θ: of all that share one, the first does.
@@ -112,50 +112,50 @@ class Combiner(ABC):
             for _, slot, count in self._stack
         ]
 
-    def done(self, i: int) -> None:
+    def accumulate(self, i: int) -> None:
         """Add up what the i-th shard of the plan, just written, completes."""
         add(self._additions[i])
 
-    def _meet(self, others: Callable[..., None], *what: Any) -> None:
+    def _timed_wait(self, others: Callable[..., None], *what: Any) -> None:
         """Call what waits for other ranks, and note how long it takes."""
         began = perf_counter()
         others(*what)
         self.waited += perf_counter() - began
 
     @abstractmethod
-    def finish(self, rows: int, learning_rate: float) -> Sums:
+    def reduce_and_update(self, rows: int, learning_rate: float) -> StepTotals:
         """Make a step by the sum over all shards of all ranks, of `rows` rows; collective.
 
         If the cost in the result is not a finite number, nothing is changed.
         """
 
 
-class Allreduce(Combiner):
-    """One flat Allreduce: the last bits depend on the number of ranks and on MPI."""
+class AllreduceReduction(GradientReduction):
+    """One flat AllreduceReduction: the last bits depend on the number of ranks and on MPI."""
 
     is_exact = False
 
     def __init__(self, comm: Comm, shards: int, update: Update) -> None:
         super().__init__(comm, shards, update)
-        shape = stack_depth(self.trees[comm.rank]), self.size + EXTRA
+        shape = stack_depth(self.trees[comm.rank]), self.size + STATS_WIDTH
         self._use(np.zeros(shape, self.dtype))
 
-    def finish(self, rows: int, learning_rate: float) -> Sums:
+    def reduce_and_update(self, rows: int, learning_rate: float) -> StepTotals:
         total = self.slots[0]
         if not self.plan:
             total.fill(0.0)
         for other in self.slots[1 : len(self.trees[self.comm.rank])]:
             np.add(total, other, out=total)
         self.waited = 0.0
-        self._meet(self.comm.allreduce, total)
-        sums = Sums(*total[-EXTRA:].tolist())
-        if not math.isfinite(sums.cost) or not is_finite(total[:-EXTRA]):
+        self._timed_wait(self.comm.allreduce, total)
+        sums = StepTotals(*total[-STATS_WIDTH:].tolist())
+        if not math.isfinite(sums.cost) or not is_finite(total[:-STATS_WIDTH]):
             return sums._replace(cost=math.nan)
-        self.update.apply(total[:-EXTRA], rows, learning_rate)
+        self.update.apply(total[:-STATS_WIDTH], rows, learning_rate)
         return sums
 
 
-class Exact(Combiner):
+class OrderedReduction(GradientReduction):
     """The sum in tree order: slice by slice in a node's memory, then between nodes.
 
     Parameters
@@ -163,7 +163,7 @@ class Exact(Combiner):
     comm, shards, update
     nodes : list of ranges of ranks
         Those that have the same memory.
-    lane : Peers, optional
+    lane : Group, optional
         The ranks at the same place of all nodes, if all nodes have this place.
     memory : Memory
         Of the node.
@@ -179,7 +179,7 @@ class Exact(Combiner):
         shards: int,
         update: Update,
         nodes: list[range],
-        lane: Peers | None,
+        lane: Group | None,
         memory: Memory,
         wait: Callable[[], None],
     ) -> None:
@@ -188,13 +188,15 @@ class Exact(Combiner):
         self.has_replica = any(comm.rank == ranks.start for ranks in nodes)
         node = next(i for i, ranks in enumerate(nodes) if comm.rank in ranks)
         here, place = nodes[node], comm.rank - nodes[node].start
-        length = self.size + EXTRA
+        length = self.size + STATS_WIDTH
 
         # The vectors of all ranks here, and among them their partial sums, in order.
         depths = [stack_depth(self.trees[rank]) for rank in here]
         firsts = [sum(depths[:i]) for i in range(len(here) + 1)]
         own = firsts[place], firsts[place + 1]
-        slots = memory((firsts[-1], -(-length // PAD) * PAD), self.dtype, own)[:, :length]
+        slots = memory(
+            (firsts[-1], -(-length // SLOT_ALIGNMENT) * SLOT_ALIGNMENT), self.dtype, own
+        )[:, :length]
         self._use(slots[slice(*own)])
         partials = [
             (tree, slots[first + i])
@@ -203,7 +205,7 @@ class Exact(Combiner):
         ]
 
         # This rank's slice of them, and the additions that the node can make.
-        lanes = count_lanes(length, shards, min(map(len, nodes)))
+        lanes = count_slices(length, shards, min(map(len, nodes)))
         cuts = slice_cuts(length, lanes) + [length] * (len(here) - lanes)
         start, stop = cuts[place : place + 2]
         names = [tree for tree, _ in partials]
@@ -226,14 +228,14 @@ class Exact(Combiner):
         part = min(start, self.size), min(stop, self.size)
         arrays = range(1 + len(update.state))
         versions = [[memory((self.size,), self.dtype, part) for _ in arrays] for _ in range(2)]
-        blocks = -(-self.size // BLOCK)
+        blocks = -(-self.size // THETA_BLOCK)
         squares = memory((blocks,), np.dtype(np.float64), (0, 0 if place else blocks))
         # What all get to know: the sums, and for each rank whether its slice is bad.
-        told = EXTRA + len(here)
-        self._told = memory((told,), self.dtype, (0, 0 if place else told))
-        self._place = EXTRA + place
+        told = STATS_WIDTH + len(here)
+        self._shared_flags = memory((told,), self.dtype, (0, 0 if place else told))
+        self._place = STATS_WIDTH + place
         self._has_extra = start < stop == length
-        self._sums = self._told[:EXTRA], self._total[-EXTRA:]
+        self._sums = self._shared_flags[:STATS_WIDTH], self._total[-STATS_WIDTH:]
         update.move(versions, part, squares)
         self._gradient = self._total[: part[1] - start]
 
@@ -242,7 +244,7 @@ class Exact(Combiner):
         self._is_one_pass = not self._exchanges and update.clip_norm is None
         numbers = buffers(steps) if self._is_one_pass else []
         spare = np.empty(
-            (max(numbers, default=-1) + 1, min(PIECE, len(self._gradient))), self.dtype
+            (max(numbers, default=-1) + 1, min(UPDATE_CHUNK, len(self._gradient))), self.dtype
         )
         self._pieces = []
         for piece in update.pieces:
@@ -255,37 +257,37 @@ class Exact(Combiner):
         self._rest = list(planned(steps, tails, []))
         self._wait()
 
-    def finish(self, rows: int, learning_rate: float) -> Sums:
+    def reduce_and_update(self, rows: int, learning_rate: float) -> StepTotals:
         update, self.waited = self.update, 0.0
-        self._meet(self._wait)  # for the partial sums of all
+        self._timed_wait(self._wait)  # for the partial sums of all
         if self._has_extra:
             add(self._rest)
         if not self._is_one_pass:
             for terms, _ in self._pieces:
                 add(terms)
-            self._meet(exchange, self._exchanges)
+            self._timed_wait(exchange, self._exchanges)
             if update.clip_norm is not None:
                 update.measure(self._gradient)
-                self._meet(self._wait)  # for the squares of all slices
+                self._timed_wait(self._wait)  # for the squares of all slices
         update.begin(rows, learning_rate)
         is_bad = False
         for i, (terms, gradient) in enumerate(self._pieces):
             if self._is_one_pass:
                 add(terms)
             is_bad |= update.apply_piece(i, gradient)
-        self._told[self._place] = is_bad
+        self._shared_flags[self._place] = is_bad
         if self._has_extra:
             np.copyto(*self._sums)
-        self._meet(self._wait)  # for all slices of the new θ
-        told = self._told.tolist()
-        sums = Sums(*told[:EXTRA])
-        if any(told[EXTRA:]) or not math.isfinite(sums.cost):
+        self._timed_wait(self._wait)  # for all slices of the new θ
+        told = self._shared_flags.tolist()
+        sums = StepTotals(*told[:STATS_WIDTH])
+        if any(told[STATS_WIDTH:]) or not math.isfinite(sums.cost):
             return sums._replace(cost=math.nan)
         update.commit()
         return sums
 
 
-class Node(Exact):
+class SharedMemoryReduction(OrderedReduction):
     """The exact sum, with one copy of everything a node.
 
     Attributes
@@ -303,62 +305,68 @@ class Node(Exact):
         ends = np.cumsum(comm.node_sizes).tolist()
         nodes = [range(end - n, end) for end, n in zip(ends, comm.node_sizes, strict=True)]
 
-        def memory(shape: tuple[int, ...], dtype: np.dtype, rows: Run) -> np.ndarray:
-            shared = comm.node_array(shape, dtype, rows)
-            known = comm.gather([shared.is_shared, shared.trouble])
+        def memory(shape: tuple[int, ...], dtype: np.dtype, rows: Interval) -> np.ndarray:
+            shared = comm.shared_array(shape, dtype, rows)
+            known = comm.allgather([shared.is_shared, shared.trouble])
             troubles.extend(text for _, text in known if text)
             if not all(is_shared for is_shared, _ in known):
                 raise NotSharedError(troubles[0])
             return shared.array
 
         troubles: list[str] = []
-        super().__init__(comm, shards, update, nodes, comm.lane(), memory, comm.node_barrier())
+        super().__init__(
+            comm, shards, update, nodes, comm.cross_node_comm(), memory, comm.node_barrier()
+        )
         self.trouble = troubles[0] if troubles else ""
 
 
-class Tree(Exact):
+class MessageReduction(OrderedReduction):
     """The exact sum, by messages between all ranks."""
 
     def __init__(self, comm: Comm, shards: int, update: Update) -> None:
         nodes = [range(rank, rank + 1) for rank in range(comm.size)]
 
-        def memory(shape: tuple[int, ...], dtype: np.dtype, rows: Run) -> np.ndarray:
+        def memory(shape: tuple[int, ...], dtype: np.dtype, rows: Interval) -> np.ndarray:
             return np.zeros(shape, dtype)
 
         super().__init__(comm, shards, update, nodes, comm, memory, lambda: None)
 
 
-COMBINERS: dict[str, type[Combiner]] = {"node": Node, "tree": Tree, "allreduce": Allreduce}
+REDUCTIONS: dict[str, type[GradientReduction]] = {
+    "node": SharedMemoryReduction,
+    "tree": MessageReduction,
+    "allreduce": AllreduceReduction,
+}
 
 
-def make_combiner(
+def make_reduction(
     name: str, comm: Comm, shards: int, update: Update
-) -> tuple[Combiner, str | None]:
-    """Return a combiner, and what is to be said if it is not as good as it could be."""
+) -> tuple[GradientReduction, str | None]:
+    """Return a reduction, and what is to be said if it is not as good as it could be."""
     try:
-        combiner = COMBINERS[name](comm, shards, update)
+        reduction = REDUCTIONS[name](comm, shards, update)
     except NotSharedError as trouble:
-        return Tree(comm, shards, update), (
+        return MessageReduction(comm, shards, update), (
             f"the ranks of a node cannot share memory ({trouble}): they send messages instead, as "
             f"with --combine tree. The result is the same, but slower."
         )
-    if isinstance(combiner, Node) and combiner.trouble:
-        return combiner, (
-            f"the memory that ranks share is not where it is fastest ({combiner.trouble}), but in "
+    if isinstance(reduction, SharedMemoryReduction) and reduction.trouble:
+        return reduction, (
+            f"the memory that ranks share is not where it is fastest ({reduction.trouble}), but in "
             f"the folder for temporary files. Give /dev/shm more room, or choose one by TMPDIR."
         )
-    return combiner, None
+    return reduction, None
 
 
-def count_lanes(size: int, shards: int, ranks: int) -> int:
+def count_slices(size: int, shards: int, ranks: int) -> int:
     """Return how many ranks of a node have a slice of a vector.
 
     All, but for small vectors none that has no gradient: to fetch it would take longer
     than to add it up.
     """
-    return max(1, min(ranks, max(shards, -(-size // BLOCK) // LEAST_BLOCKS)))
+    return max(1, min(ranks, max(shards, -(-size // THETA_BLOCK) // MIN_SLICE_BLOCKS)))
 
 
-def is_first(tree: Run, trees: Sequence[Run]) -> bool:
+def is_first(tree: Interval, trees: Sequence[Interval]) -> bool:
     """Return whether a subtree is the leftmost part of one of `trees`."""
     return any(tree[0] == other[0] for other in trees)

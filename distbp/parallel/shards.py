@@ -13,7 +13,7 @@ Index arithmetic only: no arrays, no ranks.
 
 from collections.abc import Iterator, Sequence
 
-Run = tuple[int, int]  # [start, stop)
+Interval = tuple[int, int]  # [start, stop)
 Addition = tuple[int, int]  # into, from
 
 WIDE = 512  # a layer from which a shard should be large for the matrix products' sake
@@ -37,23 +37,23 @@ def largest_power_of_two(n: int) -> int:
     return 1 << (n.bit_length() - 1)
 
 
-def shard_rows(rows: int, shards: int, shard: int) -> Run:
+def shard_rows(rows: int, shards: int, shard: int) -> Interval:
     """Return the run of a batch's `rows` rows that is shard number `shard`."""
     return rows * shard // shards, rows * (shard + 1) // shards
 
 
-def rank_shards(shards: int, ranks: int, rank: int) -> Run:
+def rank_shards(shards: int, ranks: int, rank: int) -> Interval:
     """Return the run of shards that a rank computes; it may be empty."""
     return -(-shards * rank // ranks), -(-shards * (rank + 1) // ranks)
 
 
-def middle(node: Run) -> int:
+def middle(node: Interval) -> int:
     """Return where a node of the tree, at least two wide, divides."""
     start, stop = node
     return start + largest_power_of_two(stop - start - 1)
 
 
-def subtrees(run: Run, node: Run) -> Iterator[Run]:
+def subtrees(run: Interval, node: Interval) -> Iterator[Interval]:
     """Yield the largest subtrees of `node` that lie inside `run`, in order."""
     start, stop = max(run[0], node[0]), min(run[1], node[1])
     if start >= stop:
@@ -65,7 +65,7 @@ def subtrees(run: Run, node: Run) -> Iterator[Run]:
     yield from subtrees(run, (middle(node), node[1]))
 
 
-def stack_plan(nodes: Sequence[Run]) -> list[tuple[int, int, int]]:
+def stack_plan(nodes: Sequence[Interval]) -> list[tuple[int, int, int]]:
     """Return how a rank sums up subtrees, with few vectors: (shard, vector, additions) in order.
 
     The vectors are a stack. Each shard's gradient is written to one of them, and then
@@ -79,12 +79,12 @@ def stack_plan(nodes: Sequence[Run]) -> list[tuple[int, int, int]]:
     ]
 
 
-def stack_depth(nodes: Sequence[Run]) -> int:
+def stack_depth(nodes: Sequence[Interval]) -> int:
     """Return how many vectors that takes; one for a rank without shards too."""
     return 1 + max((vector for _, vector, _ in stack_plan(nodes)), default=0)
 
 
-def _levels(node: Run) -> list[tuple[int, int]]:
+def _levels(node: Interval) -> list[tuple[int, int]]:
     """Return, for each shard of a subtree, its place on the stack and its additions."""
     if node[1] - node[0] == 1:
         return [(0, 0)]
@@ -116,7 +116,7 @@ def buffers(steps: Sequence[Addition]) -> list[int]:
     return chosen
 
 
-def additions(nodes: Sequence[Run], root: Run) -> list[Addition]:
+def additions(nodes: Sequence[Interval], root: Interval) -> list[Addition]:
     """Return the additions, by positions in `nodes`, that make the sum of `root`.
 
     Among `nodes` are the subtrees that cover `root`, from left to right; its sum is
@@ -125,7 +125,7 @@ def additions(nodes: Sequence[Run], root: Run) -> list[Addition]:
     position = {node: i for i, node in enumerate(nodes)}
     steps: list[Addition] = []
 
-    def finish(node: Run) -> int:
+    def finish(node: Interval) -> int:
         if node in position:
             return position[node]
         left, right = finish((node[0], middle(node))), finish((middle(node), node[1]))

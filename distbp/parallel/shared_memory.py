@@ -31,8 +31,8 @@ class Ranks(Protocol):
     @property
     def node_size(self) -> int: ...
     @property
-    def on_node(self) -> Node: ...
-    def together(self) -> AbstractContextManager[None]: ...
+    def node_comm(self) -> Node: ...
+    def collective_errors(self) -> AbstractContextManager[None]: ...
 
 
 def share(node: Node, size: int, own: tuple[int, int]) -> tuple[mmap.mmap | None, str]:
@@ -60,7 +60,7 @@ def _share_in(
     if not path:
         return None, trouble
     memory, trouble = _map(path, size, token, own)
-    troubles = [text for text in node.gather(trouble) if text]
+    troubles = [text for text in node.allgather(trouble) if text]
     if node.rank == 0:
         Path(path).unlink(missing_ok=True)
     return (None, troubles[0]) if troubles else (memory, "")
@@ -107,7 +107,7 @@ def _reserve(descriptor: int, start: int, stop: int) -> None:
         os.posix_fallocate(descriptor, start, stop - start)
 
 
-class NodeArray:
+class SharedArray:
     """An array of which a node has one copy, or each rank if they cannot share memory.
 
     Parameters
@@ -141,7 +141,7 @@ class NodeArray:
         if comm.node_size > 1:
             row = math.prod(shape[1:]) * dtype.itemsize
             start, stop = rows or (0, shape[0] if comm.node_rank == 0 else 0)
-            memory, self.trouble = share(comm.on_node, shape[0] * row, (start * row, stop * row))
+            memory, self.trouble = share(comm.node_comm, shape[0] * row, (start * row, stop * row))
         self.is_shared = memory is not None or comm.node_size == 1
         self.is_owner = memory is None or comm.node_rank == 0
         if memory is None:
@@ -151,6 +151,6 @@ class NodeArray:
 
     def fill(self, function: Callable[[np.ndarray], None]) -> None:
         """Let the owner of each copy call `function` on it; collective."""
-        with self._comm.together():
+        with self._comm.collective_errors():
             if self.is_owner:
                 function(self.array)

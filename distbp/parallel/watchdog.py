@@ -20,16 +20,16 @@ from pathlib import Path
 
 import numpy as np
 
-from distbp.parallel.barrier import LINE, process_numbers
+from distbp.parallel.barrier import COUNTER_STRIDE, process_numbers
 from distbp.parallel.comm import STDERR, Comm, fail
 
 FIRST, FEW = 3, 5  # times the limit, until ranks have met a few times: for the first step
-SHOWING = 0.5  # seconds for a rank to show its stacks
-MOURNING = 5.0  # seconds after a death for the others to notice it themselves
+STACK_DUMP_S = 0.5  # seconds for a rank to show its stacks
+FAILURE_GRACE_S = 5.0  # seconds after a death for the others to notice it themselves
 SHOW_STACKS = signal.SIGQUIT  # as by Ctrl-\: a rank shows its stacks, and ends
 
 
-class Watch:
+class Watchdog:
     """Watches the ranks of this node, between `with` and its end; collective to make.
 
     Parameters
@@ -41,14 +41,14 @@ class Watch:
 
     def __init__(self, comm: Comm, limit: float) -> None:
         self._comm, self._limit = comm, limit
-        counts = comm.node_array((comm.node_size, LINE), np.dtype(np.int64))
+        counts = comm.shared_array((comm.node_size, COUNTER_STRIDE), np.dtype(np.int64))
         self._is_alone = comm.size == 1 or not counts.is_shared
         self._counts = counts.array[:, 0]
-        self._pids = process_numbers(comm.on_node)
+        self._pids = process_numbers(comm.node_comm)
         self._end = threading.Event()
         self._period = min(1.0, limit / 5)
 
-    def __enter__(self) -> "Watch":
+    def __enter__(self) -> "Watchdog":
         if not self._is_alone:
             # What stands for standard error in a notebook is no file.
             faulthandler.register(SHOW_STACKS, STDERR, all_threads=True, chain=True)
@@ -61,19 +61,19 @@ class Watch:
     def _watch(self) -> None:
         """Look again and again, until nothing has moved for too long."""
         comm, counts = self._comm, self._counts
-        began, last, moved = comm.meetings(), -1, time.monotonic()
+        began, last, moved = comm.heartbeat(), -1, time.monotonic()
         while not self._end.wait(self._period):
-            counts[comm.node_rank] = comm.meetings()
+            counts[comm.node_rank] = comm.heartbeat()
             now, total = time.monotonic(), int(counts.sum())
             if total != last:
                 last, moved = total, now
             elif now - moved > self._limit * (FIRST if counts.max() < began + FEW else 1):
-                self._act(late(counts.tolist()), now - moved)
-            elif now - moved > MOURNING and any(is_dead(pid) for pid in self._pids):
+                self._act(lagging_ranks(counts.tolist()), now - moved)
+            elif now - moved > FAILURE_GRACE_S and any(is_dead(pid) for pid in self._pids):
                 self._give_up("another rank on this node has died")
 
     def _act(self, guilty: Sequence[int], seconds: float) -> None:
-        """End those that are late; if none is, others than these have to be waited for."""
+        """End those that are lagging_ranks; if none is, others than these have to be waited for."""
         rank = self._comm.node_rank
         if rank in guilty:
             return  # the others see to it
@@ -85,11 +85,11 @@ class Watch:
             return
         if rank == min(set(range(len(self._pids))) - set(guilty)):
             for place in guilty:
-                self._fence(place, seconds)
-        if not self._end.wait(MOURNING):
+                self.kill_hung_rank(place, seconds)
+        if not self._end.wait(FAILURE_GRACE_S):
             self._give_up("a rank on this node was ended")
 
-    def _fence(self, place: int, seconds: float) -> None:
+    def kill_hung_rank(self, place: int, seconds: float) -> None:
         """Show where a rank is, and kill it."""
         pid = self._pids[place]
         number = self._comm.rank - self._comm.node_rank + place
@@ -99,7 +99,7 @@ class Watch:
             f"--stall-limit. Its stacks, as far as it can show them:\n"
         )
         sys.stderr.flush()
-        for what, pause in ((SHOW_STACKS, SHOWING), (signal.SIGKILL, 0.0)):
+        for what, pause in ((SHOW_STACKS, STACK_DUMP_S), (signal.SIGKILL, 0.0)):
             if pid:
                 with suppress(ProcessLookupError):  # it has ended, and was buried
                     os.kill(pid, what)
@@ -111,7 +111,7 @@ class Watch:
             fail(self._comm.rank, self._comm.size, f"{why}.\n")
 
 
-def late(counts: Sequence[int]) -> list[int]:
+def lagging_ranks(counts: Sequence[int]) -> list[int]:
     """Return the places of those who have met the others less often than somebody else."""
     return [place for place, count in enumerate(counts) if count < max(counts)]
 

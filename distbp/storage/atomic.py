@@ -12,7 +12,7 @@ MOST_REASON = 300  # characters of an error's text
 
 
 @contextmanager
-def atomic(path: Path, error: type[DistbpError]) -> Iterator[Path]:
+def atomic_write(path: Path, error: type[DistbpError]) -> Iterator[Path]:
     """Yield a temporary name in the folder of `path`; move it to `path` at the end.
 
     The file and the folder are forced to the disk. On any failure `path` is left

@@ -15,7 +15,7 @@ from distbp.network.network import Network
 from distbp.storage.checkpoint import Checkpoint, describe_network
 
 
-class Saver:
+class BackgroundWriter:
     """Writes one checkpoint after the other, in a thread of its own.
 
     The first copy makes room for all that follow: θ and the optimizer's state once more. To
@@ -24,7 +24,7 @@ class Saver:
 
     def __init__(self) -> None:
         self._copy: Checkpoint | None = None
-        self._held: Checkpoint | None = None
+        self._deferred: Checkpoint | None = None
         self._room_to_hold: Checkpoint | None = None
         self._thread: threading.Thread | None = None
         self._trouble: BaseException | None = None
@@ -42,13 +42,13 @@ class Saver:
         self._thread = threading.Thread(target=self._run, args=(self._copy, write), daemon=True)
         self._thread.start()
 
-    def hold(self, checkpoint: Checkpoint) -> None:
+    def defer(self, checkpoint: Checkpoint) -> None:
         """Keep a copy of a checkpoint that is to be written later, if no better one comes."""
-        self._held = self._room_to_hold = copied(checkpoint, self._room_to_hold)
+        self._deferred = self._room_to_hold = copied(checkpoint, self._room_to_hold)
 
-    def take_held(self) -> Checkpoint | None:
+    def pop_deferred(self) -> Checkpoint | None:
         """Return what is held, which is so no longer."""
-        held, self._held = self._held, None
+        held, self._deferred = self._deferred, None
         return held
 
     def _run(self, checkpoint: Checkpoint, write: Callable[[Checkpoint], None]) -> None:

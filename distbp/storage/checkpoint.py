@@ -8,7 +8,7 @@
 
 It is a model too: `load` needs no other file. It holds nothing else, or it is
 refused, and it is read only if all its bytes are those that were written. A
-`RunFolder` keeps a run's checkpoints: `checkpoints/step-*.h5`, the newest also as
+`RunDirectory` keeps a run's checkpoints: `checkpoints/step-*.h5`, the newest also as
 `last.h5` and the best as `best.h5`, under names of their own, so that neither
 dangles when old ones are removed. Where `last.h5` is damaged, the newest of them
 that is not takes its place.
@@ -102,7 +102,7 @@ def read(path: Path) -> Checkpoint:
     CheckpointError
         There is none, it is damaged, or it is not what it should be.
     """
-    with hdf5_file.sealed(path, FORMAT, VERSION, CheckpointError) as file:
+    with hdf5_file.open_verified(path, FORMAT, VERSION, CheckpointError) as file:
         about = read_about(file)
         names = state_names(about["config"])
         network = empty_network(about["network"], len(names), file.id.get_filesize())

@@ -36,7 +36,7 @@ class Seal(NamedTuple):
         return (header + hashlib.sha256(header).digest()).ljust(BLOCK, b"\0")
 
 
-def stamp(file: io.RawIOBase, kind: str) -> None:
+def write_checksum_header(file: io.RawIOBase, kind: str) -> None:
     """Seal an open file that has an empty user block."""
     file.seek(BLOCK)
     digest = hashlib.file_digest(file, "sha256").digest()

@@ -2,10 +2,10 @@
 
 libhdf5 follows links to other files, reads external and virtual datasets from
 wherever they say, loads filters as shared libraries, and believes any shape. So
-nothing is opened here but what is asked for by name, through hard links, and a
+nothing is open_unverified here but what is asked for by name, through hard links, and a
 dataset only if it holds plain numbers whose bytes are in this very file. Nothing
 goes through a file recursively. What is refused is raised as a ValueError that names
-the thing; what libhdf5 itself may raise is in `FAILS`.
+the thing; what libhdf5 itself may raise is in `HDF5_READ_ERRORS`.
 """
 
 import io
@@ -21,7 +21,7 @@ import h5py
 from h5py import h5d, h5l, h5pl, h5s, h5t
 
 # What a damaged file has made h5py, NumPy, JSON and zlib raise.
-FAILS = (
+HDF5_READ_ERRORS = (
     OSError,
     LookupError,
     RuntimeError,

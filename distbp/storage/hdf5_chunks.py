@@ -25,11 +25,11 @@ MOST_RATIO = 1100  # deflate packs 1032 bytes into one, at best
 
 def array(
     file: h5py.File, path: str, kinds: Collection[int] = hdf5_checks.NUMBERS
-) -> "h5py.Dataset | Packed":
+) -> "h5py.Dataset | ChunkedArray":
     """Return the array at `path`, to be read by rows or as a whole."""
     found = hdf5_checks.dataset(file, path, kinds)
     is_chunked = found.id.get_create_plist().get_layout() == h5d.CHUNKED
-    return Packed(found, path) if is_chunked else found
+    return ChunkedArray(found, path) if is_chunked else found
 
 
 def is_plain(dataset: h5py.Dataset) -> bool:
@@ -39,7 +39,7 @@ def is_plain(dataset: h5py.Dataset) -> bool:
     return is_text or bool(h5t.py_create(dataset.dtype, logical=True).equal(found))
 
 
-class Packed:
+class ChunkedArray:
     """An array that is stored in chunks.
 
     Parameters
@@ -188,7 +188,7 @@ def checked(data: bytes) -> bytes:
 def fletcher32(data: bytes) -> int:
     """Return the checksum of Fletcher, IEEE Trans. Commun. 30 (1982) 247, of 16-bit words.
 
-    Sums are modulo 65,535, where HDF5 writes 65,535 for a 0 that is not of zeros only.
+    StepTotals are modulo 65,535, where HDF5 writes 65,535 for a 0 that is not of zeros only.
     """
     low = high = 0
     words = np.frombuffer(data + b"\0" * (len(data) % 2), ">u2")

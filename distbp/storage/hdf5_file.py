@@ -23,7 +23,7 @@ import numpy as np
 
 from distbp.errors import ConfigError, DistbpError
 from distbp.storage import checksum, hdf5_checks, hdf5_chunks
-from distbp.storage.atomic import atomic, reason
+from distbp.storage.atomic import atomic_write, reason
 
 MOST_TEXT = 1 << 27  # bytes of JSON: the records of 100,000 epochs, and some more
 MOST_ITEMS = 1 << 22  # values, and lines, in it: each takes about 100 bytes of memory
@@ -89,7 +89,7 @@ class Disk:
 @contextmanager
 def create(path: Path, kind: str, version: int, error: type[DistbpError]) -> Iterator[h5py.File]:
     """Yield an empty file of format `kind`; sealed, it takes its place when the block ends."""
-    with atomic(path, error) as temporary, temporary.open("x+b", buffering=0) as raw:
+    with atomic_write(path, error) as temporary, temporary.open("x+b", buffering=0) as raw:
         disk = Disk(raw)
         with h5py.File(disk, "w", userblock_size=checksum.BLOCK) as file:
             file.attrs["format"] = np.bytes_(kind)
@@ -97,20 +97,20 @@ def create(path: Path, kind: str, version: int, error: type[DistbpError]) -> Ite
             yield file
         if disk.failure:
             raise disk.failure
-        checksum.stamp(raw, kind)
+        checksum.write_checksum_header(raw, kind)
 
 
 @contextmanager
-def refusing(path: Path, kind: str, error: type[DistbpError]) -> Iterator[None]:
+def wrap_read_errors(path: Path, kind: str, error: type[DistbpError]) -> Iterator[None]:
     """Turn whatever goes wrong when a file is read into one sentence, an `error`."""
     try:
         yield
-    except hdf5_checks.FAILS as failure:
+    except hdf5_checks.HDF5_READ_ERRORS as failure:
         raise error(f"{path} cannot be read as {kind}: {reason(failure)}.") from failure
 
 
 @contextmanager
-def opened(
+def open_unverified(
     path: Path, kind: str, version: int, error: type[DistbpError]
 ) -> Iterator[tuple[h5py.File, io.FileIO]]:
     """Yield the file at `path`, which is not compared with its seal, and what it is read from.
@@ -123,7 +123,7 @@ def opened(
         No such file, not HDF5, another format or a newer version, or anything in
         it that cannot be read.
     """
-    with refusing(path, kind, error), hdf5_checks.open_file(path) as raw:
+    with wrap_read_errors(path, kind, error), hdf5_checks.open_file(path) as raw:
         check_kind(checksum.read_block(raw), path, kind, error)
         with h5py.File(raw, "r") as file:
             check_format(file, path, kind, version, error)
@@ -131,7 +131,9 @@ def opened(
 
 
 @contextmanager
-def sealed(path: Path, kind: str, version: int, error: type[DistbpError]) -> Iterator[h5py.File]:
+def open_verified(
+    path: Path, kind: str, version: int, error: type[DistbpError]
+) -> Iterator[h5py.File]:
     """Yield the file at `path`, once all its bytes are known to be those that were written.
 
     They are read once and kept: what libhdf5 sees is what was looked at.
@@ -139,9 +141,9 @@ def sealed(path: Path, kind: str, version: int, error: type[DistbpError]) -> Ite
     Raises
     ------
     error
-        As for `opened`, or the file is damaged.
+        As for `open_unverified`, or the file is damaged.
     """
-    with refusing(path, kind, error):
+    with wrap_read_errors(path, kind, error):
         with hdf5_checks.open_file(path) as raw:
             check_kind(checksum.read_block(raw), path, kind, error)
             content = checksum.read(raw)[1]
@@ -150,9 +152,9 @@ def sealed(path: Path, kind: str, version: int, error: type[DistbpError]) -> Ite
             yield file
 
 
-def check_seal(path: Path, kind: str, error: type[DistbpError]) -> None:
+def verify_checksum(path: Path, kind: str, error: type[DistbpError]) -> None:
     """Raise `error` unless the file is a `kind` and all its bytes are those that were written."""
-    with refusing(path, kind, error), hdf5_checks.open_file(path) as raw:
+    with wrap_read_errors(path, kind, error), hdf5_checks.open_file(path) as raw:
         check_kind(checksum.check(raw), path, kind, error)
 
 

@@ -55,7 +55,7 @@ class RunLock:
         try:
             self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
             holder = self._read()
-            if not self._lock() and not self._follows(holder):
+            if not self._lock() and not self.is_requeue_of(holder):
                 os.close(self._descriptor)
                 self._descriptor = None
                 raise CheckpointError(
@@ -78,7 +78,7 @@ class RunLock:
             pass  # a file system without locks: the token has to do
         return True
 
-    def _follows(self, holder: dict[str, Any]) -> bool:
+    def is_requeue_of(self, holder: dict[str, Any]) -> bool:
         """Return whether this is the holder's own job, started again by SLURM."""
         mine = self._mine
         is_same = bool(mine["job"]) and holder.get("job") == mine["job"]

@@ -37,23 +37,23 @@ def newest(model: str | Path) -> tuple[Path, list[str]]:
     """
 
     def verified(path: Path) -> Path:
-        hdf5_file.check_seal(path, FORMAT, CheckpointError)
+        hdf5_file.verify_checksum(path, FORMAT, CheckpointError)
         return path
 
     path = Path(model)
-    return first_good(path, verified) if is_folder(path) else (path, [])
+    return newest_valid(path, verified) if is_folder(path) else (path, [])
 
 
 def read_newest(model: str | Path) -> tuple[Checkpoint, list[str]]:
     """Read a checkpoint file, or of a run's directory the newest that is whole; see `newest`."""
     path = Path(model)
-    return first_good(path, read) if is_folder(path) else (read(path), [])
+    return newest_valid(path, read) if is_folder(path) else (read(path), [])
 
 
-def first_good(folder: Path, look: Callable[[Path], T]) -> tuple[T, list[str]]:
+def newest_valid(folder: Path, look: Callable[[Path], T]) -> tuple[T, list[str]]:
     """Return what `look` makes of a run's newest checkpoint that it does not refuse."""
     troubles: list[str] = []
-    for path in generations(folder):
+    for path in list_checkpoints(folder):
         try:
             found = look(path)
         except CheckpointError as error:
@@ -67,7 +67,7 @@ def first_good(folder: Path, look: Callable[[Path], T]) -> tuple[T, list[str]]:
     raise CheckpointError(f"{folder} has no checkpoint: there is no last.h5 in it.")
 
 
-def generations(folder: Path) -> list[Path]:
+def list_checkpoints(folder: Path) -> list[Path]:
     """Return a run's checkpoints, the newest first, each of them once."""
     with system_fails(f"{folder} cannot be read"):
         found: dict[tuple[int, int], Path] = {}
@@ -109,7 +109,7 @@ def system_fails(what: str) -> Iterator[None]:
         raise CheckpointError(f"{what}: {atomic.reason(failure)}.") from failure
 
 
-class RunFolder:
+class RunDirectory:
     """The directory of a run: checkpoints, best and last, configuration, metrics.
 
     Parameters
@@ -131,7 +131,7 @@ class RunFolder:
         CheckpointError
             It cannot be made, or holds a run already.
         """
-        if generations(self.path):
+        if list_checkpoints(self.path):
             raise CheckpointError(
                 f"{self.path} holds a run already. Go on with it by --resume {self.path}, "
                 f"or choose another --out."
@@ -151,7 +151,7 @@ class RunFolder:
         path = self.checkpoints / f"step-{checkpoint.about['progress']['steps']:09d}.h5"
         write(path, checkpoint)
         for name in ("last.h5", "best.h5") if is_best else ("last.h5",):
-            with atomic.atomic(self.path / name, CheckpointError) as temporary:
+            with atomic.atomic_write(self.path / name, CheckpointError) as temporary:
                 link(path, temporary)
         with system_fails(f"{self.checkpoints} cannot be tidied up"):
             self._remove_old(path)
@@ -185,7 +185,7 @@ class RunFolder:
 
     def write_text(self, name: str, text: str) -> None:
         """Write a text file; it is whole or absent."""
-        with atomic.atomic(self.path / name, CheckpointError) as temporary:
+        with atomic.atomic_write(self.path / name, CheckpointError) as temporary:
             temporary.write_text(text, encoding="utf-8")
 
 

@@ -3,7 +3,7 @@
 Each field of `Config` is an option of `distbp train`, a key of a TOML file and an
 entry of a checkpoint, under the same name (with `-` for `_` outside Python). Its
 metadata hold what the command line needs: a help text, choices, a check. Options
-that are None are settled by `Config.settled`, from the data and from each other,
+that are None are settled by `Config.resolved`, from the data and from each other,
 never from the number of ranks.
 """
 
@@ -24,7 +24,7 @@ from distbp.network.costs import COSTS
 from distbp.network.network import DTYPES, INITS
 from distbp.network.optimizers import OPTIMIZERS
 from distbp.network.schedules import SCHEDULES
-from distbp.parallel.reduction import COMBINERS
+from distbp.parallel.reduction import REDUCTIONS
 from distbp.parallel.shards import default_shards
 from distbp.training.options import check, flag, option
 
@@ -56,8 +56,8 @@ class Config:
         An option has a value that is not allowed, or two contradict each other.
     """
 
-    data: str = option("", "the data set", same_mathematics=True)
-    out: str = option("", "the run's directory", same_mathematics=True)
+    data: str = option("", "the data set", may_change_on_resume=True)
+    out: str = option("", "the run's directory", may_change_on_resume=True)
     hidden: tuple[int, ...] = option(
         (100,), "sizes of the hidden layers, as in 100,50; '' for none", parse_sizes
     )
@@ -85,45 +85,45 @@ class Config:
     clip_norm: float | None = option(None, "largest norm of the gradient", float, least=1e-9)
     batch_size: int = option(256, "rows of the global mini-batch", int, least=1)
     epochs: int = option(  # a checkpoint has a record of each
-        30, "passes over the training set", int, least=1, below=100_001, same_mathematics=True
+        30, "passes over the training set", int, least=1, below=100_001, may_change_on_resume=True
     )
     patience: int | None = option(
         None, "stop after that many epochs without a better score", int,
-        least=1, same_mathematics=True,
+        least=1, may_change_on_resume=True,
     )  # fmt: skip
     validation: float = option(
         0.0, "part of train held out where the file has no validation", float, least=0.0, below=1.0
     )
     shards: int | None = option(None, "pieces of a mini-batch; fixes the bits", int, least=1)
     combine: str = option(
-        "node", "how gradients are summed; allreduce is not exact", choices=tuple(COMBINERS)
+        "node", "how gradients are summed; allreduce is not exact", choices=tuple(REDUCTIONS)
     )
     threads: int = option(1, "BLAS threads a rank; part of the bits", int, least=1)
     dtype: str = option("float32", "of all numbers", choices=DTYPES)
     seed: int = option(0, "of weights, order and dropout", int, least=0, below=2**63)
     checkpoint_every: str = option(
-        "1epoch", "such as 1epoch, 500steps or 60s", same_mathematics=True
+        "1epoch", "such as 1epoch, 500steps or 60s", may_change_on_resume=True
     )
     keep: int = option(3, "checkpoints to keep, beside best and last", int,
-        least=1, same_mathematics=True,
+        least=1, may_change_on_resume=True,
     )  # fmt: skip
     time_limit: str | None = option(
-        None, "stop with a checkpoint after, such as 90s, 30min or 2h", same_mathematics=True
+        None, "stop with a checkpoint after, such as 90s, 30min or 2h", may_change_on_resume=True
     )
     stall_limit: str = option(
-        "10min", "end a rank that keeps the others waiting for longer", same_mathematics=True
+        "10min", "end a rank that keeps the others waiting for longer", may_change_on_resume=True
     )
     check_every: int = option(
         1000, "steps between two checks for bits that changed by themselves; 0 for none", int,
-        least=0, same_mathematics=True,
+        least=0, may_change_on_resume=True,
     )  # fmt: skip
     on_nan: str = option(
         "stop", "if a cost or a gradient is not finite: stop, skip the step, or roll back to the "
         "last checkpoint and halve the learning rate",
-        choices=("stop", "skip", "rollback"), same_mathematics=True,
+        choices=("stop", "skip", "rollback"), may_change_on_resume=True,
     )  # fmt: skip
     init_from: str | None = option(None, "a model whose weights to start from")
-    quiet: bool = option(False, "print nothing but warnings and errors", same_mathematics=True)
+    quiet: bool = option(False, "print nothing but warnings and errors", may_change_on_resume=True)
 
     def __post_init__(self) -> None:
         hidden: Any = self.hidden  # a single layer may be given by its size
@@ -181,7 +181,7 @@ class Config:
             )
         return int(match[1]), match[2]
 
-    def settled(self, data: DataSet) -> "Config":
+    def resolved(self, data: DataSet) -> "Config":
         """Return the configuration with nothing left open.
 
         Raises
@@ -219,10 +219,10 @@ class Config:
                 continue
             after = changes[one.name]
             is_exact_sum = one.name == "combine" and all(
-                COMBINERS[name].is_exact for name in (before, after)
+                REDUCTIONS[name].is_exact for name in (before, after)
             )
             moves_end = one.name == "epochs" and self.schedule == "cosine"
-            if moves_end or not (one.metadata["same_mathematics"] or is_exact_sum):
+            if moves_end or not (one.metadata["may_change_on_resume"] or is_exact_sum):
                 raise ConfigError(
                     f"{flag(one.name)} {after!r} cannot be changed when a run is resumed: it was "
                     f"begun with {before!r}. Leave it out, or begin a new run with --init-from."

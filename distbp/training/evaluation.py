@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from distbp.data.batches import Feed
+from distbp.data.batches import BatchLoader
 from distbp.data.dataset import Split
 from distbp.network.network import Network
 from distbp.parallel.comm import Comm
@@ -68,7 +68,7 @@ class Evaluator:
         self.is_regression = is_regression
         rows = min(BLOCK, len(split))
         n_classes = 0 if is_regression else network.sizes[-1]
-        self._feed = Feed(split, scaling, n_classes, rows, network.dtype)
+        self._feed = BatchLoader(split, scaling, n_classes, rows, network.dtype)
         self._works = {rows: network.workspace(rows)}
         self.blocks = -(-len(split) // BLOCK)
 

@@ -1,17 +1,17 @@
 """The gradients of a mini-batch's shards, computed by all ranks.
 
-Each rank runs backprop on its own shards, into the vectors of a `Combiner`. Behind
+Each rank runs backprop on its own shards, into the vectors of a `GradientReduction`. Behind
 each gradient stand the shard's cost and its number of right answers.
 """
 
 import numpy as np
 
-from distbp.data.batches import Feed
+from distbp.data.batches import BatchLoader
 from distbp.data.dataset import Split
 from distbp.network.dropout import Dropout
 from distbp.network.network import Network, Workspace
 from distbp.network.parameters import layer_views
-from distbp.parallel.reduction import EXTRA, Combiner
+from distbp.parallel.reduction import STATS_WIDTH, GradientReduction
 from distbp.parallel.shards import shard_rows
 from distbp.storage.scaling import Scaling
 
@@ -22,7 +22,7 @@ class BatchGradient:
     Parameters
     ----------
     network : Network
-    combiner : Combiner
+    reduction : GradientReduction
     split : Split
         The training set.
     scaling : Scaling
@@ -35,7 +35,7 @@ class BatchGradient:
     def __init__(
         self,
         network: Network,
-        combiner: Combiner,
+        reduction: GradientReduction,
         split: Split,
         scaling: Scaling,
         n_classes: int,
@@ -43,45 +43,47 @@ class BatchGradient:
         shards: int,
         dropout: float,
     ) -> None:
-        self.network, self.combiner = network, combiner
+        self.network, self.reduction = network, reduction
         self.n_classes, self.shards = n_classes, shards
         batches = {min(batch_size, len(split)), len(split) % batch_size}
-        runs = [shard_rows(b, shards, shard) for b in batches for shard, _ in combiner.plan]
+        runs = [shard_rows(b, shards, shard) for b in batches for shard, _ in reduction.plan]
         self._works = {
             rows: self._workspace(rows, dropout) for rows in {hi - lo for lo, hi in runs} - {0}
         }
-        self._feed = Feed(split, scaling, n_classes, max(self._works, default=0), network.dtype)
+        self._feed = BatchLoader(
+            split, scaling, n_classes, max(self._works, default=0), network.dtype
+        )
         size = network.theta.size
-        self._out = [layer_views(slot[:size], network.sizes) for slot in combiner.slots]
+        self._out = [layer_views(slot[:size], network.sizes) for slot in reduction.slots]
 
     def _workspace(self, rows: int, dropout: float) -> tuple[Workspace, Dropout | None]:
         work = self.network.workspace(rows)
         return work, Dropout(dropout, self.network.seed, work) if dropout else None
 
     def compute(
-        self, batch: np.ndarray, epoch: int, step: int, wishes: tuple[float, float] = (0, 0)
+        self, batch: np.ndarray, epoch: int, step: int, requests: tuple[float, float] = (0, 0)
     ) -> None:
-        """Write the gradients of this rank's shards of a batch to the combiner's vectors.
+        """Write the gradients of this rank's shards of a batch to the reduction's vectors.
 
-        `batch` (m,) are row numbers, the same on all ranks; `wishes` are this rank's: to
+        `batch` (m,) are row numbers, the same on all ranks; `requests` are this rank's: to
         stop, and to save.
         """
-        for i, (shard, slot) in enumerate(self.combiner.plan):
+        for i, (shard, slot) in enumerate(self.reduction.plan):
             start, stop = shard_rows(len(batch), self.shards, shard)
-            vector = self.combiner.slots[slot]
+            vector = self.reduction.slots[slot]
             if start == stop:  # a short last batch may leave shards empty
                 vector.fill(0.0)
             else:
                 self._backprop(slot, batch[start:stop], (epoch, step, shard))
-            vector[-2], vector[-1] = wishes if i == 0 else (0, 0)
-            self.combiner.done(i)
+            vector[-2], vector[-1] = requests if i == 0 else (0, 0)
+            self.reduction.accumulate(i)
 
     def find_nan(self, batch: np.ndarray, epoch: int, step: int) -> str:
         """Return where in this rank's shards of a batch the first number is not finite.
 
         Computes them again, one by one; the result is empty if all are finite.
         """
-        for shard, slot in self.combiner.plan:
+        for shard, slot in self.reduction.plan:
             start, stop = shard_rows(len(batch), self.shards, shard)
             if start < stop:
                 numbers = batch[start:stop]
@@ -101,7 +103,7 @@ class BatchGradient:
         for l, (b, w) in enumerate(zip(*self._out[slot], strict=True), 1):
             if not (np.isfinite(b).all() and np.isfinite(w).all()):
                 return f"the gradient of layer {l}, {listed(numbers)}"
-        is_good = np.isfinite(self.combiner.slots[slot][-EXTRA:]).all()
+        is_good = np.isfinite(self.reduction.slots[slot][-STATS_WIDTH:]).all()
         return "" if is_good else f"the cost, {listed(numbers)}"
 
     def _backprop(self, slot: int, numbers: np.ndarray, position: tuple[int, int, int]) -> None:
@@ -111,7 +113,7 @@ class BatchGradient:
         if dropout:
             dropout.draw(*position)
         self.network.backprop(x, y, self._out[slot], work)
-        vector, a = self.combiner.slots[slot], work.a[-1]
+        vector, a = self.reduction.slots[slot], work.a[-1]
         vector[-4] = self.network.cost.fn(work.z[-1], a, y, work.spare[-1])
         if self.n_classes:
             vector[-3] = np.count_nonzero(a.argmax(axis=1) == labels)

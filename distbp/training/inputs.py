@@ -13,9 +13,9 @@ from distbp.storage.run_directory import newest
 
 def open_data(path: Path, comm: Comm) -> DataSet:
     """Open a data set on all ranks; what cannot be mapped is read once a node. Collective."""
-    with comm.together():
+    with comm.collective_errors():
         check_readable(path)
-    return DataSet(path, comm.fill_node_array)
+    return DataSet(path, comm.fill_shared_array)
 
 
 def open_model(model: str, comm: Comm) -> Checkpoint:
@@ -23,11 +23,11 @@ def open_model(model: str, comm: Comm) -> Checkpoint:
 
     Rank 0 warns of newer ones that are not.
     """
-    with comm.together():
+    with comm.collective_errors():
         mine, troubles = newest(model)
     # On another rank the file system may have had a bad moment: all take the same file.
     chosen = Path(comm.broadcast(str(mine)))
-    with comm.together():
+    with comm.collective_errors():
         checkpoint = read(chosen)
     if comm.rank == 0:
         for text in troubles:
@@ -39,7 +39,7 @@ def open_model_and_data(model: str, path: str, comm: Comm) -> tuple[Checkpoint, 
     """Open a model and a data set that it can be used on, on all ranks; collective."""
     data = open_data(Path(path), comm)
     checkpoint = open_model(model, comm)
-    with comm.together():
+    with comm.collective_errors():
         host.use_threads(checkpoint.about["config"]["threads"])
         check_fits(checkpoint, data)
     return checkpoint, data

@@ -4,7 +4,7 @@ A step: all ranks compute the gradients of one mini-batch's shards, and together
 they add them up and update θ. `train` assembles the parts from a `Config` and runs the loop. The
 parts know nothing of each other: rows come from `data`, their order from
 `philox`, the gradients from `gradient`, new parameters from `combine`; what is
-kept and shown is the `journal`'s.
+kept and shown is the `recorder`'s.
 """
 
 import math
@@ -23,30 +23,30 @@ from distbp.network.network import Network
 from distbp.network.parameters import digest
 from distbp.parallel import host
 from distbp.parallel.comm import Comm, connect
-from distbp.parallel.environment import survives
-from distbp.parallel.reduction import Sums, make_combiner
-from distbp.parallel.watchdog import Watch
+from distbp.parallel.environment import ulfm_enabled
+from distbp.parallel.reduction import StepTotals, make_reduction
+from distbp.parallel.watchdog import Watchdog
 from distbp.storage.checkpoint import Checkpoint
 from distbp.training.config import Config
 from distbp.training.evaluation import Evaluator, Score
 from distbp.training.gradient import BatchGradient
 from distbp.training.inputs import open_data, open_model
-from distbp.training.messages import all_cores, farewell, introduction, lost, warnings
-from distbp.training.recorder import Journal
-from distbp.training.sdc_check import Checker
+from distbp.training.messages import all_cores, final_report, introduction, lost, warnings
+from distbp.training.recorder import RunRecorder
+from distbp.training.sdc_check import SdcCheck
 from distbp.training.setup import (
-    check_alike,
+    check_identical_on_all_ranks,
     check_places,
     check_resumed,
-    hold_out,
     learning_rate,
     make_network,
     make_update,
     restore,
+    split_validation,
 )
 from distbp.training.state import Place, Progress, costs_and_accuracies
-from distbp.training.stop_request import Stopping
-from distbp.training.timing import RankTime, Timing, save_less, summary
+from distbp.training.stop_request import StopRequest
+from distbp.training.timing import RankTime, Timing, checkpoint_hint, summary
 
 LEAST_FACTOR = 2.0**-10  # on the learning rate: a run that rolls back this often is given up
 
@@ -98,8 +98,8 @@ def train(config: Config, resume: bool = False, comm: Comm | None = None) -> Res
         several ranks ends all of them.
     """
     comm = comm or connect()
-    with comm.guard():
-        with comm.together():
+    with comm.abort_on_error():
+        with comm.collective_errors():
             check_places(config)
         checkpoint = open_model(config.out, comm) if resume else None
         run = Run(config, comm, checkpoint)
@@ -108,9 +108,9 @@ def train(config: Config, resume: bool = False, comm: Comm | None = None) -> Res
                 try:
                     return run.train()
                 except Exception as failure:
-                    if not survives() or not comm.is_loss(failure):
+                    if not ulfm_enabled() or not comm.is_rank_failure(failure):
                         raise
-                    run = run.without_the_dead(failure)
+                    run = run.recover_from_rank_failure(failure)
 
 
 class Run:
@@ -134,82 +134,82 @@ class Run:
         survivor_of: "Run | None" = None,
     ) -> None:
         self.comm = comm
-        with comm.together():
+        with comm.collective_errors():
             host.use_threads(config.threads)
         self.data = data = open_data(Path(config.data), comm)
-        with comm.together():
-            self.config = config = config.settled(data)
+        with comm.collective_errors():
+            self.config = config = config.resolved(data)
             if checkpoint is not None:
                 check_resumed(config, checkpoint)
             self.network = network = make_network(config, data, checkpoint is not None)
-        check_alike(comm, config, data)
-        self.rows, self.validation = hold_out(config, data, comm)
+        check_identical_on_all_ranks(comm, config, data)
+        self.rows, self.validation = split_validation(config, data, comm)
         self.batches = math.ceil(len(self.rows) / config.batch_size)
-        self.order = comm.node_array((len(self.rows),), np.dtype(np.int64))
+        self.order = comm.shared_array((len(self.rows),), np.dtype(np.int64))
         self.update = make_update(config, network, len(self.rows))
-        self.combiner, trouble = make_combiner(
+        self.reduction, trouble = make_reduction(
             config.combine, comm, config.shards or 1, self.update
         )
         self.gradient = BatchGradient(
-            network, self.combiner, self.rows, data.scaling, len(data.classes),
+            network, self.reduction, self.rows, data.scaling, len(data.classes),
             config.batch_size, config.shards or 1, config.dropout,
         )  # fmt: skip
-        self.checker = Checker(comm, self.update, self.combiner, self.gradient)
+        self.checker = SdcCheck(comm, self.update, self.reduction, self.gradient)
         self.progress, self.timing = Progress(), Timing()
-        self.stopping: Stopping = (
-            survivor_of.stopping if survivor_of else Stopping(config.seconds("time_limit"))
+        self.stopping: StopRequest = (
+            survivor_of.stopping if survivor_of else StopRequest(config.seconds("time_limit"))
         )
-        self.watch = Watch(comm, config.seconds("stall_limit") or math.inf)
+        self.watch = Watchdog(comm, config.seconds("stall_limit") or math.inf)
         self.evaluators = {
             name: Evaluator(comm, network, split, data.scaling, data.task == "regression")
             for name, split in (("validation", self.validation), ("test", data.splits.get("test")))
             if split is not None
         }
-        with comm.together():
+        with comm.collective_errors():
             if checkpoint is not None:
                 self.progress = restore(checkpoint, config, data, network, self.update)
-        self.journal = Journal(
+        self.recorder = RunRecorder(
             config, data, network, self.update, self.progress, self.batches, comm.rank == 0
         )
         self.place = Place(self.progress, self.update, self.batches)
         self._repeated = self._gone_from = -1  # places where that was done
-        with comm.together():
-            self.journal.open(is_new=checkpoint is None, is_saved=survivor_of is None)
+        with comm.collective_errors():
+            self.recorder.open(is_new=checkpoint is None, is_saved=survivor_of is None)
         if survivor_of is None:
             self._introduce(checkpoint, trouble)
 
     def _introduce(self, checkpoint: Checkpoint | None, trouble: str | None) -> None:
         """Say what is trained, by what, and what may not be as the user thinks."""
-        comm, config, show = self.comm, self.config, self.journal.display
-        machines = comm.gather([comm.node, host.cores(), host.bits()])
+        comm, config, show = self.comm, self.config, self.recorder.display
+        machines = comm.allgather([comm.node, host.cores(), host.bits()])
         if comm.rank == 0:
             for text in [*warnings(config, machines, checkpoint), *([trouble] if trouble else [])]:
                 show.warn(text)
             for text in introduction(
-                config, self.network, machines, len(self.rows), self.progress, survives()
+                config, self.network, machines, len(self.rows), self.progress, ulfm_enabled()
             ):
                 show.line(text)
 
-    def without_the_dead(self, failure: Exception) -> "Run":
+    def recover_from_rank_failure(self, failure: Exception) -> "Run":
         """Return this run on the ranks that are left; where it was is in their memory.
 
         Raises `failure` again if no rank has died.
         """
         comm, dead = self.comm, []
-        self.journal.end()
+        self.recorder.end()
         while True:
             try:
-                dead += comm.go_on_without_the_dead()
+                dead += comm.shrink()
                 if not dead:
                     raise failure
                 # A node can be a step ahead of another one, whose last message was lost.
-                if self.place.number() > comm.gather_numbers(self.place.number()).min():
+                if self.place.number() > comm.allgather_int(self.place.number()).min():
                     self.place.undo()
-                run = Run(self.config, comm, self.journal.checkpoint(), self)
+                run = Run(self.config, comm, self.recorder.checkpoint(), self)
                 run._warn(lost(dead, comm.size, run.progress))
                 return run
             except Exception as again:
-                if again is failure or not comm.is_loss(again):
+                if again is failure or not comm.is_rank_failure(again):
                     raise
 
     def train(self) -> Result:
@@ -217,25 +217,25 @@ class Run:
         began = time.monotonic()
         try:
             if self.config.on_nan == "rollback" and self.update.steps == 0:
-                self.journal.save()  # the first steps are those that most often go wrong
+                self.recorder.save()  # the first steps are those that most often go wrong
             with self.watch, np.errstate(over="ignore", invalid="ignore", divide="ignore"):
                 while self.progress.epoch < self.config.epochs and not self._is_out_of_patience():
                     self._epoch()
-            with self.comm.together():
-                self.journal.close()
+            with self.comm.collective_errors():
+                self.recorder.close()
             return self._result(time.monotonic() - began)
         finally:
-            self.journal.end()
+            self.recorder.end()
 
     def _result(self, seconds: float) -> Result:
         """Return what the run has ended with after so many seconds, and say so."""
         if self.timing.steps:
-            self.journal.display.line(f"time   {self._where_time_went()}")
-            hint = save_less(self.journal.held_up, self.journal.saves, seconds)
+            self.recorder.display.line(f"time   {self._where_time_went()}")
+            hint = checkpoint_hint(self.recorder.checkpoint_wait_s, self.recorder.saves, seconds)
             if hint:
-                self.journal.display.line(f"saves  {hint}")
-        for text in farewell(self.config, self.data, self.network, self._is_out_of_patience()):
-            self.journal.display.line(text)
+                self.recorder.display.line(f"saves  {hint}")
+        for text in final_report(self.config, self.data, self.network, self._is_out_of_patience()):
+            self.recorder.display.line(text)
         theta = self.network.theta.copy()  # the node's memory ends with the run
         self.network.bind(theta)
         return Result(
@@ -244,15 +244,15 @@ class Run:
 
     def _where_time_went(self) -> str:
         comm = self.comm
-        mine = [platform.node(), comm.node, len(self.combiner.plan), *self.timing.parts()]
-        cores = all_cores(comm.gather([comm.node, host.cores(), None]))
-        return summary([RankTime(*one) for one in comm.gather(mine)], len(cores))
+        mine = [platform.node(), comm.node, len(self.reduction.plan), *self.timing.parts()]
+        cores = all_cores(comm.allgather([comm.node, host.cores(), None]))
+        return summary([RankTime(*one) for one in comm.allgather(mine)], len(cores))
 
     def _epoch(self) -> None:
         progress, batch_size = self.progress, self.config.batch_size
         began, skipped = time.monotonic(), progress.step * batch_size
         self.order.fill(self._shuffle)
-        self.journal.begin_epoch(skipped)
+        self.recorder.begin_epoch(skipped)
         while progress.step < self.batches:
             start = progress.step * batch_size
             batch = self.order.array[start : start + batch_size]
@@ -261,25 +261,25 @@ class Run:
                 if sums.stop:
                     self._stop()
                 continue  # where the run is now: here, at the next step, or at a checkpoint
-            if sums.save or self.journal.is_due_by_steps():
+            if sums.save or self.recorder.is_due_by_steps():
                 if self._replicas_differ():
                     continue
-                self.journal.save()
-            self.journal.after_step(start + len(batch))
+                self.recorder.save()
+            self.recorder.after_step(start + len(batch))
             if sums.stop:
                 self._stop()
         self._end_epoch(time.monotonic() - began, max(len(self.rows) - skipped, 0))
 
-    def step(self, batch: np.ndarray) -> Sums:
+    def step(self, batch: np.ndarray) -> StepTotals:
         """Change θ by the gradient of one mini-batch, the same on all ranks."""
         progress, before = self.progress, self.place.now()
-        wishes = self.stopping.is_wanted(), self.journal.is_due_by_time()
+        requests = self.stopping.is_wanted(), self.recorder.is_due_by_time()
         rate = self._rate(progress.step)
         began = time.perf_counter()
-        self.gradient.compute(batch, progress.epoch, progress.step, wishes)
+        self.gradient.compute(batch, progress.epoch, progress.step, requests)
         computed = time.perf_counter()
-        sums = self.combiner.finish(len(batch), rate)
-        self.timing.note(began, computed, time.perf_counter(), self.combiner.waited)
+        sums = self.reduction.reduce_and_update(len(batch), rate)
+        self.timing.note(began, computed, time.perf_counter(), self.reduction.waited)
         self.place.before = before
         if not math.isfinite(sums.cost):
             self._on_nan(batch)
@@ -291,7 +291,7 @@ class Run:
 
     def _is_check_due(self) -> bool:
         every = self.config.check_every
-        return every > 0 and self.update.steps % every == 0 and self.combiner.is_exact
+        return every > 0 and self.update.steps % every == 0 and self.reduction.is_exact
 
     def _check(self, batch: np.ndarray) -> bool:
         """Look for bits that have changed by themselves; return whether the run can go on here.
@@ -319,8 +319,8 @@ class Run:
         """
         progress, policy = self.progress, self.config.on_nan
         found = self.gradient.find_nan(batch, progress.epoch, progress.step)
-        is_whole = all(self.comm.gather(bool(np.isfinite(self.network.theta).all())))
-        texts = [f"rank {r}: {text}" for r, text in enumerate(self.comm.gather(found)) if text]
+        is_whole = all(self.comm.allgather(bool(np.isfinite(self.network.theta).all())))
+        texts = [f"rank {r}: {text}" for r, text in enumerate(self.comm.allgather(found)) if text]
         text = self._not_finite(texts[0] if texts else "in the sum, or in the new parameters")
         if not texts and self._repeated != self.place.number():  # perhaps it was a processor's slip
             self._repeated = self.place.number()
@@ -337,7 +337,7 @@ class Run:
 
     def _warn(self, text: str) -> None:
         if self.comm.rank == 0:
-            self.journal.display.warn(text)
+            self.recorder.display.warn(text)
 
     def _go_back(self, text: str, factor: float) -> None:
         """Go back to the last checkpoint, and on with that factor on the learning rate."""
@@ -345,10 +345,10 @@ class Run:
             raise DivergedError(f"{text} It is so for the second time: this is not chance.")
         self._gone_from = self.place.number()
         self._warn(text)
-        with self.comm.together():
-            self.journal.settle()
+        with self.comm.collective_errors():
+            self.recorder.flush()
         checkpoint = open_model(self.config.out, self.comm)  # all see the last save now
-        with self.comm.together():
+        with self.comm.collective_errors():
             before = restore(checkpoint, self.config, self.data, self.network, self.update)
         vars(self.progress).update(vars(before) | {"rate_factor": factor})
         self.place.before = self.place.now()
@@ -360,9 +360,9 @@ class Run:
 
     def _stop(self) -> None:
         """Save where the run is, and end it on all ranks."""
-        with self.comm.together():
-            self.journal.close()
-        reason = next(filter(None, self.comm.gather(self.stopping.reason)))
+        with self.comm.collective_errors():
+            self.recorder.close()
+        reason = next(filter(None, self.comm.allgather(self.stopping.reason)))
         progress = self.progress
         raise StoppedError(
             f"stopped by {reason} in epoch {progress.epoch + 1} after step {progress.step} of "
@@ -375,7 +375,7 @@ class Run:
 
     def _shuffle(self, order: np.ndarray) -> None:
         """Write this epoch's order of the training rows."""
-        chosen = rng.permutation(len(self.rows), self.config.seed, rng.ORDER, self.progress.epoch)
+        chosen = rng.permutation(len(self.rows), self.config.seed, rng.SHUFFLE, self.progress.epoch)
         order[...] = chosen if self.rows.rows is None else self.rows.rows[chosen]
 
     def _end_epoch(self, seconds: float, trained: int) -> None:
@@ -387,7 +387,7 @@ class Run:
         before = self.place.now()
         progress.end_epoch(self._record(scores, seconds, trained / seconds))
         self.place.before = before
-        self.journal.after_epoch()
+        self.recorder.after_epoch()
 
     def _record(self, scores: dict[str, Score], seconds: float, speed: float) -> dict[str, Any]:
         """Return what metrics.jsonl says of the epoch that ends here."""
@@ -404,7 +404,7 @@ class Run:
 
     def _replicas_differ(self) -> bool:
         """Return whether θ has not the same bits on all ranks; then the run has gone back."""
-        digests = self.comm.gather_numbers(int(digest(self.network.theta)[:15], 16))
+        digests = self.comm.allgather_int(int(digest(self.network.theta)[:15], 16))
         odd = np.flatnonzero(digests != digests[0])
         if len(odd):
             self._go_back(
@@ -416,7 +416,7 @@ class Run:
 
     def _is_out_of_patience(self) -> bool:
         patience = self.config.patience
-        return patience is not None and self.progress.history.waited >= patience
+        return patience is not None and self.progress.history.epochs_without_improvement >= patience
 
     def _not_finite(self, where: str) -> str:
         step = self.progress.step

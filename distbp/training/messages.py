@@ -7,7 +7,7 @@ from typing import Any
 from distbp.data.dataset import DataSet
 from distbp.network.network import Network
 from distbp.network.parameters import digest
-from distbp.parallel.reduction import COMBINERS
+from distbp.parallel.reduction import REDUCTIONS
 from distbp.storage.checkpoint import Checkpoint
 from distbp.training.config import Config
 from distbp.training.state import Progress
@@ -21,13 +21,13 @@ def introduction(
     machines: Machines,
     rows: int,
     progress: Progress,
-    survives: bool,
+    ulfm_enabled: bool,
 ) -> list[str]:
     """Return what is trained, and by what, and what happens if a rank dies."""
     sizes = "-".join(map(str, network.sizes))
     steps = -(-rows // config.batch_size)
     nodes = {node for node, _, _ in machines}
-    exact = "exact" if COMBINERS[config.combine].is_exact else "not exact"
+    exact = "exact" if REDUCTIONS[config.combine].is_exact else "not exact"
     lines = [
         f"{sizes}, {network.theta.size:,} parameters, {config.dtype}; {rows:,} training rows, "
         f"{count(steps, 'step')} an epoch",
@@ -38,7 +38,7 @@ def introduction(
     if len(machines) > 1:
         lines.append(
             "a rank that dies costs the step in flight: the others go on"
-            if survives
+            if ulfm_enabled
             else "a rank that dies ends the run: the last checkpoint is kept, --resume goes on"
         )
     if progress.history or progress.step:
@@ -59,7 +59,9 @@ def lost(dead: list[int], left: int, progress: Progress) -> str:
     )
 
 
-def farewell(config: Config, data: DataSet, network: Network, is_stopped_early: bool) -> list[str]:
+def final_report(
+    config: Config, data: DataSet, network: Network, is_stopped_early: bool
+) -> list[str]:
     """Return where the model is, and what to do next."""
     out = Path(config.out)
     split = "" if "test" in data.splits else " --split train"
@@ -90,7 +92,7 @@ def warnings(config: Config, machines: Machines, checkpoint: Checkpoint | None) 
             f"--shards {ranks} would use them all, at the price of other last bits; distbp plan "
             f"says whether that pays, or what batch would."
         )
-    if not COMBINERS[config.combine].is_exact:
+    if not REDUCTIONS[config.combine].is_exact:
         texts.append(
             f"--combine {config.combine} is not exact: the last bits depend on the number of ranks."
         )

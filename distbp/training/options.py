@@ -17,11 +17,11 @@ def option(
     choices: tuple[str, ...] | None = None,
     least: float | None = None,
     below: float | None = None,
-    same_mathematics: bool = False,
+    may_change_on_resume: bool = False,
 ) -> Any:
     """Declare a field of `Config`.
 
-    `least` and `below` bound a number: least ≤ value < below. `same_mathematics`
+    `least` and `below` bound a number: least ≤ value < below. `may_change_on_resume`
     options may be changed when a run is resumed.
     """
     return field(
@@ -32,7 +32,7 @@ def option(
             "choices": choices,
             "least": least,
             "below": below,
-            "same_mathematics": same_mathematics,
+            "may_change_on_resume": may_change_on_resume,
         },
     )
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from distbp.console import warn
-from distbp.data.batches import Feed
+from distbp.data.batches import BatchLoader
 from distbp.data.dataset import DataSet, Split
 from distbp.errors import DataError
 from distbp.parallel.comm import Comm
@@ -50,7 +50,7 @@ def predict(model: str | Path, x: np.ndarray) -> np.ndarray:
     if not len(x):
         return output
     split = Split(np.ascontiguousarray(x), np.zeros(len(x), np.int64))
-    feed = Feed(split, checkpoint.scaling, n_out, min(BLOCK, len(x)), network.dtype)
+    feed = BatchLoader(split, checkpoint.scaling, n_out, min(BLOCK, len(x)), network.dtype)
     for start in range(0, len(x), BLOCK):
         numbers = np.arange(start, min(start + BLOCK, len(x)))
         rows, _, _ = feed.load(numbers)
@@ -73,7 +73,7 @@ def write_predictions(
     evaluator.run(look=lambda start, a: parts.append(a.copy()))
     mine = np.concatenate(parts) if parts else np.empty((0, network.sizes[-1]), network.dtype)
     output = comm.gather_rows(mine)
-    with comm.together():
+    with comm.collective_errors():
         if comm.rank == 0:
             about = {"classes": data.classes, "split": split, "data": data.identity}
             with hdf5_file.create(path, "distbp-prediction", 1, DataError) as file:

@@ -1,6 +1,6 @@
 """What a run leaves behind and shows: checkpoints, metrics, lines and a bar.
 
-All the work of a `Journal` is rank 0's, and none of it needs a message. Checkpoints are
+All the work of a `RunRecorder` is rank 0's, and none of it needs a message. Checkpoints are
 written by a thread while the training goes on. A save that fails in the middle of a run
 is announced and tried again when the next one is due; the last one has to succeed.
 """
@@ -20,17 +20,17 @@ from distbp.errors import CheckpointError, DivergedError, FencedError
 from distbp.network.network import Network
 from distbp.network.update import Update
 from distbp.parallel import host
-from distbp.storage.background_writer import Saver
+from distbp.storage.background_writer import BackgroundWriter
 from distbp.storage.checkpoint import Checkpoint, describe_network
 from distbp.storage.lock import RunLock
-from distbp.storage.run_directory import RunFolder, read_newest
+from distbp.storage.run_directory import RunDirectory, read_newest
 from distbp.training.config import Config
-from distbp.training.state import Progress, Record, score_of
+from distbp.training.state import EpochRecord, Progress, score_of
 
-BEST_EVERY = 1.0  # seconds: where epochs are short, to write each new best would take longest
+BEST_INTERVAL_S = 1.0  # seconds: where epochs are short, to write each new best would take longest
 
 
-class Journal:
+class RunRecorder:
     """Keeps and shows a run.
 
     Parameters
@@ -55,16 +55,19 @@ class Journal:
         self.config, self.data, self.network, self.update = config, data, network, update
         self.progress = progress
         self.is_writer = is_writer
-        self.folder = RunFolder(Path(config.out), config.keep)
+        self.folder = RunDirectory(Path(config.out), config.keep)
         self.display = Display(is_writer and not config.quiet, config.epochs, steps)
         self._every, self._unit = config.interval()
-        self._saver = Saver()
+        self._saver = BackgroundWriter()
         self._lock = RunLock(self.folder.path)
         self._saved_at = time.monotonic()
         self._saved: tuple[int, int] | None = None
         self._recorded = 0  # epochs in metrics.jsonl
         self._best_at = -math.inf
-        self.saves, self.held_up = 0, 0.0  # checkpoints, and seconds that they were waited for
+        self.saves, self.checkpoint_wait_s = (
+            0,
+            0.0,
+        )  # checkpoints, and seconds that they were waited for
 
     def open(self, is_new: bool, is_saved: bool = True) -> None:
         """Make the run's directory, or bring it to where the checkpoint was.
@@ -145,11 +148,11 @@ class Journal:
     def _keep_best(self) -> None:
         """Write the best, when no checkpoint is due: at once, or held back if one just was."""
         is_best = self.progress.history.is_best and np.isfinite(self.network.theta).all()
-        if time.monotonic() - self._best_at < BEST_EVERY:
+        if time.monotonic() - self._best_at < BEST_INTERVAL_S:
             if is_best:
-                self._saver.hold(self.checkpoint())
+                self._saver.defer(self.checkpoint())
         elif is_best:
-            self._saver.take_held()  # was the best before
+            self._saver.pop_deferred()  # was the best before
             self._write_best(self.checkpoint())
         else:
             self._write_held()
@@ -159,7 +162,7 @@ class Journal:
 
         Before any checkpoint: a run that goes on from that one does not come by here again.
         """
-        held = self._saver.take_held()
+        held = self._saver.pop_deferred()
         if held:
             self._write_best(held)
 
@@ -195,12 +198,12 @@ class Journal:
     def end(self) -> None:
         """Leave nothing under way."""
         try:
-            self.settle()
+            self.flush()
         finally:
             self._lock.release()
             self.display.close()
 
-    def settle(self) -> None:
+    def flush(self) -> None:
         """Return when what was saved is on the disk."""
         if self.is_writer:
             self._write_held()
@@ -238,7 +241,7 @@ class Journal:
         self._collect()
         self._saver.start(checkpoint, write_unless_fenced)
         self.saves += 1
-        self.held_up += time.perf_counter() - began
+        self.checkpoint_wait_s += time.perf_counter() - began
 
     def _collect(self) -> None:
         """Wait for the save that is under way, and complain if it has failed."""
@@ -288,7 +291,7 @@ class Journal:
             text += f" accuracy {self.progress.correct / rows:.2%}"
         return f"{text} {speed:,.0f} samples/s"
 
-    def _describe(self, record: Record) -> str:
+    def _describe(self, record: EpochRecord) -> str:
         name = "accuracy" if self.data.classes else "R²"
         width = len(str(self.config.epochs))
         text = f"epoch {record['epoch']:{width}d}/{self.config.epochs}"

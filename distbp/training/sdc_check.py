@@ -14,7 +14,7 @@ import numpy as np
 from distbp.network.parameters import theta_size
 from distbp.network.update import Update
 from distbp.parallel.comm import Comm
-from distbp.parallel.reduction import Combiner
+from distbp.parallel.reduction import GradientReduction
 from distbp.training.gradient import BatchGradient
 
 
@@ -34,19 +34,19 @@ class Finding:
     is_mended: bool
 
 
-class Checker:
+class SdcCheck:
     """Checks θ and the optimizer's state after a step; for combiners that have two versions.
 
     Parameters
     ----------
-    comm, update, combiner, gradient : parts of the run
+    comm, update, reduction, gradient : parts of the run
     """
 
     def __init__(
-        self, comm: Comm, update: Update, combiner: Combiner, gradient: BatchGradient
+        self, comm: Comm, update: Update, reduction: GradientReduction, gradient: BatchGradient
     ) -> None:
         self._comm, self._update = comm, update
-        self._combiner, self._gradient = combiner, gradient
+        self._reduction, self._gradient = reduction, gradient
 
     def check(self, batch: np.ndarray, epoch: int, step: int, rate: float) -> Finding:
         """Make the last step again, with the same arguments, and compare; collective."""
@@ -54,11 +54,11 @@ class Checker:
         self._repeat(batch, epoch, step, rate)
         again = self._fingerprints()
         places = [
-            f"rank {r} on {host}" for r, host in enumerate(self._comm.gather(platform.node()))
+            f"rank {r} on {host}" for r, host in enumerate(self._comm.allgather(platform.node()))
         ]
         replicas = [
             (where, old, new)
-            for where, (old, new) in zip(places, self._comm.gather([first, again]), strict=True)
+            for where, (old, new) in zip(places, self._comm.allgather([first, again]), strict=True)
             if old
         ]
         texts = [
@@ -81,14 +81,14 @@ class Checker:
         update.undo()
         try:
             self._gradient.compute(batch, epoch, step)
-            self._combiner.finish(len(batch), rate)
+            self._reduction.reduce_and_update(len(batch), rate)
         finally:
             if update.steps < made:
                 update.commit()
 
     def _fingerprints(self) -> list[int]:
         """Return a checksum of each layer, of θ and state; empty if another rank has this copy."""
-        if not self._combiner.has_replica:
+        if not self._reduction.has_replica:
             return []
         update, sums, start = self._update, [], 0
         sizes = update.network.sizes

@@ -30,14 +30,14 @@ def check_places(config: Config) -> None:
         raise ConfigError("distbp train needs a directory for the run: --out RUN.")
 
 
-def check_alike(comm: Comm, config: Config, data: DataSet) -> None:
+def check_identical_on_all_ranks(comm: Comm, config: Config, data: DataSet) -> None:
     """Raise ConfigError on all ranks if one of them was started for something else.
 
     A data set may have another name on another node, but not other content.
     """
     mine = {flag(name): value for name, value in config.to_dict().items() if name != "data"}
     mine |= {"the data set": data.identity, "distbp": __version__}
-    known = comm.gather(mine)
+    known = comm.allgather(mine)
     for rank, other in enumerate(known):
         for name, value in other.items():
             if value != known[0].get(name):
@@ -106,7 +106,7 @@ def learning_rate(config: Config, progress: Progress, step: int, batches: int) -
     return (config.learning_rate or 0.0) * factor
 
 
-def hold_out(config: Config, data: DataSet, comm: Comm) -> tuple[Split, Split | None]:
+def split_validation(config: Config, data: DataSet, comm: Comm) -> tuple[Split, Split | None]:
     """Return the training rows and the validation rows, held out of train if asked for.
 
     Raises
@@ -131,7 +131,7 @@ def hold_out(config: Config, data: DataSet, comm: Comm) -> tuple[Split, Split | 
         chosen = rng.permutation(n, config.seed, rng.HOLDOUT)
         rows[: n - held], rows[n - held :] = np.sort(chosen[held:]), np.sort(chosen[:held])
 
-    rows = comm.fill_node_array((n,), np.dtype(np.int64), choose)
+    rows = comm.fill_shared_array((n,), np.dtype(np.int64), choose)
     return train.subset(rows[: n - held]), train.subset(rows[n - held :])
 
 

@@ -16,7 +16,7 @@ from distbp.network.schedules import plateau_factor
 from distbp.network.update import Update
 from distbp.training.evaluation import Score
 
-Record = dict[str, Any]
+EpochRecord = dict[str, Any]
 
 
 class History:
@@ -33,15 +33,15 @@ class History:
         The same as JSON, each with its end of line.
     scores : list of float
         What plateau, patience and best look at: the validation cost, or the training cost.
-    waited : int
+    epochs_without_improvement : int
         How many epochs have gone by since the best score.
     """
 
-    def __init__(self, records: Iterable[Record] = ()) -> None:
-        self.records: list[Record] = []
+    def __init__(self, records: Iterable[EpochRecord] = ()) -> None:
+        self.records: list[EpochRecord] = []
         self.lines: list[str] = []
         self.scores: list[float] = []
-        self.waited, self._best = 0, math.inf
+        self.epochs_without_improvement, self._best = 0, math.inf
         self._plateau: tuple[int, float, int, float] | None = None
         for record in records:
             self.append(record)
@@ -49,11 +49,13 @@ class History:
     def __len__(self) -> int:
         return len(self.records)
 
-    def append(self, record: Record) -> None:
+    def append(self, record: EpochRecord) -> None:
         """Add the record of an epoch that has ended."""
         has_validation = record["validation_accuracy"] is not None
         score = score_of(record["validation_cost" if has_validation else "train_cost"])
-        self.waited = 0 if not self.scores or score < self._best else self.waited + 1
+        self.epochs_without_improvement = (
+            0 if not self.scores or score < self._best else self.epochs_without_improvement + 1
+        )
         self._best = min(self._best, score)
         self.records.append(record)
         self.lines.append(f"{json.dumps(record)}\n")
@@ -66,7 +68,7 @@ class History:
     @property
     def is_best(self) -> bool:
         """Whether the last score is better than all before it."""
-        return len(self) > 0 and self.waited == 0
+        return len(self) > 0 and self.epochs_without_improvement == 0
 
     def plateau_factor(self, decay: float, patience: int) -> float:
         """Return that of `schedules`; every step asks for it, but it changes with an epoch."""
@@ -102,7 +104,7 @@ class Progress:
     rate_factor: float = 1.0
     history: History = field(default_factory=History)
 
-    def end_epoch(self, record: Record) -> None:
+    def end_epoch(self, record: EpochRecord) -> None:
         """Go on to the next epoch."""
         self.history.append(record)
         self.epoch += 1
@@ -120,10 +122,10 @@ def score_of(cost: float | None) -> float:
 
 def costs_and_accuracies(
     progress: Progress, rows: int, scores: Mapping[str, Score], is_regression: bool
-) -> Record:
+) -> EpochRecord:
     """Return those of an epoch of `rows` rows that ends here, None where there is none."""
     rows = max(rows - progress.skipped, 1)
-    record: Record = {
+    record: EpochRecord = {
         "train_cost": finite(progress.cost / rows),
         "train_accuracy": None if is_regression else progress.correct / rows,
     }

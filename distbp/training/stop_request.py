@@ -1,6 +1,6 @@
 """What may ask a run to stop before its end: a signal, or the time.
 
-A rank only takes note here, and wishes to stop with its next step (see `combine`): so
+A rank only takes note here, and requests to stop with its next step (see `combine`): so
 all ranks stop after the same one, with a checkpoint, and the run can go on from there.
 """
 
@@ -34,7 +34,7 @@ def give_back(before: Mapping[signal.Signals, Any]) -> None:
         signal.signal(number, handler)
 
 
-class Stopping:
+class StopRequest:
     """Takes note of signals and of the time, between `with` and its end.
 
     Parameters
@@ -64,7 +64,7 @@ class Stopping:
         self._until, self._limit = min(limits, default=(float("inf"), ""))
         self._before: dict[signal.Signals, Any] = {}
 
-    def __enter__(self) -> "Stopping":
+    def __enter__(self) -> "StopRequest":
         # Python lets no other thread handle signals.
         if threading.current_thread() is threading.main_thread():
             self._before = take_signals(self._note)

@@ -66,14 +66,15 @@ def summary(ranks: Sequence[RankTime], cores: int) -> str:
     )
 
 
-def save_less(held_up: float, saves: int, seconds: float) -> str | None:
+def checkpoint_hint(checkpoint_wait_s: float, saves: int, seconds: float) -> str | None:
     """Return what helps a run of so many seconds that checkpoints have held up for long.
 
     None if they have not, or if they are far between already.
     """
-    if held_up < max(MUCH * seconds, NOTICED) or seconds > OFTEN * saves:
+    if checkpoint_wait_s < max(MUCH * seconds, NOTICED) or seconds > OFTEN * saves:
         return None
-    return f"{held_up / seconds:.0%} went to checkpoints; --checkpoint-every 60s saves less often"
+    share = f"{checkpoint_wait_s / seconds:.0%}"
+    return f"{share} went to checkpoints; --checkpoint-every 60s saves less often"
 
 
 def _help(ranks: Sequence[RankTime], cores: int, extra: float, wait: float, update: float) -> str:

@@ -10,7 +10,7 @@ from distbp.network.network import Network
 from distbp.network.optimizers import OPTIMIZERS
 from distbp.network.update import Update
 from distbp.parallel.comm import Comm, connect
-from distbp.parallel.reduction import make_combiner
+from distbp.parallel.reduction import make_reduction
 
 COMBINER = {"write": "node", "local": "node"}
 
@@ -22,18 +22,18 @@ def main():
     size = int(megabytes * 1e6 / 4)
     network = Network((size - 1, 1), theta=np.zeros(size, np.float32))
     update = Update(network, OPTIMIZERS["sgd"]())
-    combiner, trouble = make_combiner(COMBINER.get(how, how), comm, comm.size, update)
+    reduction, trouble = make_reduction(COMBINER.get(how, how), comm, comm.size, update)
     if trouble:
         sys.exit(trouble)
     gradient = np.random.default_rng(ranks.rank).normal(size=size).astype(np.float32)
 
     def step():
         # As backprop does: who computes a gradient has it in its cache.
-        np.copyto(combiner.slots[0][:size], gradient)
+        np.copyto(reduction.slots[0][:size], gradient)
         if how == "write":
             ranks.barrier()
         else:
-            combiner.finish(64, 0.01)
+            reduction.reduce_and_update(64, 0.01)
 
     take_turns(folder, ranks.rank == 0, step, ranks.gather)
 

@@ -23,7 +23,7 @@ from distbp.parallel import host
 HERE = Path(__file__).resolve().parent
 PAUSE = 0.3  # seconds: threads of the one before may spin for a while when they have nothing to do
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-# Peers that need an environment of their own.
+# Group that need an environment of their own.
 PEERS = {
     "torch": ("torch==2.13.0", "numpy"),
     "jax": ("jax", "numpy"),

@@ -11,7 +11,7 @@ from distbp.data import dataset
 from distbp.errors import DataError
 from distbp.network.parameters import layer_views
 from distbp.parallel.comm import connect
-from distbp.parallel.reduction import EXTRA, Sums
+from distbp.parallel.reduction import STATS_WIDTH, StepTotals
 from distbp.storage import hdf5_file, scaling
 from distbp.training.config import Config
 from distbp.training.loop import Run
@@ -43,39 +43,41 @@ def alone(run, rank):
 
     It adds up and updates as if nobody else were there; the result is another one.
     """
-    combiner, update = run.combiner, run.update
-    partials = combiner.slots[: len(combiner.trees[rank])]
+    reduction, update = run.reduction, run.update
+    partials = reduction.slots[: len(reduction.trees[rank])]
     theta = run.network.theta.copy()
     update.move([[theta.copy(), *state] for state in ([], [])], (0, theta.size), np.zeros(1))
 
     def finish(rows, learning_rate):
-        total = combiner.slots[0]
+        total = reduction.slots[0]
         for other in partials[1:]:
             np.add(total, other, out=total)
-        update.apply(total[:-EXTRA], rows, learning_rate)
-        return Sums(*total[-EXTRA:].tolist())
+        update.apply(total[:-STATS_WIDTH], rows, learning_rate)
+        return StepTotals(*total[-STATS_WIDTH:].tolist())
 
-    combiner.finish = finish
+    reduction.finish = finish
 
 
 def iallreduce_each(run, comm):
     """Combine as ShallowSpeed does: one Iallreduce for each array of weights and of biases."""
     from mpi4py import MPI
 
-    combiner, update = run.combiner, run.update
-    total = combiner.slots[0]
-    views = [view for layers in layer_views(total[:-EXTRA], run.network.sizes) for view in layers]
-    views.append(total[-EXTRA:])
-    partials = combiner.slots[: len(combiner.trees[comm.rank])]
+    reduction, update = run.reduction, run.update
+    total = reduction.slots[0]
+    views = [
+        view for layers in layer_views(total[:-STATS_WIDTH], run.network.sizes) for view in layers
+    ]
+    views.append(total[-STATS_WIDTH:])
+    partials = reduction.slots[: len(reduction.trees[comm.rank])]
 
     def finish(rows, learning_rate):
         for other in partials[1:]:
             np.add(total, other, out=total)
         MPI.Request.Waitall([MPI.COMM_WORLD.Iallreduce(MPI.IN_PLACE, view) for view in views])
-        update.apply(total[:-EXTRA], rows, learning_rate)
-        return Sums(*total[-EXTRA:].tolist())
+        update.apply(total[:-STATS_WIDTH], rows, learning_rate)
+        return StepTotals(*total[-STATS_WIDTH:].tolist())
 
-    combiner.finish = finish
+    reduction.finish = finish
 
 
 def main():

@@ -44,31 +44,31 @@ def test_a_lone_comm_needs_no_mpi():
     """Without MPI every message is to oneself."""
     alone, array = Comm(), np.arange(3.0)
     assert numbers_of(alone) == (0, 1, 0, 1, 0, 1)
-    assert alone.gather({"a": 1}) == [{"a": 1}]
+    assert alone.allgather({"a": 1}) == [{"a": 1}]
     assert alone.broadcast("x") == "x"
-    assert alone.gather_numbers(7).tolist() == [7]
+    assert alone.allgather_int(7).tolist() == [7]
     assert alone.gather_rows(array) is array
     alone.allreduce(array)
     alone.barrier()
-    assert alone.arrive()
+    assert alone.timed_barrier()
     assert array.tolist() == [0.0, 1.0, 2.0]
 
 
 def test_gather_numbers(comm, everywhere):
     """Every rank has every rank's number, the largest int64 included."""
-    found = everywhere(comm.gather_numbers(2**63 - 1 - comm.rank).tolist())
+    found = everywhere(comm.allgather_int(2**63 - 1 - comm.rank).tolist())
     assert found == [[2**63 - 1 - rank for rank in range(comm.size)]] * comm.size
 
 
 def test_gather(comm, everywhere):
     """JSON of any kind and length arrives, in the order of the ranks."""
     for value in (None, "", "δ²\n", [], {"a": [1.5, None, True]}, "x" * 100_000):
-        found = everywhere(comm.gather([comm.rank, value]))
+        found = everywhere(comm.allgather([comm.rank, value]))
         assert found == [[[rank, value] for rank in range(comm.size)]] * comm.size
 
 
 def test_gather_of_unequal_lengths(comm, everywhere):
-    found = everywhere(comm.gather("x" * (1000 * comm.rank)))
+    found = everywhere(comm.allgather("x" * (1000 * comm.rank)))
     assert found == [["x" * (1000 * rank) for rank in range(comm.size)]] * comm.size
 
 

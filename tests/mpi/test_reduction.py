@@ -10,7 +10,7 @@ from distbp.network.network import Network
 from distbp.network.optimizers import OPTIMIZERS
 from distbp.network.update import Update
 from distbp.parallel.comm import Comm
-from distbp.parallel.reduction import COMBINERS, EXTRA, make_combiner
+from distbp.parallel.reduction import REDUCTIONS, STATS_WIDTH, make_reduction
 
 pytestmark = pytest.mark.mpi
 
@@ -44,14 +44,14 @@ def steps(comm, name: str, shards: int, size: int, dtype: str, **options) -> lis
     """Return θ, cost and correct answers after each step by the sum; θ starts at 0."""
     network = Network((size - 1, 1), dtype=dtype, theta=np.zeros(size, dtype))
     update = Update(network, OPTIMIZERS["sgd"](), **options)
-    combiner, trouble = make_combiner(name, comm, shards, update)
+    reduction, trouble = make_reduction(name, comm, shards, update)
     assert trouble is None
     found = []
     for step in range(STEPS):
-        for i, (shard, slot) in enumerate(combiner.plan):
-            combiner.slots[slot][:] = gradient(shard, step, size + EXTRA, dtype)
-            combiner.done(i)
-        sums = combiner.finish(1, 1.0)
+        for i, (shard, slot) in enumerate(reduction.plan):
+            reduction.slots[slot][:] = gradient(shard, step, size + STATS_WIDTH, dtype)
+            reduction.accumulate(i)
+        sums = reduction.reduce_and_update(1, 1.0)
         found.append((network.theta.copy(), sums.cost, sums.correct))
     return found
 
@@ -60,8 +60,8 @@ def expected(shards: int, size: int, dtype: str) -> list:
     """Return the same from one process and one tree."""
     theta, found = np.zeros(size, dtype), []
     for step in range(STEPS):
-        total = tree([gradient(shard, step, size + EXTRA, dtype) for shard in range(shards)])
-        theta = theta - total[:-EXTRA]
+        total = tree([gradient(shard, step, size + STATS_WIDTH, dtype) for shard in range(shards)])
+        theta = theta - total[:-STATS_WIDTH]
         found.append((theta, float(total[-4]), float(total[-3])))
     return found
 
@@ -103,7 +103,7 @@ def test_clipping_has_the_bits_of_one_process(comm, everywhere):
 def test_a_node_has_one_copy(comm, everywhere):
     """What one rank of a node changes in θ, the others see."""
     network = Network((30, 2), theta=np.zeros(62, "float32"))
-    make_combiner("node", comm, 4, Update(network, OPTIMIZERS["adam"]()))
+    make_reduction("node", comm, 4, Update(network, OPTIMIZERS["adam"]()))
     MPI.COMM_WORLD.Barrier()
     network.theta[comm.node_rank] = comm.rank + 1
     MPI.COMM_WORLD.Barrier()
@@ -116,7 +116,7 @@ def test_every_shard_is_one_ranks(comm, everywhere):
     """The plans of all ranks together are each shard once, in order."""
     for shards in SHARDS:
         update = Update(Network((4, 1)), OPTIMIZERS["sgd"]())
-        plan = make_combiner("node", comm, shards, update)[0].plan
+        plan = make_reduction("node", comm, shards, update)[0].plan
         plans = everywhere((comm.rank, [shard for shard, _ in plan]))
         assert [shard for _, of_rank in sorted(plans) for shard in of_rank] == list(range(shards))
 
@@ -124,11 +124,13 @@ def test_every_shard_is_one_ranks(comm, everywhere):
 @pytest.mark.parametrize("shards", SHARDS)
 def test_allreduce_is_close_and_says_that_it_is_not_exact(comm, everywhere, shards):
     """It may differ in the last bits; all ranks have the same, step after step."""
-    assert not COMBINERS["allreduce"].is_exact
+    assert not REDUCTIONS["allreduce"].is_exact
     vectors = [
-        gradient(s, step, 1000 + EXTRA, "float64") for s in range(shards) for step in range(STEPS)
+        gradient(s, step, 1000 + STATS_WIDTH, "float64")
+        for s in range(shards)
+        for step in range(STEPS)
     ]
-    size = np.abs(vectors).sum(axis=0)[:-EXTRA]
+    size = np.abs(vectors).sum(axis=0)[:-STATS_WIDTH]
     found = steps(comm, "allreduce", shards, 1000, "float64")
     for (theta, _, _), (wanted, _, _) in zip(found, expected(shards, 1000, "float64"), strict=True):
         assert all(everywhere((np.abs(theta - wanted) <= 1e-14 * size).all()))
@@ -136,4 +138,4 @@ def test_allreduce_is_close_and_says_that_it_is_not_exact(comm, everywhere, shar
 
 
 def test_every_combiner_is_tested():
-    assert set(COMBINERS) == {"node", "tree", "allreduce"}
+    assert set(REDUCTIONS) == {"node", "tree", "allreduce"}

@@ -41,7 +41,7 @@ def first_of_node(comm: Comm) -> int:
 
 def test_one_copy_a_node(comm, everywhere):
     """The owner, one a node, fills; all of the node see it, and what any of them writes."""
-    shared = comm.node_array((3, 5), np.dtype(np.float64))
+    shared = comm.shared_array((3, 5), np.dtype(np.float64))
     shared.fill(written_by(comm, 1))
     first = first_of_node(comm)
     assert all(everywhere((shared.array == 1000 + first).all()))
@@ -54,7 +54,7 @@ def test_one_copy_a_node(comm, everywhere):
 
 
 def test_it_can_be_filled_again(comm, everywhere):
-    shared = comm.node_array((7,), np.dtype(np.int64))
+    shared = comm.shared_array((7,), np.dtype(np.int64))
     for number in range(5):
         shared.fill(written_by(comm, number))
         found = everywhere((shared.array == 1000 * number + first_of_node(comm)).all())
@@ -63,7 +63,7 @@ def test_it_can_be_filled_again(comm, everywhere):
 
 
 def test_fill_node_array(comm, everywhere):
-    array = comm.fill_node_array((2, 3), np.dtype("uint8"), lambda out: out.fill(7))
+    array = comm.fill_shared_array((2, 3), np.dtype("uint8"), lambda out: out.fill(7))
     assert everywhere((array.tolist(), array.dtype.name)) == [([[7] * 3] * 2, "uint8")] * comm.size
 
 
@@ -71,7 +71,7 @@ def test_the_file_is_gone_while_the_memory_lives(comm, everywhere, monkeypatch):
     """The name is taken away as soon as all have mapped it: no kind of death leaves it."""
     names = []
     monkeypatch.setattr(shared_memory, "_offer", noting(names, shared_memory._offer))
-    shared = comm.node_array((4,), np.dtype(np.int64))
+    shared = comm.shared_array((4,), np.dtype(np.int64))
     offered = everywhere(len(names))
     assert sum(offered) == (0 if comm.size == comm.nodes else sharing_nodes(comm, everywhere))
     assert not any(everywhere(any(Path(name).exists() for name in names)))
@@ -93,7 +93,7 @@ def sharing_nodes(comm: Comm, everywhere) -> int:
 
 
 def test_trouble_of_the_one_that_fills_reaches_all(comm, everywhere):
-    shared = comm.node_array((4,), np.dtype(np.int64))
+    shared = comm.shared_array((4,), np.dtype(np.int64))
 
     def fail(array: np.ndarray) -> None:
         raise DataError(f"row {comm.rank}")
@@ -109,7 +109,7 @@ def test_one_rank_that_cannot_map_gives_all_of_its_node_copies(comm, everywhere,
     for blind in range(comm.size):
         if comm.rank == blind:
             monkeypatch.setattr(shared_memory, "_map", lambda *arguments: (None, "blind"))
-        shared = comm.node_array((6,), np.dtype(np.float32))
+        shared = comm.shared_array((6,), np.dtype(np.float32))
         monkeypatch.undo()
         shared.fill(written_by(comm, 2))
         MPI.COMM_WORLD.Barrier()
@@ -128,7 +128,7 @@ def test_another_file_under_the_same_name_is_noticed(comm, everywhere, monkeypat
         monkeypatch.setattr(
             shared_memory, "_map", lambda path, size, token, own: real(str(decoy), size, token, own)
         )
-    shared = comm.node_array((6,), np.dtype(np.float32))
+    shared = comm.shared_array((6,), np.dtype(np.float32))
     shared.fill(written_by(comm, 3))
     MPI.COMM_WORLD.Barrier()
     assert all(everywhere(shared.is_owner and (shared.array == 3000 + comm.rank).all()))
@@ -142,7 +142,7 @@ def test_full_folders_give_copies_and_leave_no_file(comm, everywhere, monkeypatc
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "posix_fallocate", no_room)
-    shared = comm.node_array((6,), np.dtype(np.float64))
+    shared = comm.shared_array((6,), np.dtype(np.float64))
     shared.fill(written_by(comm, 4))
     assert all(everywhere(shared.is_owner and (shared.array == 4000 + comm.rank).all()))
 
@@ -158,7 +158,7 @@ def test_the_second_folder_serves_where_the_first_is_full(comm, everywhere, monk
         real(*arguments)
 
     monkeypatch.setattr(os, "posix_fallocate", full_at_first)
-    shared = comm.node_array((6,), np.dtype(np.float64))
+    shared = comm.shared_array((6,), np.dtype(np.float64))
     shared.fill(written_by(comm, 5))
     assert all(everywhere((shared.array == 5000 + first_of_node(comm)).all()))
     assert everywhere(shared.is_owner) == everywhere(comm.node_rank == 0)

@@ -11,9 +11,9 @@ pytestmark = pytest.mark.mpi
 
 
 def raised_by(comm: Comm, trouble: DistbpError | None) -> DistbpError | None:
-    """Return what `together` raises when this rank has `trouble`."""
+    """Return what `collective_errors` raises when this rank has `trouble`."""
     try:
-        with comm.together():
+        with comm.collective_errors():
             if trouble:
                 raise trouble
     except DistbpError as error:
@@ -60,7 +60,7 @@ def test_equal_texts_of_two_kinds_are_not_the_same(comm, everywhere):
 
 def test_guard_lets_pass_what_all_raise(comm, everywhere):
     """A DistbpError on all ranks leaves the guard as it is, and the ranks go on."""
-    with pytest.raises(ConfigError, match=r"^x$"), comm.guard():
+    with pytest.raises(ConfigError, match=r"^x$"), comm.abort_on_error():
         raise ConfigError("x")
     assert everywhere(comm.rank + 1 > 0) == [True] * comm.size
 
@@ -68,10 +68,10 @@ def test_guard_lets_pass_what_all_raise(comm, everywhere):
 def test_arrive_waits_for_the_last_but_not_for_ever(monkeypatch, everywhere):
     """Ranks that wait for one that does not come give up; when it comes, it finds them."""
     comm = Comm(MPI.COMM_WORLD.Dup())
-    monkeypatch.setattr(comm_module, "PATIENCE", 0.05)
+    monkeypatch.setattr(comm_module, "ABORT_GRACE_S", 0.05)
     is_last = comm.rank == comm.size - 1
-    first = is_last or comm.arrive()
+    first = is_last or comm.timed_barrier()
     MPI.COMM_WORLD.Barrier()
-    second = comm.arrive() if is_last else True
+    second = comm.timed_barrier() if is_last else True
     expected = [(comm.size == 1, True)] * (comm.size - 1) + [(True, True)]
     assert everywhere((first, second)) == expected

@@ -93,7 +93,7 @@ def test_bar_on_a_terminal(terminal, monkeypatch, capsys):
     """On a terminal there is a bar with epoch, numbers and the share done; lines stay whole."""
     seen, had = terminal
     monkeypatch.setattr("distbp.terminal.launcher_above", lambda pid: None)
-    monkeypatch.setattr("distbp.console.REFRESH", 0.0)
+    monkeypatch.setattr("distbp.console.REFRESH_INTERVAL_S", 0.0)
     with os.fdopen(os.dup(had), "w") as stderr:
         monkeypatch.setattr(sys, "stderr", stderr)
         display = Display(True, 2, 10)

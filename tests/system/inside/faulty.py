@@ -22,7 +22,7 @@ PLACES = {
     "start": ("distbp.parallel.comm", "Comm.__init__"),
     "data": ("distbp.data.dataset", "DataSet.__init__"),
     "backprop": ("distbp.network.network", "Network.backprop"),
-    "combine": ("distbp.parallel.reduction", "Exact.finish"),
+    "combine": ("distbp.parallel.reduction", "OrderedReduction.reduce_and_update"),
     "update": ("distbp.network.update", "Update.begin"),
     "commit": ("distbp.network.update", "Update.commit"),
     "evaluation": ("distbp.training.evaluation", "Evaluator.score"),

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from distbp.data import importing
-from distbp.data.batches import Feed
+from distbp.data.batches import BatchLoader
 from distbp.data.dataset import DataSet
 from distbp.data.tables import ImportOptions
 from distbp.errors import DistbpError
@@ -37,7 +37,7 @@ def look_at_data(path: Path) -> Any:
     """Open a data set and read every row of it, as training does."""
     data = DataSet(path)
     for split in data.splits.values():
-        feed = Feed(split, data.scaling, len(data.classes), 100, np.dtype(np.float32))
+        feed = BatchLoader(split, data.scaling, len(data.classes), 100, np.dtype(np.float32))
         for start in range(0, len(split), 100):
             feed.load(split.numbers(start, min(start + 100, len(split))))
     return data.identity["rows"], data.n_in, data.n_out, data.task

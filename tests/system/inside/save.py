@@ -23,7 +23,7 @@ import numpy as np
 from distbp.errors import DistbpError
 from distbp.network.network import Network
 from distbp.storage.checkpoint import Checkpoint, describe_network, read
-from distbp.storage.run_directory import RunFolder, read_newest
+from distbp.storage.run_directory import RunDirectory, read_newest
 from distbp.storage.scaling import Scaling
 
 NOBODY = 65534
@@ -51,7 +51,7 @@ def steps_of(found: Checkpoint) -> int:
     return steps
 
 
-def killed(folder: RunFolder, times: str) -> dict[str, Any]:
+def killed(folder: RunDirectory, times: str) -> dict[str, Any]:
     """Kill a saving process, again and again; what is on the disk is looked at each time."""
     folder.make()
     began = time.monotonic()
@@ -74,7 +74,7 @@ def killed(folder: RunFolder, times: str) -> dict[str, Any]:
     return {"kills": int(times), "steps": done, "strays": strays}
 
 
-def save_until_killed(folder: RunFolder, done: int, window: float) -> int:
+def save_until_killed(folder: RunDirectory, done: int, window: float) -> int:
     """Let a child save one checkpoint after the other; return the last it has acknowledged."""
     out, into = os.pipe()
     child = os.fork()
@@ -91,7 +91,7 @@ def save_until_killed(folder: RunFolder, done: int, window: float) -> int:
         return max([0, *map(int, said.read().split())])
 
 
-def temporaries(folder: RunFolder) -> list[str]:
+def temporaries(folder: RunDirectory) -> list[str]:
     return [path.name for path in folder.path.rglob("*.tmp")]
 
 
@@ -144,7 +144,7 @@ CAUSES: dict[str, Callable[[Path], None]] = {
 }
 
 
-def refused(folder: RunFolder, cause: str) -> dict[str, Any]:
+def refused(folder: RunDirectory, cause: str) -> dict[str, Any]:
     """Save once, then again when the system refuses it; say what is left."""
     folder.make()
     folder.save(make(1), is_best=True)
@@ -167,7 +167,7 @@ def refused(folder: RunFolder, cause: str) -> dict[str, Any]:
 
 def main(what: str, folder: str, how: str) -> None:
     function = {"killed": killed, "refused": refused}[what]
-    print(json.dumps(function(RunFolder(Path(folder), keep=2), how)))
+    print(json.dumps(function(RunDirectory(Path(folder), keep=2), how)))
 
 
 if __name__ == "__main__":

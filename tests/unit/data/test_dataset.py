@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from distbp.cli.describe import describe
-from distbp.data.batches import Feed
+from distbp.data.batches import BatchLoader
 from distbp.data.dataset import FORMAT, VERSION, DataSet
 from distbp.data.importing import import_data
 from distbp.errors import ConfigError, DataError
@@ -64,7 +64,7 @@ def rewritten(path, pad=0, **storage):
 def load(path, numbers, dtype=np.float32):
     data = DataSet(path)
     split = data.split("train")
-    feed = Feed(split, data.scaling, len(data.classes), len(numbers), np.dtype(dtype))
+    feed = BatchLoader(split, data.scaling, len(data.classes), len(numbers), np.dtype(dtype))
     return [array.copy() for array in feed.load(np.asarray(numbers))]
 
 
@@ -261,7 +261,7 @@ def test_cut_file(imported, part):
 
 def test_an_import_is_sealed(imported):
     """`distbp info` compares all bytes with it; who opens the file to train does not."""
-    hdf5_file.check_seal(imported, FORMAT, DataError)
+    hdf5_file.verify_checksum(imported, FORMAT, DataError)
     assert "right: all bytes are those" in describe(imported)
     content = bytearray(imported.read_bytes())
     content[offset(imported)] ^= 1

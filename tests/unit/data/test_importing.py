@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distbp.data import importing
-from distbp.data.batches import Feed
+from distbp.data.batches import BatchLoader
 from distbp.data.dataset import DataSet
 from distbp.data.importing import DEFAULTS, Moments, import_data
 from distbp.data.tables import Table
@@ -80,7 +80,7 @@ def rows_of(path, split="train", dtype=np.float64):
     """Return x, y and labels of a split as backprop would be fed."""
     data = DataSet(path)
     part = data.split(split)
-    feed = Feed(part, data.scaling, len(data.classes), len(part), np.dtype(dtype))
+    feed = BatchLoader(part, data.scaling, len(data.classes), len(part), np.dtype(dtype))
     return tuple(array.copy() for array in feed.load(np.arange(len(part))))
 
 
@@ -327,7 +327,7 @@ def test_equal_input_equal_file(tmp_path, out):
     source = npz(tmp_path / "d.npz", x=x, y=np.arange(50) % 3)
     run(source, out, test_fraction=0.3)
     first = out.read_bytes()
-    time.sleep(1.1)  # a time stamp in the file would differ
+    time.sleep(1.1)  # a time write_checksum_header in the file would differ
     run(source, out, test_fraction=0.3)
     assert out.read_bytes() == first
 

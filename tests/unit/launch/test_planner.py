@@ -16,10 +16,10 @@ from distbp.launch.planner import (
     predict,
     table,
 )
-from distbp.network.parameters import BLOCK, theta_size
+from distbp.network.parameters import THETA_BLOCK, theta_size
 from distbp.parallel.comm import Comm
 
-P = 64 * BLOCK
+P = 64 * THETA_BLOCK
 COSTS = Costs(
     shard=1e-3, add=1e-9, update=2e-9, step=5e-6, barrier=1e-6, latency=1e-4, bandwidth=1e9
 )
@@ -64,7 +64,9 @@ def test_a_node_with_several_subtrees_sends_more():
 
 def test_small_slices_are_not_cut():
     """A network of a few blocks is updated by those ranks that have shards."""
-    assert at(4, parameters=BLOCK, shards=2).sum == pytest.approx(BLOCK * (1 / 2 + 2 / 2) * 1e-9)
+    assert at(4, parameters=THETA_BLOCK, shards=2).sum == pytest.approx(
+        THETA_BLOCK * (1 / 2 + 2 / 2) * 1e-9
+    )
 
 
 def test_numbers_of_ranks():

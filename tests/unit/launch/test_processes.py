@@ -39,59 +39,60 @@ def test_what_is_marked_is_found_and_ended():
     """Also what has left the session, and what is stopped; and nothing that has another mark."""
     other = started(SLEEPER, mark=f"{MARK}2")
     with other, started(PARENT, SLEEPER) as child:
-        found = processes.marked(MARK)
+        found = processes.find_job_processes(MARK)
         assert child.pid in found
         assert len(found) == 2
         os.kill(max(found), signal.SIGSTOP)
-        processes.end_marked(MARK)
-        assert processes.marked(MARK) == []
+        processes.kill_job_processes(MARK)
+        assert processes.find_job_processes(MARK) == []
         assert child.wait() != 0
-        assert processes.lives(other.pid)
+        assert processes.is_running(other.pid)
         other.kill()
 
 
 def test_what_cannot_be_ended_is_an_error(monkeypatch):
     """A process that the kernel holds: said, instead of waited for."""
-    monkeypatch.setattr(processes, "PATIENCE", 0.1)
+    monkeypatch.setattr(processes, "KILL_TIMEOUT_S", 0.1)
     monkeypatch.setattr(processes, "send", lambda pids, number: None)
     with started(SLEEPER) as child:
         with pytest.raises(LaunchError, match=f"{child.pid} .*cannot be ended"):
-            processes.end_marked(MARK)
+            processes.kill_job_processes(MARK)
         child.kill()
 
 
 def test_an_ended_process_does_not_live_on_because_nobody_waits_for_it():
     with started(SLEEPER) as child:
-        assert processes.lives(child.pid)
+        assert processes.is_running(child.pid)
         child.kill()
         until = time.monotonic() + 5
-        while processes.lives(child.pid):
+        while processes.is_running(child.pid):
             assert time.monotonic() < until
-    assert not processes.lives(child.pid)
+    assert not processes.is_running(child.pid)
 
 
 def test_what_a_process_catches_and_runs():
     with started(SLEEPER) as child:
-        assert processes.catches(child.pid, signal.SIGINT)  # Python's own
-        assert not processes.catches(child.pid, signal.SIGUSR1)
+        assert processes.handles_signal(child.pid, signal.SIGINT)  # Python's own
+        assert not processes.handles_signal(child.pid, signal.SIGUSR1)
         assert processes.runs(child.pid, sys.executable)
         assert not processes.runs(child.pid, "/bin/sh")
         child.kill()
-    assert not processes.catches(child.pid, signal.SIGINT)
+    assert not processes.handles_signal(child.pid, signal.SIGINT)
     assert not processes.runs(child.pid, sys.executable)
 
 
 def test_a_child_ends_with_its_parent():
     """However the parent dies."""
     code = (
-        "import subprocess, sys; from distbp.parallel.environment import parents_death_sends as p; "
+        "import subprocess, sys\n"
+        "from distbp.parallel.environment import signal_on_parent_death as p\n"
         "subprocess.Popen([sys.executable, '-c', sys.argv[1]], preexec_fn=p(9)).wait()"
     )
     with started(code, SLEEPER) as parent:
-        child = next(pid for pid in processes.marked(MARK) if pid != parent.pid)
+        child = next(pid for pid in processes.find_job_processes(MARK) if pid != parent.pid)
         parent.kill()
         until = time.monotonic() + 5
-        while processes.lives(child):
+        while processes.is_running(child):
             assert time.monotonic() < until
 
 

@@ -13,14 +13,14 @@ from distbp.cli.train_command import resuming
 from distbp.errors import ConfigError, DataError, DistbpError, StoppedError
 from distbp.launch import supervisor
 from distbp.launch.mpiexec import Requests
-from distbp.launch.supervisor import Job
+from distbp.launch.supervisor import Supervisor
 from distbp.parallel import environment
 
 
 class Launches:
     """Stands for `Launch`: each ends as the next item of a list says.
 
-    An item is (word, steps of the newest checkpoint afterwards).
+    An item is (outcome, steps of the newest checkpoint afterwards).
     """
 
     def __init__(self, monkeypatch, *script):
@@ -28,10 +28,10 @@ class Launches:
         monkeypatch.setattr(supervisor, "Launch", self)
         monkeypatch.setattr(supervisor, "newest", lambda folder: self.steps)
 
-    def __call__(self, ranks, arguments, carries_on):
+    def __call__(self, ranks, arguments, fault_tolerant):
         self.words.append(arguments)
-        word, self.steps = self.script.pop(0)
-        return Ended(word)
+        outcome, self.steps = self.script.pop(0)
+        return Ended(outcome)
 
 
 class Ended:
@@ -39,9 +39,9 @@ class Ended:
 
     end_said_at, has_started = None, True
 
-    def __init__(self, word):
-        self.word, self.text, self.began = word, "", time.monotonic()
-        self.status = {"done": 0, "stopped": 75, "refused": 2, "failed": 1}.get(word, 0)
+    def __init__(self, outcome):
+        self.outcome, self.text, self.began = outcome, "", time.monotonic()
+        self.status = {"done": 0, "stopped": 75, "refused": 2, "failed": 1}.get(outcome, 0)
 
     def __enter__(self):
         return self
@@ -53,8 +53,8 @@ class Ended:
         return 9
 
 
-def job(restarts: int) -> Job:
-    return Job(2, restarts, "run", ["first"], ["again"])
+def job(restarts: int) -> Supervisor:
+    return Supervisor(2, restarts, "run", ["first"], ["again"])
 
 
 @pytest.mark.parametrize(
@@ -106,9 +106,9 @@ def test_requests(number, pressing):
         assert not requests
         os.kill(os.getpid(), number)
         assert requests
-        assert not requests.are_pressing
+        assert not requests.forced
         os.kill(os.getpid(), number)
-        assert requests.are_pressing == pressing
+        assert requests.forced == pressing
         assert requests.received == [number, number]
     assert signal.getsignal(number) == before
 
@@ -174,13 +174,13 @@ def test_the_start_limit_has_to_be_a_number(monkeypatch):
 )
 def test_what_ranks_say_of_an_error(tmp_path, monkeypatch, error, first):
     monkeypatch.setenv(environment.DONE_VARIABLE, str(tmp_path / "done"))
-    environment.say_error(error)
+    environment.write_error_file(error)
     assert (tmp_path / "done").read_text() == f"{first}\nx\n"
 
 
 def test_what_ranks_say_of_a_good_end(tmp_path, monkeypatch):
     monkeypatch.setenv(environment.DONE_VARIABLE, str(tmp_path / "done"))
-    environment.say_done()
+    environment.write_completion_file()
     assert (tmp_path / "done").read_text() == "done 0\n"
 
 
@@ -188,8 +188,8 @@ def test_without_a_starter_nothing_is_said(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in (environment.DONE_VARIABLE, environment.STARTED_VARIABLE):
         monkeypatch.delenv(name, raising=False)
-    environment.say_started()
-    environment.say_done()
+    environment.write_started_file()
+    environment.write_completion_file()
     assert list(tmp_path.iterdir()) == []
 
 

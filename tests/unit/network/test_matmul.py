@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distbp.network import matmul
-from distbp.network.matmul import LIMIT, row_runs
+from distbp.network.matmul import SMALL_PRODUCT_LIMIT, row_runs
 
 SINGLE = np.dtype(np.float32)
 
@@ -22,7 +22,7 @@ def test_runs_cover_all_rows_once(rows, n_in, n_out):
     runs = row_runs(rows, n_in, n_out, SINGLE)
     assert [i for run in runs for i in range(rows)[run]] == list(range(rows))
     if len(runs) > 1:
-        assert max(run.stop - run.start for run in runs) * n_in * n_out <= LIMIT
+        assert max(run.stop - run.start for run in runs) * n_in * n_out <= SMALL_PRODUCT_LIMIT
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 from distbp.network import update as update_module
 from distbp.network.network import Network
 from distbp.network.optimizers import OPTIMIZERS
-from distbp.network.parameters import BLOCK, layer_views, theta_size, weight_runs
+from distbp.network.parameters import THETA_BLOCK, layer_views, theta_size, weight_runs
 from distbp.network.update import Update, blocked_norm
 
 SIZES = (5, 4, 3)
@@ -47,7 +47,7 @@ def draw(count, dtype=np.float64, seed=4):
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_three_steps_are_the_formula(name):
-    """Sums are divided by the rows, then the rule of the docstring is followed."""
+    """StepTotals are divided by the rows, then the rule of the docstring is followed."""
     theta, *gradients = draw(4)
     expected = formula(name, theta, gradients)
     update = updating(theta, OPTIMIZERS[name](MU))
@@ -83,7 +83,7 @@ def test_pieces_change_no_bit(name, dtype, monkeypatch):
     """Wherever θ is cut, also inside a layer's weights, the result has the same bits."""
     found = []
     for piece in (1, 7, 20, P, 32768):
-        monkeypatch.setattr(update_module, "PIECE", piece)
+        monkeypatch.setattr(update_module, "UPDATE_CHUNK", piece)
         theta, *gradients = draw(4, dtype)
         update = updating(theta, OPTIMIZERS[name](MU), l1=0.01, l2=0.02, clip_norm=0.5)
         for g in gradients:
@@ -95,7 +95,7 @@ def test_pieces_change_no_bit(name, dtype, monkeypatch):
 @pytest.mark.parametrize(("l1", "l2"), [(0.3, 0.0), (0.0, 0.3), (0.2, 0.5)])
 def test_penalties_are_of_weights_only(l1, l2, monkeypatch):
     """The mean gradient of a weight gets l1 sign(w) + l2 w, that of a bias nothing."""
-    monkeypatch.setattr(update_module, "PIECE", 11)
+    monkeypatch.setattr(update_module, "UPDATE_CHUNK", 11)
     before, g = draw(2)
     before[3] = 0.0  # where |w| has its kink
     theta = before.copy()
@@ -145,7 +145,7 @@ def test_clipping_comes_before_the_penalties():
 def squares_of(vector):
     """Return the squares that `measure` notes of a gradient, block by block."""
     sizes = (vector.size - 1, 1)
-    squares = np.full(-(-vector.size // BLOCK), np.nan)
+    squares = np.full(-(-vector.size // THETA_BLOCK), np.nan)
     theta = np.zeros(vector.size, vector.dtype)
     update = updating(theta, OPTIMIZERS["sgd"](), sizes=sizes, clip_norm=1.0)
     update.move([[theta.copy()], [theta.copy()]], (0, vector.size), squares)
@@ -155,10 +155,10 @@ def squares_of(vector):
 
 def test_norm_is_summed_by_blocks_in_order():
     """The order is part of the bits: whole blocks from the start, then their sums in order."""
-    vector = np.random.default_rng(1).normal(size=3 * BLOCK + 5)
+    vector = np.random.default_rng(1).normal(size=3 * THETA_BLOCK + 5)
     total, squares = 0.0, squares_of(vector)
     for i in range(4):
-        block = vector[i * BLOCK : (i + 1) * BLOCK].copy()
+        block = vector[i * THETA_BLOCK : (i + 1) * THETA_BLOCK].copy()
         assert squares[i] == np.dot(block, block)
         total += float(np.dot(block, block))
     assert blocked_norm(squares, np.empty(4)) == total**0.5
@@ -184,8 +184,8 @@ def test_a_step_in_two_versions_happens_at_once(name, clip_norm):
     )
     names = ("theta", *OPTIMIZERS[name].state_names)
     versions = [[np.empty(size) for _ in names] for _ in range(2)]
-    squares = np.zeros(-(-size // BLOCK))
-    parts = [(0, BLOCK), (BLOCK, 2 * BLOCK), (2 * BLOCK, size)]
+    squares = np.zeros(-(-size // THETA_BLOCK))
+    parts = [(0, THETA_BLOCK), (THETA_BLOCK, 2 * THETA_BLOCK), (2 * THETA_BLOCK, size)]
     updates = []
     for part in parts:
         network = Network(sizes, dtype="float64", theta=theta.copy())

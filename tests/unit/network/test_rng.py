@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distbp.network.rng import DROPOUT, HOLDOUT, ORDER, WEIGHTS, Bits, normal, permutation, stream
+from distbp.network.rng import DROPOUT, HOLDOUT, SHUFFLE, WEIGHTS, Bits, normal, permutation, stream
 
-PURPOSES = (WEIGHTS, ORDER, HOLDOUT, DROPOUT)
+PURPOSES = (WEIGHTS, SHUFFLE, HOLDOUT, DROPOUT)
 ZERO = [213000021201967259, 4455796210202625458, 2055444239878205049, 10411612076246414556]
 SOME = [4049439243157141605, 14085183558280449628, 13747625274456385269, 111196690852040836]
 MASK = 2**64 - 1
@@ -43,21 +43,21 @@ def test_what_is_made_of_streams_is_pinned():
     np.testing.assert_allclose(
         normal(0, 0, 3), [-2.7457596823489796, -1.685446260389106, -0.36155082208443245], rtol=1e-13
     )
-    assert permutation(10, 0, ORDER, 0).tolist() == [5, 3, 7, 8, 2, 4, 1, 0, 6, 9]
+    assert permutation(10, 0, SHUFFLE, 0).tolist() == [5, 3, 7, 8, 2, 4, 1, 0, 6, 9]
     assert Bits(6).fill(6, 0, DROPOUT, 0, 0, 0).tolist() == [7059, 7890, 2014, 31140, 35559, 28839]
 
 
 @given(st.integers(0, 300), st.integers(0, 2**63 - 1), st.integers(0, 1000))
 def test_permutation_is_a_permutation(count, seed, epoch):
     """Every number comes once."""
-    order = permutation(count, seed, ORDER, epoch)
+    order = permutation(count, seed, SHUFFLE, epoch)
     assert order.dtype == np.int64
     assert sorted(order.tolist()) == list(range(count))
 
 
 def test_permutations_are_fair():
     """Over many epochs each number comes first about equally often."""
-    firsts = [permutation(5, 0, ORDER, epoch)[0] for epoch in range(2000)]
+    firsts = [permutation(5, 0, SHUFFLE, epoch)[0] for epoch in range(2000)]
     assert np.bincount(firsts, minlength=5) == pytest.approx(400, abs=90)  # 5 deviations
 
 
@@ -71,11 +71,11 @@ def test_streams_differ():
 
 def test_positions_left_out_are_0():
     """A position of one number is that number and zeros."""
-    assert stream(3, ORDER, 7).random_raw() == stream(3, ORDER, 7, 0, 0).random_raw()
+    assert stream(3, SHUFFLE, 7).random_raw() == stream(3, SHUFFLE, 7, 0, 0).random_raw()
 
 
 def test_a_stream_does_not_depend_on_how_it_is_drawn():
-    """Drawing in pieces gives the numbers of one draw, so a change of PIECE changes nothing."""
+    """Drawing in chunks gives the numbers of one draw: DRAW_CHUNK changes nothing."""
     bits, count = Bits(5000), 4999
     expected = stream(3, DROPOUT, 1, 2, 3).random_raw(1250).view(np.uint16)[:count]
     np.testing.assert_array_equal(bits.fill(count, 3, DROPOUT, 1, 2, 3), expected)

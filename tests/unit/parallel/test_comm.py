@@ -12,26 +12,26 @@ def test_one_rank_has_what_it_had():
     """Every exchange with nobody gives back the own value."""
     comm = Comm()
     assert (comm.rank, comm.size, comm.node, comm.nodes) == (0, 1, 0, 1)
-    assert comm.gather_numbers(7).tolist() == [7]
-    assert comm.gather({"a": [1]}) == [{"a": [1]}]
+    assert comm.allgather_int(7).tolist() == [7]
+    assert comm.allgather({"a": [1]}) == [{"a": [1]}]
     assert comm.broadcast("x") == "x"
     rows = np.arange(6.0).reshape(3, 2)
     comm.allreduce(rows)
     comm.barrier()
-    assert comm.arrive()
+    assert comm.timed_barrier()
     np.testing.assert_array_equal(comm.gather_rows(rows), np.arange(6.0).reshape(3, 2))
 
 
 def test_memory_of_one_rank():
     """An array of the node's is filled by its only rank."""
-    array = Comm().fill_node_array((2, 3), np.dtype("f4"), lambda out: out.fill(5))
+    array = Comm().fill_shared_array((2, 3), np.dtype("f4"), lambda out: out.fill(5))
     assert array.dtype == np.float32
     assert array.tolist() == [[5, 5, 5], [5, 5, 5]]
 
 
 def test_trouble_of_one_rank_is_its_own():
     """It is raised at the end of the block as it was, without a rank's number."""
-    with pytest.raises(DataError, match=r"^row 5$") as failure, Comm().together():
+    with pytest.raises(DataError, match=r"^row 5$") as failure, Comm().collective_errors():
         raise DataError("row 5")
     assert isinstance(failure.value.__cause__, DataError)
 
@@ -39,9 +39,9 @@ def test_trouble_of_one_rank_is_its_own():
 def test_defects_pass_through():
     """Only what a user can mend is agreed on."""
     comm = Comm()
-    with pytest.raises(ZeroDivisionError), comm.guard(), comm.together():
+    with pytest.raises(ZeroDivisionError), comm.abort_on_error(), comm.collective_errors():
         _ = 1 / 0
-    with pytest.raises(ConfigError), comm.guard():
+    with pytest.raises(ConfigError), comm.abort_on_error():
         raise ConfigError("x")
 
 

@@ -1,4 +1,4 @@
-"""Sums over ranks that are threads: bits are those of one rank, for any number of them.
+"""StepTotals over ranks that are threads: bits are those of one rank, for any number of them.
 
 Messages, nodes and their memory are played by `Threads`, which does what MPI and the
 kernel would; the same with real ones is in tests/mpi and tests/system.
@@ -15,14 +15,14 @@ from hypothesis import strategies as st
 
 from distbp.network.network import Network
 from distbp.network.optimizers import OPTIMIZERS
-from distbp.network.parameters import BLOCK
-from distbp.network.update import PIECE, Update
+from distbp.network.parameters import THETA_BLOCK
+from distbp.network.update import UPDATE_CHUNK, Update
 from distbp.parallel.comm import Comm
 from distbp.parallel.internode import slice_cuts
-from distbp.parallel.reduction import COMBINERS, EXTRA, make_combiner
+from distbp.parallel.reduction import REDUCTIONS, STATS_WIDTH, make_reduction
 from distbp.parallel.shards import middle
 
-SIZE = 2 * BLOCK + 37
+SIZE = 2 * THETA_BLOCK + 37
 STEPS = 3
 DONE = SimpleNamespace(Wait=lambda: None)
 
@@ -48,18 +48,18 @@ class Threads(Comm):
     def barrier(self):
         self.shared["barrier"].wait()
 
-    def gather(self, value):
+    def allgather(self, value):
         values = list(self._exchange(value))
         self.barrier()
         return values
 
-    def lane(self):
+    def cross_node_comm(self):
         if self.node_rank >= min(self.node_sizes):
             return None
         firsts = np.cumsum([0, *self.node_sizes[:-1]])
         return Lane(self, [int(first) + self.node_rank for first in firsts])
 
-    def node_array(self, shape, dtype, rows=None):
+    def shared_array(self, shape, dtype, rows=None):
         self.calls += 1
         key = self.node, self.calls
         with self.shared["lock"]:
@@ -123,7 +123,7 @@ def run(layout, name, shards, gradients, is_shared=True, **options):
 
     θ starts at 0, the learning rate is 1 and all rows are one: so θ is minus the sum.
     """
-    ranks, size = sum(layout), gradients.shape[1] - EXTRA
+    ranks, size = sum(layout), gradients.shape[1] - STATS_WIDTH
     shared = {
         "layout": layout, "slots": [None] * ranks, "barrier": Barrier(ranks), "lock": Lock(),
         "memory": {}, "node barriers": [Barrier(size) for size in layout], "lanes": {},
@@ -136,14 +136,14 @@ def run(layout, name, shards, gradients, is_shared=True, **options):
             sizes, theta = (size - 1, 1), np.zeros(size, gradients.dtype)
             network = Network(sizes, dtype=theta.dtype.name, theta=theta)
             update = Update(network, OPTIMIZERS["sgd"](), **options)
-            combiner, trouble = make_combiner(name, comm, shards, update)
+            reduction, trouble = make_reduction(name, comm, shards, update)
             assert (trouble is None) == is_shared
             found = []
             for step in range(STEPS):
-                for i, (shard, slot) in enumerate(combiner.plan):
-                    combiner.slots[slot] = gradients[shard] * (step + 1)
-                    combiner.done(i)
-                sums = combiner.finish(1, 1.0)
+                for i, (shard, slot) in enumerate(reduction.plan):
+                    reduction.slots[slot] = gradients[shard] * (step + 1)
+                    reduction.accumulate(i)
+                sums = reduction.reduce_and_update(1, 1.0)
                 found.append((network.theta.copy(), sums.cost, sums.correct))
             return found
         except BaseException:
@@ -158,8 +158,10 @@ def run(layout, name, shards, gradients, is_shared=True, **options):
 def make_gradients(shards, dtype=np.float32, size=SIZE):
     """Return vectors whose sum depends on the order in its last bits; 1 correct answer each."""
     rng = np.random.default_rng(5)
-    vectors = rng.normal(size=(shards, size + EXTRA)) * 10.0 ** rng.integers(-3, 3, (shards, 1))
-    vectors[:, 1 - EXTRA] = 1
+    vectors = rng.normal(size=(shards, size + STATS_WIDTH)) * 10.0 ** rng.integers(
+        -3, 3, (shards, 1)
+    )
+    vectors[:, 1 - STATS_WIDTH] = 1
     return vectors.astype(dtype)
 
 
@@ -173,10 +175,10 @@ def tree_sum(gradients):
 def assert_exact(found, gradients):
     """Every rank has the bits of the tree, step after step."""
     for steps in found:
-        theta = np.zeros(gradients.shape[1] - EXTRA, gradients.dtype)
+        theta = np.zeros(gradients.shape[1] - STATS_WIDTH, gradients.dtype)
         for step, (mine, cost, correct) in enumerate(steps, 1):
             total = tree_sum(gradients * gradients.dtype.type(step))
-            theta -= total[:-EXTRA]
+            theta -= total[:-STATS_WIDTH]
             np.testing.assert_array_equal(mine, theta)
             assert cost == total[-4]
             assert correct == total[-3]
@@ -202,7 +204,9 @@ def test_nodes_may_have_different_numbers_of_ranks(layout, shards):
 
 
 @pytest.mark.parametrize("layout", [[1], [3], [2, 2], [3, 2]], ids=str)
-@pytest.mark.parametrize("size", [2, 5, BLOCK - EXTRA, BLOCK, BLOCK + 1, 20 * PIECE + 7])
+@pytest.mark.parametrize(
+    "size", [2, 5, THETA_BLOCK - STATS_WIDTH, THETA_BLOCK, THETA_BLOCK + 1, 20 * UPDATE_CHUNK + 7]
+)
 def test_any_size(layout, size):
     """Fewer blocks than ranks, more pieces than one, cost and answers in a block of their own."""
     gradients = make_gradients(5, np.float64, size)
@@ -227,12 +231,12 @@ def test_without_shared_memory_there_are_messages():
     assert_exact(run([3], "node", 5, gradients, is_shared=False), gradients)
 
 
-@pytest.mark.parametrize("name", COMBINERS)
+@pytest.mark.parametrize("name", REDUCTIONS)
 @pytest.mark.parametrize("layout", [[1], [3], [2, 1]], ids=str)
 def test_a_cost_that_is_not_finite_changes_nothing(name, layout):
     """The run ends with the parameters of the step before."""
     gradients = make_gradients(4)
-    gradients[2, -EXTRA] = np.nan
+    gradients[2, -STATS_WIDTH] = np.nan
     for steps in run(layout, name, 4, gradients):
         for theta, cost, _ in steps:
             assert not theta.any()
@@ -247,7 +251,7 @@ def test_allreduce_is_close(shards, ranks):
     for steps in run([ranks], "allreduce", shards, gradients):
         theta = 0
         for step, (mine, _, correct) in enumerate(steps, 1):
-            theta = theta - step * gradients[:, :-EXTRA].sum(axis=0)
+            theta = theta - step * gradients[:, :-STATS_WIDTH].sum(axis=0)
             np.testing.assert_allclose(mine, theta, rtol=1e-9, atol=1e-12)
             assert correct == step * shards
 
@@ -258,19 +262,19 @@ def test_the_order_of_a_sum_shows():
     assert (np.add.reduce(list(gradients)) != tree_sum(gradients)).any()
 
 
-@pytest.mark.parametrize("name", COMBINERS)
+@pytest.mark.parametrize("name", REDUCTIONS)
 def test_slots_are_few(name):
     """A rank holds at most one vector a level of the tree and partial sum, not one a shard."""
     for shards in (1, 8, 64, 1000):
         update = Update(Network((9, 1)), OPTIMIZERS["sgd"]())
-        combiner, _ = make_combiner(name, Comm(), shards, update)
-        assert [shard for shard, _ in combiner.plan] == list(range(shards))
-        assert len(combiner.slots) <= shards.bit_length()
+        reduction, _ = make_reduction(name, Comm(), shards, update)
+        assert [shard for shard, _ in reduction.plan] == list(range(shards))
+        assert len(reduction.slots) <= shards.bit_length()
 
 
 def test_only_exact_combiners_say_so():
     """The word that a run prints comes from here."""
-    assert {name: kind.is_exact for name, kind in COMBINERS.items()} == {
+    assert {name: kind.is_exact for name, kind in REDUCTIONS.items()} == {
         "node": True,
         "tree": True,
         "allreduce": False,
@@ -284,7 +288,7 @@ def test_slices_are_runs_of_whole_blocks(size, ranks):
     assert len(cuts) == ranks + 1
     assert cuts[0] == 0
     assert cuts[-1] == size
-    assert all(cut % BLOCK == 0 or cut == size for cut in cuts)
-    widths = np.diff(-(-cuts // BLOCK))
+    assert all(cut % THETA_BLOCK == 0 or cut == size for cut in cuts)
+    widths = np.diff(-(-cuts // THETA_BLOCK))
     assert widths.min() >= 0
     assert widths.max() - widths.min() <= 1

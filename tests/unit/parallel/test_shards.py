@@ -1,6 +1,6 @@
 """Shards and the tree: every row once, and one expression whatever the number of ranks.
 
-Sums are done on strings, such as "((0+1)+2)": two orders of addition give the same
+StepTotals are done on strings, such as "((0+1)+2)": two orders of addition give the same
 bits because they are the same expression, not because numbers happened to agree.
 """
 

@@ -25,7 +25,7 @@ from distbp.storage import atomic, checksum, hdf5_file
 from distbp.storage import run_directory as module
 from distbp.storage.checkpoint import Checkpoint, describe_network, read
 from distbp.storage.checkpoint import write as write_checkpoint
-from distbp.storage.run_directory import RunFolder, find, load, newest, read_newest
+from distbp.storage.run_directory import RunDirectory, find, load, newest, read_newest
 from distbp.storage.scaling import Scaling
 
 ABOUT = {
@@ -153,7 +153,7 @@ def calls(monkeypatch):
         os.replace,
         hdf5_file.Disk.write,
     )
-    real_stamp = checksum.stamp
+    real_stamp = checksum.write_checksum_header
 
     def spy_open(path, *arguments, **options):
         descriptor = real_open(path, *arguments, **options)
@@ -180,7 +180,7 @@ def calls(monkeypatch):
     monkeypatch.setattr(os, "fsync", spy_fsync)
     monkeypatch.setattr(os, "replace", spy_replace)
     monkeypatch.setattr(hdf5_file.Disk, "write", spy_write)
-    monkeypatch.setattr(checksum, "stamp", spy_stamp)
+    monkeypatch.setattr(checksum, "write_checksum_header", spy_stamp)
     return found
 
 
@@ -311,7 +311,7 @@ def spoil(path, change):
     with h5py.File(path, "r+") as file:
         change(file)
     with path.open("r+b", buffering=0) as file:
-        checksum.stamp(file, "distbp-checkpoint")
+        checksum.write_checksum_header(file, "distbp-checkpoint")
 
 
 def replaced(name, value):
@@ -458,7 +458,7 @@ def test_cut_files(tmp_path, part):
 
 @pytest.fixture
 def folder(tmp_path):
-    run = RunFolder(tmp_path / "run", keep=2)
+    run = RunDirectory(tmp_path / "run", keep=2)
     run.make()
     return run
 
@@ -535,17 +535,17 @@ def test_a_failed_save_keeps_last_and_best(folder, monkeypatch):
 
 def test_a_directory_that_holds_a_run(folder):
     """A second run does not start in it; the message says how to go on with the first."""
-    RunFolder(folder.path, 3).make()  # nothing is saved yet
+    RunDirectory(folder.path, 3).make()  # nothing is saved yet
     folder.save(make(1), is_best=False)
     with pytest.raises(CheckpointError, match=r"holds a run already.* --resume .*another --out"):
-        RunFolder(folder.path, 3).make()
+        RunDirectory(folder.path, 3).make()
 
 
 def test_a_directory_that_cannot_be_made(tmp_path):
     """A file in the way is named, with the system's reason."""
     (tmp_path / "run").write_text("")
     with pytest.raises(CheckpointError, match=r"run cannot be made: Not a directory\."):
-        RunFolder(tmp_path / "run", 3).make()
+        RunDirectory(tmp_path / "run", 3).make()
 
 
 def test_find(folder):
@@ -700,9 +700,9 @@ def test_text_files(folder):
 LONG_LINE = """
 import resource, sys
 from pathlib import Path
-from distbp.storage.run_directory import RunFolder
+from distbp.storage.run_directory import RunDirectory
 
-folder = RunFolder(Path(sys.argv[1]), keep=3)
+folder = RunDirectory(Path(sys.argv[1]), keep=3)
 print(folder.add_line("none", "x\\n"), folder.add_line("m", "2\\n"))
 resource.setrlimit(resource.RLIMIT_FSIZE, (50, 50))
 print(folder.add_line("m", "3" * 100 + "\\n"), folder.add_line("m", "4\\n"))

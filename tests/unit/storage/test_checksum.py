@@ -124,7 +124,7 @@ def test_a_file_of_another_kind(path, no_libhdf5):
     with pytest.raises(DataError, match="is a 'distbp-checkpoint'; expected a 'distbp-data'"):
         DataSet(path)
     with pytest.raises(DataError, match="is a 'distbp-checkpoint'; expected a 'distbp-data'"):
-        hdf5_file.check_seal(path, "distbp-data", DataError)
+        hdf5_file.verify_checksum(path, "distbp-data", DataError)
 
 
 def test_a_file_that_changes_while_it_is_read(path, monkeypatch, no_libhdf5):
@@ -165,7 +165,7 @@ def test_no_descriptor_is_left_open(path, tmp_path):
     checkpoint.read(path)
     for name in (tmp_path, "/dev/zero", tmp_path / "none"):
         with pytest.raises(CheckpointError):
-            hdf5_file.check_seal(tmp_path / name, "distbp-checkpoint", CheckpointError)
+            hdf5_file.verify_checksum(tmp_path / name, "distbp-checkpoint", CheckpointError)
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(CheckpointError):
         checkpoint.read(path)

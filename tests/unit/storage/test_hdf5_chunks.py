@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distbp.storage import hdf5_chunks
-from distbp.storage.hdf5_chunks import Packed, fletcher32, unpack
+from distbp.storage.hdf5_chunks import ChunkedArray, fletcher32, unpack
 
 FILTERS = [
     {},
@@ -42,7 +42,7 @@ def test_as_libhdf5_reads_it(tmp_path, storage, dtype, shape, chunks):
     with h5py.File(tmp_path / "a.h5") as file:
         found = hdf5_chunks.array(file, "x", {h5py.h5t.INTEGER, h5py.h5t.FLOAT, h5py.h5t.STRING,
                                          h5py.h5t.ENUM})  # fmt: skip
-        assert isinstance(found, Packed)
+        assert isinstance(found, ChunkedArray)
         wanted = file["x"][...]
         assert (found.shape, found.dtype, found.ndim) == (shape, wanted.dtype, len(shape))
         np.testing.assert_array_equal(found[:], wanted)

@@ -110,29 +110,29 @@ def test_lists_of_sizes_become_tuples():
 
 def test_settled_for_classes():
     """Cost, learning rate and shards come from the data and each other."""
-    config = Config(hidden=(30,)).settled(CLASSES)
+    config = Config(hidden=(30,)).resolved(CLASSES)
     assert (config.cost, config.learning_rate, config.shards) == ("log-likelihood", 0.1, 4)
-    assert Config(optimizer="adam").settled(CLASSES).learning_rate == 0.001
-    assert Config(hidden=(1000,)).settled(CLASSES).shards == 2
+    assert Config(optimizer="adam").resolved(CLASSES).learning_rate == 0.001
+    assert Config(hidden=(1000,)).resolved(CLASSES).shards == 2
 
 
 def test_settled_for_numbers():
     """A regression has the quadratic cost, and no other."""
-    assert Config().settled(NUMBERS).cost == "quadratic"
+    assert Config().resolved(NUMBERS).cost == "quadratic"
     with pytest.raises(ConfigError, match=r"--cost cross-entropy is for classes.*--cost quadratic"):
-        Config(cost="cross-entropy").settled(NUMBERS)
+        Config(cost="cross-entropy").resolved(NUMBERS)
 
 
 def test_what_is_said_stays():
     """Nothing that was chosen is settled anew, a learning rate of 0 included."""
     chosen = Config(cost="quadratic", learning_rate=0.0, shards=7)
-    assert chosen.settled(CLASSES) == chosen
+    assert chosen.resolved(CLASSES) == chosen
 
 
 def test_settling_twice_changes_nothing():
     """A resumed run's configuration is settled already."""
-    once = Config().settled(CLASSES)
-    assert once.settled(CLASSES) == once
+    once = Config().resolved(CLASSES)
+    assert once.resolved(CLASSES) == once
 
 
 # A resumed run.
@@ -159,7 +159,7 @@ def test_every_option_is_one_or_the_other():
 @pytest.mark.parametrize("name", CHANGES)
 def test_what_may_change(name):
     """Options that leave the mathematics alone may be changed when a run is resumed."""
-    before = Config().settled(CLASSES)
+    before = Config().resolved(CLASSES)
     after = before.resumed({name: CHANGES[name]})
     assert asdict(after) == asdict(before) | {name: CHANGES[name]}
 
@@ -167,7 +167,7 @@ def test_what_may_change(name):
 @pytest.mark.parametrize("name", FIXED)
 def test_what_may_not_change(name):
     """Others may not, unless they are said again as they are."""
-    before = Config().settled(CLASSES)
+    before = Config().resolved(CLASSES)
     with pytest.raises(ConfigError, match=f"{flag(name)} .* begun with .* --init-from"):
         before.resumed({name: FIXED[name]})
     assert before.resumed({name: getattr(before, name)}) == before
@@ -175,7 +175,7 @@ def test_what_may_not_change(name):
 
 def test_a_cosine_has_its_end():
     """The schedule depends on the number of epochs, so that is fixed with it."""
-    before = Config(schedule="cosine").settled(CLASSES)
+    before = Config(schedule="cosine").resolved(CLASSES)
     with pytest.raises(ConfigError, match="--epochs 50 cannot be changed"):
         before.resumed({"epochs": 50})
 

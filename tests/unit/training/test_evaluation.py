@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import samples
 
-from distbp.data.batches import Feed
+from distbp.data.batches import BatchLoader
 from distbp.data.dataset import DataSet
 from distbp.errors import ConfigError, DataError
 from distbp.network.network import Network
@@ -45,7 +45,7 @@ def at_once(path, network):
     """Return all outputs, y and the mean cost, in one pass."""
     data = DataSet(path)
     split = data.splits["test"]
-    x, y, _ = Feed(split, data.scaling, len(data.classes), len(split), network.dtype).load(
+    x, y, _ = BatchLoader(split, data.scaling, len(data.classes), len(split), network.dtype).load(
         np.arange(len(split))
     )
     work = network.workspace(len(x))

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import samples
 
-from distbp.data.batches import Feed
+from distbp.data.batches import BatchLoader
 from distbp.data.dataset import FORMAT, VERSION, DataSet
 from distbp.errors import CheckpointError, ConfigError, DataError, DistbpError
 from distbp.network import rng
@@ -24,14 +24,14 @@ from distbp.network.parameters import digest, layer_views
 from distbp.network.schedules import plateau_factor
 from distbp.network.update import Update
 from distbp.parallel.comm import Comm
-from distbp.parallel.reduction import EXTRA
+from distbp.parallel.reduction import STATS_WIDTH
 from distbp.storage import hdf5_file, run_directory
 from distbp.storage.checkpoint import read
-from distbp.storage.run_directory import RunFolder, find, load
+from distbp.storage.run_directory import RunDirectory, find, load
 from distbp.training import loop
 from distbp.training.config import Config
 from distbp.training.loop import Run, train
-from distbp.training.recorder import Journal
+from distbp.training.recorder import RunRecorder
 
 N, CLASSES = samples.ROWS["train"], samples.N_CLASSES
 TIMES = ("seconds", "samples_per_s")
@@ -73,7 +73,7 @@ def rows(path, split):
     """Return x (n, n_0), y (n, n_L) of a split as a network takes them, in float64."""
     file = DataSet(path)
     part = file.splits[split]
-    feed = Feed(part, file.scaling, len(file.classes), len(part), np.dtype("f8"))
+    feed = BatchLoader(part, file.scaling, len(file.classes), len(part), np.dtype("f8"))
     x, y, _ = feed.load(np.arange(len(part)))
     return x, y
 
@@ -105,7 +105,7 @@ def plainly(config, x, y, epochs):
     update = Update(network, OPTIMIZERS[config.optimizer](0.9), l2=config.l2 / len(x))
     costs = []
     for epoch in range(epochs):
-        order = rng.permutation(len(x), config.seed, rng.ORDER, epoch)
+        order = rng.permutation(len(x), config.seed, rng.SHUFFLE, epoch)
         cost = 0.0
         for start in range(0, len(x), config.batch_size):
             batch = order[start : start + config.batch_size]
@@ -221,7 +221,7 @@ def test_dropout_depends_on_epoch_step_and_shard(data, tmp_path):
 
     def cost(rows, epoch, step):
         parts.gradient.compute(rows, epoch, step)
-        return parts.combiner.slots[0][-EXTRA]
+        return parts.reduction.slots[0][-STATS_WIDTH]
 
     assert cost(batch, 1, 2) == cost(batch, 1, 2)
     assert len({cost(batch, epoch, step) for epoch in (0, 1) for step in (0, 1)}) == 4
@@ -318,7 +318,7 @@ def test_best_is_the_best(run):
 
 def test_the_best_of_short_epochs_is_not_written_each_time(run, monkeypatch):
     """At most once a second, but before any later checkpoint, and at the end."""
-    written, save, save_best = [], RunFolder.save, RunFolder.save_best
+    written, save, save_best = [], RunDirectory.save, RunDirectory.save_best
 
     def note(self, checkpoint, is_best):
         written.append(("last", len(checkpoint.history)))
@@ -328,9 +328,9 @@ def test_the_best_of_short_epochs_is_not_written_each_time(run, monkeypatch):
         written.append(("best", len(checkpoint.history)))
         save_best(self, checkpoint)
 
-    monkeypatch.setattr(RunFolder, "save", note)
-    monkeypatch.setattr(RunFolder, "save_best", note_best)
-    monkeypatch.setattr("distbp.training.recorder.BEST_EVERY", 1000.0)
+    monkeypatch.setattr(RunDirectory, "save", note)
+    monkeypatch.setattr(RunDirectory, "save_best", note_best)
+    monkeypatch.setattr("distbp.training.recorder.BEST_INTERVAL_S", 1000.0)
     result = run(epochs=8, learning_rate=0.02, checkpoint_every="6epochs")
     costs = [record["train_cost"] for record in result.history]
     assert costs == sorted(set(costs), reverse=True)  # each epoch is the best so far
@@ -340,7 +340,7 @@ def test_the_best_of_short_epochs_is_not_written_each_time(run, monkeypatch):
 
 def test_the_best_that_was_held_back_has_to_be_written(run, monkeypatch):
     """A run does not end well without it."""
-    calls, save_best = [], RunFolder.save_best
+    calls, save_best = [], RunDirectory.save_best
 
     def fails_at_last(self, checkpoint):
         calls.append(len(checkpoint.history))
@@ -348,8 +348,8 @@ def test_the_best_that_was_held_back_has_to_be_written(run, monkeypatch):
             raise CheckpointError("disk full.")
         save_best(self, checkpoint)
 
-    monkeypatch.setattr(RunFolder, "save_best", fails_at_last)
-    monkeypatch.setattr("distbp.training.recorder.BEST_EVERY", 1000.0)
+    monkeypatch.setattr(RunDirectory, "save_best", fails_at_last)
+    monkeypatch.setattr("distbp.training.recorder.BEST_INTERVAL_S", 1000.0)
     with pytest.raises(CheckpointError, match="disk full"):
         run(epochs=3, checkpoint_every="100epochs")
     assert calls == [1, 3]
@@ -531,7 +531,7 @@ def test_after_a_cost_that_is_no_number(run, tmp_path):
 
 def test_a_save_that_fails_is_tried_again(run, monkeypatch, capsys):
     """In the middle a failed save is a warning; the run ends with all that it should have."""
-    real, calls = RunFolder.save, []
+    real, calls = RunDirectory.save, []
 
     def fails_at_first(self, checkpoint, is_best):
         calls.append(is_best)
@@ -540,7 +540,7 @@ def test_a_save_that_fails_is_tried_again(run, monkeypatch, capsys):
         real(self, checkpoint, is_best)
 
     expected = run()
-    monkeypatch.setattr(RunFolder, "save", fails_at_first)
+    monkeypatch.setattr(RunDirectory, "save", fails_at_first)
     result = run()
     assert "disk full. The run goes on" in capsys.readouterr().err
     assert digest(load(result.path).theta) == expected.digest
@@ -549,7 +549,7 @@ def test_a_save_that_fails_is_tried_again(run, monkeypatch, capsys):
 
 def test_the_best_network_is_kept_although_a_save_failed(run, monkeypatch):
     """If the last epoch is the best and its save is tried again, best.h5 is it, too."""
-    real, calls = RunFolder.save, []
+    real, calls = RunDirectory.save, []
 
     def fails_at_first(self, checkpoint, is_best):
         calls.append(is_best)
@@ -557,7 +557,7 @@ def test_the_best_network_is_kept_although_a_save_failed(run, monkeypatch):
             raise CheckpointError("disk full.")
         real(self, checkpoint, is_best)
 
-    monkeypatch.setattr(RunFolder, "save", fails_at_first)
+    monkeypatch.setattr(RunDirectory, "save", fails_at_first)
     result = run(epochs=1)
     assert digest(load(result.path / "best.h5").theta) == result.digest
 
@@ -568,7 +568,7 @@ def test_every_epoch_is_in_the_metrics_although_a_write_failed(
     run, monkeypatch, capsys, which, is_full
 ):
     """What could not be written after one epoch, or only half, is written later, once and whole."""
-    add_line, write_text, added, failed = RunFolder.add_line, RunFolder.write_text, [], []
+    add_line, write_text, added, failed = RunDirectory.add_line, RunDirectory.write_text, [], []
 
     def adds_half(self, name, line):
         added.append(line)
@@ -584,8 +584,8 @@ def test_every_epoch_is_in_the_metrics_although_a_write_failed(
             raise CheckpointError("disk full.")
         write_text(self, name, text)
 
-    monkeypatch.setattr(RunFolder, "add_line", adds_half)
-    monkeypatch.setattr(RunFolder, "write_text", fails_once)
+    monkeypatch.setattr(RunDirectory, "add_line", adds_half)
+    monkeypatch.setattr(RunDirectory, "write_text", fails_once)
     result = run()
     assert ("disk full" in capsys.readouterr().err) == is_full
     assert metrics(result.path) == result.history
@@ -594,7 +594,7 @@ def test_every_epoch_is_in_the_metrics_although_a_write_failed(
 
 def test_metrics_are_there_while_a_run_goes_on(run, monkeypatch):
     """One line after each epoch; also if somebody has taken the file away meanwhile."""
-    seen, after_epoch = [], Journal.after_epoch
+    seen, after_epoch = [], RunRecorder.after_epoch
 
     def looks(self):
         after_epoch(self)
@@ -603,7 +603,7 @@ def test_metrics_are_there_while_a_run_goes_on(run, monkeypatch):
         if len(seen) == 2:
             path.unlink()
 
-    monkeypatch.setattr(Journal, "after_epoch", looks)
+    monkeypatch.setattr(RunRecorder, "after_epoch", looks)
     run(epochs=4)
     assert seen == [[1], [1, 2], [1, 2, 3], [1, 2, 3, 4]]
 
@@ -614,7 +614,7 @@ def test_the_last_save_has_to_succeed(run, monkeypatch):
     def fails(self, checkpoint, is_best):
         raise CheckpointError("disk full.")
 
-    monkeypatch.setattr(RunFolder, "save", fails)
+    monkeypatch.setattr(RunDirectory, "save", fails)
     with pytest.raises(CheckpointError, match="disk full"):
         run()
 

@@ -26,23 +26,23 @@ def history(costs):
 
 
 @pytest.mark.parametrize(
-    ("costs", "waited"),
+    ("costs", "epochs_without_improvement"),
     [
         *(([], 0), ([5], 0), ([5, 4], 0), ([5, 5], 1), ([5, 6, 7], 2), ([5, 6, 4, 4, 9], 2)),
         *(([math.inf], 0), ([math.inf, math.inf], 1), ([math.inf, 3, math.inf, 4], 2)),
     ],
 )
-def test_waited(costs, waited):
+def test_waited(costs, epochs_without_improvement):
     """An equal score is not a better one, and what is not a number is the worst."""
     found = history(costs)
-    assert found.waited == waited
-    assert found.is_best == (waited == 0 and len(costs) > 0)
+    assert found.epochs_without_improvement == epochs_without_improvement
+    assert found.is_best == (epochs_without_improvement == 0 and len(costs) > 0)
 
 
 def test_a_score_that_is_no_number():
     """It is worse than any number, so that it neither stops a run nor stays its best."""
     records = [record(0.0) | {"train_cost": cost} for cost in (math.nan, 3.0, math.nan, 4.0)]
-    assert [History(records[:n]).waited for n in (2, 3, 4)] == [0, 1, 2]
+    assert [History(records[:n]).epochs_without_improvement for n in (2, 3, 4)] == [0, 1, 2]
     assert History(records[:2]).is_best
     assert not History(records[1:3]).is_best
 

@@ -20,7 +20,7 @@ from distbp.storage.run_directory import find
 from distbp.training.config import Config
 from distbp.training.gradient import BatchGradient
 from distbp.training.loop import train
-from distbp.training.stop_request import MARGIN, SIGNALS, SLURM_END, Stopping
+from distbp.training.stop_request import MARGIN, SIGNALS, SLURM_END, StopRequest
 
 
 @pytest.fixture(scope="module")
@@ -124,13 +124,13 @@ def test_a_run_stops_when_its_time_is_over(config):
 def test_the_end_of_a_slurm_job_is_a_limit():
     """With a minute to save; a job that is over its time is not stopped at each step."""
     now = int(time.time())
-    over = Stopping(environment={SLURM_END: str(now + int(MARGIN) + 1)})
+    over = StopRequest(environment={SLURM_END: str(now + int(MARGIN) + 1)})
     assert not over.is_wanted()
     time.sleep(1.1)
     assert over.is_wanted()
     assert "SLURM" in over.reason
-    assert not Stopping(environment={SLURM_END: str(now - 9)}).is_wanted()
-    assert not Stopping(environment={}).is_wanted()
+    assert not StopRequest(environment={SLURM_END: str(now - 9)}).is_wanted()
+    assert not StopRequest(environment={}).is_wanted()
 
 
 def test_a_position_after_large_costs(config, tmp_path):
@@ -162,7 +162,7 @@ def test_a_run_stops_while_it_skips_steps(config, at_step):
 
 
 def poison(gradient, slot):
-    gradient.combiner.slots[slot][7] = np.nan
+    gradient.reduction.slots[slot][7] = np.nan
 
 
 @pytest.mark.parametrize("combine", ["node", "allreduce"])

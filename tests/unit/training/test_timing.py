@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from distbp.training.timing import RankTime, Timing, save_less, summary
+from distbp.training.timing import RankTime, Timing, checkpoint_hint, summary
 
 
 def ranks(*computes, waits=None, update=10e-6, shards=None, nodes=None):
@@ -60,12 +60,12 @@ def test_what_would_help(times, cores, advice):
 
 
 @pytest.mark.parametrize(
-    ("held_up", "saves", "seconds", "is_said"),
+    ("checkpoint_wait_s", "saves", "seconds", "is_said"),
     [(6.0, 1000, 10.0, True), (6.0, 2, 10.0, True), (2.0, 1000, 10.0, False),
      (1.0, 1000, 1.5, False), (600.0, 10, 1000.0, False), (6.0, 0, 10.0, False)],
 )  # fmt: skip
-def test_who_saves_too_often_is_told(held_up, saves, seconds, is_said):
+def test_who_saves_too_often_is_told(checkpoint_wait_s, saves, seconds, is_said):
     """Not who waits for few saves that take long: they would not be fewer."""
-    text = save_less(held_up, saves, seconds)
+    text = checkpoint_hint(checkpoint_wait_s, saves, seconds)
     assert (text is not None) == is_said
     assert text is None or text.startswith("60% went to checkpoints; --checkpoint-every 60s")

@@ -1,20 +1,23 @@
-"""What a person sees of a run, and where: written by rank 0 alone.
+"""What a person sees of a run: lines, warnings and a progress bar.
 
-On a terminal a live bar with cost, accuracy, samples a second and the time left;
-everywhere a plain line an epoch. Launchers stand between a rank and the terminal:
-under MPICH no rank sees one, under Open MPI every rank is shown one on standard
-output that may not be there. So the launcher's own files are asked.
+distbp reports by `logging`, under the name "distbp", and warns by `warnings`, and so
+prints nothing by itself where it is used as a library. `install_handlers` makes both
+visible, as the command line does. Standard output and error may be closed, full, or
+not there at all; neither ends a run.
 """
 
 import io
+import logging
 import os
 import select
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TextIO
 
+from distbp.errors import DistbpWarning
 from distbp.terminal import terminal_widths
 
 REFRESH_INTERVAL_S = 0.1  # seconds
@@ -60,27 +63,80 @@ def lost_output() -> OSError | None:
     return None if isinstance(failure, BrokenPipeError) else failure
 
 
-class Display:
-    """Shows a run.
+class ConsoleHandler(logging.Handler):
+    """Prints log records: information on standard output, warnings on standard error.
+
+    Attributes
+    ----------
+    bar : ProgressBar or None
+        The one that is on the screen now, above which lines are printed.
+    """
+
+    bar: "ProgressBar | None" = None
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.levelno >= logging.WARNING:
+            self._write(sys.stderr, f"distbp: warning: {record.getMessage()}", True)
+        else:
+            self._write(sys.stdout, record.getMessage(), False)
+
+    def _write(self, stream: TextIO, text: str, is_warning: bool) -> None:
+        if self.bar and self.bar.shares_terminal(is_warning):
+            self.bar.print(text)
+        else:
+            stream.write(text + "\n")
+            stream.flush()
+
+
+def install_handlers() -> ConsoleHandler:
+    """Print what distbp logs and warns of, as its command line does; once a process."""
+    logger = logging.getLogger("distbp")
+    handler = console_handler()
+    if handler is None:
+        handler = ConsoleHandler()
+        logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    show = warnings.showwarning
+
+    def show_ours(message: Warning | str, category: type[Warning], *where: Any) -> None:
+        if issubclass(category, DistbpWarning):
+            logger.warning("%s", message)
+        else:
+            show(message, category, *where)
+
+    warnings.showwarning = show_ours
+    warnings.simplefilter("always", DistbpWarning)
+    return handler
+
+
+def console_handler() -> ConsoleHandler | None:
+    """Return the handler that `install_handlers` has installed, if it has."""
+    handlers = logging.getLogger("distbp").handlers
+    return next((one for one in handlers if isinstance(one, ConsoleHandler)), None)
+
+
+class ProgressBar:
+    """The bar of a run on a terminal; draws nothing unless handlers print there.
 
     Parameters
     ----------
-    is_shown : bool
-        False on all ranks but one, and with --quiet.
     epochs, steps : int
         Of the whole run, and of an epoch.
+    is_shown : bool
+        False on all ranks but one, and with --quiet.
     """
 
-    def __init__(self, is_shown: bool, epochs: int, steps: int) -> None:
-        self.is_shown = is_shown
+    def __init__(self, epochs: int, steps: int, is_shown: bool) -> None:
         self.epochs, self.steps = epochs, steps
+        self._handler = console_handler() if is_shown else None
         self._bar: Any = None
         self._task: Any = None
         self._next = time.monotonic() + REFRESH_INTERVAL_S
-        stdout, self._width = terminal_widths() if is_shown else (0, 0)
+        stdout, self._width = terminal_widths() if self._handler else (0, 0)
         self._has_lines_on_terminal = stdout > 0
 
-    def _start_bar(self) -> None:
+    def _start(self) -> None:
         from rich.console import Console
         from rich.progress import (
             BarColumn,
@@ -106,23 +162,16 @@ class Display:
         )
         self._task = self._bar.add_task("", total=self.epochs * self.steps, now="")
         self._bar.start()
+        if self._handler:
+            self._handler.bar = self
 
-    def line(self, text: str) -> None:
-        """Show a line."""
-        if not self.is_shown:
-            return
-        if self._bar and self._has_lines_on_terminal:
-            self._bar.console.print(text, highlight=False, markup=False, soft_wrap=True)
-        else:
-            sys.stdout.write(text + "\n")
-            sys.stdout.flush()
+    def shares_terminal(self, is_warning: bool) -> bool:
+        """Return whether a line on standard output, or a warning, lands where the bar is."""
+        return is_warning or self._has_lines_on_terminal
 
-    def warn(self, text: str) -> None:
-        """Show a warning, also where nothing else is shown."""
-        if self._bar:
-            self._bar.console.print(f"distbp: warning: {text}", highlight=False, markup=False)
-        else:
-            warn(text)
+    def print(self, text: str) -> None:
+        """Print a line above the bar."""
+        self._bar.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def wants_step(self) -> bool:
         """Return whether it is time to draw the bar again."""
@@ -132,7 +181,7 @@ class Display:
         """Draw the bar: `step` steps of epoch number `epoch`, from 0, are done."""
         self._next = time.monotonic() + REFRESH_INTERVAL_S
         if self._bar is None:
-            self._start_bar()
+            self._start()
         self._bar.update(
             self._task,
             completed=epoch * self.steps + step,
@@ -146,12 +195,8 @@ class Display:
         if self._bar:
             self._bar.stop()
             self._bar = None
-
-
-def warn(text: str) -> None:
-    """Write a warning where there is no bar."""
-    sys.stderr.write(f"distbp: warning: {text}\n")
-    sys.stderr.flush()
+        if self._handler and self._handler.bar is self:
+            self._handler.bar = None
 
 
 @contextmanager

@@ -12,6 +12,10 @@ class DistbpError(Exception):
     status = 1
 
 
+class DistbpWarning(UserWarning):
+    """What a caller may have overlooked, such as a damaged checkpoint that was passed over."""
+
+
 class ConfigError(DistbpError):
     """The options, or what they say about the model and the data, do not fit."""
 

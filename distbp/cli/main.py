@@ -32,6 +32,7 @@ os.environ.setdefault("UCX_DEBUG_SIGNO", "0")
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and end this process, and with it all ranks."""
     console.steady_streams()
+    console.install_handlers()
     environment.die_with_parent()
     try:
         status = run(parse(sys.argv[1:] if argv is None else argv))

@@ -2,13 +2,13 @@
 
 import os
 import shutil
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
-from distbp.console import warn
-from distbp.errors import CheckpointError
+from distbp.errors import CheckpointError, DistbpWarning
 from distbp.network.network import Network
 from distbp.storage import atomic, hdf5_file
 from distbp.storage.checkpoint import FORMAT, Checkpoint, read, write
@@ -96,7 +96,7 @@ def load(model: str | Path) -> Network:
     """
     checkpoint, troubles = read_newest(model)
     for text in troubles:
-        warn(text)
+        warnings.warn(text, DistbpWarning, stacklevel=2)
     return checkpoint.network
 
 

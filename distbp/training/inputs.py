@@ -1,14 +1,16 @@
 """Open data sets and models on all ranks."""
 
+import logging
 from pathlib import Path
 
-from distbp.console import warn
 from distbp.data.dataset import DataSet, check_readable
 from distbp.errors import ConfigError
 from distbp.parallel import host
 from distbp.parallel.comm import Comm
 from distbp.storage.checkpoint import Checkpoint, read
 from distbp.storage.run_directory import newest
+
+logger = logging.getLogger(__name__)
 
 
 def open_data(path: Path, comm: Comm) -> DataSet:
@@ -31,7 +33,7 @@ def open_model(model: str, comm: Comm) -> Checkpoint:
         checkpoint = read(chosen)
     if comm.rank == 0:
         for text in troubles:
-            warn(text)
+            logger.warning("%s", text)
     return checkpoint
 
 

@@ -180,7 +180,7 @@ class Run:
 
     def _introduce(self, checkpoint: Checkpoint | None, trouble: str | None) -> None:
         """Say what is trained, by what, and what may not be as the user thinks."""
-        comm, config, show = self.comm, self.config, self.recorder.display
+        comm, config, show = self.comm, self.config, self.recorder
         machines = comm.allgather([comm.node, host.cores(), host.bits()])
         if comm.rank == 0:
             for text in [*warnings(config, machines, checkpoint), *([trouble] if trouble else [])]:
@@ -188,7 +188,7 @@ class Run:
             for text in introduction(
                 config, self.network, machines, len(self.rows), self.progress, ulfm_enabled()
             ):
-                show.line(text)
+                show.info(text)
 
     def recover_from_rank_failure(self, failure: Exception) -> "Run":
         """Return this run on the ranks that are left; where it was is in their memory.
@@ -230,12 +230,12 @@ class Run:
     def _result(self, seconds: float) -> Result:
         """Return what the run has ended with after so many seconds, and say so."""
         if self.timing.steps:
-            self.recorder.display.line(f"time   {self._where_time_went()}")
+            self.recorder.info(f"time   {self._where_time_went()}")
             hint = checkpoint_hint(self.recorder.checkpoint_wait_s, self.recorder.saves, seconds)
             if hint:
-                self.recorder.display.line(f"saves  {hint}")
+                self.recorder.info(f"saves  {hint}")
         for text in final_report(self.config, self.data, self.network, self._is_out_of_patience()):
-            self.recorder.display.line(text)
+            self.recorder.info(text)
         theta = self.network.theta.copy()  # the node's memory ends with the run
         self.network.bind(theta)
         return Result(
@@ -337,7 +337,7 @@ class Run:
 
     def _warn(self, text: str) -> None:
         if self.comm.rank == 0:
-            self.recorder.display.warn(text)
+            self.recorder.warn(text)
 
     def _go_back(self, text: str, factor: float) -> None:
         """Go back to the last checkpoint, and on with that factor on the learning rate."""

@@ -1,14 +1,14 @@
 """What a model predicts for each row."""
 
 import math
+import warnings
 from pathlib import Path
 
 import numpy as np
 
-from distbp.console import warn
 from distbp.data.batches import BatchLoader
 from distbp.data.dataset import DataSet, Split
-from distbp.errors import DataError
+from distbp.errors import DataError, DistbpWarning
 from distbp.parallel.comm import Comm
 from distbp.storage import hdf5_file
 from distbp.storage.checkpoint import Checkpoint
@@ -41,7 +41,7 @@ def predict(model: str | Path, x: np.ndarray) -> np.ndarray:
     """
     checkpoint, troubles = read_newest(model)
     for text in troubles:
-        warn(text)
+        warnings.warn(text, DistbpWarning, stacklevel=2)
     network, x = checkpoint.network, np.asarray(x)
     n_in, n_out = network.sizes[0], network.sizes[-1]
     if x.ndim < 1 or x.dtype.kind not in "biuf" or math.prod(x.shape[1:]) != n_in:

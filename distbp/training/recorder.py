@@ -5,6 +5,7 @@ written by a thread while the training goes on. A save that fails in the middle 
 is announced and tried again when the next one is due; the last one has to succeed.
 """
 
+import logging
 import math
 import time
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from distbp.console import Display
+from distbp.console import ProgressBar
 from distbp.data.dataset import DataSet
 from distbp.errors import CheckpointError, DivergedError, FencedError
 from distbp.network.network import Network
@@ -26,6 +27,8 @@ from distbp.storage.lock import RunLock
 from distbp.storage.run_directory import RunDirectory, read_newest
 from distbp.training.config import Config
 from distbp.training.state import EpochRecord, Progress, score_of
+
+logger = logging.getLogger(__name__)
 
 BEST_INTERVAL_S = 1.0  # seconds: where epochs are short, to write each new best would take longest
 
@@ -56,7 +59,7 @@ class RunRecorder:
         self.progress = progress
         self.is_writer = is_writer
         self.folder = RunDirectory(Path(config.out), config.keep)
-        self.display = Display(is_writer and not config.quiet, config.epochs, steps)
+        self._bar = ProgressBar(config.epochs, steps, is_writer and not config.quiet)
         self._every, self._unit = config.interval()
         self._saver = BackgroundWriter()
         self._lock = RunLock(self.folder.path)
@@ -119,21 +122,31 @@ class RunRecorder:
     def _position(self) -> tuple[int, int]:
         return self.progress.epoch, self.progress.step
 
+    def info(self, text: str) -> None:
+        """Log a line, on the rank that does it, unless the run is to be quiet."""
+        if self.is_writer and not self.config.quiet:
+            logger.info("%s", text)
+
+    def warn(self, text: str) -> None:
+        """Log a warning, on the rank that does it."""
+        if self.is_writer:
+            logger.warning("%s", text)
+
     def begin_epoch(self, rows: int) -> None:
         """Start the epoch's clock; `rows` of it were done before."""
         self._began, self._rows_before = time.monotonic(), rows
 
     def after_step(self, rows: int) -> None:
         """Show what is to be shown after a step; `rows` of the epoch are done."""
-        if self.is_writer and self.display.wants_step():
-            self.display.step(self.progress.epoch, self.progress.step, self._numbers(rows))
+        if self.is_writer and self._bar.wants_step():
+            self._bar.step(self.progress.epoch, self.progress.step, self._numbers(rows))
 
     def after_epoch(self) -> None:
         """Show, record and save what is due after an epoch."""
         if not self.is_writer:
             return
         record = self.progress.history.records[-1]
-        self.display.line(self._describe(record))
+        self.info(self._describe(record))
         try:
             self._add_metrics()
         except FencedError:
@@ -201,7 +214,7 @@ class RunRecorder:
             self.flush()
         finally:
             self._lock.release()
-            self.display.close()
+            self._bar.close()
 
     def flush(self) -> None:
         """Return when what was saved is on the disk."""
@@ -254,7 +267,7 @@ class RunRecorder:
             self._complain(error)
 
     def _complain(self, error: CheckpointError) -> None:
-        self.display.warn(f"{error} The run goes on and tries again at the next checkpoint.")
+        self.warn(f"{error} The run goes on and tries again at the next checkpoint.")
 
     @cached_property
     def _about(self) -> dict[str, Any]:

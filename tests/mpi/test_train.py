@@ -88,7 +88,7 @@ def test_plateau_lowers_the_learning_rate(alone):
     assert len({record["learning_rate"] for record in alone("plateau").history}) > 1
 
 
-def test_replicas_that_drift_apart_are_named(comm, everywhere, mpi_tmp_path, data_sets, capsys):
+def test_replicas_that_drift_apart_are_named(comm, everywhere, mpi_tmp_path, data_sets, caplog):
     """One number of one rank's θ, on each rank in turn: all stop, as there is no way back."""
     config = Config(data=str(data_sets["digits"]), quiet=True, epochs=2, combine="tree")
     for rank in range(comm.size):
@@ -107,7 +107,7 @@ def test_replicas_that_drift_apart_are_named(comm, everywhere, mpi_tmp_path, dat
         else:
             assert errors == [errors[0]] * comm.size
             assert "has no checkpoint" in errors[0]
-            warned = everywhere(capsys.readouterr().err)[0]
+            warned = everywhere(caplog.text)[0]
             assert f"rank {rank or 1} differ from those of rank 0" in warned
 
 

@@ -1,21 +1,25 @@
 """What a person sees: lines always, a bar on a terminal, and where the terminal is."""
 
 import fcntl
+import logging
 import os
 import pty
 import struct
 import subprocess
 import sys
 import termios
+import warnings
 from contextlib import suppress
 
 import pytest
 import threadpoolctl
 
-from distbp.console import Display
-from distbp.errors import ConfigError
+from distbp.console import ProgressBar
+from distbp.errors import ConfigError, DistbpWarning
 from distbp.parallel import host
 from distbp.terminal import launcher_above, terminal_columns
+
+logger = logging.getLogger("distbp.console")
 
 
 @pytest.fixture
@@ -67,41 +71,51 @@ def test_no_launcher_above():
     assert launcher_above(1) is None
 
 
-def test_lines_without_a_terminal(capsys):
+def test_nothing_is_printed_by_itself(capsys):
+    """A library logs; who uses it decides what is shown."""
+    logger.info("one")
+    bar = ProgressBar(2, 10, is_shown=True)
+    assert not bar.wants_step()
+    assert capsys.readouterr() == ("", "")
+
+
+def test_lines_without_a_terminal(handlers, capsys):
     """Lines go to standard output, warnings to standard error; there is no bar."""
-    display = Display(True, 2, 10)
-    display.line("one")
-    display.warn("two")
-    assert not display.wants_step()
-    display.close()
+    bar = ProgressBar(2, 10, is_shown=True)
+    logger.info("one")
+    logger.warning("two")
+    warnings.warn("three", DistbpWarning, stacklevel=1)
+    assert not bar.wants_step()
+    bar.close()
     captured = capsys.readouterr()
     assert captured.out == "one\n"
-    assert captured.err == "distbp: warning: two\n"
+    assert captured.err == "distbp: warning: two\ndistbp: warning: three\n"
 
 
-def test_quiet(capsys):
-    """Only warnings are shown where nothing is to be shown."""
-    display = Display(False, 2, 10)
-    display.line("one")
-    display.warn("two")
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    assert "two" in captured.err
+def test_warnings_of_others_are_shown_as_before(monkeypatch, request, capsys):
+    """Only distbp's own lose the line of code that they come from."""
+    shown = []
+    monkeypatch.setattr(warnings, "showwarning", lambda *warning: shown.append(warning[:2]))
+    request.getfixturevalue("handlers")
+    warnings.simplefilter("always")
+    warnings.warn("somebody else's", UserWarning, stacklevel=1)
+    assert [(str(text), category) for text, category in shown] == [("somebody else's", UserWarning)]
+    assert capsys.readouterr() == ("", "")
 
 
-def test_bar_on_a_terminal(terminal, monkeypatch, capsys):
+def test_bar_on_a_terminal(terminal, handlers, monkeypatch, capsys):
     """On a terminal there is a bar with epoch, numbers and the share done; lines stay whole."""
     seen, had = terminal
     monkeypatch.setattr("distbp.terminal.launcher_above", lambda pid: None)
     monkeypatch.setattr("distbp.console.REFRESH_INTERVAL_S", 0.0)
     with os.fdopen(os.dup(had), "w") as stderr:
         monkeypatch.setattr(sys, "stderr", stderr)
-        display = Display(True, 2, 10)
-        assert display.wants_step()
-        display.step(1, 5, "cost 0.1234")
-        display.line("one")
-        display.warn("two")
-        display.close()
+        bar = ProgressBar(2, 10, is_shown=True)
+        assert bar.wants_step()
+        bar.step(1, 5, "cost 0.1234")
+        logger.info("one")
+        logger.warning("two")
+        bar.close()
     text = shown(seen)
     assert "epoch 2/2" in text
     assert "cost 0.1234" in text

@@ -16,7 +16,7 @@ import h5py
 import numpy as np
 import pytest
 
-from distbp.errors import CheckpointError
+from distbp.errors import CheckpointError, DistbpWarning
 from distbp.network.network import Network
 from distbp.network.optimizers import OPTIMIZERS
 from distbp.network.parameters import digest
@@ -257,7 +257,7 @@ def test_a_folder_that_is_not_there(tmp_path):
 FULL = """
 import sys
 from pathlib import Path
-from distbp.errors import CheckpointError
+from distbp.errors import CheckpointError, DistbpWarning
 from distbp.network.network import Network
 from distbp.storage import checkpoint
 from distbp.storage.scaling import Scaling
@@ -591,7 +591,7 @@ DAMAGES = {
 
 @pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.parametrize("has_links", [True, False])
-def test_the_newest_that_is_whole(folder, damage, has_links, monkeypatch, capsys):
+def test_the_newest_that_is_whole(folder, damage, has_links, monkeypatch):
     """Whatever became of the last one, the one before is used, and a sentence says why."""
     if not has_links:
         monkeypatch.setattr(os, "link", refuse_link)
@@ -612,8 +612,8 @@ def test_the_newest_that_is_whole(folder, damage, has_links, monkeypatch, capsys
         assert len(re.findall(message, troubles[0])) == 1
         assert str(folder.path / "last.h5") in troubles[0]
         assert troubles[-1].endswith(f" {used} is used instead.")
-        load(folder.path)
-        assert re.match("distbp: warning: .*" + message, capsys.readouterr().err)
+        with pytest.warns(DistbpWarning, match=message):
+            load(folder.path)
 
 
 def test_nothing_is_wrong_with_a_whole_run(folder):

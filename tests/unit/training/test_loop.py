@@ -253,7 +253,7 @@ def test_schedules(run):
     assert [r["learning_rate"] for r in history] == pytest.approx(rates)
 
 
-def test_patience(run, capsys):
+def test_patience(run, handlers, capsys):
     """A run stops when so many epochs brought no better score, and says so."""
     result = run("digits packed", patience=2, epochs=60, learning_rate=4.0, quiet=False)
     scores = [record["validation_cost"] for record in result.history]
@@ -529,7 +529,7 @@ def test_after_a_cost_that_is_no_number(run, tmp_path):
 # Trouble with the disk.
 
 
-def test_a_save_that_fails_is_tried_again(run, monkeypatch, capsys):
+def test_a_save_that_fails_is_tried_again(run, monkeypatch, handlers, capsys):
     """In the middle a failed save is a warning; the run ends with all that it should have."""
     real, calls = RunDirectory.save, []
 
@@ -565,7 +565,7 @@ def test_the_best_network_is_kept_although_a_save_failed(run, monkeypatch):
 @pytest.mark.parametrize("which", [1, 3])  # of three epochs
 @pytest.mark.parametrize("is_full", [False, True])
 def test_every_epoch_is_in_the_metrics_although_a_write_failed(
-    run, monkeypatch, capsys, which, is_full
+    run, monkeypatch, handlers, capsys, which, is_full
 ):
     """What could not be written after one epoch, or only half, is written later, once and whole."""
     add_line, write_text, added, failed = RunDirectory.add_line, RunDirectory.write_text, [], []
@@ -665,7 +665,7 @@ def test_missing_data(tmp_path):
 # What is shown.
 
 
-def test_what_a_person_reads(run, capsys):
+def test_what_a_person_reads(run, handlers, capsys):
     """The network, the ranks, a line an epoch, and at the end the digest and where the model is."""
     result = run(quiet=False)
     lines = capsys.readouterr().out.splitlines()
@@ -677,7 +677,7 @@ def test_what_a_person_reads(run, capsys):
     assert any("last.h5" in line and "best.h5" in line for line in lines)
 
 
-def test_quiet(run, capsys):
+def test_quiet(run, handlers, capsys):
     """Nothing is printed unless something is wrong."""
     run(quiet=True)
     captured = capsys.readouterr()
@@ -685,7 +685,7 @@ def test_quiet(run, capsys):
     assert captured.err == ""
 
 
-def test_sums_that_are_not_exact_are_announced(run, capsys):
+def test_sums_that_are_not_exact_are_announced(run, handlers, capsys):
     """A run that gives up the promise of equal bits says so, even when it is quiet."""
     exact, other = run(), run(combine="allreduce")
     assert "not exact" in capsys.readouterr().err

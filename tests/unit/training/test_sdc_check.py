@@ -47,7 +47,9 @@ def test_a_check_changes_nothing(config, tmp_path):
 
 @pytest.mark.parametrize(("array", "index", "layer"), [(0, 3, 1), (0, -1, 3), (1, -9, 3)])
 @pytest.mark.parametrize("bit", [0, 22, 30])
-def test_a_bit_is_found_and_mended(config, tmp_path, flip, capsys, array, index, layer, bit):
+def test_a_bit_is_found_and_mended(
+    config, tmp_path, flip, handlers, capsys, array, index, layer, bit
+):
     """In θ and in the optimizer's state, the last bit or one that matters: layer and step."""
     whole = train(replace(config, out=str(tmp_path / "whole")), comm=Comm())
     flip(10, array, index, bit)

@@ -190,7 +190,7 @@ def test_a_nan_in_the_data_is_found_by_its_row(config, tmp_path, name):
     assert where in str(stop.value)
 
 
-def test_a_step_can_be_skipped(config, at_step, capsys):
+def test_a_step_can_be_skipped(config, at_step, handlers, capsys):
     """It changes nothing, is told, and counts in no average."""
     at_step(0, 2, poison)
     result = train(replace(config, on_nan="skip"), comm=Comm())
@@ -200,7 +200,7 @@ def test_a_step_can_be_skipped(config, at_step, capsys):
     assert 0 < result.history[0]["train_accuracy"] < 1
 
 
-def test_a_run_can_go_back(config, at_step, capsys):
+def test_a_run_can_go_back(config, at_step, handlers, capsys):
     """To the last checkpoint, with half the learning rate, which a resume keeps."""
     once = iter([poison] * 3)  # both shards of the step, and the search for the place
     at_step(1, 3, lambda *words: next(once, lambda *_: None)(*words))
@@ -232,7 +232,7 @@ def test_a_run_that_only_goes_back_is_given_up(config, at_step):
         train(replace(config, on_nan="rollback"), comm=Comm())
 
 
-def test_a_slip_is_computed_again(config, tmp_path, at_step, capsys):
+def test_a_slip_is_computed_again(config, tmp_path, at_step, handlers, capsys):
     """A NaN that is not there at the second look changes nothing."""
     whole = train(replace(config, out=str(tmp_path / "whole")), comm=Comm())
     once = iter([poison])

@@ -1,8 +1,8 @@
-"""Files made to hurt their reader: whatever HDF5 and the file system can do to it.
+"""Malicious files: whatever HDF5 and the file system can do to harm their reader.
 
-`ZOO` are changes to one array of an opened file, which is to be replaced by something
-hostile; `no_files` are paths that are no regular HDF5 file at all. `reseal` makes a
-checkpoint that its maker has sealed again.
+`ZOO` are changes that replace one array of an opened file by something malicious; `no_files`
+makes paths that are no regular HDF5 file at all. `rewrite_checksum` gives a changed file a
+valid checksum, as an attacker could.
 """
 
 import os
@@ -16,18 +16,18 @@ import numpy as np
 
 from distbp.storage import checksum
 
-SECRET = "secret"  # name of a file, beside the hostile one, that nobody is to open
+SECRET = "secret"  # a file beside the malicious one that must not be opened
 Change = Callable[[h5py.File, str], None]
 
 
-def reseal(path: Path, kind: str) -> None:
-    """Seal a file again that has been changed."""
+def rewrite_checksum(path: Path, kind: str) -> None:
+    """Write a valid checksum header to a file that was changed."""
     with path.open("r+b", buffering=0) as file:
         checksum.write_checksum_header(file, kind)
 
 
 def replaced(make: Callable[[h5py.File, str, np.ndarray], object]) -> Change:
-    """Return a change that puts what `make` creates in the place of an array."""
+    """Return a change that replaces an array by what `make` creates."""
 
     def change(file: h5py.File, name: str) -> None:
         old = file[name][...]
@@ -48,7 +48,7 @@ def virtual(file: h5py.File, name: str, old: np.ndarray, source: str) -> None:
 
 
 def unknown_filter(file: h5py.File, name: str, old: np.ndarray) -> None:
-    """Ask for a filter that libhdf5 would look for in the folders of its plugins."""
+    """Use a filter that libhdf5 would look for in its plugin paths."""
     made = file.create_dataset(
         name, old.shape, old.dtype, chunks=old.shape, compression=32099, allow_unknown_filter=True
     )
@@ -63,13 +63,13 @@ def large_bomb(file: h5py.File, name: str, old: np.ndarray) -> None:
 
 
 def lying_bomb(file: h5py.File, name: str, old: np.ndarray) -> None:
-    """Store a chunk that is small, as its shape says, and unpacks to 256 MB."""
+    """Store a chunk that is small by its shape, and decompresses to 256 MB."""
     made = file.create_dataset(name, old.shape, old.dtype, chunks=old.shape, compression="gzip")
     made.id.write_direct_chunk((0,) * old.ndim, zlib.compress(bytes(1 << 28), 9))
 
 
 def unwritten(shape: tuple[int, ...], **storage: object) -> Change:
-    """Return a change that declares a shape and stores nothing of it."""
+    """Return a change that declares a shape and stores no data."""
     return replaced(lambda file, name, old: file.create_dataset(name, shape, old.dtype, **storage))
 
 
@@ -82,12 +82,12 @@ def compact(file: h5py.File, name: str, old: np.ndarray) -> None:
 
 
 def linked(make: Callable[[h5py.File], object]) -> Change:
-    """Return a change that puts a link in the place of an array."""
+    """Return a change that replaces an array by a link."""
     return replaced(lambda file, name, old: file.__setitem__(name, make(file)))
 
 
 def cycle(file: h5py.File, name: str) -> None:
-    """Let a group hold itself."""
+    """Make a group contain itself."""
     parent = name.rpartition("/")[0]
     del file[name]
     file[name] = file[parent]
@@ -115,11 +115,11 @@ ZOO: dict[str, Change] = {
     "cycle": cycle,
     "group": replaced(lambda f, name, old: f.create_group(name)),
     "8 TiB in chunks": unwritten((1 << 43,), chunks=(1 << 20,)),
-    "8 TiB in one piece": unwritten((1 << 43,)),
+    "8 TiB contiguous": unwritten((1 << 43,)),
     "2^62 chunks": unwritten((1 << 62, 3), chunks=(1, 1)),
-    "a little in one piece": unwritten((64,)),
+    "contiguous but not stored": unwritten((64,)),
     "bomb in one chunk": replaced(large_bomb),
-    "bomb that unpacks to more": replaced(lying_bomb),
+    "bomb that decompresses to more": replaced(lying_bomb),
     "text of variable length": replaced(
         lambda f, name, old: f.create_dataset(name, data=["a"] * len(old))
     ),
@@ -133,14 +133,14 @@ ZOO: dict[str, Change] = {
     "opaque": replaced(
         lambda f, name, old: f.create_dataset(name, data=np.full(old.shape, b"\x80\x04.", "V9"))
     ),
-    "records": replaced(
+    "compound data": replaced(
         lambda f, name, old: f.create_dataset(name, old.shape, [("a", "f4"), ("b", "f4")])
     ),
     "arrays": replaced(lambda f, name, old: f.create_dataset(name, old.shape, np.dtype("(3,)f4"))),
     "complex numbers": replaced(lambda f, name, old: f.create_dataset(name, data=old * 1j)),
     "fixed text": replaced(lambda f, name, old: f.create_dataset(name, data=old.astype("S20"))),
-    "truth": replaced(lambda f, name, old: f.create_dataset(name, data=old > 0)),
-    "nothing": replaced(lambda f, name, old: f.__setitem__(name, h5py.Empty("f4"))),
+    "booleans": replaced(lambda f, name, old: f.create_dataset(name, data=old > 0)),
+    "null dataspace": replaced(lambda f, name, old: f.__setitem__(name, h5py.Empty("f4"))),
     "one number": replaced(lambda f, name, old: f.__setitem__(name, 1.0)),
     "named type": replaced(lambda f, name, old: f.__setitem__(name, np.dtype("f4"))),
     "compact": replaced(compact),
@@ -160,7 +160,7 @@ ZOO: dict[str, Change] = {
 
 
 def no_files(folder: Path, good: Path) -> dict[str, Path]:
-    """Make what is no whole regular HDF5 file; return the paths by what they are."""
+    """Make paths that are no complete regular HDF5 file; return them by what they are."""
     found = {
         name: folder / f"{name.replace(' ', '-')}.h5"
         for name in ("missing", "folder", "pipe", "device", "dangling", "loop", "socket")
@@ -171,19 +171,19 @@ def no_files(folder: Path, good: Path) -> dict[str, Path]:
     found["dangling"].symlink_to(folder / "nowhere")
     found["loop"].symlink_to(found["loop"])
     with socket.socket(socket.AF_UNIX) as listener:
-        place = os.getcwd()
-        os.chdir(folder)  # names of sockets are short
+        before = os.getcwd()
+        os.chdir(folder)  # the path of a socket must be short
         listener.bind(found["socket"].name)
-        os.chdir(place)
+        os.chdir(before)
     content = good.read_bytes()
     inner = content[512:]
     for name, changed in {
         "empty": b"",
         "text": b"a,b\n1,2\n" * 100,
         "first bytes alone": content[:8],
-        "seal alone": content[:512],
+        "header alone": content[:512],
         "signature alone": content[:520],
-        "cut by a byte": content[:-1],
+        "last byte missing": content[:-1],
         "cut in half": content[: len(content) // 2],
         "second half zeros": content[: len(content) // 2].ljust(len(content), b"\0"),
         "bytes appended": content + b"more",
@@ -199,9 +199,9 @@ def no_files(folder: Path, good: Path) -> dict[str, Path]:
 
 
 def structure(path: Path) -> np.ndarray:
-    """Return the places of all bytes of a file but those of its seal and of plain numbers."""
+    """Return the offsets of all bytes except those of the checksum header and of numbers."""
     is_structure = np.ones(path.stat().st_size, bool)
-    is_structure[: checksum.BLOCK] = False
+    is_structure[: checksum.USER_BLOCK_BYTES] = False
 
     def leave_out(name: str, item: object) -> None:
         if isinstance(item, h5py.Dataset) and item.id.get_offset() is not None:
@@ -213,24 +213,24 @@ def structure(path: Path) -> np.ndarray:
     return np.flatnonzero(is_structure)
 
 
-def mutant(content: bytes, places: np.ndarray, random: np.random.Generator) -> bytes:
-    """Return a file with one to 16 of the bytes at `places` changed, alone or in a row."""
+def mutant(content: bytes, offsets: np.ndarray, random: np.random.Generator) -> bytes:
+    """Return a file with 1 to 16 of the bytes at `offsets` changed, scattered or adjacent."""
     changed = bytearray(content)
     count = int(random.choice([1, 1, 1, 2, 4, 8, 16]))
     if random.random() < 0.5:
-        chosen = random.choice(places, count)
+        chosen = random.choice(offsets, count)
     else:
-        start = int(random.integers(len(places)))
-        chosen = places[start : start + count]
-    for place in chosen:
-        old = changed[place]
+        start = int(random.integers(len(offsets)))
+        chosen = offsets[start : start + count]
+    for offset in chosen:
+        old = changed[offset]
         values = [0, 1, 127, 255, old ^ 1 << int(random.integers(8)), *random.bytes(3)]
-        changed[place] = random.choice(values)
+        changed[offset] = random.choice(values)
     return bytes(changed)
 
 
 def spoil(path: Path, change: Change, name: str, kind: str) -> None:
-    """Change a whole file and seal it again."""
+    """Change a valid file and rewrite its checksum."""
     with h5py.File(path, "r+") as file:
         change(file, name)
-    reseal(path, kind)
+    rewrite_checksum(path, kind)

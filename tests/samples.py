@@ -1,7 +1,7 @@
 """Small data sets, written as `distbp import` writes them, and ways to train on them.
 
-Row counts are primes, so that no number of ranks, shards or rows a batch divides
-them. `RECIPES` together use every option that steers training.
+Row counts are primes, so that no number of ranks or shards and no batch size divides
+them. `RECIPES` together use every option that affects training.
 """
 
 import hashlib
@@ -13,7 +13,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from distbp.data.dataset import FORMAT, VERSION, described
+from distbp.data.dataset import DATA_FORMAT, DATA_VERSION, dtype_and_shape
 from distbp.errors import DataError
 from distbp.storage import hdf5_file
 from distbp.storage.scaling import Scaling
@@ -32,7 +32,7 @@ def write(
 ) -> Path:
     """Write arrays (x, y) of each split; `classes` is 0 for regression."""
     bits = hashlib.sha256()
-    with hdf5_file.create(path, FORMAT, VERSION, DataError) as file:
+    with hdf5_file.create_file(path, DATA_FORMAT, DATA_VERSION, DataError) as file:
         for name, (x, y) in splits.items():
             file.create_dataset(f"{name}/x", data=x, track_times=False, **storage)
             hdf5_file.write_array(file, f"{name}/y", y)
@@ -46,21 +46,21 @@ def write(
             "source": {"files": ["samples.py"], "sha256": "0" * 64},
             "split": "by hand",
             "digest": bits.hexdigest(),
-            "arrays": {f"{n}/{p}": described(file[n][p]) for n in splits for p in "xy"},
+            "arrays": {f"{n}/{p}": dtype_and_shape(file[n][p]) for n in splits for p in "xy"},
         }
         hdf5_file.write_json(file, "about", about)
     return path
 
 
 def forget_arrays(file: h5py.File) -> None:
-    """Take from `about` what the arrays were when they were written, to put others there."""
+    """Remove types and shapes from `about`, so that other arrays are accepted."""
     about = json.loads(file["about"][...].tobytes())
     del about["arrays"], file["about"]
     hdf5_file.write_json(file, "about", about)
 
 
 def digits(path: Path, rows: dict[str, int] | None = None, **storage: Any) -> Path:
-    """Write bytes in five classes: blurred pictures that a small network can tell apart."""
+    """Write bytes in five classes: noisy images that a small network can classify."""
     random = np.random.default_rng(7)
     shapes = random.integers(0, 200, (N_CLASSES, *SHAPE))
     splits = {}
@@ -72,7 +72,7 @@ def digits(path: Path, rows: dict[str, int] | None = None, **storage: Any) -> Pa
 
 
 def numbers(path: Path, rows: dict[str, int] | None = None, **storage: Any) -> Path:
-    """Write a regression of three numbers on eleven, standardized feature by feature."""
+    """Write a regression of three targets on eleven features, standardized."""
     random = np.random.default_rng(8)
     map_to_y = random.normal(size=(11, 3))
     splits = {}
@@ -108,7 +108,7 @@ class Recipe:
     options: dict[str, Any] = field(default_factory=dict)
 
     def flags(self) -> list[str]:
-        """Return the options as they are typed."""
+        """Return the options as on the command line."""
         words = []
         for name, value in self.options.items():
             text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)

@@ -160,9 +160,9 @@ def run_predict(arguments: argparse.Namespace) -> int:
 def refuse_overwriting(out: str, model: str, data: str) -> None:
     """Raise ConfigError if the predictions would replace what is not an output of distbp."""
     from distbp.storage.hdf5_file import check_replaceable
-    from distbp.storage.run_directory import find
+    from distbp.storage.run_directory import find_checkpoint
 
-    for path in (find(model), Path(data)):
+    for path in (find_checkpoint(model), Path(data)):
         if Path(out).resolve() == path.resolve():
             raise ConfigError(f"--out {out} would replace what is read; name another file.")
     check_replaceable(Path(out))

@@ -19,37 +19,37 @@ def describe(path: Path) -> str:
     DistbpError
         It is none of distbp's files.
     """
-    path, troubles = run_directory.newest(path)
-    if kind_of(path) == checkpoint.FORMAT:
-        kind, found = checkpoint.FORMAT, checkpoint.read(path)
+    path, troubles = run_directory.find_newest_checkpoint(path)
+    if kind_of(path) == checkpoint.CHECKPOINT_FORMAT:
+        kind, found = checkpoint.CHECKPOINT_FORMAT, checkpoint.read_checkpoint(path)
         with hdf5_file.wrap_read_errors(
             path, kind, CheckpointError
-        ):  # it may have been sealed by anybody
+        ):  # a valid checksum proves nothing about the author
             rows = [*checkpoint_lines(found), *(("damaged", text) for text in troubles)]
     else:
-        kind, rows = dataset.FORMAT, data_lines(DataSet(path))
+        kind, rows = dataset.DATA_FORMAT, data_lines(DataSet(path))
     width = max(len(name) for name, _ in rows)
     return "\n".join([f"{path}: {kind}", *(f"  {name:{width}}  {value}" for name, value in rows)])
 
 
 def kind_of(path: Path) -> str:
-    """Return what kind of file the seal is of; '' if it has none."""
+    """Return the kind of file that the checksum header names; '' if there is none."""
     with (
         hdf5_file.wrap_read_errors(path, "a file of distbp", DataError),
-        hdf5_checks.open_file(path) as raw,
+        hdf5_checks.open_regular_file(path) as raw,
     ):
-        found = checksum.read_block(raw)
+        found = checksum.read_checksum_header(raw)
         return "" if found is None else found.kind
 
 
-def seal_state(path: Path) -> str:
-    """Say whether all bytes of a file are those that were written, and are read for it."""
+def checksum_state(path: Path) -> str:
+    """Return whether the checksum of a file is valid; all its bytes are read."""
     try:
-        with hdf5_checks.open_file(path) as raw:
-            checksum.check(raw)
+        with hdf5_checks.open_regular_file(path) as raw:
+            checksum.verify_content(raw)
     except (OSError, ValueError) as failure:
-        return atomic.reason(failure)
-    return "right: all bytes are those that were written"
+        return atomic.failure_reason(failure)
+    return "valid: all bytes are as they were written"
 
 
 def data_lines(found: DataSet) -> list[tuple[str, Any]]:
@@ -62,7 +62,7 @@ def data_lines(found: DataSet) -> list[tuple[str, Any]]:
         rows.append((name, f"{len(split):,} rows of {shape} {split.x_dtype}"))
     rows += [("split", about["split"]), ("scaling", about["scaling"])]
     rows += [("source", ", ".join(about["source"]["files"])), ("digest", about["digest"])]
-    rows.append(("seal", seal_state(found.path)))
+    rows.append(("checksum", checksum_state(found.path)))
     return rows
 
 

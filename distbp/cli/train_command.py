@@ -110,8 +110,8 @@ def new_config(file: str | None, given: dict[str, Any]) -> Any:
 
 def resumed_config(run: str, file: str | None, given: dict[str, Any]) -> Any:
     """Return the configuration of a run that is resumed, with the changes given."""
-    from distbp.storage.checkpoint import read
-    from distbp.storage.run_directory import find
+    from distbp.storage.checkpoint import read_checkpoint
+    from distbp.storage.run_directory import find_checkpoint
     from distbp.training.config import Config
 
     for name, value in (("--config", file), ("--out", given.get("out"))):
@@ -122,7 +122,7 @@ def resumed_config(run: str, file: str | None, given: dict[str, Any]) -> Any:
             )
     if not Path(run).is_dir():
         raise ConfigError(f"--resume {run}: expected the directory of a run.")
-    found = read(find(run))
+    found = read_checkpoint(find_checkpoint(run))
     config: Config = Config.read(found.about["config"], run).resumed(given | {"out": run})
     if not os.path.exists(config.data):
         raise ConfigError(

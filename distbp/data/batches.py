@@ -1,4 +1,8 @@
-"""Rows of a split as the arrays that backprop takes."""
+"""Batches: rows of a split as the arrays that backprop takes.
+
+A `BatchLoader` gathers rows by number, scales x, and turns labels into one-hot targets, in
+buffers allocated once. Which rows make up a batch is up to `distbp.training`.
+"""
 
 from types import SimpleNamespace
 
@@ -9,31 +13,32 @@ from distbp.storage.scaling import Scaling
 
 
 class BatchLoader:
-    """Fill arrays for backprop with rows of a split; allocates only when it is made.
+    """Loads rows of a split into buffers of its own, which are allocated here.
 
     Parameters
     ----------
     split : Split
     scaling : Scaling
-        The model's, which need not be the one of the split's file.
+        That of the model, which may differ from the one in the data set.
     n_classes : int
         0 for regression.
     rows : int
-        The most rows that are asked for at once.
+        Rows of the largest batch.
     dtype : float32 or float64
+        Type of the network.
     """
 
     def __init__(
         self, split: Split, scaling: Scaling, n_classes: int, rows: int, dtype: np.dtype
     ) -> None:
         self.split = split
-        # Numbers that `dtype` cannot hold exactly, such as times in seconds since 1970,
-        # are scaled before they are rounded.
+        # Scaled before rounding to `dtype`, which cannot represent some numbers exactly,
+        # such as times in seconds since 1970.
         wide = np.result_type(split.x_dtype, dtype)
         self.is_shifted = bool(scaling.shift.any())
         self.is_scaled = bool((scaling.scale != 1).any())
-        self._shift = repeated(scaling.shift.astype(wide), rows)
-        self._scale = repeated(scaling.scale.astype(wide), rows)
+        self._shift = _repeat_rows(scaling.shift.astype(wide), rows)
+        self._scale = _repeat_rows(scaling.scale.astype(wide), rows)
         self.one_hot = np.eye(n_classes, dtype=dtype) if n_classes else None
         self._raw_x = np.empty((rows, split.x.shape[1]), np.uint8)
         self._raw_y = np.empty((rows, split.y.shape[1]), np.uint8)
@@ -46,10 +51,10 @@ class BatchLoader:
     def load(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return x (m, n_0), y (m, n_L) and labels (m,) of the rows `numbers` (m,).
 
-        They are this feed's own buffers, good until the next call.
+        They are buffers of this loader, valid until the next call.
         """
         views = self._views.get(len(numbers)) or self._make_views(len(numbers))
-        # Row numbers are in range; mode="clip" is the one that needs no buffer.
+        # Row numbers are in range; mode="clip" is the only one that needs no buffer.
         self.split.x.take(numbers, axis=0, out=views.raw_x, mode="clip")
         self.split.y.take(numbers, axis=0, out=views.raw_y, mode="clip")
         np.copyto(views.wide, views.typed_x)
@@ -85,6 +90,9 @@ class BatchLoader:
         return self._views[m]
 
 
-def repeated(vector: np.ndarray, rows: int) -> np.ndarray:
-    """Return a vector as equal rows, because NumPy allocates to broadcast one; (1,) as it is."""
+def _repeat_rows(vector: np.ndarray, rows: int) -> np.ndarray:
+    """Return a vector as `rows` equal rows, because NumPy allocates memory to broadcast one.
+
+    A single number is returned as it is.
+    """
     return vector if vector.size == 1 else np.tile(vector, (rows, 1))

@@ -1,17 +1,10 @@
 """A data set: one HDF5 file, read by row numbers.
 
-    about              uint8 JSON: task, classes, shape, scaling, source, split, digest, arrays
-    scaling/shift      (1,) or (n_0,) float64
-    scaling/scale      (1,) or (n_0,) float64: a network is fed (x - shift) * scale
-    train/x            (n, ...) in the source's own dtype
-    train/y            (n,) integer labels, or (n, k) numbers for regression
-    validation, test   like train, where there are any
-
-A `DataSet` is the opened file, a `Split` is one of its groups or part of one, and
-a `BatchLoader` turns row numbers into the arrays that backprop takes, in buffers made
-once. Contiguous arrays are memory-mapped, so that all ranks of a node share one
-copy and start at once; chunked or compressed ones are unpacked into memory that
-the caller provides. Which rows a rank reads, and when, is not known here.
+A `DataSet` is the opened file, a `Split` one of its groups or part of one. Contiguous arrays
+are memory-mapped, so that the ranks of a node share one copy and start without reading;
+chunked or compressed ones are decoded into memory that the caller provides. The layout of
+the file is in the docstring of `distbp.data`. Which rows a rank reads, and when, is not
+known here.
 """
 
 import io
@@ -28,56 +21,58 @@ from distbp.errors import ConfigError, DataError
 from distbp.storage import hdf5_checks, hdf5_chunks, hdf5_file
 from distbp.storage.scaling import Scaling
 
-FORMAT = "distbp-data"
-VERSION = 1
-SPLITS = ("train", "validation", "test")
+DATA_FORMAT = "distbp-data"
+DATA_VERSION = 1
+SPLIT_NAMES = ("train", "validation", "test")
 
-Fill = Callable[[np.ndarray], None]
-Allocate = Callable[[tuple[int, ...], np.dtype, Fill], np.ndarray]
+_Fill = Callable[[np.ndarray], None]
+_Allocate = Callable[[tuple[int, ...], np.dtype, _Fill], np.ndarray]
 
 
-def private(shape: tuple[int, ...], dtype: np.dtype, fill: Fill) -> np.ndarray:
-    """Return a filled array of this process's own."""
+def _allocate_private(shape: tuple[int, ...], dtype: np.dtype, fill: _Fill) -> np.ndarray:
+    """Return a filled array in the memory of this process."""
     array = np.empty(shape, dtype)
     fill(array)
     return array
 
 
 class Split:
-    """Rows of a data set: all of a group's, or those with the numbers `rows`.
+    """Rows of a data set: all rows of a group, or those with the numbers `rows`.
 
     Attributes
     ----------
-    x : (n, bytes of a row) uint8
-    y : (n, bytes of a row) uint8
-        Bytes, because an HDF5 file may place numbers at odd addresses, and
-        `np.take` copies a whole array that is not aligned before it takes a row.
+    x, y : (n, bytes of a row) uint8
+        All rows of the group. They are bytes because numbers in an HDF5 file need not be
+        aligned, and `np.take` copies the whole of an unaligned array to take one row.
     x_dtype, y_dtype : numpy.dtype
     n_in, n_out : int
         Numbers in a row of x, and in a row of y (1 for labels).
+    rows : (m,) int array, optional
+        Numbers of this split's rows in the group.
     """
 
     def __init__(self, x: np.ndarray, y: np.ndarray, rows: np.ndarray | None = None) -> None:
         self.x_dtype, self.n_in = x.dtype, math.prod(x.shape[1:])
         self.y_dtype, self.n_out = y.dtype, math.prod(y.shape[1:])
-        self.x, self.y = as_bytes(x), as_bytes(y)
+        self.x, self.y = _rows_as_bytes(x), _rows_as_bytes(y)
         self.rows = rows
 
     def __len__(self) -> int:
         return len(self.x) if self.rows is None else len(self.rows)
 
     def subset(self, rows: np.ndarray) -> "Split":
-        """Return the part of a whole group that has the row numbers `rows`."""
+        """Return the part of a group's rows that has the numbers `rows`."""
+        # Without __init__: the arrays are bytes already.
         part = object.__new__(Split)
         part.__dict__.update(self.__dict__, rows=rows)
         return part
 
     def numbers(self, start: int, stop: int) -> np.ndarray:
-        """Return the row numbers, in the group, of this split's rows [start, stop)."""
+        """Return the numbers, in the group, of this split's rows [start, stop)."""
         return np.arange(start, stop) if self.rows is None else self.rows[start:stop]
 
     def targets(self) -> np.ndarray:
-        """Return y as stored: (n, k), of labels (n, 1)."""
+        """Return y as it is stored: (n, k), or (n, 1) for labels."""
         y = self.y if self.rows is None else self.y[self.rows]
         return y.view(self.y_dtype)
 
@@ -89,57 +84,69 @@ class DataSet:
     ----------
     path : path of the HDF5 file
     allocate : function of (shape, dtype, fill), optional
-        Makes the memory for arrays that cannot be mapped and calls `fill` on it.
+        Allocates memory for an array that cannot be mapped and calls `fill` on it.
+
+    Attributes
+    ----------
+    about : dict
+        As stored in the file.
+    splits : dict of Split
+        By name, at least one of `train` and `test`.
+    scaling : Scaling
 
     Raises
     ------
     DataError
-        The file cannot be read, or is not what the module's first lines describe.
+        The file cannot be read, or is not a valid data set.
     """
 
-    def __init__(self, path: str | Path, allocate: Allocate = private) -> None:
+    def __init__(self, path: str | Path, allocate: _Allocate = _allocate_private) -> None:
         self.path = Path(path)
-        with hdf5_file.open_unverified(self.path, FORMAT, VERSION, DataError) as (file, raw):
-            self.about = read_about(file, self.path)
+        with hdf5_file.open_unverified(self.path, DATA_FORMAT, DATA_VERSION, DataError) as opened:
+            file, raw = opened
+            self.about = _read_dataset_about(file, self.path)
             self.splits = {
                 name: Split(*(self._array(file, raw, f"{name}/{part}", allocate) for part in "xy"))
-                for name in SPLITS
-                if hdf5_checks.has(file, name)
+                for name in SPLIT_NAMES
+                if hdf5_checks.has_object(file, name)
             }
             self._check_arrays(file)
-            self._check()
+            self._check_splits()
             self.scaling = Scaling.read(file, self.n_in)
 
-    def _array(self, file: h5py.File, raw: io.FileIO, name: str, allocate: Allocate) -> np.ndarray:
-        found = hdf5_chunks.array(file, name)
+    def _array(self, file: h5py.File, raw: io.FileIO, name: str, allocate: _Allocate) -> np.ndarray:
+        found = hdf5_chunks.open_array(file, name)
         if found.dtype.kind not in "iuf" or found.ndim < 1 or 0 in found.shape:
-            raise DataError(f"{self.path}: {name!r} is {found.dtype} {found.shape}, not rows.")
+            raise DataError(f"{self.path}: {name!r} is {found.dtype} {found.shape}; expected rows.")
         if isinstance(found, h5py.Dataset):
-            if not hdf5_chunks.is_plain(found):
-                raise DataError(f"{self.path}: {name!r} holds numbers that NumPy has no type for.")
-            return mapped(raw, found.id.get_offset(), found.shape, found.dtype)
+            if not hdf5_chunks.has_numpy_type(found):
+                raise DataError(f"{self.path}: {name!r} has a number type that NumPy lacks.")
+            return _map_array(raw, found.id.get_offset(), found.shape, found.dtype)
 
         def fill(out: np.ndarray) -> None:
-            # One rank of a node fills what all see, so the error has to be one they agree on.
-            with hdf5_file.wrap_read_errors(self.path, FORMAT, DataError):
+            # One rank fills memory that the node shares; only a DistbpError of it reaches all.
+            with hdf5_file.wrap_read_errors(self.path, DATA_FORMAT, DataError):
                 found.read_direct(out)
 
         return allocate(found.shape, found.dtype, fill)
 
     def _check_arrays(self, file: h5py.File) -> None:
-        """Raise DataError unless the arrays are those that were written, if that is known."""
+        """Raise DataError unless types and shapes are those that `about` says were written.
+
+        Whoever wrote the file by other means need not have stored them.
+        """
         names = [f"{name}/{part}" for name in self.splits for part in "xy"]
-        found = {name: described(hdf5_checks.dataset(file, name)) for name in names}
+        found = {name: dtype_and_shape(hdf5_checks.open_dataset(file, name)) for name in names}
         expected = self.about.get("arrays", found)
         for name in {**expected, **found}:
             if found.get(name) != expected.get(name):
                 raise DataError(
-                    f"{self.path}: expected {name} as it was written, {expected.get(name)}; "
-                    f"found {found.get(name)}. Import it again."
+                    f"{self.path}: {name} was written as {expected.get(name)}, but is "
+                    f"{found.get(name)}. Import it again."
                 )
 
-    def _check(self) -> None:
-        """Raise DataError unless the splits agree with `about` and with each other."""
+    def _check_splits(self) -> None:
+        """Raise DataError unless the splits agree with `about` and with one another."""
         if "train" not in self.splits and "test" not in self.splits:
             raise DataError(f"{self.path} has neither 'train' nor 'test'.")
         n_in = {name: split.n_in for name, split in self.splits.items()}
@@ -159,13 +166,14 @@ class DataSet:
                 self._check_labels(name, split)
             elif split.n_out != self.n_out:
                 raise DataError(
-                    f"{self.path}: {name}/y has {split.n_out} numbers a row; expected {self.n_out}."
+                    f"{self.path}: {name}/y has {split.n_out} numbers per row; expected "
+                    f"{self.n_out}."
                 )
 
     def _check_labels(self, name: str, split: Split) -> None:
         labels = split.targets()[:, 0]
         if split.n_out != 1 or labels.dtype.kind not in "iu":
-            raise DataError(f"{self.path}: {name}/y has to be one integer a row.")
+            raise DataError(f"{self.path}: {name}/y must be one integer per row.")
         low, high = int(labels.min()), int(labels.max())
         if low < 0 or high >= len(self.classes):
             row = int(np.flatnonzero((labels < 0) | (labels >= len(self.classes)))[0])
@@ -181,7 +189,7 @@ class DataSet:
 
     @property
     def classes(self) -> list[str]:
-        """The classes' names, in the order of their labels; empty for regression."""
+        """Names of the classes, in the order of their labels; empty for regression."""
         return list(self.about["classes"])
 
     @property
@@ -191,12 +199,12 @@ class DataSet:
 
     @property
     def n_out(self) -> int:
-        """Numbers a network has to put out."""
+        """Outputs of a network for this data set."""
         return len(self.classes) or next(iter(self.splits.values())).n_out
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What makes this the same data set under another name or on another host."""
+        """What identifies this data set, whatever its file is called."""
         return {
             "digest": self.about["digest"],
             "rows": {name: len(split) for name, split in self.splits.items()},
@@ -205,6 +213,7 @@ class DataSet:
         }
 
     def split(self, name: str) -> Split:
+        """Return a split by name; raise ConfigError if there is none."""
         if name not in self.splits:
             raise ConfigError(
                 f"{self.path} has no split {name!r}; it has {', '.join(self.splits)}."
@@ -213,22 +222,22 @@ class DataSet:
 
 
 def check_readable(path: Path) -> None:
-    """Raise DataError unless the file is a data set; reads no rows."""
-    with hdf5_file.open_unverified(path, FORMAT, VERSION, DataError) as (file, _):
-        read_about(file, path)
+    """Raise DataError unless the file is a data set; no rows are read."""
+    with hdf5_file.open_unverified(path, DATA_FORMAT, DATA_VERSION, DataError) as (file, _):
+        _read_dataset_about(file, path)
 
 
-def read_about(file: h5py.File, path: Path) -> dict[str, Any]:
-    """Return `about`, once it is known to have what is asked of it."""
+def _read_dataset_about(file: h5py.File, path: Path) -> dict[str, Any]:
+    """Return `about` after checking that its entries are there and of the right type."""
     about = hdf5_file.read_json(file, "about")
     if not isinstance(about, dict):
-        raise DataError(f"{path}: 'about' is not an object.")
+        raise DataError(f"{path}: 'about' is not a JSON object.")
     for name, kind in (
         ("task", str), ("classes", list), ("shape", list), ("scaling", str), ("source", dict),
         ("split", str), ("digest", str),
     ):  # fmt: skip
         if not isinstance(about.get(name), kind):
-            raise DataError(f"{path}: 'about' has no {name!r}, or not as a {kind.__name__}.")
+            raise DataError(f"{path}: 'about' has no {name!r} that is a {kind.__name__}.")
     if about["task"] not in ("classification", "regression"):
         raise DataError(f"{path}: unknown task {about['task']!r}.")
     if (about["task"] == "classification") != bool(about["classes"]):
@@ -236,17 +245,18 @@ def read_about(file: h5py.File, path: Path) -> dict[str, Any]:
     return about
 
 
-def described(array: Any) -> list[Any]:
-    """Return dtype and shape of an array in words of JSON."""
+def dtype_and_shape(array: Any) -> list[Any]:
+    """Return dtype and shape of an array as `about` stores them."""
     return [array.dtype.str, *array.shape]
 
 
-def mapped(raw: io.FileIO, offset: int, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+def _map_array(raw: io.FileIO, offset: int, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     """Return a read-only memory map of an array at `offset` bytes in an open file."""
-    whole = mmap.mmap(raw.fileno(), 0, access=mmap.ACCESS_READ)
-    return np.frombuffer(whole, dtype, math.prod(shape), offset).reshape(shape)
+    # Not np.memmap, which cannot start at any offset; the map stays as long as the array.
+    content = mmap.mmap(raw.fileno(), 0, access=mmap.ACCESS_READ)
+    return np.frombuffer(content, dtype, math.prod(shape), offset).reshape(shape)
 
 
-def as_bytes(array: np.ndarray) -> np.ndarray:
+def _rows_as_bytes(array: np.ndarray) -> np.ndarray:
     """Return the rows of a contiguous array as bytes: (n, bytes of a row) uint8."""
     return array.reshape(len(array), -1).view(np.uint8).reshape(len(array), -1)

@@ -1,9 +1,9 @@
-"""From a source to a data set: what the rows mean, and one HDF5 file of them.
+"""Importing: from a source to a data set in one HDF5 file.
 
-`import_data` settles what the labels are, which rows become a test set and how x
-is to be scaled, checks every number on its way, and writes the file that `data`
-describes. x is copied by blocks of rows, so that a source need not fit into
-memory. Formats of sources are known to `sources` alone.
+`import_data` lets `labels` interpret the labels, splits off a test set if asked to, computes
+the scaling of x, checks that all numbers are finite, and writes the file. x is copied in
+blocks of rows, so that a source need not fit into memory. The formats of sources are known
+to `sources` alone.
 """
 
 import hashlib
@@ -17,29 +17,30 @@ from typing import Any
 import h5py
 import numpy as np
 
-from distbp.data.dataset import FORMAT, SPLITS, VERSION, described
-from distbp.data.labels import Meaning, infer_task
-from distbp.data.sources import FORMATS, Format
-from distbp.data.tables import FILE_FAILS, ImportOptions, Source, Table, reading
+from distbp.data.dataset import DATA_FORMAT, DATA_VERSION, SPLIT_NAMES, dtype_and_shape
+from distbp.data.labels import InferredTask, infer_task
+from distbp.data.sources import SOURCE_FORMATS, SourceFormat
+from distbp.data.tables import FILE_ERRORS, ImportOptions, Source, Table, wrap_source_errors
 from distbp.errors import ConfigError, DataError
 from distbp.network import rng
 from distbp.storage import hdf5_file
 from distbp.storage.scaling import Scaling
 
-BLOCK = 1 << 20  # numbers of x that are copied at once
-TEST_ROWS = 1  # position in the stream of held-out rows; 0 is for a part of `train`
-GENERAL = {"scaling", "test_fraction", "seed"}  # options for every kind of source
-SCALINGS = ("auto", "bytes", "standardize", "none")
-TASKS = (None, "classification", "regression")
-DEFAULTS = ImportOptions()
+_BLOCK_NUMBERS = 1 << 20  # numbers of x to copy at once
+_HASH_BYTES = 1 << 20
+_TEST_STREAM = 1  # of the generator of held-out rows; 0 is for the validation part of `train`
+_GENERAL_OPTIONS = {"scaling", "test_fraction", "seed"}  # those of every format
+_SCALINGS = ("auto", "bytes", "standardize", "none")
+_TASKS = (None, "classification", "regression")
+_DEFAULT_OPTIONS = ImportOptions()
 
-Report = Callable[[int, int], None]
+_ProgressReport = Callable[[int, int], None]
 
 
-class Meter:
-    """A growing count of bytes for a progress bar, whatever the work is."""
+class _ProgressMeter:
+    """Adds up the bytes processed, by reading, hashing or copying, for a progress bar."""
 
-    def __init__(self, report: Report | None, total: int) -> None:
+    def __init__(self, report: _ProgressReport | None, total: int) -> None:
         self.report = report or (lambda done, total: None)
         self.total = total
         self.done = 0.0
@@ -49,12 +50,12 @@ class Meter:
         self.report(int(self.done), self.total)
 
 
-class Moments:
+class _RunningMoments:
     """Mean and variance of each feature, block by block, in float64.
 
-    Chan, Golub and LeVeque, The American Statistician 37 (1983) 242-247,
-    doi:10.1080/00031305.1983.10483115: the pairwise update. Counted from the first
-    row, so that the variance of a constant feature is exactly 0.
+    The pairwise update of Chan, Golub and LeVeque, The American Statistician 37 (1983)
+    242-247, doi:10.1080/00031305.1983.10483115. The first row is subtracted from all, so that
+    the variance of a constant feature is exactly 0.
     """
 
     def __init__(self, n_in: int) -> None:
@@ -63,11 +64,11 @@ class Moments:
         self.mean, self.squares = np.zeros(n_in), np.zeros(n_in)
 
     def add(self, block: np.ndarray) -> None:
-        """Take in the rows of `block` (m, ...)."""
+        """Add the rows of `block` (m, ...)."""
         rows = block.reshape(len(block), -1).astype(np.float64)  # (m, n_0)
         if self.origin is None:
             self.origin = rows[0].copy()
-        # What overflows here is refused in `scaling`, by name.
+        # An overflow here is refused in `scaling`, which names the column.
         with np.errstate(over="ignore", invalid="ignore"):
             rows -= self.origin
             mean = rows.mean(axis=0)
@@ -92,14 +93,14 @@ class Moments:
                 f"{x.name}, column {column}: its numbers are too large to standardize. "
                 "Use smaller units, or --scaling none."
             )
-        # Below `tiny`, 1 / deviation is no float32.
+        # Below `tiny`, 1 / deviation overflows float32.
         varies = deviation > np.finfo(np.float32).tiny
         return Scaling(shift, 1.0 / np.where(varies, deviation, 1.0))
 
 
 @dataclass(frozen=True)
-class Piece:
-    """A split to write: the rows of x and y where `keep` is true, or all."""
+class _OutputSplit:
+    """A split to write: the rows of x and y where `keep` is true, or all rows."""
 
     name: str
     x: Table
@@ -113,98 +114,104 @@ class Piece:
 def import_data(
     source: str | Path,
     out: str | Path,
-    options: ImportOptions = DEFAULTS,
-    progress: Report | None = None,
+    options: ImportOptions = _DEFAULT_OPTIONS,
+    progress: _ProgressReport | None = None,
 ) -> dict[str, Any]:
-    """Write the data set `out` from `source`; `out` appears whole or not at all.
+    """Write the data set `out` from `source`, atomically.
 
     Parameters
     ----------
     source : path of a folder of IDX files, or of an .npz, .csv or HDF5 file
-    out : path of the HDF5 file to write; an older one of distbp's is replaced
+    out : path of the HDF5 file to write; an older output of distbp is replaced
     options : ImportOptions
     progress : function of (done, total), optional
-        Told how far the work is, in bytes.
+        Called with the bytes processed so far.
 
     Returns
     -------
     dict
-        What `about` in the file says, and `rows`: the number of rows of each split.
+        `about` of the file, and `rows`: the number of rows of each split.
 
     Raises
     ------
     ConfigError
-        Options that contradict one another, or do not apply to the source.
+        Options contradict one another, or do not apply to the source.
     DataError
-        The source cannot be read or is not what it should be, or `out` cannot
-        be written.
+        The source cannot be read or is invalid, or `out` cannot be written.
     """
     source, out = Path(source), Path(out)
-    form = format_of(source)
-    check_options(options, source, form)
+    form = _find_format(source)
+    _check_options(options, source, form)
     files = form.files(source)
-    check_out(out, files)
-    size = total_bytes(files)
-    meter = Meter(progress, size * (form.effort + 2))
+    _check_output(out, files)
+    size = _total_bytes(files)
+    meter = _ProgressMeter(progress, size * (form.effort + 2))  # to read, hash and copy
     origin = {
         "files": [os.fsencode(file.name).decode("utf-8", "replace") for file in files],
-        "sha256": digest_of(files, meter),
+        "sha256": _sha256_of(files, meter),
     }
     with form.read(source, options, lambda part: meter.advance(part * form.effort)) as found:
-        check_rows(found)
-        meaning = infer_task(found, options.task)
-        pieces, split = split_test_set(found, meaning, options)
-        about = {"task": meaning.task, "classes": meaning.classes, "source": origin, "split": split}
+        _check_rows(found)
+        inferred = infer_task(found, options.task)
+        splits, split = _split_test_set(found, inferred, options)
+        about = {
+            "task": inferred.task, "classes": inferred.classes, "source": origin, "split": split,
+        }  # fmt: skip
         if found.columns is not None:
             about["columns"] = found.columns
-        share = size / sum(len(piece) for piece in pieces)
-        with hdf5_file.create(out, FORMAT, VERSION, DataError) as file:
-            about |= write(file, pieces, options.scaling, lambda rows: meter.advance(rows * share))
+        row_bytes = size / sum(len(one) for one in splits)
+        with hdf5_file.create_file(out, DATA_FORMAT, DATA_VERSION, DataError) as file:
+            about |= _write_splits(
+                file, splits, options.scaling, lambda rows: meter.advance(rows * row_bytes)
+            )
             hdf5_file.write_json(file, "about", about)
     meter.advance(meter.total)
-    return {**about, "rows": {piece.name: len(piece) for piece in pieces}}
+    return {**about, "rows": {one.name: len(one) for one in splits}}
 
 
-def format_of(source: Path) -> Format:
-    """Return the kind of a source, by what it is and the ending of its name."""
-    with reading(source, FILE_FAILS):
+def _find_format(source: Path) -> SourceFormat:
+    """Return the format of a source, by the suffix of its name."""
+    with wrap_source_errors(source, FILE_ERRORS):
         source.stat()
     if not source.is_dir() and not source.is_file():
         raise DataError(f"{source} is neither a file nor a folder.")
-    ending = "" if source.is_dir() else source.suffix.lower()
-    if ending not in FORMATS or (not ending and source.is_file()):
+    suffix = "" if source.is_dir() else source.suffix.lower()
+    if suffix not in SOURCE_FORMATS or (not suffix and source.is_file()):
+        suffixes = ", ".join(filter(None, SOURCE_FORMATS))
         raise DataError(
-            f"{source}: expected a name that ends in {', '.join(filter(None, FORMATS))}, or a "
-            "folder of IDX files. Rename the file, or name its folder."
+            f"{source}: expected a name that ends in {suffixes}, or a folder of IDX files. "
+            "Rename the file, or name its folder."
         )
-    return FORMATS[ending]
+    return SOURCE_FORMATS[suffix]
 
 
-def check_options(options: ImportOptions, source: Path, form: Format) -> None:
-    """Refuse options that contradict one another, or that the source has no use for."""
+def _check_options(options: ImportOptions, source: Path, form: SourceFormat) -> None:
+    """Refuse options that contradict one another, or do not apply to the format."""
     for field in fields(options):
         name, value = field.name, getattr(options, field.name)
-        if value is not None and name not in GENERAL | form.options:
+        if value is not None and name not in _GENERAL_OPTIONS | form.options:
             flag = "no-header" if value is False else name.replace("_", "-")
             raise ConfigError(f"`--{flag}` does not apply to {form.name}: {source}. Leave it out.")
-    if options.scaling not in SCALINGS:
-        raise ConfigError(f"`--scaling {options.scaling}`: expected one of {', '.join(SCALINGS)}.")
-    if options.task not in TASKS:
+    if options.scaling not in _SCALINGS:
+        raise ConfigError(f"`--scaling {options.scaling}`: expected one of {', '.join(_SCALINGS)}.")
+    if options.task not in _TASKS:
         raise ConfigError(f"`--task {options.task}`: expected classification or regression.")
     if options.test_fraction is not None and not 0 < options.test_fraction < 1:
         raise ConfigError(
             f"`--test-fraction {options.test_fraction}`: expected a number between 0 and 1."
         )
     if options.seed is not None and options.test_fraction is None:
-        raise ConfigError("`--seed` is for `--test-fraction`, which is not there. Leave it out.")
+        raise ConfigError("`--seed` is for `--test-fraction`, which is not given. Leave it out.")
     if options.seed is not None and not 0 <= options.seed < 2**63:
         raise ConfigError(f"`--seed {options.seed}`: expected 0 … 2^63 - 1.")
 
 
-def check_out(out: Path, files: list[Path]) -> None:
-    """Refuse a place that cannot take the output, or that is the source."""
+def _check_output(out: Path, files: list[Path]) -> None:
+    """Refuse a path that cannot be written to, or is the source itself."""
     if not os.path.isdir(out.parent):
-        raise DataError(f"{out} cannot be written: there is no folder {out.parent}. Make it first.")
+        raise DataError(
+            f"{out} cannot be written: there is no folder {out.parent}. Create it first."
+        )
     if os.path.isdir(out):
         raise DataError(f"{out} is a folder; expected the name of a file to write.")
     if os.path.exists(out) and any(out.samefile(file) for file in files):
@@ -212,31 +219,31 @@ def check_out(out: Path, files: list[Path]) -> None:
     hdf5_file.check_replaceable(out)
 
 
-def total_bytes(files: list[Path]) -> int:
+def _total_bytes(files: list[Path]) -> int:
     """Return the size of the files together."""
-    with reading(files[0], FILE_FAILS):
+    with wrap_source_errors(files[0], FILE_ERRORS):
         return sum(file.stat().st_size for file in files)
 
 
-def digest_of(files: list[Path], meter: Meter) -> str:
+def _sha256_of(files: list[Path], meter: _ProgressMeter) -> str:
     """Return the SHA-256 of the files' bytes, one after the other, in hex."""
     digest = hashlib.sha256()
     for path in files:
-        with reading(path, FILE_FAILS), path.open("rb") as file:
-            while piece := file.read(BLOCK):
-                digest.update(piece)
-                meter.advance(len(piece))
+        with wrap_source_errors(path, FILE_ERRORS), path.open("rb") as file:
+            while block := file.read(_HASH_BYTES):
+                digest.update(block)
+                meter.advance(len(block))
     return digest.hexdigest()
 
 
-def check_rows(found: Source) -> None:
-    """Raise DataError unless all splits have rows of x and y, of one shape and type."""
+def _check_rows(found: Source) -> None:
+    """Raise DataError unless all splits have rows of x and y, of the same shape and type."""
     first = found.splits["train"][0]
     for x, y in found.splits.values():
         for table, kinds in ((x, "iuf"), (y, "iufbUS")):
             if not len(table) or 0 in table.shape:
-                raise DataError(f"{table.name} is empty; expected one row at least.")
-            # Longer floats have bytes without a meaning, which no digest can cover.
+                raise DataError(f"{table.name} is empty; expected at least one row.")
+            # Long doubles have padding bytes of any value, which would change the digest.
             if table.dtype.kind not in kinds or table.dtype.str[1:] == "f16":
                 raise DataError(f"{table.name} is of type {table.dtype}; expected plain numbers.")
         if len(x) != len(y):
@@ -247,120 +254,121 @@ def check_rows(found: Source) -> None:
                 f"{first.shape}; expected the same in every split."
             )
         if len(y.shape) > 1:
-            raise DataError(f"{y.name} has rows of shape {y.shape}; expected one label a row.")
+            raise DataError(f"{y.name} has rows of shape {y.shape}; expected one label per row.")
 
 
-def split_test_set(
-    found: Source, meaning: Meaning, options: ImportOptions
-) -> tuple[list[Piece], str]:
-    """Return the splits to write, and the sentence that says where they come from."""
-    pieces = [
-        Piece(name, found.splits[name][0], meaning.y[name])
-        for name in SPLITS
+def _split_test_set(
+    found: Source, inferred: InferredTask, options: ImportOptions
+) -> tuple[list[_OutputSplit], str]:
+    """Return the splits to write, and a description of where they come from."""
+    splits = [
+        _OutputSplit(name, found.splits[name][0], inferred.y[name])
+        for name in SPLIT_NAMES
         if name in found.splits
     ]
     fraction = options.test_fraction
     if fraction is None:
-        return pieces, "as in the source"
+        return splits, "as in the source"
     if "test" in found.splits:
         raise ConfigError(
             f"`--test-fraction {fraction}`: the source has a test set already. Leave it out."
         )
-    train, seed = pieces[0], options.seed or 0
-    keep = test_rows(train.y, bool(meaning.classes), fraction, seed)
-    if not keep.any():
+    train, seed = splits[0], options.seed or 0
+    is_test = _choose_test_rows(train.y, bool(inferred.classes), fraction, seed)
+    if not is_test.any():
         raise ConfigError(
-            f"`--test-fraction {fraction}` of {len(keep)} rows is no row, as train needs one of "
-            "each class. Use a larger fraction."
+            f"`--test-fraction {fraction}` of {len(is_test)} rows is no row, as train needs one "
+            "of each class. Use a larger fraction."
         )
-    pieces[0] = Piece("train", train.x, train.y, ~keep)
-    pieces.append(Piece("test", train.x, train.y, keep))
-    stratified = ", stratified" if meaning.classes else ""
-    return pieces, f"{100 * fraction:.12g} % of the rows{stratified}, seed {seed}"
+    splits[0] = _OutputSplit("train", train.x, train.y, ~is_test)
+    splits.append(_OutputSplit("test", train.x, train.y, is_test))
+    stratified = ", stratified" if inferred.classes else ""
+    return splits, f"{100 * fraction:.12g} % of the rows{stratified}, seed {seed}"
 
 
-def test_rows(y: np.ndarray, has_classes: bool, fraction: float, seed: int) -> np.ndarray:
-    """Return which rows make up the test set: (n,) bool, `fraction` of each class.
+def _choose_test_rows(y: np.ndarray, has_classes: bool, fraction: float, seed: int) -> np.ndarray:
+    """Return which rows make up the test set, stratified by class: (n,) bool.
 
-    One row of each class, at least, is left for training.
+    At least one row of each class is left for training.
     """
     labels = y if has_classes else np.zeros(len(y), np.int64)
-    order = rng.permutation(len(y), seed, rng.HOLDOUT, TEST_ROWS)
+    order = rng.permutation(len(y), seed, rng.HOLDOUT, _TEST_STREAM)
     order = order[np.argsort(labels[order], kind="stable")]  # class by class
     counts = np.bincount(labels)
     ends = np.cumsum(counts)
-    # Rounded, because 0.29 * 100 is a little less than 29.
+    # Rounded before `floor`, because 0.29 * 100 is a little less than 29.
     marks = np.floor(np.round(fraction * np.append(0, ends), 6)).astype(np.int64)
     takes = np.minimum(np.diff(marks), counts - 1)
-    place = np.arange(len(y)) - np.repeat(ends - counts, counts)  # in the row's class
+    rank_in_class = np.arange(len(y)) - np.repeat(ends - counts, counts)
     chosen = np.zeros(len(y), bool)
-    chosen[order[place < np.repeat(takes, counts)]] = True
+    chosen[order[rank_in_class < np.repeat(takes, counts)]] = True
     return chosen
 
 
-def write(
-    file: h5py.File, pieces: list[Piece], scaling: str, advance: Callable[[int], None]
+def _write_splits(
+    file: h5py.File, splits: list[_OutputSplit], scaling: str, advance: Callable[[int], None]
 ) -> dict[str, Any]:
-    """Write all splits and the scaling; return what `about` has to say of them."""
-    x = pieces[0].x
+    """Write all splits and the scaling; return their entries of `about`."""
+    x = splits[0].x
     if scaling == "auto":
         scaling = "bytes" if x.dtype == np.uint8 else "standardize"
-    moments = Moments(math.prod(x.shape)) if scaling == "standardize" else None
+    moments = _RunningMoments(math.prod(x.shape)) if scaling == "standardize" else None
     digest = hashlib.sha256()
-    for piece in pieces:
-        y = piece.y if piece.keep is None else piece.y[piece.keep]
-        copy_x(file, piece, digest, moments if piece.name == "train" else None, advance)
-        announce(digest, f"{piece.name}/y", y.dtype, y.shape)
+    for one in splits:
+        y = one.y if one.keep is None else one.y[one.keep]
+        # The scaling must not depend on the rows that measure generalization.
+        _copy_x(file, one, digest, moments if one.name == "train" else None, advance)
+        _hash_description(digest, f"{one.name}/y", y.dtype, y.shape)
         digest.update(y.tobytes())
-        hdf5_file.write_array(file, f"{piece.name}/y", y)
+        hdf5_file.write_array(file, f"{one.name}/y", y)
     if moments is not None:
         moments.scaling(x).write(file)
     else:
         Scaling(np.zeros(1), np.array([1 / 255 if scaling == "bytes" else 1.0])).write(file)
-    names = [f"{piece.name}/{part}" for piece in pieces for part in "xy"]
+    names = [f"{one.name}/{part}" for one in splits for part in "xy"]
     return {
         "shape": list(x.shape),
         "scaling": scaling,
         "digest": digest.hexdigest(),
-        "arrays": {name: described(file[name]) for name in names},
+        "arrays": {name: dtype_and_shape(file[name]) for name in names},
     }
 
 
-def copy_x(
+def _copy_x(
     file: h5py.File,
-    piece: Piece,
+    split: _OutputSplit,
     digest: Any,
-    moments: Moments | None,
+    moments: _RunningMoments | None,
     advance: Callable[[int], None],
 ) -> None:
-    """Write x of one split, block by block, and tell `digest` and `moments` of it."""
-    name, shape = f"{piece.name}/x", (len(piece), *piece.x.shape)
-    dataset = file.create_dataset(name, shape, piece.x.dtype, track_times=False)
-    announce(digest, name, dataset.dtype, shape)
-    at = 0
-    for block in blocks(piece):
+    """Write x of one split block by block; update `digest` and `moments` with each."""
+    name, shape = f"{split.name}/x", (len(split), *split.x.shape)
+    dataset = file.create_dataset(name, shape, split.x.dtype, track_times=False)
+    _hash_description(digest, name, dataset.dtype, shape)
+    start = 0
+    for block in _read_blocks(split):
         digest.update(block.data)
         if moments is not None:
             moments.add(block)
-        dataset[at : at + len(block)] = block
-        at += len(block)
+        dataset[start : start + len(block)] = block
+        start += len(block)
         advance(len(block))
 
 
-def blocks(piece: Piece) -> Iterator[np.ndarray]:
-    """Yield the finite rows of a piece, in the source's order: (m, ...), never empty."""
-    rows = max(1, BLOCK // math.prod(piece.x.shape))
-    for start in range(0, len(piece.x), rows):
-        stop = min(start + rows, len(piece.x))
-        if piece.keep is not None and not piece.keep[start:stop].any():
+def _read_blocks(split: _OutputSplit) -> Iterator[np.ndarray]:
+    """Yield the rows of a split, all finite, in the source's order: (m, ...), never empty."""
+    rows = max(1, _BLOCK_NUMBERS // math.prod(split.x.shape))
+    for start in range(0, len(split.x), rows):
+        stop = min(start + rows, len(split.x))
+        if split.keep is not None and not split.keep[start:stop].any():
             continue
-        block = piece.x.read(start, stop)
-        piece.x.check_finite(block, start)
-        if piece.keep is not None:
-            block = block[piece.keep[start:stop]]
+        block = split.x.read(start, stop)
+        split.x.check_finite(block, start)
+        if split.keep is not None:
+            block = block[split.keep[start:stop]]
         yield np.ascontiguousarray(block)
 
 
-def announce(digest: Any, name: str, dtype: np.dtype, shape: tuple[int, ...]) -> None:
-    """Let `digest` cover what the bytes that follow are."""
+def _hash_description(digest: Any, name: str, dtype: np.dtype, shape: tuple[int, ...]) -> None:
+    """Add name, type and shape of an array to the digest, before its bytes."""
     digest.update(f"{name} {dtype.str} {shape}\n".encode())

@@ -1,8 +1,9 @@
-"""What an importer reads: tables of rows, and the words that say where a row is.
+"""Tables of rows: what a reader of a source yields, and what the user says about it.
 
-A reader opens what the user named and yields a `Source`: for each split a table x
-and a table y. A `Table` is an array, or an HDF5 dataset that is read by blocks.
-Which kinds of files there are, and what the rows mean, is not known here.
+A reader opens a file or folder and yields a `Source`: for each split a table x and a table
+y. A `Table` is an array, or an HDF5 dataset that is read block by block, and knows how to
+name a row in an error message. Which kinds of files there are, and what the labels are, is
+not known here.
 """
 
 import zipfile
@@ -17,15 +18,15 @@ import numpy as np
 from distbp.errors import DataError
 from distbp.storage import atomic
 
-ProgressCallback = Callable[[float], None]  # told how many bytes of the source have been read
+ReadCallback = Callable[[float], None]  # called with the number of bytes that were read
 
-# What a file may do to its reader, and what a damaged one does to NumPy and h5py.
-FILE_FAILS = (OSError, EOFError, MemoryError, zlib.error)
-LIBRARY_FAILS = (
-    *FILE_FAILS,
+# What reading a file may raise, and what NumPy and h5py raise on a damaged one.
+FILE_ERRORS = (OSError, EOFError, MemoryError, zlib.error)
+_LIBRARY_ERRORS = (
+    *FILE_ERRORS,
     KeyError,
     OverflowError,
-    RuntimeError,  # so also NotImplementedError: an unknown way of packing
+    RuntimeError,  # and NotImplementedError: an unknown compression method
     TypeError,
     ValueError,
     zipfile.BadZipFile,
@@ -34,7 +35,7 @@ LIBRARY_FAILS = (
 
 @dataclass(frozen=True)
 class ImportOptions:
-    """What a user may say about a source; None is "not said".
+    """What the user may say about a source; None: not given.
 
     Attributes
     ----------
@@ -47,9 +48,9 @@ class ImportOptions:
     task : {"classification", "regression"}, optional
     scaling : {"auto", "bytes", "standardize", "none"}
     test_fraction : float, optional
-        Part of the rows to set aside as a test set.
+        Fraction of the rows to set aside as a test set.
     seed : int, optional
-        Of the rows that `test_fraction` picks; 0 where it is not said.
+        Of the random choice of these rows; 0 if not given.
     """
 
     label: str | None = None
@@ -74,7 +75,7 @@ class Table:
     ----------
     values : (n, ...) array or h5py.Dataset
     name : str
-        What a user calls it.
+        For messages: the file, and the array in it.
     lines : sequence of int, optional
         The rows' line numbers in a CSV file.
     columns : sequence, optional
@@ -91,33 +92,33 @@ class Table:
 
     @property
     def dtype(self) -> np.dtype:
-        """The type of a number, without HDF5's remarks on it."""
+        """Type of a number, without HDF5's metadata."""
         return np.dtype(self.values.dtype.str)
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The shape of a row; (1,) where rows are single numbers."""
+        """Shape of a row; (1,) if rows are single numbers."""
         return tuple(self.values.shape[1:]) or (1,)
 
     def read(self, start: int, stop: int) -> np.ndarray:
         """Return the rows [start, stop): (stop - start, ...)."""
-        with reading(self.name):
+        with wrap_source_errors(self.name):
             rows = np.asarray(self.values[start:stop], self.dtype)
         return rows.reshape(len(rows), *self.shape)
 
     def check_finite(self, rows: np.ndarray, start: int) -> None:
-        """Raise DataError where a number in `rows`, which begin at row `start`, is not finite."""
+        """Raise DataError if `rows`, from row `start` on, have a number that is not finite."""
         if rows.dtype.kind != "f" or np.isfinite(rows).all():
             return
         flat = rows.reshape(len(rows), -1)
         row, column = (int(number) for number in np.argwhere(~np.isfinite(flat))[0])
         raise DataError(
-            f"{self.place(start + row, column)}: expected a finite number, found "
-            f"{flat[row, column]}. Mend the value or leave out the row."
+            f"{self.locate(start + row, column)}: expected a finite number, found "
+            f"{flat[row, column]}. Correct the value or remove the row."
         )
 
-    def place(self, row: int, column: int | None = None) -> str:
-        """Say where a row is, or a number in it, for an error message."""
+    def locate(self, row: int, column: int | None = None) -> str:
+        """Return where a row is, or a number in it, for an error message."""
         text = f"row {row}" if self.lines is None else f"line {self.lines[row]}"
         if column is not None:
             text += f", column {column if self.columns is None else self.columns[column]!r}"
@@ -126,17 +127,19 @@ class Table:
 
 @dataclass(frozen=True)
 class Source:
-    """What a reader found: (x, y) of each split, and the features' names if any."""
+    """What a reader yields: (x, y) of each split, and the names of the features if any."""
 
     splits: dict[str, tuple[Table, Table]]
     columns: list[str] | None = None
 
 
 @contextmanager
-def reading(name: object, fails: tuple[type[Exception], ...] = LIBRARY_FAILS) -> Iterator[None]:
-    """Turn whatever goes wrong when bytes are read and unpacked into a DataError."""
+def wrap_source_errors(
+    name: object, errors: tuple[type[Exception], ...] = _LIBRARY_ERRORS
+) -> Iterator[None]:
+    """Raise `errors` in the block as a DataError that says why `name` cannot be read."""
     try:
         yield
-    except fails as failure:
-        why = "not enough memory" if isinstance(failure, MemoryError) else atomic.reason(failure)
-        raise DataError(f"{name} cannot be read: {why}.") from failure
+    except errors as failure:
+        reason = atomic.failure_reason(failure)
+        raise DataError(f"{name} cannot be read: {reason}.") from failure

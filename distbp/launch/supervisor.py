@@ -18,8 +18,8 @@ from distbp.errors import StoppedError
 from distbp.launch.mpiexec import POLL_INTERVAL_S, Launch, Requests
 from distbp.parallel import environment
 from distbp.parallel.environment import init_timeout
-from distbp.storage.checkpoint import read
-from distbp.storage.run_directory import find, list_checkpoints
+from distbp.storage.checkpoint import read_checkpoint
+from distbp.storage.run_directory import find_checkpoint, list_checkpoints
 
 LAUNCHER_EXIT_TIMEOUT_S = (
     10.0  # seconds for a launcher to end when its ranks have said how they ended
@@ -172,7 +172,7 @@ def newest(folder: str) -> int | None:
     """
     if not list_checkpoints(Path(folder)):
         return None
-    return int(read(find(folder)).about["progress"]["steps"])
+    return int(read_checkpoint(find_checkpoint(folder)).about["progress"]["steps"])
 
 
 def say(text: str) -> None:

@@ -1,1 +1,51 @@
-"""Checkpoints and HDF5 files that are whole or absent, and are verified before they are read."""
+"""Files: HDF5 with a checksum header, checkpoints, and the directory of a run.
+
+Writes are atomic: a file is written under a temporary name beside its final one, forced to
+the disk (fsync) and renamed. A reader sees the old file or the new one, never a part.
+
+**Every HDF5 file that distbp writes**
+
+    bytes 0 … 511   checksum header, in the user block that HDF5 reserves for applications
+    bytes 512 …     HDF5
+
+    header, little-endian:  magic "distbp\\r\\n", 8 bytes | kind, 24 | length of the file, 8
+                            | SHA-256 of the file from byte 512 on, 32
+                            | SHA-256 of the 72 bytes before, 32 | zeros
+
+The root has two attributes, `format` (fixed-length string) and `version` (integer). Text is
+UTF-8 in a uint8 dataset, never a variable-length string: a corrupted one can crash libhdf5.
+There are no time stamps, so that equal content gives equal files, byte by byte.
+
+**Checkpoint**, format `distbp-checkpoint`, version 2; it needs no other file to be loaded:
+
+    about                  uint8, JSON: network, task, classes, data (its identity), config,
+                           progress, machine, versions
+    history                uint8, text: the lines of metrics.jsonl
+    layers/1/w, layers/1/b, …     weights (n_l, n_{l-1}) and biases (n_l,)
+    optimizer/NAME         (P,): the state of the optimizer, in the order of θ
+    scaling/shift, scaling/scale  float64, (1,) or (n_0,): the network's input is
+                           (x - shift) * scale
+
+Version 1 kept the history in `about`; it is still read. The format of data sets is
+described in `distbp.data`.
+
+**Run directory**
+
+    config.toml, metrics.jsonl, lock
+    checkpoints/step-*.h5  the latest ones; `--keep` says how many
+    last.h5, best.h5       the latest and the best checkpoint: hard links, or copies where the
+                           file system has none, so that they outlive the files above
+
+**Reading is by allow-list**, because HDF5 files may be damaged or malicious. A checkpoint is
+compared with its checksum header before libhdf5 sees a byte of it; where `last.h5` is
+damaged, the newest valid checkpoint is used. A data set, which may be larger than memory, is
+compared only by `distbp info`. In both, only hard links are followed, only expected names
+are opened, and a dataset must hold plain numbers that are stored in the file itself, either
+contiguously or in chunks with at most gzip, shuffle and fletcher32. No filter plugin is
+loaded. The checksum detects damage; it is no signature and proves nothing about the author.
+
+Modules in reading order: `checksum` (the header), `hdf5_checks` (the allow-list),
+`hdf5_chunks` (decompression in bounded memory), `atomic`, `hdf5_file` (opening and creating
+files), `lock` (one run per directory), `scaling`, `checkpoint`, `run_directory`,
+`background_writer` (saving while the training continues).
+"""

@@ -1,4 +1,8 @@
-"""Files that are whole or absent."""
+"""Atomic replacement of files, and why an operation on a file failed.
+
+A file is written under a temporary name, forced to the disk and renamed. What is in the
+file is up to the caller.
+"""
 
 import os
 import threading
@@ -8,39 +12,43 @@ from pathlib import Path
 
 from distbp.errors import DistbpError
 
-MOST_REASON = 300  # characters of an error's text
+_MAX_REASON_CHARS = 300
 
 
 @contextmanager
 def atomic_write(path: Path, error: type[DistbpError]) -> Iterator[Path]:
-    """Yield a temporary name in the folder of `path`; move it to `path` at the end.
+    """Yield a temporary name in the directory of `path`; rename it to `path` at the end.
 
-    The file and the folder are forced to the disk. On any failure `path` is left
-    as it was and the temporary file is removed; what the system refuses is raised
-    as `error` (h5py closes a file on a full disk with a RuntimeError).
+    File and directory are forced to the disk. If anything fails, `path` is left as it was
+    and the temporary file is removed.
+
+    Raises
+    ------
+    error
+        The operating system refused an operation.
     """
-    temporary = temporary_name(path)
+    temporary = _temporary_path(path)
     try:
-        # A process of the same number may have left it behind, as a link to a good file.
+        # A process with the same pid may have left it behind, as a link to a valid file.
         temporary.unlink(missing_ok=True)
         yield temporary
-        sync(temporary)
+        _fsync(temporary)
         temporary.replace(path)
-        sync(path.parent)
-    except (OSError, RuntimeError) as failure:
-        raise error(f"{path} cannot be written: {reason(failure)}.") from failure
+        _fsync(path.parent)  # or the rename could be lost in a power failure
+    except (OSError, RuntimeError) as failure:  # h5py raises RuntimeError if the disk is full
+        raise error(f"{path} cannot be written: {failure_reason(failure)}.") from failure
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
 
 
-def temporary_name(path: Path) -> Path:
-    """Return the name, beside `path`, that this thread writes it under."""
+def _temporary_path(path: Path) -> Path:
+    """Return the name, beside `path`, that only this thread writes to."""
     return path.with_name(f".{path.name}.{os.getpid()}-{threading.get_native_id()}.tmp")
 
 
-def sync(path: Path) -> None:
-    """Force a file or a folder to the disk."""
+def _fsync(path: Path) -> None:
+    """Force a file or a directory to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -48,8 +56,8 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def reason(failure: Exception) -> str:
-    """Say in a few words, and in one line, why an operation on a file failed."""
+def failure_reason(failure: Exception) -> str:
+    """Return in one short line why an operation on a file failed."""
     if isinstance(failure, MemoryError):
         return "not enough memory"
     number = getattr(failure, "errno", None)
@@ -58,6 +66,6 @@ def reason(failure: Exception) -> str:
     text = str(failure.args[0]) if failure.args else ""
     if "file signature not found" in text:
         return "it is not an HDF5 file"
-    # Names in a file are whoever's wrote it: neither long nor made to steer a terminal.
-    line = "".join(c if c.isprintable() else "?" for c in text.split("\n")[0][:MOST_REASON])
+    # The text may quote names from an untrusted file: limit them, and escape control codes.
+    line = "".join(c if c.isprintable() else "?" for c in text.split("\n")[0][:_MAX_REASON_CHARS])
     return line.rstrip(".") or type(failure).__name__

@@ -1,7 +1,8 @@
-"""Saving while the training goes on: a copy is taken, and a thread writes it.
+"""Writing checkpoints in a background thread while the training continues.
 
-At most one save is under way; who has another one waits for it. What goes wrong in the
-thread is told to whoever asks next.
+The caller's arrays are copied and a thread writes the copy. At most one write is in
+progress; starting another one waits for it. An error in the thread is raised by the next
+call. When checkpoints are due, and where they are written, is up to the caller.
 """
 
 import threading
@@ -16,78 +17,83 @@ from distbp.storage.checkpoint import Checkpoint, describe_network
 
 
 class BackgroundWriter:
-    """Writes one checkpoint after the other, in a thread of its own.
+    """Writes one checkpoint after the other in a thread of its own.
 
-    The first copy makes room for all that follow: θ and the optimizer's state once more. To
-    `hold` one takes as much again.
+    The first `start` allocates a copy of θ and of the optimizer's state, which later calls
+    reuse; the first `defer` allocates another one.
     """
 
     def __init__(self) -> None:
         self._copy: Checkpoint | None = None
         self._deferred: Checkpoint | None = None
-        self._room_to_hold: Checkpoint | None = None
+        self._deferred_buffers: Checkpoint | None = None
         self._thread: threading.Thread | None = None
-        self._trouble: BaseException | None = None
+        self._error: BaseException | None = None
 
     def start(self, checkpoint: Checkpoint, write: Callable[[Checkpoint], None]) -> None:
-        """Copy a checkpoint's arrays and let `write` have them; they may change at once.
+        """Copy a checkpoint and call `write` on the copy in the background.
+
+        The arrays of `checkpoint` may be changed as soon as this returns.
 
         Raises
         ------
         CheckpointError
-            The save before this one has failed; this one has not begun.
+            The write before this one failed; this one was not started.
         """
         self.wait()
-        self._copy = copied(checkpoint, self._copy)
+        self._copy = _copy_checkpoint(checkpoint, self._copy)
         self._thread = threading.Thread(target=self._run, args=(self._copy, write), daemon=True)
         self._thread.start()
 
     def defer(self, checkpoint: Checkpoint) -> None:
-        """Keep a copy of a checkpoint that is to be written later, if no better one comes."""
-        self._deferred = self._room_to_hold = copied(checkpoint, self._room_to_hold)
+        """Keep a copy of a checkpoint to be written later; it replaces the one before."""
+        self._deferred = self._deferred_buffers = _copy_checkpoint(
+            checkpoint, self._deferred_buffers
+        )
 
     def pop_deferred(self) -> Checkpoint | None:
-        """Return what is held, which is so no longer."""
-        held, self._deferred = self._deferred, None
-        return held
+        """Return the deferred checkpoint, if any, and forget it."""
+        deferred, self._deferred = self._deferred, None
+        return deferred
 
     def _run(self, checkpoint: Checkpoint, write: Callable[[Checkpoint], None]) -> None:
         try:
             write(checkpoint)
-        except BaseException as trouble:
-            self._trouble = trouble
-            if not isinstance(trouble, CheckpointError):  # a defect: all ranks are to know now
+        except BaseException as error:
+            self._error = error
+            # Anything else is a defect: the excepthook of threads then stops all ranks at once.
+            if not isinstance(error, CheckpointError):
                 raise
 
     def is_done(self) -> bool:
-        """Return whether nothing is under way."""
+        """Return whether no write is in progress."""
         return self._thread is None or not self._thread.is_alive()
 
     def wait(self) -> None:
-        """Return when nothing is under way.
+        """Wait until no write is in progress.
 
         Raises
         ------
         CheckpointError
-            What was under way has failed.
+            The write failed.
         """
         if self._thread:
             self._thread.join()
         self._thread = None
-        trouble, self._trouble = self._trouble, None
-        if trouble:
-            raise trouble
+        error, self._error = self._error, None
+        if error:
+            raise error
 
 
-def copied(checkpoint: Checkpoint, room: Checkpoint | None) -> Checkpoint:
-    """Return a copy of a checkpoint, in the arrays of an older one if there is `room`."""
+def _copy_checkpoint(checkpoint: Checkpoint, buffers: Checkpoint | None) -> Checkpoint:
+    """Return a copy of a checkpoint, in the arrays of an older copy if there is one."""
     network, state = checkpoint.network, checkpoint.state
-    if room is None:
+    if buffers is None:
         spare = Network(**describe_network(network), theta=np.empty_like(network.theta))
-        room = replace(
+        buffers = replace(
             checkpoint, network=spare, state={name: np.empty_like(a) for name, a in state.items()}
         )
-    np.copyto(room.network.theta, network.theta)
+    np.copyto(buffers.network.theta, network.theta)
     for name, array in state.items():
-        np.copyto(room.state[name], array)
-    return replace(checkpoint, network=room.network, state=room.state)
+        np.copyto(buffers.state[name], array)
+    return replace(checkpoint, network=buffers.network, state=buffers.state)

@@ -1,17 +1,9 @@
-"""A checkpoint: one HDF5 file with all that a run needs to go on.
+"""A checkpoint: one HDF5 file with all that a run needs to continue.
 
-    about                  uint8 JSON: network, data, config, progress, versions
-    history                uint8 text: the lines of metrics.jsonl
-    layers/1/w, layers/1/b …      weights (n_l, n_{l-1}) and biases (n_l,)
-    optimizer/NAME         (P,): the optimizer's state, in the order of θ
-    scaling/shift, scaling/scale  what the network's input is made of
-
-It is a model too: `load` needs no other file. It holds nothing else, or it is
-refused, and it is read only if all its bytes are those that were written. A
-`RunDirectory` keeps a run's checkpoints: `checkpoints/step-*.h5`, the newest also as
-`last.h5` and the best as `best.h5`, under names of their own, so that neither
-dangles when old ones are removed. Where `last.h5` is damaged, the newest of them
-that is not takes its place.
+It is a trained model, too: nothing else is needed to evaluate it. The layout of the file is
+in the docstring of `distbp.storage`; a file that holds anything else, or whose checksum is
+invalid, is refused. Where a run keeps its checkpoints is known to `run_directory`, what
+`config` and `progress` mean to `distbp.training`.
 """
 
 import json
@@ -30,9 +22,9 @@ from distbp.network.parameters import theta_size
 from distbp.storage import hdf5_checks, hdf5_chunks, hdf5_file
 from distbp.storage.scaling import Scaling
 
-FORMAT = "distbp-checkpoint"
-VERSION = 2  # the first had the records in `about`
-MOST_LAYERS = 10_000  # each costs memory beside its numbers
+CHECKPOINT_FORMAT = "distbp-checkpoint"
+CHECKPOINT_VERSION = 2  # version 1 had the history in `about`
+_MAX_LAYERS = 10_000  # a layer takes memory beside its numbers
 
 
 @dataclass
@@ -43,7 +35,7 @@ class Checkpoint:
     ----------
     network : Network
     state : dict of (P,) arrays
-        The optimizer's.
+        State of the optimizer, by name.
     scaling : Scaling
     about : dict
         network, task, classes, data (its identity), config, progress, machine and versions.
@@ -59,7 +51,7 @@ class Checkpoint:
 
 
 def describe_network(network: Network) -> dict[str, Any]:
-    """Return the arguments that make a network of this shape again."""
+    """Return the arguments of `Network` that give one of the same shape and kind."""
     return {
         "sizes": list(network.sizes),
         "activation": network.activation,
@@ -69,24 +61,28 @@ def describe_network(network: Network) -> dict[str, Any]:
     }
 
 
-def write(path: Path, checkpoint: Checkpoint) -> None:
-    """Write a checkpoint; it is whole and on the disk when this returns.
+def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint atomically; it is on the disk when this returns.
 
     Raises
     ------
     CheckpointError
         It cannot be written; an older file at `path` is unharmed.
     """
-    with hdf5_file.create(path, FORMAT, VERSION, CheckpointError) as file:
+    with hdf5_file.create_file(
+        path, CHECKPOINT_FORMAT, CHECKPOINT_VERSION, CheckpointError
+    ) as file:
         hdf5_file.write_json(file, "about", checkpoint.about)
         hdf5_file.write_text(file, "history", "".join(checkpoint.history))
         checkpoint.scaling.write(file)
-        for name, array in places(checkpoint.network, checkpoint.state):
+        for name, array in _named_arrays(checkpoint.network, checkpoint.state):
             hdf5_file.write_array(file, name, array)
 
 
-def places(network: Network, state: Mapping[str, np.ndarray]) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield the name in the file and the array of everything that is as large as θ."""
+def _named_arrays(
+    network: Network, state: Mapping[str, np.ndarray]
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield name in the file and array of the parameters and of the optimizer's state."""
     for l, (b, w) in enumerate(zip(network.biases, network.weights, strict=True), 1):
         yield f"layers/{l}/w", w
         yield f"layers/{l}/b", b
@@ -94,43 +90,45 @@ def places(network: Network, state: Mapping[str, np.ndarray]) -> Iterator[tuple[
         yield f"optimizer/{name}", array
 
 
-def read(path: Path) -> Checkpoint:
+def read_checkpoint(path: Path) -> Checkpoint:
     """Read a checkpoint.
 
     Raises
     ------
     CheckpointError
-        There is none, it is damaged, or it is not what it should be.
+        There is none, it is damaged, or it is not what a checkpoint has to be.
     """
-    with hdf5_file.open_verified(path, FORMAT, VERSION, CheckpointError) as file:
-        about = read_about(file)
-        names = state_names(about["config"])
-        network = empty_network(about["network"], len(names), file.id.get_filesize())
+    with hdf5_file.open_verified(
+        path, CHECKPOINT_FORMAT, CHECKPOINT_VERSION, CheckpointError
+    ) as file:
+        about = _read_checkpoint_about(file)
+        names = _state_names(about["config"])
+        network = _allocate_network(about["network"], len(names), file.id.get_filesize())
         state = {name: np.empty_like(network.theta) for name in names}
-        arrays = dict(places(network, state))
-        hdf5_checks.check_names(
+        arrays = dict(_named_arrays(network, state))
+        hdf5_checks.check_no_other_names(
             file, ("about", "history", "scaling/shift", "scaling/scale", *arrays)
         )
         for name, array in arrays.items():
-            read_array(file, name, array)
+            _read_array_into(file, name, array)
         scaling = Scaling.read(file, network.sizes[0])
-        return Checkpoint(network, state, scaling, about, read_history(file, about))
+        return Checkpoint(network, state, scaling, about, _read_history(file, about))
 
 
-def read_about(file: h5py.File) -> dict[str, Any]:
-    """Return `about`, once it is known to have what is asked of it."""
+def _read_checkpoint_about(file: h5py.File) -> dict[str, Any]:
+    """Return `about` after checking that its entries are there and of the right type."""
     about = hdf5_file.read_json(file, "about")
     for name, kind in (
         ("network", dict), ("task", str), ("classes", list), ("data", dict), ("config", dict),
         ("progress", dict), ("machine", dict), ("versions", dict),
     ):  # fmt: skip
         if not isinstance(about, dict) or not isinstance(about.get(name), kind):
-            raise ValueError(f"'about' has no {name!r}, or not as a {kind.__name__}")
+            raise ValueError(f"'about' has no {name!r} that is a {kind.__name__}")
     return about
 
 
-def read_history(file: h5py.File, about: dict[str, Any]) -> list[str]:
-    """Return the lines of `history`, which version 1 has in `about`."""
+def _read_history(file: h5py.File, about: dict[str, Any]) -> list[str]:
+    """Return the lines of `history`; version 1 has them as records in `about`."""
     if "history" not in about:
         return [f"{line}\n" for line in hdf5_file.read_text(file, "history").split("\n")[:-1]]
     records = about.pop("history")
@@ -139,8 +137,8 @@ def read_history(file: h5py.File, about: dict[str, Any]) -> list[str]:
     return [f"{json.dumps(record)}\n" for record in records]
 
 
-def state_names(config: dict[str, Any]) -> tuple[str, ...]:
-    """Return the names of the arrays that a run's optimizer keeps, if it is one of distbp's."""
+def _state_names(config: dict[str, Any]) -> tuple[str, ...]:
+    """Return the names of the state arrays of a run's optimizer."""
     name, threads = config.get("optimizer"), config.get("threads")
     if not isinstance(threads, int):
         raise ValueError(f"'about' has {threads!r} threads")
@@ -149,23 +147,29 @@ def state_names(config: dict[str, Any]) -> tuple[str, ...]:
     return OPTIMIZERS[name].state_names
 
 
-def empty_network(arguments: dict[str, Any], states: int, size: int) -> Network:
-    """Return a network of the shape that a file of `size` bytes says it has, with its `states`."""
+def _allocate_network(arguments: dict[str, Any], n_states: int, file_bytes: int) -> Network:
+    """Return a network of the given shape whose parameters are not initialized.
+
+    Nothing is allocated unless the file is large enough for it and its optimizer's states.
+    """
     if set(arguments) != {"sizes", "activation", "cost", "output", "dtype"}:
         raise ValueError(f"'about' describes a network by {', '.join(arguments) or 'nothing'}")
     try:
         check(**arguments, init="scaled", seed=0)
     except ConfigError as failure:
-        raise ValueError(f"it describes no network: {failure}") from failure
+        raise ValueError(f"its network is invalid: {failure}") from failure
     numbers, dtype = theta_size(arguments["sizes"]), np.dtype(arguments["dtype"])
-    if len(arguments["sizes"]) > MOST_LAYERS or numbers * dtype.itemsize * (1 + states) > size:
-        raise ValueError(f"its {size:,} bytes are too few for sizes {arguments['sizes'][:99]}")
+    n_layers, required = len(arguments["sizes"]), numbers * dtype.itemsize * (1 + n_states)
+    if n_layers > _MAX_LAYERS or required > file_bytes:
+        raise ValueError(
+            f"its {file_bytes:,} bytes are too few for sizes {arguments['sizes'][:99]}"
+        )
     return Network(**arguments, theta=np.empty(numbers, dtype))
 
 
-def read_array(file: h5py.File, name: str, out: np.ndarray) -> None:
-    """Fill `out` with a dataset of exactly its shape and dtype."""
-    found = hdf5_chunks.array(file, name)
+def _read_array_into(file: h5py.File, name: str, out: np.ndarray) -> None:
+    """Fill `out` with a dataset, which must have its shape and dtype."""
+    found = hdf5_chunks.open_array(file, name)
     if found.shape != out.shape or found.dtype != out.dtype:
         raise ValueError(f"{name} is {found.dtype} {found.shape}; expected {out.dtype} {out.shape}")
     found.read_direct(out)

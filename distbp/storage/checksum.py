@@ -1,14 +1,14 @@
-"""The seal of a file: in its first 512 bytes, what all the others have to be.
+"""The checksum header: the first 512 bytes of a file say what all the others have to be.
 
-HDF5 leaves the user block in front of a file to whoever writes it. A seal is, in
+HDF5 leaves the user block in front of a file to applications. In it distbp stores, in
 little-endian order,
 
-    magic, 8 bytes | kind, 24 | length of the whole file, 8 | SHA-256 from byte 512 on, 32
-    SHA-256 of all that, 32 | zeros to the end of the block
+    magic, 8 bytes | kind, 24 | length of the file, 8 | SHA-256 from byte 512 on, 32
+    SHA-256 of the 72 bytes before, 32 | zeros up to byte 512
 
-It tells a damaged file from a whole one before libhdf5, which can loop or crash on a
-damaged one, sees a byte of it. It is no signature: whoever writes a file can seal it.
-Whatever is wrong is raised as a ValueError that says so in a few words.
+It detects a damaged file before libhdf5, which can loop or crash on one, sees a byte of it.
+It is no signature: anybody who changes a file can write a new header. Everything wrong is
+raised as a ValueError that says so in a few words; nothing here knows HDF5.
 """
 
 import hashlib
@@ -17,92 +17,124 @@ import os
 import struct
 from typing import NamedTuple
 
-BLOCK = 512  # bytes before the HDF5 signature
-SIGNATURE = b"\x89HDF\r\n\x1a\n"
-MAGIC = b"distbp\r\n"  # a copy as text would change its line end
-HEADER = struct.Struct("<8s24sQ32s")
+USER_BLOCK_BYTES = 512
+MAGIC = b"distbp\r\n"  # "\r\n" exposes transfers in text mode, which convert line ends
+_HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
+_FIELDS = struct.Struct("<8s24sQ32s")
 
 
-class Seal(NamedTuple):
-    """What a seal says of its file."""
+class ChecksumHeader(NamedTuple):
+    """What the header says of its file.
+
+    Attributes
+    ----------
+    kind : str
+        The file's format, up to 24 characters.
+    length : int
+        Bytes of the file, with the header.
+    digest : bytes
+        SHA-256 of all bytes after the header.
+    """
 
     kind: str
     length: int
     digest: bytes
 
     def pack(self) -> bytes:
-        """Return the block of 512 bytes."""
-        header = HEADER.pack(MAGIC, self.kind.encode("latin-1"), self.length, self.digest)
-        return (header + hashlib.sha256(header).digest()).ljust(BLOCK, b"\0")
+        """Return the header as the 512 bytes of the user block."""
+        fields = _FIELDS.pack(MAGIC, self.kind.encode("latin-1"), self.length, self.digest)
+        return (fields + hashlib.sha256(fields).digest()).ljust(USER_BLOCK_BYTES, b"\0")
 
 
 def write_checksum_header(file: io.RawIOBase, kind: str) -> None:
-    """Seal an open file that has an empty user block."""
-    file.seek(BLOCK)
+    """Write the header of an open file into its user block."""
+    file.seek(USER_BLOCK_BYTES)
     digest = hashlib.file_digest(file, "sha256").digest()
-    block = Seal(kind, file.seek(0, os.SEEK_END), digest).pack()
+    block = ChecksumHeader(kind, file.seek(0, os.SEEK_END), digest).pack()
     file.seek(0)
-    if file.write(block) != BLOCK:
-        raise OSError("its seal could not be written")
+    if file.write(block) != USER_BLOCK_BYTES:
+        raise OSError("its checksum header could not be written")
 
 
-def parse(block: bytes) -> Seal | None:
-    """Return the seal in the first bytes of a file, or None if there are only zeros."""
-    if block[BLOCK : BLOCK + len(SIGNATURE)] != SIGNATURE and not block.startswith(MAGIC):
-        raise ValueError("it is not an HDF5 file that distbp has written")
-    if not any(block[:BLOCK]):
-        return None
-    magic, kind, length, digest = HEADER.unpack_from(block.ljust(BLOCK, b"\0"))
-    found = Seal(kind.rstrip(b"\0").decode("latin-1"), length, digest)
-    if magic != MAGIC or block[:BLOCK] != found.pack():
-        raise ValueError("it is damaged: its seal is not whole")
-    return found
+def read_checksum_header(file: io.RawIOBase) -> ChecksumHeader | None:
+    """Return the header of an open file, or None if its user block is all zeros.
 
-
-def read_block(file: io.RawIOBase) -> Seal | None:
-    """Return the seal of an open file, or None if it has none."""
+    Raises
+    ------
+    ValueError
+        It is not one of distbp's files, or the header itself is damaged.
+    """
     file.seek(0)
-    return parse(file.read(BLOCK + len(SIGNATURE)) or b"")
+    return _parse_header(file.read(USER_BLOCK_BYTES + len(_HDF5_SIGNATURE)) or b"")
 
 
-def check(file: io.RawIOBase) -> Seal:
-    """Return the seal of an open file, once every byte is known to be what it says."""
-    found = sealed_length(file)
-    file.seek(BLOCK)
-    compare(found, hashlib.file_digest(file, "sha256").digest())
-    return found
+def verify_content(file: io.RawIOBase) -> ChecksumHeader:
+    """Return the header of an open file after comparing every byte with it.
+
+    Raises
+    ------
+    ValueError
+        The file has no header, or is damaged.
+    """
+    header = _verify_length(file)
+    file.seek(USER_BLOCK_BYTES)
+    _compare_digest(header, hashlib.file_digest(file, "sha256").digest())
+    return header
 
 
-def read(file: io.FileIO) -> tuple[Seal, bytes]:
-    """Return the seal of an open file and all its bytes, once they are known to fit."""
-    found = sealed_length(file)
-    if found.length > memory():
-        raise ValueError(f"its {found.length:,} bytes are more than this machine's memory")
+def read_verified(file: io.FileIO) -> bytes:
+    """Return all bytes of an open file after comparing them with its header.
+
+    The bytes that were verified are the ones returned, even if the file changes meanwhile.
+
+    Raises
+    ------
+    ValueError
+        The file has no header, is damaged, is larger than memory, or changes while it is read.
+    """
+    header = _verify_length(file)
+    if header.length > _physical_memory_bytes():
+        raise ValueError(f"its {header.length:,} bytes exceed the memory of this machine")
     file.seek(0)
     content = file.readall()
-    if parse(content[: BLOCK + len(SIGNATURE)]) != found or len(content) != found.length:
-        raise ValueError("it was changed while it was read")
-    compare(found, hashlib.sha256(memoryview(content)[BLOCK:]).digest())
-    return found, content
+    start = content[: USER_BLOCK_BYTES + len(_HDF5_SIGNATURE)]
+    if _parse_header(start) != header or len(content) != header.length:
+        raise ValueError("it changed while it was being read")
+    _compare_digest(header, hashlib.sha256(memoryview(content)[USER_BLOCK_BYTES:]).digest())
+    return content
 
 
-def sealed_length(file: io.RawIOBase) -> Seal:
-    """Return the seal of an open file, once its length is known to be right."""
-    found = read_block(file)
-    if found is None:
-        raise ValueError("it has no seal, so that nobody can say whether it is whole")
+def _parse_header(start: bytes) -> ChecksumHeader | None:
+    """Return the header in the first bytes of a file, or None if they are all zeros."""
+    signature = start[USER_BLOCK_BYTES : USER_BLOCK_BYTES + len(_HDF5_SIGNATURE)]
+    if signature != _HDF5_SIGNATURE and not start.startswith(MAGIC):
+        raise ValueError("it is not an HDF5 file written by distbp")
+    block = start[:USER_BLOCK_BYTES]
+    if not any(block):
+        return None
+    magic, kind, length, digest = _FIELDS.unpack_from(block.ljust(USER_BLOCK_BYTES, b"\0"))
+    header = ChecksumHeader(kind.rstrip(b"\0").decode("latin-1"), length, digest)
+    # Packed again, so that also the bytes that are not used must be right.
+    if magic != MAGIC or block != header.pack():
+        raise ValueError("it is damaged: its checksum header is invalid")
+    return header
+
+
+def _verify_length(file: io.RawIOBase) -> ChecksumHeader:
+    """Return the header of an open file after comparing the file's length with it."""
+    header = read_checksum_header(file)
+    if header is None:
+        raise ValueError("it has no checksum header, so its integrity cannot be verified")
     length = file.seek(0, os.SEEK_END)
-    if length != found.length:
-        raise ValueError(f"it is damaged: it has {length:,} of {found.length:,} bytes")
-    return found
+    if length != header.length:
+        raise ValueError(f"it is damaged: it has {length:,} of {header.length:,} bytes")
+    return header
 
 
-def compare(found: Seal, digest: bytes) -> None:
-    """Raise ValueError unless the bytes of a file have the digest that its seal says."""
-    if digest != found.digest:
-        raise ValueError("it is damaged: its SHA-256 is not the one that it was sealed with")
+def _compare_digest(header: ChecksumHeader, digest: bytes) -> None:
+    if digest != header.digest:
+        raise ValueError("it is damaged: its SHA-256 differs from that in its checksum header")
 
 
-def memory() -> int:
-    """Return how many bytes of memory this machine has."""
+def _physical_memory_bytes() -> int:
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

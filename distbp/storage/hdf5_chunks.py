@@ -1,9 +1,9 @@
-"""Arrays of an HDF5 file, in one piece or in chunks that are unpacked here.
+"""Arrays of an HDF5 file, contiguous or in chunks that are decompressed here.
 
-libhdf5's own deflate filter makes room for whatever comes out of a chunk: a file of
-a few kilobytes can fill the memory. So chunks are read as they are stored and
-unpacked by rules of HDF5's File Format Specification 3.0 (deflate, shuffle and
-Fletcher's checksum), never to more than a chunk has to hold.
+libhdf5's own deflate filter allocates memory for whatever comes out of a chunk: a file of a
+few kilobytes can exhaust it. So chunks are read as they are stored and decoded by the rules
+of HDF5's File Format Specification 3.0 (deflate, shuffle and Fletcher's checksum), never to
+more bytes than the shape of a chunk requires. What the numbers mean is not known here.
 """
 
 import itertools
@@ -18,22 +18,29 @@ from h5py import h5d, h5t
 
 from distbp.storage import hdf5_checks
 
-DEFLATE, SHUFFLE, FLETCHER32 = 1, 2, 3  # numbers of the filters
-MOST_CHUNK = 1 << 25  # bytes of a chunk, and of the chunks that are kept for the next rows
-MOST_RATIO = 1100  # deflate packs 1032 bytes into one, at best
+_DEFLATE_FILTER, _SHUFFLE_FILTER, _FLETCHER32_FILTER = 1, 2, 3  # identifiers in HDF5
+_MAX_CHUNK_BYTES = 1 << 25  # of a chunk, and of all decoded chunks in the cache
+_MAX_COMPRESSION_RATIO = 1100  # that of deflate is 1032 at most
 
 
-def array(
-    file: h5py.File, path: str, kinds: Collection[int] = hdf5_checks.NUMBERS
+def open_array(
+    file: h5py.File, path: str, types: Collection[int] = hdf5_checks.NUMERIC_TYPES
 ) -> "h5py.Dataset | ChunkedArray":
-    """Return the array at `path`, to be read by rows or as a whole."""
-    found = hdf5_checks.dataset(file, path, kinds)
+    """Return the array at `path`, to be read by rows or as a whole.
+
+    Raises
+    ------
+    ValueError
+        It is not of one of the HDF5 type classes, or is refused by `hdf5_checks.open_dataset`
+        or `ChunkedArray`.
+    """
+    found = hdf5_checks.open_dataset(file, path, types)
     is_chunked = found.id.get_create_plist().get_layout() == h5d.CHUNKED
     return ChunkedArray(found, path) if is_chunked else found
 
 
-def is_plain(dataset: h5py.Dataset) -> bool:
-    """Return whether the numbers are stored as NumPy holds them; 24 bits are not, say."""
+def has_numpy_type(dataset: h5py.Dataset) -> bool:
+    """Return whether NumPy has the type as it is stored; it has no 24-bit integers, say."""
     found = dataset.id.get_type()
     is_text = found.get_class() == h5t.STRING
     return is_text or bool(h5t.py_create(dataset.dtype, logical=True).equal(found))
@@ -48,10 +55,15 @@ class ChunkedArray:
     path : str
         Its name, for messages.
 
+    Attributes
+    ----------
+    shape : tuple of int
+    dtype : numpy.dtype
+
     Raises
     ------
     ValueError
-        Its chunks are too large, packed by another filter, or cannot hold its shape.
+        Its chunks are too large, use another filter, or are too few bytes for its shape.
     """
 
     def __init__(self, dataset: h5py.Dataset, path: str) -> None:
@@ -60,37 +72,37 @@ class ChunkedArray:
         )  # fmt: skip
         plist = dataset.id.get_create_plist()
         self._chunk = plist.get_chunk()
-        self._size = math.prod(self._chunk) * self.dtype.itemsize
+        self._chunk_bytes = math.prod(self._chunk) * self.dtype.itemsize
         filters = [plist.get_filter(i) for i in range(min(plist.get_nfilters(), 4))]
         self._filters = [number for number, *_ in filters]
         self._check_filters(filters)
-        self._kept: dict[tuple[int, ...], np.ndarray] = {}
+        self._cache: dict[tuple[int, ...], np.ndarray] = {}
         self._stored: dict[tuple[int, ...], int] = {}  # bytes of each chunk, by its first corner
-        dataset.id.chunk_iter(self._note)
-        self._check_sizes(dataset.file.id.get_filesize())
+        dataset.id.chunk_iter(self._note_chunk)
+        self._check_stored_bytes(dataset.file.id.get_filesize())
 
     def _check_filters(self, filters: list[Any]) -> None:
-        if self._size > MOST_CHUNK:
+        if self._chunk_bytes > _MAX_CHUNK_BYTES:
             raise ValueError(
-                f"{self._path} is stored in chunks of {self._size:,} bytes; expected at most "
-                f"{MOST_CHUNK:,}: store it in smaller ones"
+                f"{self._path} is stored in chunks of {self._chunk_bytes:,} bytes; expected at "
+                f"most {_MAX_CHUNK_BYTES:,}: store it in smaller ones"
             )
-        known = {DEFLATE, SHUFFLE, FLETCHER32}
-        if not is_plain(self._dataset) or len(set(self._filters) & known) < len(filters):
+        known = {_DEFLATE_FILTER, _SHUFFLE_FILTER, _FLETCHER32_FILTER}
+        if not has_numpy_type(self._dataset) or len(set(self._filters) & known) < len(filters):
             raise ValueError(
-                f"{self._path} is packed by other means than gzip, shuffle and fletcher32, which "
-                "are all that distbp unpacks: store it without them"
+                f"{self._path} uses a filter other than gzip, shuffle and fletcher32, which are "
+                "all that distbp decodes: store it without it"
             )
 
-    def _note(self, info: Any) -> None:
+    def _note_chunk(self, info: Any) -> None:
         self._stored[tuple(info.chunk_offset)] = info.size
 
-    def _check_sizes(self, size: int) -> None:
-        stored, whole = sum(self._stored.values()), math.prod(self.shape) * self.dtype.itemsize
-        if stored > size or whole > stored * MOST_RATIO:
+    def _check_stored_bytes(self, file_bytes: int) -> None:
+        stored, required = sum(self._stored.values()), math.prod(self.shape) * self.dtype.itemsize
+        if stored > file_bytes or required > stored * _MAX_COMPRESSION_RATIO:
             raise ValueError(
-                f"{self._path} has {stored:,} bytes in a file of {size:,}, but a shape, "
-                f"{self.shape}, of {whole:,}"
+                f"{self._path} has {stored:,} bytes in a file of {file_bytes:,}, but its shape "
+                f"{self.shape} requires {required:,}"
             )
 
     def __len__(self) -> int:
@@ -101,7 +113,7 @@ class ChunkedArray:
         return len(self.shape)
 
     def __getitem__(self, rows: slice) -> np.ndarray:
-        """Return some of the rows; without a step."""
+        """Return some of the rows; `rows` has no step."""
         start, stop, _ = rows.indices(len(self))
         out = np.empty((stop - start, *self.shape[1:]), self.dtype)
         self.read_direct(out, start)
@@ -115,80 +127,81 @@ class ChunkedArray:
         for corner in itertools.product(first, *others):
             low, high = max(corner[0], start), min(corner[0] + height, stop)
             ends = zip(corner[1:], self._chunk[1:], strict=True)
-            place = out[low - start : high - start, *(slice(c, c + n) for c, n in ends)]
-            inside = (slice(n) for n in place.shape[1:])
-            place[...] = self._unpacked(corner)[low - corner[0] : high - corner[0], *inside]
+            target = out[low - start : high - start, *(slice(c, c + n) for c, n in ends)]
+            inside = (slice(n) for n in target.shape[1:])  # a chunk may pass the array's end
+            target[...] = self._decoded_chunk(corner)[low - corner[0] : high - corner[0], *inside]
 
-    def _unpacked(self, corner: tuple[int, ...]) -> np.ndarray:
-        """Return the chunk at `corner`: its whole shape, also where it passes the array's end."""
+    def _decoded_chunk(self, corner: tuple[int, ...]) -> np.ndarray:
+        """Return the chunk at `corner`, in its full shape, from the cache if it is there."""
         if corner not in self._stored:
             return np.broadcast_to(self._dataset.fillvalue, self._chunk)
-        if corner not in self._kept:
-            if (len(self._kept) + 1) * self._size > MOST_CHUNK:
-                self._kept.clear()
-            self._kept[corner] = self._read(corner)
-        return self._kept[corner]
+        if corner not in self._cache:
+            if (len(self._cache) + 1) * self._chunk_bytes > _MAX_CHUNK_BYTES:
+                self._cache.clear()
+            self._cache[corner] = self._read_chunk(corner)
+        return self._cache[corner]
 
-    def _read(self, corner: tuple[int, ...]) -> np.ndarray:
-        if self._stored[corner] > 2 * MOST_CHUNK:
+    def _read_chunk(self, corner: tuple[int, ...]) -> np.ndarray:
+        if self._stored[corner] > 2 * _MAX_CHUNK_BYTES:
             raise ValueError(f"{self._path} has a chunk of {self._stored[corner]:,} bytes")
         mask, data = self._dataset.id.read_direct_chunk(corner)
+        # A writer may skip a filter for a single chunk; it then sets the filter's bit.
         filters = [number for i, number in enumerate(self._filters) if not mask >> i & 1]
         try:
-            data = unpack(data, filters, self._size, self.dtype.itemsize)
+            data = _decode(data, filters, self._chunk_bytes, self.dtype.itemsize)
         except (ValueError, zlib.error) as failure:
             raise ValueError(f"{self._path}: {failure}") from failure
         return np.frombuffer(data, self.dtype).reshape(self._chunk)
 
 
-def unpack(data: bytes, filters: list[int], size: int, width: int) -> bytes:
+def _decode(data: bytes, filters: list[int], size: int, width: int) -> bytes:
     """Return the `size` bytes of a chunk, of numbers of `width` bytes.
 
-    `filters` are in the order in which they were applied when it was written.
+    `filters` are in the order in which they were applied when the chunk was written.
     """
     while filters:
         *filters, last = filters
-        # The checksum is 4 bytes behind what was there.
-        expected = size + 4 * (FLETCHER32 in filters)
-        if last == DEFLATE:
-            data = inflated(data, expected)
-        elif last == SHUFFLE:
-            data = unshuffled(data, width)
+        # Fletcher's checksum adds 4 bytes at the end.
+        expected = size + 4 * (_FLETCHER32_FILTER in filters)
+        if last == _DEFLATE_FILTER:
+            data = _inflate(data, expected)
+        elif last == _SHUFFLE_FILTER:
+            data = _unshuffle(data, width)
         else:
-            data = checked(data)
+            data = _strip_fletcher32(data)
     if len(data) != size:
         raise ValueError(f"a chunk has {len(data):,} bytes; expected {size:,}")
     return data
 
 
-def inflated(data: bytes, size: int) -> bytes:
-    """Return what deflate made `data` of, but no more than `size` bytes."""
+def _inflate(data: bytes, size: int) -> bytes:
+    """Return the `size` bytes that deflate has compressed to `data`."""
     stream = zlib.decompressobj()
-    found = stream.decompress(data, size + 1)
+    found = stream.decompress(data, size + 1)  # one more, to notice a chunk that is too long
     if len(found) != size or not stream.eof:
-        raise ValueError(f"a chunk does not unpack to {size:,} bytes")
+        raise ValueError(f"a chunk does not decompress to {size:,} bytes")
     return found
 
 
-def unshuffled(data: bytes, width: int) -> bytes:
+def _unshuffle(data: bytes, width: int) -> bytes:
     """Return numbers from all their first bytes, all their second bytes, and so on."""
-    whole = len(data) // width * width
-    columns = np.frombuffer(data, np.uint8, whole).reshape(width, -1)
-    return columns.T.tobytes() + data[whole:]
+    end = len(data) // width * width  # what remains after it is stored as it is
+    columns = np.frombuffer(data, np.uint8, end).reshape(width, -1)
+    return columns.T.tobytes() + data[end:]
 
 
-def checked(data: bytes) -> bytes:
-    """Return a chunk without the checksum behind it, once that is known to be right."""
+def _strip_fletcher32(data: bytes) -> bytes:
+    """Return a chunk without the checksum at its end, after verifying it."""
     content, checksum = data[:-4], data[-4:]
-    if fletcher32(content) != int.from_bytes(checksum, "little"):
+    if _fletcher32(content) != int.from_bytes(checksum, "little"):
         raise ValueError("a chunk is damaged: its checksum is wrong")
     return content
 
 
-def fletcher32(data: bytes) -> int:
+def _fletcher32(data: bytes) -> int:
     """Return the checksum of Fletcher, IEEE Trans. Commun. 30 (1982) 247, of 16-bit words.
 
-    StepTotals are modulo 65,535, where HDF5 writes 65,535 for a 0 that is not of zeros only.
+    The sums are modulo 65,535; HDF5 writes a sum of 0 as 65,535 unless all words are 0.
     """
     low = high = 0
     words = np.frombuffer(data + b"\0" * (len(data) % 2), ">u2")

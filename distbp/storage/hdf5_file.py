@@ -1,12 +1,9 @@
-"""What all of distbp's HDF5 files have in common.
+"""Creating and opening distbp's HDF5 files, and what all of them have in common.
 
-A file is whole or absent: it is written beside its place under a temporary name,
-forced to the disk and renamed. It begins with a seal (see `seal`), says its format
-and version in two attributes of the root, holds text only as UTF-8 JSON in a
-uint8 dataset (never as a variable-length string: one changed byte in those makes
-libhdf5 loop or crash), and no time stamps, so that equal content is an equal
-file. Files are read through the `gate`. What they mean is known to `data` and
-`checkpoint`.
+A file is written atomically, begins with a checksum header, names its format and version in
+two attributes of the root group, holds text as UTF-8 in uint8 datasets, and has no time
+stamps. Files are opened through the allow-list of `hdf5_checks`. What a file means is known
+to `distbp.data` and `checkpoint`.
 """
 
 import errno
@@ -23,19 +20,20 @@ import numpy as np
 
 from distbp.errors import ConfigError, DistbpError
 from distbp.storage import checksum, hdf5_checks, hdf5_chunks
-from distbp.storage.atomic import atomic_write, reason
+from distbp.storage.atomic import atomic_write, failure_reason
 
-MOST_TEXT = 1 << 27  # bytes of JSON: the records of 100,000 epochs, and some more
-MOST_ITEMS = 1 << 22  # values, and lines, in it: each takes about 100 bytes of memory
+# Of a text: the records of 100,000 epochs fit.
+_MAX_TEXT_BYTES = 1 << 27
+_MAX_TEXT_ITEMS = 1 << 22  # JSON values, or lines: each takes about 100 bytes of memory
 
 
 def check_replaceable(path: Path) -> None:
-    """Refuse to write to a path where something is that distbp has not made.
+    """Check that writing to `path` overwrites nothing but an output of distbp.
 
     Raises
     ------
     ConfigError
-        It is there, and has to be moved first.
+        There is a file that distbp has not written, or something that is no file.
     """
     if not os.path.lexists(path):
         return
@@ -45,16 +43,16 @@ def check_replaceable(path: Path) -> None:
             is_ours = file.read(len(checksum.MAGIC)) in (checksum.MAGIC, b"")
     if not is_ours:
         raise ConfigError(
-            f"{path} is there already, and distbp has not written it. Give the output another "
-            "name, or remove it first."
+            f"{path} exists already and was not written by distbp. Give the output another "
+            "name, or remove that file first."
         )
 
 
-class Disk:
-    """A binary file for h5py whose failures are kept until libhdf5 has done with it.
+class _DeferredErrorFile:
+    """A raw binary file for h5py that defers write errors until the file is closed.
 
-    libhdf5 can crash the process after a write that failed, on a full disk say. So
-    it is told that all went well; `failure` is what really happened.
+    libhdf5 can crash the process after a failed write, on a full disk for instance. So each
+    write reports success, and `failure` holds the first error.
     """
 
     def __init__(self, file: io.RawIOBase) -> None:
@@ -65,7 +63,7 @@ class Disk:
         )  # fmt: skip
 
     def write(self, data: Any) -> int:
-        """Write all of `data`, unless something has failed before."""
+        """Write all of `data`, unless an earlier write has failed."""
         rest = memoryview(data)
         try:
             while len(rest) and self.failure is None:
@@ -83,50 +81,58 @@ class Disk:
         return size
 
     def flush(self) -> None:
-        """Do nothing: the file is unbuffered, and is forced to the disk at the end."""
+        """Do nothing: the file is unbuffered, and forced to the disk at the end."""
 
 
 @contextmanager
-def create(path: Path, kind: str, version: int, error: type[DistbpError]) -> Iterator[h5py.File]:
-    """Yield an empty file of format `kind`; sealed, it takes its place when the block ends."""
+def create_file(
+    path: Path, kind: str, version: int, error: type[DistbpError]
+) -> Iterator[h5py.File]:
+    """Yield an empty file of format `kind`, which appears at `path` when the block ends.
+
+    Raises
+    ------
+    error
+        It cannot be written; an older file at `path` is unharmed.
+    """
     with atomic_write(path, error) as temporary, temporary.open("x+b", buffering=0) as raw:
-        disk = Disk(raw)
-        with h5py.File(disk, "w", userblock_size=checksum.BLOCK) as file:
+        target = _DeferredErrorFile(raw)
+        with h5py.File(target, "w", userblock_size=checksum.USER_BLOCK_BYTES) as file:
             file.attrs["format"] = np.bytes_(kind)
             file.attrs["version"] = np.int64(version)
             yield file
-        if disk.failure:
-            raise disk.failure
+        if target.failure:
+            raise target.failure
         checksum.write_checksum_header(raw, kind)
 
 
 @contextmanager
 def wrap_read_errors(path: Path, kind: str, error: type[DistbpError]) -> Iterator[None]:
-    """Turn whatever goes wrong when a file is read into one sentence, an `error`."""
+    """Raise whatever a damaged file causes in the block as an `error` of one sentence."""
     try:
         yield
     except hdf5_checks.HDF5_READ_ERRORS as failure:
-        raise error(f"{path} cannot be read as {kind}: {reason(failure)}.") from failure
+        raise error(f"{path} cannot be read as {kind}: {failure_reason(failure)}.") from failure
 
 
 @contextmanager
 def open_unverified(
     path: Path, kind: str, version: int, error: type[DistbpError]
 ) -> Iterator[tuple[h5py.File, io.FileIO]]:
-    """Yield the file at `path`, which is not compared with its seal, and what it is read from.
+    """Yield the HDF5 file at `path`, and the raw file, without verifying its content.
 
-    For files that may be too large to read all of them before they are used.
+    For files that may be larger than memory.
 
     Raises
     ------
     error
-        No such file, not HDF5, another format or a newer version, or anything in
-        it that cannot be read.
+        No such file, not HDF5, another format or a newer version, or anything in the block
+        that cannot be read.
     """
-    with wrap_read_errors(path, kind, error), hdf5_checks.open_file(path) as raw:
-        check_kind(checksum.read_block(raw), path, kind, error)
-        with h5py.File(raw, "r") as file:
-            check_format(file, path, kind, version, error)
+    with wrap_read_errors(path, kind, error), hdf5_checks.open_regular_file(path) as raw:
+        _check_kind(checksum.read_checksum_header(raw), path, kind, error)
+        with hdf5_checks.open_untrusted(raw) as file:
+            _check_format(file, path, kind, version, error)
             yield file, raw
 
 
@@ -134,9 +140,9 @@ def open_unverified(
 def open_verified(
     path: Path, kind: str, version: int, error: type[DistbpError]
 ) -> Iterator[h5py.File]:
-    """Yield the file at `path`, once all its bytes are known to be those that were written.
+    """Yield the HDF5 file at `path` after verifying its checksum.
 
-    They are read once and kept: what libhdf5 sees is what was looked at.
+    It is read into memory once: libhdf5 sees the bytes that were verified.
 
     Raises
     ------
@@ -144,34 +150,34 @@ def open_verified(
         As for `open_unverified`, or the file is damaged.
     """
     with wrap_read_errors(path, kind, error):
-        with hdf5_checks.open_file(path) as raw:
-            check_kind(checksum.read_block(raw), path, kind, error)
-            content = checksum.read(raw)[1]
-        with h5py.File(io.BytesIO(content), "r") as file:
-            check_format(file, path, kind, version, error)
+        with hdf5_checks.open_regular_file(path) as raw:
+            _check_kind(checksum.read_checksum_header(raw), path, kind, error)
+            content = checksum.read_verified(raw)
+        with hdf5_checks.open_untrusted(io.BytesIO(content)) as file:
+            _check_format(file, path, kind, version, error)
             yield file
 
 
 def verify_checksum(path: Path, kind: str, error: type[DistbpError]) -> None:
-    """Raise `error` unless the file is a `kind` and all its bytes are those that were written."""
-    with wrap_read_errors(path, kind, error), hdf5_checks.open_file(path) as raw:
-        check_kind(checksum.check(raw), path, kind, error)
+    """Raise `error` unless the file is a `kind` with a valid checksum."""
+    with wrap_read_errors(path, kind, error), hdf5_checks.open_regular_file(path) as raw:
+        _check_kind(checksum.verify_content(raw), path, kind, error)
 
 
-def check_kind(
-    found: checksum.Seal | None, path: Path, kind: str, error: type[DistbpError]
+def _check_kind(
+    header: checksum.ChecksumHeader | None, path: Path, kind: str, error: type[DistbpError]
 ) -> None:
-    """Raise `error` if the seal is that of another kind of file."""
-    if found is not None and found.kind != kind:
-        raise error(f"{path} is a {found.kind!r}; expected a {kind!r}.")
+    """Raise `error` if the checksum header is that of another kind of file."""
+    if header is not None and header.kind != kind:
+        raise error(f"{path} is a {header.kind!r}; expected a {kind!r}.")
 
 
-def check_format(
+def _check_format(
     file: h5py.File, path: Path, kind: str, version: int, error: type[DistbpError]
 ) -> None:
-    """Raise `error` unless the root's attributes say `kind`, at most `version`."""
-    found = hdf5_checks.text_attribute(file, "format")
-    number = hdf5_checks.number_attribute(file, "version")
+    """Raise `error` unless the attributes name the format `kind`, of at most `version`."""
+    found = hdf5_checks.read_text_attribute(file, "format")
+    number = hdf5_checks.read_integer_attribute(file, "version")
     if found is None or number is None:
         raise error(f"{path} is an HDF5 file, but not a {kind}.")
     if found != kind:
@@ -189,14 +195,14 @@ def write_array(group: h5py.Group, name: str, array: np.ndarray) -> h5py.Dataset
 
 
 def write_json(group: h5py.Group, name: str, value: Any) -> None:
-    """Store `value` as JSON; see `write_text`."""
+    """Store `value` as JSON text."""
     write_text(group, name, json.dumps(value, indent=1, ensure_ascii=False))
 
 
 def write_text(group: h5py.Group, name: str, text: str) -> None:
-    """Store JSON text as UTF-8 in a uint8 dataset."""
+    """Store text, of JSON or of lines, as UTF-8 in a uint8 dataset."""
     content = text.encode()
-    if is_too_long(content):  # it could not be read again
+    if _is_too_long(content):  # `read_text` would refuse it
         raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
     write_array(group, name, np.frombuffer(content, np.uint8))
 
@@ -212,20 +218,21 @@ def read_json(file: h5py.File, path: str) -> Any:
 
 def read_text(file: h5py.File, path: str) -> str:
     """Return what `write_text` stored."""
-    found = hdf5_chunks.array(file, path)
-    if found.dtype != np.uint8 or found.ndim != 1 or len(found) > MOST_TEXT:
+    found = hdf5_chunks.open_array(file, path)
+    if found.dtype != np.uint8 or found.ndim != 1 or len(found) > _MAX_TEXT_BYTES:
         raise ValueError(f"{path} is not JSON text")
     text = found[:].tobytes()
-    if is_too_long(text):
-        raise ValueError(f"{path} is not JSON text of a sensible length")
+    if _is_too_long(text):
+        raise ValueError(f"{path} is not JSON text of an acceptable length")
     try:
         return text.decode()
     except UnicodeDecodeError as failure:
         raise ValueError(f"{path} is not JSON text") from failure
 
 
-def is_too_long(text: bytes) -> bool:
-    """Return whether a JSON text would take too much memory: as it is, or as Python's objects."""
-    if len(text) <= MOST_ITEMS:  # nor can it have as many
+def _is_too_long(text: bytes) -> bool:
+    """Return whether a text would take too much memory, as bytes or as Python objects."""
+    if len(text) <= _MAX_TEXT_ITEMS:  # an item takes a byte at least
         return False
-    return len(text) > MOST_TEXT or sum(map(text.count, (b",", b"[", b"{", b"\n"))) > MOST_ITEMS
+    items = sum(map(text.count, (b",", b"[", b"{", b"\n")))
+    return len(text) > _MAX_TEXT_BYTES or items > _MAX_TEXT_ITEMS

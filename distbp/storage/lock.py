@@ -1,10 +1,10 @@
-"""One run a directory: a lock, and a token for where a lock does not reach.
+"""One writing run per directory: a file lock, and a fencing token where locks do not reach.
 
-Who writes to a run's directory holds a lock on the file `lock` in it, which the system
-opens when a process has ended. A host that lost the network may go on believing that it
-holds the lock, while a batch queue has started the job again elsewhere: so the file also
-has a token, the last one to take the lock writes its own, and who does not find its own
-any more writes nothing.
+The process that writes to a run's directory holds a lock (flock) on the file `lock` in it;
+the operating system releases it when the process ends. A host that is cut off from the
+network may still believe that it holds the lock while the batch system has requeued the job
+elsewhere. So the file also holds a token: whoever acquires the lock writes its own, and a
+process that finds another token than its own writes nothing more.
 """
 
 import fcntl
@@ -17,10 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from distbp.errors import CheckpointError, FencedError
-from distbp.storage.atomic import reason
+from distbp.storage.atomic import failure_reason
 
-JOB, RESTART = "SLURM_JOB_ID", "SLURM_RESTART_COUNT"
-MOST = 4096  # bytes of the file that are read
+_MAX_LOCK_FILE_BYTES = 4096
 
 
 class RunLock:
@@ -30,32 +29,32 @@ class RunLock:
     ----------
     folder : Path
     environment : mapping
-        In which SLURM says which job this is, and how often it was started again.
+        SLURM_JOB_ID and SLURM_RESTART_COUNT in it identify a job that was requeued.
     """
 
     def __init__(self, folder: Path, environment: Mapping[str, str] = os.environ) -> None:
         self.path = folder / "lock"
         self._descriptor: int | None = None
-        self._mine = {
+        self._own = {
             "token": secrets.token_hex(8),
             "host": platform.node(),
             "process": os.getpid(),
-            "job": environment.get(JOB, ""),
-            "restart": int(environment.get(RESTART, "0") or 0),
+            "job": environment.get("SLURM_JOB_ID", ""),
+            "restart": int(environment.get("SLURM_RESTART_COUNT", "0") or 0),
         }
 
-    def take(self) -> None:
-        """Take the lock.
+    def acquire(self) -> None:
+        """Acquire the lock, or take it over from an earlier start of the same SLURM job.
 
         Raises
         ------
         CheckpointError
-            Another run has it, or there can be none.
+            Another run holds it, or the file cannot be written.
         """
         try:
             self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
             holder = self._read()
-            if not self._lock() and not self.is_requeue_of(holder):
+            if not self._try_flock() and not self._is_requeue_of(holder):
                 os.close(self._descriptor)
                 self._descriptor = None
                 raise CheckpointError(
@@ -64,10 +63,12 @@ class RunLock:
                 )
             self._write()
         except OSError as failure:
-            raise CheckpointError(f"{self.path} cannot be written: {reason(failure)}.") from failure
+            raise CheckpointError(
+                f"{self.path} cannot be written: {failure_reason(failure)}."
+            ) from failure
 
-    def _lock(self) -> bool:
-        """Return whether nobody else has the lock, as far as the file system knows locks."""
+    def _try_flock(self) -> bool:
+        """Return whether no other process holds the lock, as far as the file system has locks."""
         if self._descriptor is None:
             return False
         try:
@@ -75,43 +76,42 @@ class RunLock:
         except BlockingIOError:
             return False
         except OSError:
-            pass  # a file system without locks: the token has to do
+            pass  # a file system without locks: the token has to suffice
         return True
 
-    def is_requeue_of(self, holder: dict[str, Any]) -> bool:
-        """Return whether this is the holder's own job, started again by SLURM."""
-        mine = self._mine
-        is_same = bool(mine["job"]) and holder.get("job") == mine["job"]
-        return is_same and holder.get("restart", 0) < mine["restart"]
+    def _is_requeue_of(self, holder: dict[str, Any]) -> bool:
+        """Return whether this is the job of `holder`, requeued by SLURM."""
+        is_same_job = bool(self._own["job"]) and holder.get("job") == self._own["job"]
+        return is_same_job and holder.get("restart", 0) < self._own["restart"]
 
     def _read(self) -> dict[str, Any]:
         try:
             with self.path.open("rb") as file:
-                found = json.loads(file.read(MOST))
-        except ValueError:  # nothing yet
+                found = json.loads(file.read(_MAX_LOCK_FILE_BYTES))
+        except ValueError:  # a new file, or no JSON: there is no holder
             return {}
         return found if isinstance(found, dict) else {}
 
     def _write(self) -> None:
-        if self._descriptor is not None:
+        if self._descriptor is not None:  # written in place: a rename would drop the lock
             os.ftruncate(self._descriptor, 0)
-            os.pwrite(self._descriptor, json.dumps(self._mine).encode() + b"\n", 0)
+            os.pwrite(self._descriptor, json.dumps(self._own).encode() + b"\n", 0)
             os.fsync(self._descriptor)
 
-    def check(self) -> None:
-        """Raise FencedError if another run has taken over."""
+    def check_not_fenced(self) -> None:
+        """Raise FencedError if another run has taken over the directory."""
         try:
             holder = self._read()
-        except OSError:  # a file system that is away now may be back for the next save
+        except OSError:  # a file system that is unavailable now may be back for the next save
             return
-        if holder.get("token") != self._mine["token"]:
+        if holder.get("token") != self._own["token"]:
             raise FencedError(
                 f"{self.path.parent} was taken over by process {holder.get('process')} on "
                 f"{holder.get('host')}. This run ends and writes nothing more."
             )
 
     def release(self) -> None:
-        """Let others have the directory."""
+        """Release the lock."""
         if self._descriptor is not None:
             os.close(self._descriptor)
         self._descriptor = None

@@ -1,4 +1,13 @@
-"""The directory of a run."""
+"""The directory of a run: its checkpoints, configuration and metrics.
+
+    config.toml, metrics.jsonl, lock
+    checkpoints/step-*.h5  the latest ones
+    last.h5, best.h5       the latest and the best one
+
+`last.h5` and `best.h5` are hard links (or copies), so that they stay when older checkpoints
+are removed. Where `last.h5` is damaged, the newest valid file in `checkpoints/` replaces it.
+What is saved, and when, is up to `distbp.training`.
+"""
 
 import os
 import shutil
@@ -11,166 +20,195 @@ from typing import TypeVar
 from distbp.errors import CheckpointError, DistbpWarning
 from distbp.network.network import Network
 from distbp.storage import atomic, hdf5_file
-from distbp.storage.checkpoint import FORMAT, Checkpoint, read, write
+from distbp.storage.checkpoint import (
+    CHECKPOINT_FORMAT,
+    Checkpoint,
+    read_checkpoint,
+    write_checkpoint,
+)
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 
-def find(model: str | Path) -> Path:
-    """Return the checkpoint file that `model`, a file or a run's directory, stands for.
+def find_checkpoint(model: str | Path) -> Path:
+    """Return the checkpoint file of `model`, a file or a run's directory.
 
-    Of a directory it is the newest that is not damaged.
+    See `find_newest_checkpoint`, whose warnings are left out here.
     """
-    return newest(model)[0]
+    return find_newest_checkpoint(model)[0]
 
 
-def newest(model: str | Path) -> tuple[Path, list[str]]:
-    """Return a run's newest checkpoint whose seal is right, and what is wrong with newer ones.
+def find_newest_checkpoint(model: str | Path) -> tuple[Path, list[str]]:
+    """Return a run's newest checkpoint with a valid checksum.
 
-    The list has a sentence, fit for a warning, on each. A file is what it is: it is looked
-    at when it is read.
+    Parameters
+    ----------
+    model : path of a run's directory, or of a checkpoint
+        A file is returned as it is; it is verified when it is read.
+
+    Returns
+    -------
+    path : Path
+    warnings : list of str
+        What is wrong with each newer checkpoint, and at the end which is used instead.
 
     Raises
     ------
     CheckpointError
-        There is none.
+        There is no valid one.
     """
 
     def verified(path: Path) -> Path:
-        hdf5_file.verify_checksum(path, FORMAT, CheckpointError)
+        hdf5_file.verify_checksum(path, CHECKPOINT_FORMAT, CheckpointError)
         return path
 
     path = Path(model)
-    return newest_valid(path, verified) if is_folder(path) else (path, [])
+    return _newest_valid(path, verified) if _is_directory(path) else (path, [])
 
 
-def read_newest(model: str | Path) -> tuple[Checkpoint, list[str]]:
-    """Read a checkpoint file, or of a run's directory the newest that is whole; see `newest`."""
+def read_newest_checkpoint(model: str | Path) -> tuple[Checkpoint, list[str]]:
+    """Read a checkpoint file, or the newest valid one of a run's directory.
+
+    Returns warnings, too; see `find_newest_checkpoint`.
+    """
     path = Path(model)
-    return newest_valid(path, read) if is_folder(path) else (read(path), [])
+    if _is_directory(path):
+        return _newest_valid(path, read_checkpoint)
+    return read_checkpoint(path), []
 
 
-def newest_valid(folder: Path, look: Callable[[Path], T]) -> tuple[T, list[str]]:
-    """Return what `look` makes of a run's newest checkpoint that it does not refuse."""
-    troubles: list[str] = []
+def _newest_valid(folder: Path, open_one: Callable[[Path], _T]) -> tuple[_T, list[str]]:
+    """Return the result of `open_one` for the newest checkpoint that it accepts."""
+    errors: list[str] = []
     for path in list_checkpoints(folder):
         try:
-            found = look(path)
+            found = open_one(path)
         except CheckpointError as error:
-            troubles.append(str(error))
+            errors.append(str(error))
             continue
-        if troubles:
-            troubles[-1] += f" {path} is used instead."
-        return found, troubles
-    if troubles:
-        raise CheckpointError(f"{folder} has no checkpoint that is whole. {' '.join(troubles)}")
+        if errors:
+            errors[-1] += f" {path} is used instead."
+        return found, errors
+    if errors:
+        raise CheckpointError(f"{folder} has no valid checkpoint. {' '.join(errors)}")
     raise CheckpointError(f"{folder} has no checkpoint: there is no last.h5 in it.")
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
-    """Return a run's checkpoints, the newest first, each of them once."""
-    with system_fails(f"{folder} cannot be read"):
+    """Return the paths of a run's checkpoints, newest first, each file once."""
+    with _wrap_os_errors(f"{folder} cannot be read"):
         found: dict[tuple[int, int], Path] = {}
-        for path in (folder / "last.h5", *reversed(numbered(folder / "checkpoints"))):
+        for path in (folder / "last.h5", *reversed(_list_by_step(folder / "checkpoints"))):
             if path.exists():
-                about = path.stat()
-                found.setdefault((about.st_dev, about.st_ino), path)
+                status = path.stat()  # hard links to one file have the same inode
+                found.setdefault((status.st_dev, status.st_ino), path)
         return list(found.values())
 
 
-def numbered(checkpoints: Path) -> list[Path]:
-    """Return the files of a run's `checkpoints`, the oldest first."""
+def _list_by_step(checkpoints: Path) -> list[Path]:
+    """Return the files of a run's `checkpoints`, oldest first."""
+    # Names of more than 9 digits are longer, and come later.
     return sorted(checkpoints.glob("step-*.h5"), key=lambda path: (len(path.name), path.name))
 
 
-def is_folder(path: Path) -> bool:
-    with system_fails(f"{path} cannot be read"):
+def _is_directory(path: Path) -> bool:
+    with _wrap_os_errors(f"{path} cannot be read"):
         return path.is_dir()
 
 
 def load(model: str | Path) -> Network:
-    """Return the network in a checkpoint file, or the last one of a run's directory.
+    """Return the network of a checkpoint file, or of the last checkpoint of a run.
 
-    Its input has to be scaled as the checkpoint's `scaling` says: (x - shift) * scale.
-    Where the last one is damaged the newest that is not takes its place, with a warning.
+    Its input must be scaled as the checkpoint's `scaling` says: (x - shift) * scale. If the
+    last checkpoint is damaged, the newest valid one is loaded, with a DistbpWarning.
+
+    Parameters
+    ----------
+    model : path of a checkpoint or of a run's directory
+
+    Raises
+    ------
+    CheckpointError
+        There is no valid checkpoint.
     """
-    checkpoint, troubles = read_newest(model)
-    for text in troubles:
+    checkpoint, messages = read_newest_checkpoint(model)
+    for text in messages:
         warnings.warn(text, DistbpWarning, stacklevel=2)
     return checkpoint.network
 
 
 @contextmanager
-def system_fails(what: str) -> Iterator[None]:
-    """Turn what the system refuses into a CheckpointError: `what`, and why."""
+def _wrap_os_errors(what: str) -> Iterator[None]:
+    """Raise an OSError in the block as a CheckpointError: `what`, and the reason."""
     try:
         yield
     except OSError as failure:
-        raise CheckpointError(f"{what}: {atomic.reason(failure)}.") from failure
+        raise CheckpointError(f"{what}: {atomic.failure_reason(failure)}.") from failure
 
 
 class RunDirectory:
-    """The directory of a run: checkpoints, best and last, configuration, metrics.
+    """Writes to the directory of a run.
 
     Parameters
     ----------
-    path : path of the directory
+    path : Path
     keep : int
-        How many of `checkpoints/` to keep.
+        How many files to keep in `checkpoints/`.
     """
 
     def __init__(self, path: Path, keep: int) -> None:
         self.path, self.keep = path, keep
         self.checkpoints = path / "checkpoints"
 
-    def make(self) -> None:
-        """Make the directory.
+    def create(self) -> None:
+        """Create the directory.
 
         Raises
         ------
         CheckpointError
-            It cannot be made, or holds a run already.
+            It cannot be created, or has checkpoints already.
         """
         if list_checkpoints(self.path):
             raise CheckpointError(
-                f"{self.path} holds a run already. Go on with it by --resume {self.path}, "
+                f"{self.path} already contains a run. Continue it with --resume {self.path}, "
                 f"or choose another --out."
             )
-        with system_fails(f"{self.path} cannot be made"):
+        with _wrap_os_errors(f"{self.path} cannot be created"):
             self.checkpoints.mkdir(parents=True, exist_ok=True)
 
-    def clean(self) -> None:
-        """Remove what a killed process has left unfinished."""
-        with system_fails(f"{self.path} cannot be tidied up"):
+    def remove_temporary_files(self) -> None:
+        """Remove the unfinished files of a killed process."""
+        with _wrap_os_errors(f"{self.path} cannot be cleaned up"):
             for folder in (self.path, self.checkpoints):
                 for stray in folder.glob(".*.tmp"):
                     stray.unlink(missing_ok=True)
 
     def save(self, checkpoint: Checkpoint, is_best: bool) -> None:
-        """Write a checkpoint and let `last.h5`, and `best.h5` if it is, be it."""
+        """Write a checkpoint; link it as `last.h5`, and also as `best.h5` if it is the best."""
         path = self.checkpoints / f"step-{checkpoint.about['progress']['steps']:09d}.h5"
-        write(path, checkpoint)
+        write_checkpoint(path, checkpoint)
         for name in ("last.h5", "best.h5") if is_best else ("last.h5",):
             with atomic.atomic_write(self.path / name, CheckpointError) as temporary:
-                link(path, temporary)
-        with system_fails(f"{self.checkpoints} cannot be tidied up"):
+                _link_or_copy(path, temporary)
+        with _wrap_os_errors(f"{self.checkpoints} cannot be cleaned up"):
             self._remove_old(path)
 
     def _remove_old(self, path: Path) -> None:
-        """Keep `path` and those before it; later ones are of a past that was gone back on."""
-        found = numbered(self.checkpoints)
+        """Keep the last files up to `path`; remove older ones and those of later steps."""
+        found = _list_by_step(self.checkpoints)
+        # Later steps are left over if the run was rolled back: a new history replaces them.
         end = found.index(path) + 1
         for old in found[: max(end - self.keep, 0)] + found[end:]:
             old.unlink(missing_ok=True)
 
     def save_best(self, checkpoint: Checkpoint) -> None:
-        """Write `best.h5` alone, when no checkpoint is due."""
-        write(self.path / "best.h5", checkpoint)
+        """Write only `best.h5`, when no regular checkpoint is due."""
+        write_checkpoint(self.path / "best.h5", checkpoint)
 
-    def add_line(self, name: str, line: str) -> bool:
-        """Add a line to a text file that is there, all or nothing; return whether it has it.
+    def append_line(self, name: str, line: str) -> bool:
+        """Append a line to an existing text file, all or nothing; return whether it is there.
 
-        It may be lost with the machine, as it is not forced to the disk.
+        It is not forced to the disk: a power failure may lose it.
         """
         content = line.encode()
         try:
@@ -178,19 +216,19 @@ class RunDirectory:
                 end = file.seek(0, os.SEEK_END)
                 if file.write(content) == len(content):
                     return True
-                file.truncate(end)  # for which there is room on a full disk, too
+                file.truncate(end)  # which works on a full disk, too
         except OSError:
             pass
         return False
 
     def write_text(self, name: str, text: str) -> None:
-        """Write a text file; it is whole or absent."""
+        """Write a text file atomically, as UTF-8."""
         with atomic.atomic_write(self.path / name, CheckpointError) as temporary:
             temporary.write_text(text, encoding="utf-8")
 
 
-def link(path: Path, name: Path) -> None:
-    """Give a file a second name, or a copy where the file system has no links."""
+def _link_or_copy(path: Path, name: Path) -> None:
+    """Make a hard link to a file, or a copy where the file system has no hard links."""
     try:
         os.link(path, name)
     except OSError:

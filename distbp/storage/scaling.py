@@ -1,4 +1,7 @@
-"""The scaling of a network's input."""
+"""The scaling of a network's input, as data sets and checkpoints store it.
+
+How it is chosen is known to `distbp.data.importing`; it is applied by `BatchLoader`.
+"""
 
 import h5py
 import numpy as np
@@ -7,7 +10,12 @@ from distbp.storage import hdf5_chunks, hdf5_file
 
 
 class Scaling:
-    """What a network's input is made of: (x - shift) * scale, float64, (1,) or (n_0,)."""
+    """Shift and scale of a network's input, which is (x - shift) * scale.
+
+    Parameters
+    ----------
+    shift, scale : (1,) or (n_0,) float64
+    """
 
     def __init__(self, shift: np.ndarray, scale: np.ndarray) -> None:
         self.shift = shift
@@ -20,18 +28,19 @@ class Scaling:
         Raises
         ------
         ValueError
-            It is not finite, or is neither one number nor one a column.
+            It is not finite, or neither one number nor one per column.
         """
-        return cls(*(read_numbers(file, f"scaling/{name}", n_in) for name in ("shift", "scale")))
+        return cls(*(_read_finite(file, f"scaling/{name}", n_in) for name in ("shift", "scale")))
 
     def write(self, group: h5py.Group) -> None:
+        """Store `scaling/shift` and `scaling/scale` in `group`."""
         hdf5_file.write_array(group, "scaling/shift", self.shift)
         hdf5_file.write_array(group, "scaling/scale", self.scale)
 
 
-def read_numbers(file: h5py.File, path: str, n_in: int) -> np.ndarray:
-    """Return finite numbers, float64: one, or one for each of `n_in` columns."""
-    found = hdf5_chunks.array(file, path)
+def _read_finite(file: h5py.File, path: str, n_in: int) -> np.ndarray:
+    """Return float64 numbers that are finite: (1,) or (n_in,)."""
+    found = hdf5_chunks.open_array(file, path)
     if found.shape not in ((1,), (n_in,)) or found.dtype != np.float64:
         raise ValueError(
             f"{path} is {found.dtype} {found.shape}; expected float64 (1,) or ({n_in},)"

@@ -7,8 +7,8 @@ from distbp.data.dataset import DataSet, check_readable
 from distbp.errors import ConfigError
 from distbp.parallel import host
 from distbp.parallel.comm import Comm
-from distbp.storage.checkpoint import Checkpoint, read
-from distbp.storage.run_directory import newest
+from distbp.storage.checkpoint import Checkpoint, read_checkpoint
+from distbp.storage.run_directory import find_newest_checkpoint
 
 logger = logging.getLogger(__name__)
 
@@ -21,16 +21,16 @@ def open_data(path: Path, comm: Comm) -> DataSet:
 
 
 def open_model(model: str, comm: Comm) -> Checkpoint:
-    """Read a checkpoint, or the newest of a run that is whole, on all ranks; collective.
+    """Read a checkpoint, or the newest valid one of a run, on all ranks; collective.
 
     Rank 0 warns of newer ones that are not.
     """
     with comm.collective_errors():
-        mine, troubles = newest(model)
+        mine, troubles = find_newest_checkpoint(model)
     # On another rank the file system may have had a bad moment: all take the same file.
     chosen = Path(comm.broadcast(str(mine)))
     with comm.collective_errors():
-        checkpoint = read(chosen)
+        checkpoint = read_checkpoint(chosen)
     if comm.rank == 0:
         for text in troubles:
             logger.warning("%s", text)

@@ -12,7 +12,7 @@ from distbp.errors import DataError, DistbpWarning
 from distbp.parallel.comm import Comm
 from distbp.storage import hdf5_file
 from distbp.storage.checkpoint import Checkpoint
-from distbp.storage.run_directory import read_newest
+from distbp.storage.run_directory import read_newest_checkpoint
 from distbp.training.evaluation import BLOCK, Evaluator
 
 
@@ -39,7 +39,7 @@ def predict(model: str | Path, x: np.ndarray) -> np.ndarray:
     DataError
         x is not what the model takes.
     """
-    checkpoint, troubles = read_newest(model)
+    checkpoint, troubles = read_newest_checkpoint(model)
     for text in troubles:
         warnings.warn(text, DistbpWarning, stacklevel=2)
     network, x = checkpoint.network, np.asarray(x)
@@ -76,7 +76,7 @@ def write_predictions(
     with comm.collective_errors():
         if comm.rank == 0:
             about = {"classes": data.classes, "split": split, "data": data.identity}
-            with hdf5_file.create(path, "distbp-prediction", 1, DataError) as file:
+            with hdf5_file.create_file(path, "distbp-prediction", 1, DataError) as file:
                 hdf5_file.write_json(file, "about", about)
                 hdf5_file.write_array(file, "output", output)
                 if not is_regression:

@@ -24,7 +24,7 @@ from distbp.parallel import host
 from distbp.storage.background_writer import BackgroundWriter
 from distbp.storage.checkpoint import Checkpoint, describe_network
 from distbp.storage.lock import RunLock
-from distbp.storage.run_directory import RunDirectory, read_newest
+from distbp.storage.run_directory import RunDirectory, read_newest_checkpoint
 from distbp.training.config import Config
 from distbp.training.state import EpochRecord, Progress, score_of
 
@@ -80,14 +80,14 @@ class RunRecorder:
         if not self.is_writer:
             return
         if is_new:
-            self.folder.make()
+            self.folder.create()
         elif is_saved:
             self._saved = self._position()
-        self._lock.take()
+        self._lock.acquire()
         try:
             if not is_new and is_saved:
                 self._check_nobody_went_on()
-            self.folder.clean()
+            self.folder.remove_temporary_files()
             self.folder.write_text("config.toml", self.config.to_toml())
             self._write_metrics()
         except BaseException:
@@ -96,7 +96,7 @@ class RunRecorder:
 
     def _check_nobody_went_on(self) -> None:
         """Refuse to begin at an old checkpoint, if another run has ended since it was read."""
-        newest, _ = read_newest(self.folder.path)
+        newest, _ = read_newest_checkpoint(self.folder.path)
         if newest.about["progress"]["steps"] != self.update.steps:
             raise CheckpointError(
                 f"{self.folder.path} has gone on while this run was starting. Resume it again."
@@ -104,17 +104,17 @@ class RunRecorder:
 
     def _write_metrics(self) -> None:
         """Write all epochs; on the disk when this returns."""
-        self._lock.check()
+        self._lock.check_not_fenced()
         lines = self.progress.history.lines
         self.folder.write_text("metrics.jsonl", "".join(lines))
         self._recorded = len(lines)
 
     def _add_metrics(self) -> None:
         """Write the newest epoch, or all of them where that is not the next one there."""
-        self._lock.check()
+        self._lock.check_not_fenced()
         lines = self.progress.history.lines
         is_next, self._recorded = self._recorded == len(lines) - 1, -1
-        if is_next and self.folder.add_line("metrics.jsonl", lines[-1]):
+        if is_next and self.folder.append_line("metrics.jsonl", lines[-1]):
             self._recorded = len(lines)
         else:
             self._write_metrics()
@@ -247,7 +247,7 @@ class RunRecorder:
         """Let a thread write a checkpoint, once the one before is written."""
 
         def write_unless_fenced(checkpoint: Checkpoint) -> None:
-            self._lock.check()
+            self._lock.check_not_fenced()
             write(checkpoint)
 
         began = time.perf_counter()

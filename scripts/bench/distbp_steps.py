@@ -31,7 +31,7 @@ def write_data(path, n_in, n_out):
         "split": "no test set",
         "digest": "",
     }
-    with hdf5_file.create(path, dataset.FORMAT, dataset.VERSION, DataError) as file:
+    with hdf5_file.create_file(path, dataset.DATA_FORMAT, dataset.DATA_VERSION, DataError) as file:
         hdf5_file.write_json(file, "about", about)
         scaling.Scaling(np.zeros(1), np.full(1, 1 / 255)).write(file)
         hdf5_file.write_array(file, "train/x", random.integers(0, 256, (ROWS, n_in), np.uint8))

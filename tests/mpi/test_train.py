@@ -143,7 +143,7 @@ def test_equal_trouble_is_raised_on_all_ranks(comm, everywhere, mpi_tmp_path, da
         train(config, comm=comm)
     errors = everywhere(str(caught.value))
     assert errors == [errors[0]] * comm.size
-    assert "holds a run already" in errors[0]
+    assert "already contains a run" in errors[0]
 
 
 def test_resume_refuses_other_data(comm, everywhere, mpi_tmp_path, data_sets):

@@ -1,14 +1,14 @@
 """Faults that a run and its files have to survive, made on purpose; what shows that they do.
 
     killed while saving, at random instants        test_files, test_resume
-    the order of write, fsync and rename           unit/test_checkpoint
+    the order of write, fsync and rename           unit/storage/test_checkpoint
     faults at random, restarted, equal bits        test_restarts
     one rank fails, in each phase and way          test_faults
     one rank is killed, the others go on           test_deaths
     killed while the ranks start                   test_restarts
     killed at a step, resumed on other ranks       test_resume
-    5,000 damaged checkpoints                      unit/test_seal
-    damaged structure behind a right seal          test_files
+    5,000 damaged checkpoints                      unit/storage/test_checksum
+    damaged structure with a valid checksum        test_files
     hostile files                                  test_files
     the newest checkpoint is damaged               test_files
     disk full, no permission, quota, descriptors   test_files

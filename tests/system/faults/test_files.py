@@ -1,7 +1,7 @@
-"""Files that cannot hurt: damaged, hostile, half written, or with no room to be written.
+"""Files that must do no harm: damaged, malicious, partly written, or on a full disk.
 
-What reads a hostile file is a process of its own, with little memory and little time,
-so that a crash or an endless loop of libhdf5 is a failure of the test and not its end.
+A malicious file is read in a process of its own, with limits on memory and time, so that a
+crash or an infinite loop of libhdf5 fails the test instead of ending it.
 """
 
 import json
@@ -18,14 +18,14 @@ import pytest
 from ranks import FULL, INSIDE, Job, distbp
 
 from distbp import load
-from distbp.data.dataset import FORMAT as DATA
-from distbp.storage.checkpoint import FORMAT as CHECKPOINT
+from distbp.data.dataset import DATA_FORMAT
+from distbp.storage.checkpoint import CHECKPOINT_FORMAT
 
 MANY = 2000 if FULL else 300
 GROWTH = 200e6  # bytes
-# kind of file, as look.py has it: what it is sealed as, and the array that is attacked
+# kind of file, as look.py has it: its format, and the array to be replaced
 TARGETS = {"checkpoint": "layers/1/w", "data": "train/x", "import": "train/x"}
-SEALS = {"checkpoint": CHECKPOINT, "data": DATA, "import": DATA}
+KINDS = {"checkpoint": CHECKPOINT_FORMAT, "data": DATA_FORMAT, "import": DATA_FORMAT}
 
 
 @pytest.fixture(params=TARGETS)
@@ -35,14 +35,14 @@ def kind(request) -> str:
 
 @pytest.fixture
 def good(kind, run, data, tmp_path) -> Path:
-    """Return a whole file of the kind, in a folder of its own."""
+    """Return a valid file of the kind, in a folder of its own."""
     return shutil.copyfile(
         run / "last.h5" if kind == "checkpoint" else data["digits"], tmp_path / "good.h5"
     )
 
 
 def look(kind: str, good: Path, files: Iterable[Path], trace: Path | None = None) -> list[dict]:
-    """Open files in a process of their own; return what came of each."""
+    """Open files in a process of their own; return the outcome of each."""
     names = good.with_name("names.txt")
     names.write_text("".join(f"{path}\n" for path in files))
     command = [sys.executable, INSIDE / "look.py", kind, good]
@@ -58,7 +58,7 @@ def look(kind: str, good: Path, files: Iterable[Path], trace: Path | None = None
 
 
 def check_refusal(found: dict) -> None:
-    """One sentence or two that name the file, and at once."""
+    """One or two sentences that name the file, at once."""
     assert found["outcome"] == "refused", found
     assert found["seconds"] < 1, found
     assert found["file"] in found["text"], found
@@ -67,7 +67,7 @@ def check_refusal(found: dict) -> None:
     assert len(found["text"]) < 600, found
 
 
-# What does no harm: numbers are all in the file, or nothing looks at what has changed.
+# Changes that do no harm: all numbers are in the file, or what has changed is not read.
 HARMLESS = {
     "checkpoint": set(),
     "data": {"bytes appended"},
@@ -80,13 +80,13 @@ HARMLESS = {
 
 
 def test_the_zoo(kind, good, tmp_path):
-    """Whatever HDF5 offers to hurt its reader: refused at once, and nothing else is opened."""
+    """Whatever HDF5 can do to harm its reader is refused at once; no other file is opened."""
     files = {}
     (tmp_path / hostile.SECRET).write_bytes(bytes(10_000))
     for name, change in hostile.ZOO.items():
         files[name] = tmp_path / f"{name.replace(' ', '-')}.h5"
         shutil.copyfile(good, files[name])
-        hostile.spoil(files[name], change, TARGETS[kind], SEALS[kind])
+        hostile.spoil(files[name], change, TARGETS[kind], KINDS[kind])
     files |= hostile.no_files(tmp_path, good)
     trace = tmp_path / "trace.txt" if shutil.which("strace") else None
     by_file = {found["file"]: found for found in look(kind, good, files.values(), trace)}
@@ -109,9 +109,9 @@ def test_the_zoo(kind, good, tmp_path):
     ],
 )
 def test_damaged_structure(tmp_path, run, data, kind, name):
-    """Bytes of HDF5's own structure, changed by who can seal a file: no crash, no hang, no flood.
+    """HDF5 structure changed under a valid checksum: no crash, no hang, no memory exhausted.
 
-    What is read all the same has the right structure; its numbers may be others.
+    A file that is accepted has the right structure; its numbers may differ.
     """
     good = tmp_path / "good.h5"
     shutil.copyfile(run / "last.h5" if kind == "checkpoint" else data[name], good)
@@ -120,7 +120,7 @@ def test_damaged_structure(tmp_path, run, data, kind, name):
     files = [tmp_path / f"{number:04d}.h5" for number in range(MANY)]
     for path in files:
         path.write_bytes(hostile.mutant(content, places, random))
-        hostile.reseal(path, SEALS[kind])
+        hostile.rewrite_checksum(path, KINDS[kind])
     found = look(kind, good, files)
     outcomes = Counter(one["outcome"] for one in found)
     assert outcomes["other"] == 0, [one for one in found if one["outcome"] == "other"]
@@ -142,7 +142,7 @@ def saved(folder: Path, *words: str, start: Sequence[str] = ()) -> dict:
 
 
 def test_killed_while_saving(tmp_path):
-    """kill -9 at any instant: none is lost, none is older than the last one acknowledged."""
+    """kill -9 at any instant: the last acknowledged checkpoint, or a newer one, is there."""
     found = saved(tmp_path / "run", "killed", str(200 if FULL else 30))
     assert found["steps"] > 3, found  # some were killed after the first save
     assert found["strays"] > 0, found  # and some in the middle of one
@@ -171,12 +171,12 @@ def mounted(folder: Path) -> list[str]:
     ],
 )
 def test_what_the_system_refuses(tmp_path, cause, reason, needs_mount):
-    """One sentence with path and cause; the old checkpoint loads, and nothing else is left."""
+    """One sentence with path and reason; the old checkpoint loads, and no other file is left."""
     folder = tmp_path / "run"
     found = saved(folder, "refused", cause, start=mounted(folder) if needs_mount else ())
     path = folder / "checkpoints" / "step-000000002.h5"
     assert found["message"] == f"{path} cannot be written: {reason}."
-    assert (found["steps"], found["best"], found["troubles"]) == (1, 1, [])
+    assert (found["steps"], found["best"], found["messages"]) == (1, 1, [])
     expected = ["best.h5", "checkpoints/step-000000001.h5", "last.h5"]
     assert [name for name in found["files"] if name != "junk"] == expected
 
@@ -199,7 +199,7 @@ def long_run(tmp_path, data) -> Path:
     return tmp_path / "run"
 
 
-def test_every_verb_takes_the_newest_that_is_whole(tmp_path, data, long_run):
+def test_every_verb_uses_the_newest_valid_checkpoint(tmp_path, data, long_run):
     """And says which is damaged, why, and which is used instead."""
     older = sorted((long_run / "checkpoints").iterdir())[-2]
     for n in (None, 2):
@@ -208,7 +208,7 @@ def test_every_verb_takes_the_newest_that_is_whole(tmp_path, data, long_run):
         assert ended.out == distbp("evaluate", older, *words[2:], folder=tmp_path).out
         (warning,) = [line for line in ended.err.splitlines() if "warning" in line]
         assert warning.startswith("distbp: warning: run/last.h5 cannot be read")
-        assert "it is damaged: its SHA-256 is not the one" in warning
+        assert "it is damaged: its SHA-256 differs from" in warning
         assert warning.endswith(f"{older.relative_to(tmp_path)} is used instead.")
     shown = distbp("info", "run", folder=tmp_path).out
     assert "run/last.h5 cannot be read" in shown
@@ -218,8 +218,8 @@ def test_every_verb_takes_the_newest_that_is_whole(tmp_path, data, long_run):
     assert "run/last.h5 cannot be read" in ended.err
 
 
-def test_a_run_goes_on_from_the_newest_that_is_whole(tmp_path, data, long_run):
-    """What it then ends with is what it would have ended with; what was damaged is gone."""
+def test_a_run_resumes_from_the_newest_valid_checkpoint(tmp_path, data, long_run):
+    """It ends with the same parameters as without damage; damaged files are replaced."""
     whole = distbp("train", data["digits"], "--out", "whole", "--epochs", 3, folder=tmp_path)
     ended = distbp("train", "--resume", "run", folder=tmp_path, n=2)
     assert ended.digest == whole.digest

@@ -178,7 +178,7 @@ def test_another_runs_checkpoint_is_not_gone_on_with(tmp_path, data):
     ended = supervised(tmp_path, data, environment=environment).wait()
     assert ended.status == 1, str(ended)
     assert ended.err.count(AGAIN) == 1, str(ended)
-    assert "run holds a run already" in ended.err, str(ended)
+    assert "run already contains a run" in ended.err, str(ended)
     assert (tmp_path / "run" / "last.h5").read_bytes() == before
 
 

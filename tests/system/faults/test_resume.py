@@ -75,7 +75,7 @@ def test_all_ranks_killed_from_outside_at_any_moment(tmp_path, data):
 
 @pytest.mark.parametrize("call", range(1, 12) if FULL else [5, 7])
 def test_killed_while_a_file_takes_its_place(tmp_path, data, whole, call):
-    """Rank 0 dies just before a rename: all that has a name is whole, and nothing else is left."""
+    """Rank 0 dies just before a rename: every named file is complete, and no others are left."""
     words = ("train", data["digits"], "--out", "run", *WORDS, "--checkpoint-every", "5steps")
     distbp(
         *words, folder=tmp_path, status=None,

@@ -27,7 +27,7 @@ PLACES = {
     "commit": ("distbp.network.update", "Update.commit"),
     "evaluation": ("distbp.training.evaluation", "Evaluator.score"),
     "prediction": ("distbp.training.evaluation", "Evaluator.run"),
-    "checkpoint": ("distbp.storage.run_directory", "write"),
+    "checkpoint": ("distbp.storage.run_directory", "write_checkpoint"),
     "rename": ("pathlib", "Path.replace"),
 }
 

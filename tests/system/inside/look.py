@@ -1,10 +1,10 @@
-"""Open files that may be hostile, one after the other, and say of each what came of it.
+"""Open files that may be malicious, one after the other, and print the outcome of each.
 
     look.py checkpoint|data|import GOOD < list of files
 
-Prints a line of JSON a file: its outcome (`whole`, `refused` or `other` structure), the
-text of the refusal, and seconds of computing; at the end, by how much the memory has
-grown since GOOD was read. A file that takes 5 seconds of time ends the process by a signal.
+Prints a line of JSON per file: its outcome (`accepted`, `refused` or `other` structure), the
+message of the refusal, and CPU seconds; at the end, by how much the memory has grown since
+GOOD was read. A file that takes 5 seconds ends the process by a signal.
 """
 
 import json
@@ -29,7 +29,7 @@ ROOM = 1 << 30  # bytes of address space beyond what is used already
 
 
 def look_at_checkpoint(path: Path) -> Any:
-    found = checkpoint.read(path)
+    found = checkpoint.read_checkpoint(path)
     return found.network.sizes, found.network.dtype.name, [a.shape for a in found.state.values()]
 
 
@@ -37,9 +37,9 @@ def look_at_data(path: Path) -> Any:
     """Open a data set and read every row of it, as training does."""
     data = DataSet(path)
     for split in data.splits.values():
-        feed = BatchLoader(split, data.scaling, len(data.classes), 100, np.dtype(np.float32))
+        loader = BatchLoader(split, data.scaling, len(data.classes), 100, np.dtype(np.float32))
         for start in range(0, len(split), 100):
-            feed.load(split.numbers(start, min(start + 100, len(split))))
+            loader.load(split.numbers(start, min(start + 100, len(split))))
     return data.identity["rows"], data.n_in, data.n_out, data.task
 
 
@@ -73,7 +73,7 @@ def main(kind: str, good: str) -> None:
         began, text = time.process_time(), ""  # others may want the processor too
         signal.alarm(5)
         try:
-            outcome = "whole" if look(Path(name)) == wanted else "other"
+            outcome = "accepted" if look(Path(name)) == wanted else "other"
         except DistbpError as error:
             outcome, text = "refused", str(error)
         signal.alarm(0)

@@ -1,9 +1,9 @@
-"""Save checkpoints while something goes wrong, and say what is there afterwards.
+"""Save checkpoints under faults, and report what is there afterwards.
 
     save.py killed FOLDER TIMES     kill -9 at random instants of a loop of saves
-    save.py refused FOLDER CAUSE    save when the system refuses to write
+    save.py refused FOLDER CAUSE    save while the operating system refuses to write
 
-Prints one object of JSON.
+Prints one JSON object.
 """
 
 import json
@@ -22,15 +22,15 @@ import numpy as np
 
 from distbp.errors import DistbpError
 from distbp.network.network import Network
-from distbp.storage.checkpoint import Checkpoint, describe_network, read
-from distbp.storage.run_directory import RunDirectory, read_newest
+from distbp.storage.checkpoint import Checkpoint, describe_network, read_checkpoint
+from distbp.storage.run_directory import RunDirectory, read_newest_checkpoint
 from distbp.storage.scaling import Scaling
 
 NOBODY = 65534
 
 
 def make(steps: int) -> Checkpoint:
-    """Return a checkpoint of 1 MB whose numbers all are the number of its steps."""
+    """Return a checkpoint of 1 MB in which all numbers are equal to its steps."""
     network = Network((400, 200, 10))
     network.theta[...] = steps
     state = {name: np.full_like(network.theta, steps) for name in ("first_moment", "second_moment")}
@@ -43,7 +43,7 @@ def make(steps: int) -> Checkpoint:
 
 
 def steps_of(found: Checkpoint) -> int:
-    """Return the steps that a checkpoint says it has, once all its numbers say so too."""
+    """Return the steps of a checkpoint after checking that all its numbers are equal to them."""
     steps: int = found.about["progress"]["steps"]
     for array in (found.network.theta, *found.state.values()):
         if not (array == steps).all():
@@ -52,8 +52,8 @@ def steps_of(found: Checkpoint) -> int:
 
 
 def killed(folder: RunDirectory, times: str) -> dict[str, Any]:
-    """Kill a saving process, again and again; what is on the disk is looked at each time."""
-    folder.make()
+    """Kill a saving process repeatedly, and check the files each time."""
+    folder.create()
     began = time.monotonic()
     folder.save(make(1), is_best=True)
     window = 6 * (time.monotonic() - began)
@@ -62,20 +62,20 @@ def killed(folder: RunDirectory, times: str) -> dict[str, Any]:
         acknowledged = max(done, save_until_killed(folder, done, window))
         strays += len(temporaries(folder))
         # As at the next start of a run.
-        folder.clean()
+        folder.remove_temporary_files()
         if left := temporaries(folder):
             raise ValueError(f"{left} are left")
-        found, troubles = read_newest(folder.path)
+        found, messages = read_newest_checkpoint(folder.path)
         done = steps_of(found)
-        if troubles or done < acknowledged:
-            raise ValueError(f"kill {number}: {done} < {acknowledged}, {troubles}")
+        if messages or done < acknowledged:
+            raise ValueError(f"kill {number}: {done} < {acknowledged}, {messages}")
         for path in folder.path.rglob("*.h5"):
-            steps_of(read(path))
+            steps_of(read_checkpoint(path))
     return {"kills": int(times), "steps": done, "strays": strays}
 
 
 def save_until_killed(folder: RunDirectory, done: int, window: float) -> int:
-    """Let a child save one checkpoint after the other; return the last it has acknowledged."""
+    """Kill a child that saves checkpoints; return the last that it has acknowledged."""
     out, into = os.pipe()
     child = os.fork()
     if not child:
@@ -87,8 +87,8 @@ def save_until_killed(folder: RunDirectory, done: int, window: float) -> int:
     time.sleep(random.uniform(0.0, window))  # noqa: S311
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
-    with open(out, "rb") as said:
-        return max([0, *map(int, said.read().split())])
+    with open(out, "rb") as pipe:
+        return max([0, *map(int, pipe.read().split())])
 
 
 def temporaries(folder: RunDirectory) -> list[str]:
@@ -121,7 +121,7 @@ def limit_descriptors(folder: Path) -> None:
 
 
 def become_nobody(folder: Path) -> None:
-    """Lose the right to write into the folders, also as root."""
+    """Lose write permission in the folders, also as root."""
     for path in (folder, *folder.rglob("*/")):
         path.chmod(0o555)
     if os.geteuid() == 0:
@@ -145,8 +145,8 @@ CAUSES: dict[str, Callable[[Path], None]] = {
 
 
 def refused(folder: RunDirectory, cause: str) -> dict[str, Any]:
-    """Save once, then again when the system refuses it; say what is left."""
-    folder.make()
+    """Save once, then again while writing is refused; return what is left."""
+    folder.create()
     folder.save(make(1), is_best=True)
     CAUSES[cause](folder.path)
     message = ""
@@ -155,12 +155,12 @@ def refused(folder: RunDirectory, cause: str) -> dict[str, Any]:
     except DistbpError as error:
         message = str(error)
     lift_limits()
-    found, troubles = read_newest(folder.path)
+    found, messages = read_newest_checkpoint(folder.path)
     return {
         "message": message,
         "steps": steps_of(found),
-        "best": steps_of(read(folder.path / "best.h5")),
-        "troubles": troubles,
+        "best": steps_of(read_checkpoint(folder.path / "best.h5")),
+        "messages": messages,
         "files": sorted(str(path.relative_to(folder.path)) for path in folder.path.rglob("*.*")),
     }
 

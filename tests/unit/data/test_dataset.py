@@ -1,4 +1,4 @@
-"""Data sets as files: other layouts give the same rows, and what is no data set is refused."""
+"""Data sets as files: any storage gives the same rows, and invalid files are refused."""
 
 import h5py
 import numpy as np
@@ -6,7 +6,7 @@ import pytest
 
 from distbp.cli.describe import describe
 from distbp.data.batches import BatchLoader
-from distbp.data.dataset import FORMAT, VERSION, DataSet
+from distbp.data.dataset import DATA_FORMAT, DATA_VERSION, DataSet
 from distbp.data.importing import import_data
 from distbp.errors import ConfigError, DataError
 from distbp.storage import hdf5_file
@@ -38,7 +38,7 @@ def dtype(request):
 
 @pytest.fixture(params=["classification", "regression"])
 def imported(request, tmp_path, dtype):
-    """An imported file; labels and quantities, bytes and numbers."""
+    """An imported file, for both tasks, of bytes and of numbers."""
     x, y = arrays(dtype, request.param)
     np.savez(tmp_path / "d.npz", x=x, y=y)
     import_data(tmp_path / "d.npz", tmp_path / "d.h5")
@@ -46,9 +46,12 @@ def imported(request, tmp_path, dtype):
 
 
 def rewritten(path, pad=0, **storage):
-    """Copy a data set with other storage, `pad` bytes further on in the file."""
+    """Copy a data set with another storage, at an offset of `pad` more bytes."""
     other = path.with_name("other.h5")
-    with h5py.File(path) as file, hdf5_file.create(other, FORMAT, VERSION, DataError) as copy:
+    with (
+        h5py.File(path) as file,
+        hdf5_file.create_file(other, DATA_FORMAT, DATA_VERSION, DataError) as copy,
+    ):
         if pad:
             hdf5_file.write_array(copy, "pad", np.zeros(pad, np.uint8))
         for name in ("about", "scaling/shift", "scaling/scale"):
@@ -64,15 +67,15 @@ def rewritten(path, pad=0, **storage):
 def load(path, numbers, dtype=np.float32):
     data = DataSet(path)
     split = data.split("train")
-    feed = BatchLoader(split, data.scaling, len(data.classes), len(numbers), np.dtype(dtype))
-    return [array.copy() for array in feed.load(np.asarray(numbers))]
+    loader = BatchLoader(split, data.scaling, len(data.classes), len(numbers), np.dtype(dtype))
+    return [array.copy() for array in loader.load(np.asarray(numbers))]
 
 
 NUMBERS = [599, 0, 17, 17, 300]
 
 
 def test_rows_of_an_imported_file(imported):
-    """A feed gives the source's rows, scaled in the order asked for."""
+    """A loader gives the rows of the source, scaled, in the requested order."""
     with np.load(imported.with_name("d.npz")) as archive:
         x, y = archive["x"][NUMBERS].reshape(5, 15), archive["y"][NUMBERS]
     scaling = DataSet(imported).scaling
@@ -90,8 +93,8 @@ def offset(path):
 
 
 def test_odd_file_offsets(imported):
-    """Numbers at odd addresses of the file are mapped all the same."""
-    # A pad of more than libhdf5 gathers into one piece, and odd where the next is even.
+    """Numbers at odd offsets of the file are mapped, too."""
+    # More than libhdf5 collects into one block; one of the two gives an odd offset.
     other = next(
         path for pad in (3000, 3001) if offset(path := rewritten(imported, pad=pad)) % 2 == 1
     )
@@ -103,32 +106,32 @@ def test_odd_file_offsets(imported):
     "storage", [{"chunks": 7}, {"chunks": 100, "compression": "gzip", "shuffle": True}]
 )
 def test_chunked_files(imported, storage):
-    """Chunked and compressed arrays give the same rows, through memory that is asked for."""
+    """Chunked and compressed arrays give the same rows, in memory from `allocate`."""
     other = rewritten(imported, **storage)
-    asked = []
+    shapes = []
 
     def allocate(shape, dtype, fill):
-        asked.append(shape)
+        shapes.append(shape)
         array = np.empty(shape, dtype)
         fill(array)
         return array
 
     DataSet(other, allocate)
-    assert [shape[0] for shape in asked] == [ROWS, ROWS]
+    assert [shape[0] for shape in shapes] == [ROWS, ROWS]
     for found, wanted in zip(load(other, NUMBERS), load(imported, NUMBERS), strict=True):
         np.testing.assert_array_equal(found, wanted)
 
 
-# What is no data set
+# Invalid data sets
 
 
 @pytest.fixture
 def make(tmp_path):
-    """Return a function that writes a small data set by hand, then changes it."""
+    """Return a function that writes a small data set without `import_data`, and changes it."""
 
     def write(change=lambda file: None, about=ABOUT):
         path = tmp_path / "hand.h5"
-        with hdf5_file.create(path, FORMAT, VERSION, DataError) as file:
+        with hdf5_file.create_file(path, DATA_FORMAT, DATA_VERSION, DataError) as file:
             hdf5_file.write_json(file, "about", about)
             Scaling(np.zeros(1), np.ones(1)).write(file)
             file["train/x"], file["train/y"] = np.zeros((4, 2)), np.array([0, 1, 1, 0])
@@ -150,13 +153,13 @@ def put(name, value):
     return change
 
 
-def test_by_hand(make):
-    """The file that the refusals below begin with is a data set."""
+def test_the_unchanged_file_is_valid(make):
+    """The file that the refusals below change is a data set."""
     assert len(DataSet(make()).split("train")) == 4
 
 
-def test_split_that_is_not_there(make):
-    """A missing split is named with those that there are."""
+def test_missing_split(make):
+    """The message names the splits that the file has."""
     with pytest.raises(ConfigError, match="no split 'test'; it has train"):
         DataSet(make()).split("test")
 
@@ -172,26 +175,26 @@ def test_split_that_is_not_there(make):
         (put("train", 3), "cannot be read as distbp-data"),
         (put("train/x", None), "cannot be read as distbp-data"),
         (put("train/x", 3.0), "'train/x' is float64"),
-        (put("train/x", np.zeros((0, 2))), r"'train/x' is float64 \(0, 2\), not rows"),
+        (put("train/x", np.zeros((0, 2))), r"'train/x' is float64 \(0, 2\); expected rows"),
         (put("train/x", ["a", "b", "c", "d"]), "train/x holds text, not plain numbers"),
         (put("train/x", np.zeros((3, 2))), "train has 3 rows of x, but 4 of y"),
-        (put("train/y", np.zeros(4)), "train/y has to be one integer a row"),
-        (put("train/y", np.zeros((4, 2), int)), "train/y has to be one integer a row"),
+        (put("train/y", np.zeros(4)), "train/y must be one integer per row"),
+        (put("train/y", np.zeros((4, 2), int)), "train/y must be one integer per row"),
         (put("train/y", np.array([0, 1, 2, 9])), "train/y, row 2 is 2; labels run from 0 to 1"),
         (put("train/y", np.array([0, -1, 1, 1])), "train/y, row 1 is -1"),
         (put("test/x", np.zeros((4, 2))), "cannot be read as distbp-data"),
     ],
 )
 def test_refusals(make, change, message):
-    """A file made by hand is looked at before anything is trained on it."""
+    """Invalid content is refused when the file is opened."""
     path = make(change)
     with pytest.raises(DataError, match=message) as caught:
         DataSet(path)
     assert str(path) in str(caught.value)
 
 
-def test_rows_of_other_splits(make):
-    """Rows of x have one length in the whole file."""
+def test_rows_of_different_lengths(make):
+    """Rows of x have the same length in all splits."""
 
     def change(file):
         file["test/x"], file["test/y"] = np.zeros((2, 3)), np.array([0, 1])
@@ -201,7 +204,7 @@ def test_rows_of_other_splits(make):
 
 
 def test_unknown_task(make):
-    """A task that this distbp does not know."""
+    """A task that this version does not know."""
     with pytest.raises(DataError, match="unknown task 'ranking'"):
         DataSet(make(about=ABOUT | {"task": "ranking"}))
 
@@ -219,20 +222,23 @@ def attribute(name, value):
         (attribute("format", np.bytes_("distbp-checkpoint")), "is a 'distbp-checkpoint'; expected"),
         (attribute("format", "distbp-data"), "but not a distbp-data"),  # of variable length
         (attribute("format", 1), "but not a distbp-data"),
-        (attribute("version", VERSION + 1), "has version 2 of its format; this distbp reads up to"),
+        (
+            attribute("version", DATA_VERSION + 1),
+            "has version 2 of its format; this distbp reads up to",
+        ),
         (attribute("version", "1"), "but not a distbp-data"),
         (lambda file: file.attrs.clear(), "is an HDF5 file, but not a distbp-data"),
     ],
 )
 def test_formats(make, change, message):
-    """Another format, or a newer version of this one, says so."""
+    """Another format, or a newer version of this one, is named."""
     with pytest.raises(DataError, match=message):
         DataSet(make(change))
 
 
 @pytest.mark.parametrize("content", [b"", b"no HDF5", bytes(2000)])
 def test_not_hdf5(tmp_path, content):
-    """A file of another kind."""
+    """A file of another kind is refused."""
     path = tmp_path / "d.h5"
     path.write_bytes(content)
     with pytest.raises(DataError, match=r"d\.h5 cannot be read as distbp-data"):
@@ -240,7 +246,7 @@ def test_not_hdf5(tmp_path, content):
 
 
 def test_missing_file_and_folder(tmp_path):
-    """No such file, and a folder."""
+    """They are refused with the reason."""
     with pytest.raises(DataError, match="No such file"):
         DataSet(tmp_path / "d.h5")
     with pytest.raises(DataError, match="it is a folder, not a file"):
@@ -248,34 +254,34 @@ def test_missing_file_and_folder(tmp_path):
 
 
 @pytest.mark.parametrize("part", [0.01, 0.2, 0.5, 0.9, 0.999])
-def test_cut_file(imported, part):
-    """A file that is cut anywhere is refused when it is opened, not when it is read."""
+def test_truncated_file(imported, part):
+    """It is refused when it is opened, not when it is read."""
     content = imported.read_bytes()
     imported.write_bytes(content[: int(len(content) * part)])
     with pytest.raises(DataError, match="cannot be read as distbp-data"):
         DataSet(imported)
 
 
-# As it was written
+# Integrity
 
 
-def test_an_import_is_sealed(imported):
-    """`distbp info` compares all bytes with it; who opens the file to train does not."""
-    hdf5_file.verify_checksum(imported, FORMAT, DataError)
-    assert "right: all bytes are those" in describe(imported)
+def test_an_import_has_a_checksum(imported):
+    """`distbp info` verifies it; opening the file to train does not."""
+    hdf5_file.verify_checksum(imported, DATA_FORMAT, DataError)
+    assert "valid: all bytes are as they were written" in describe(imported)
     content = bytearray(imported.read_bytes())
     content[offset(imported)] ^= 1
     imported.write_bytes(content)
     DataSet(imported)
-    assert "it is damaged: its SHA-256 is not the one" in describe(imported)
+    assert "it is damaged: its SHA-256 differs from" in describe(imported)
 
 
-def test_without_a_seal(imported):
-    """A data set that another tool has written again has none, and is as good."""
+def test_without_a_checksum_header(imported):
+    """A data set that another tool has rewritten has none, and is accepted."""
     content = imported.read_bytes()
     imported.write_bytes(bytes(512) + content[512:])
     DataSet(imported)
-    assert "it has no seal" in describe(imported)
+    assert "it has no checksum header" in describe(imported)
 
 
 def change_type(file):
@@ -294,13 +300,13 @@ def lose_rows(file):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (change_type, r"expected train/x as it was written, \['.*found \['<f2', 600, 3, 5\]\. Imp"),
-        (lose_rows, r"expected train/x as it was written, \['.*600.*; found \['.*, 599, 3, 5\]"),
-        (lambda file: file.move("train", "test"), r"expected train/x .*; found None"),
+        (change_type, r"train/x was written as \['.*, but is \['<f2', 600, 3, 5\]\. Import it a"),
+        (lose_rows, r"train/x was written as \['.*600.*, but is \['.*, 599, 3, 5\]"),
+        (lambda file: file.move("train", "test"), r"train/x was written as .*, but is None"),
     ],
 )
-def test_other_arrays_than_were_written(imported, change, message):
-    """Shapes and types are stored twice: one changed byte of HDF5's structure is not believed."""
+def test_changed_types_and_shapes(imported, change, message):
+    """They are also stored in `about`, so that damage in HDF5's own structure is detected."""
     with h5py.File(imported, "r+") as file:
         change(file)
     with pytest.raises(DataError, match=message):
@@ -308,13 +314,13 @@ def test_other_arrays_than_were_written(imported, change, message):
 
 
 def test_rows_of_another_shape(make):
-    """What `about` says of a row has to be so."""
+    """The shape of a row in `about` must be that of x."""
     with pytest.raises(DataError, match=r"a row of x has 2 numbers; expected the shape \[3\]"):
         DataSet(make(about=ABOUT | {"shape": [3]}))
 
 
-def test_numbers_without_a_type_in_numpy(make):
-    """Whole numbers of 24 bits are not mapped as if they were of 32."""
+def test_types_that_numpy_lacks(make):
+    """Integers of 24 bits are not mapped as if they had 32."""
 
     def change(file):
         kind = h5py.h5t.NATIVE_INT32.copy()
@@ -324,5 +330,5 @@ def test_numbers_without_a_type_in_numpy(make):
         made = h5py.h5d.create(file["train"].id, b"x", kind, space)
         made.write(h5py.h5s.ALL, h5py.h5s.ALL, np.zeros((4, 2), "i4"))
 
-    with pytest.raises(DataError, match="'train/x' holds numbers that NumPy has no type for"):
+    with pytest.raises(DataError, match="'train/x' has a number type that NumPy lacks"):
         DataSet(make(change))

@@ -1,4 +1,4 @@
-"""Imports: real small files of every kind, and every way in which they can be wrong."""
+"""Importing: small files of every format, and every way in which they can be invalid."""
 
 import dataclasses
 import gzip
@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from distbp.data import importing
 from distbp.data.batches import BatchLoader
 from distbp.data.dataset import DataSet
-from distbp.data.importing import DEFAULTS, Moments, import_data
+from distbp.data.importing import _DEFAULT_OPTIONS, _RunningMoments, import_data
 from distbp.data.tables import Table
 from distbp.errors import ConfigError, DataError, DistbpError
 
@@ -73,19 +73,19 @@ def hdf5_file(path, **datasets):
 
 
 def run(source, out, **options):
-    return import_data(source, out, dataclasses.replace(DEFAULTS, **options))
+    return import_data(source, out, dataclasses.replace(_DEFAULT_OPTIONS, **options))
 
 
 def rows_of(path, split="train", dtype=np.float64):
-    """Return x, y and labels of a split as backprop would be fed."""
+    """Return x, y and labels of a split as backprop would get them."""
     data = DataSet(path)
     part = data.split(split)
-    feed = BatchLoader(part, data.scaling, len(data.classes), len(part), np.dtype(dtype))
-    return tuple(array.copy() for array in feed.load(np.arange(len(part))))
+    loader = BatchLoader(part, data.scaling, len(data.classes), len(part), np.dtype(dtype))
+    return tuple(array.copy() for array in loader.load(np.arange(len(part))))
 
 
 def check_refused(source, out, kind, message, **options):
-    """The import ends in one sentence of `kind`, and leaves nothing behind."""
+    """The import raises an error of `kind`, in one line, and leaves no file."""
     before = set(out.parent.iterdir())
     with pytest.raises(kind, match=message) as caught:
         run(source, out, **options)
@@ -101,13 +101,13 @@ def out(tmp_path):
     return tmp_path / "out" / "data.h5"
 
 
-# What is written
+# Valid sources
 
 
 @pytest.mark.parametrize("dash", ["-", "."])
 @pytest.mark.parametrize("pack", [False, True])
 def test_idx_folder(tmp_path, out, dash, pack):
-    """IDX files in all spellings become bytes, scaled to 0 … 1."""
+    """IDX files in all spellings give bytes, scaled to 0 … 1."""
     about = run(idx_folder(tmp_path / "mnist", dash, pack), out)
     x, y, labels = rows_of(out)
     np.testing.assert_allclose(x, IMAGES.reshape(5, 6) / 255, rtol=1e-15)
@@ -127,8 +127,8 @@ def test_idx_folder(tmp_path, out, dash, pack):
         assert file["train/y"].dtype == np.int64
 
 
-def test_source_is_named_by_its_files_and_their_digest(tmp_path, out):
-    """`source` lets a user find out later which files a data set was made of."""
+def test_about_identifies_the_source(tmp_path, out):
+    """`source` has the names of the files and their SHA-256."""
     folder = idx_folder(tmp_path / "mnist", test=False)
     about = run(folder, out)
     names = ["train-images-idx3-ubyte", "train-labels-idx1-ubyte"]
@@ -137,7 +137,7 @@ def test_source_is_named_by_its_files_and_their_digest(tmp_path, out):
 
 
 def test_digest_covers_names_types_shapes_and_bytes(tmp_path, out):
-    """The digest is what `data.py` promises, computed here from the file itself."""
+    """The digest is what `distbp.data` documents, computed here from the file itself."""
     digest = hashlib.sha256()
     run(idx_folder(tmp_path / "mnist"), out)
     with h5py.File(out) as file:
@@ -149,7 +149,7 @@ def test_digest_covers_names_types_shapes_and_bytes(tmp_path, out):
 
 @pytest.mark.skipif(not FASHION.is_dir(), reason="dataset-fashion-mnist is not installed")
 def test_fashion_mnist(out):
-    """The real thing: 70,000 pictures, and the first row of them."""
+    """70,000 images, the first of which is compared."""
     about = run(FASHION, out)
     assert about["rows"] == {"train": 60000, "test": 10000}
     assert len(about["classes"]) == 10
@@ -161,7 +161,7 @@ def test_fashion_mnist(out):
 
 @pytest.mark.parametrize("names", ["x_train y_train", "x y", "X y", "X_train Y_train"])
 def test_npz_names(tmp_path, out, names):
-    """Keras's names and the short ones, in small or capital letters."""
+    """The names of Keras and the short ones, in lower or upper case."""
     x, y = names.split()
     run(npz(tmp_path / "d.npz", **{x: IMAGES, y: LABELS[:, None]}), out)
     np.testing.assert_array_equal(rows_of(out)[2], LABELS)
@@ -180,15 +180,15 @@ def test_npz_splits(tmp_path, out, end):
 @pytest.mark.parametrize("order", ["C", "F"])
 @pytest.mark.parametrize("dtype", ["<f4", ">f8", "<f2", "<i2", ">u4", "u1", "i1"])
 def test_types_are_kept(tmp_path, out, dtype, order):
-    """x keeps its own type and byte order; the rows are the same whatever they are."""
+    """x keeps its type and byte order, whatever its memory order."""
     x = np.asarray(np.arange(15).reshape(5, 3) % 7, dtype, order=order)
     run(npz(tmp_path / "d.npz", x=x, y=LABELS), out, scaling="none")
     assert DataSet(out).splits["train"].x_dtype == np.dtype(dtype)
     np.testing.assert_array_equal(rows_of(out)[0], x)
 
 
-def test_labels_need_not_begin_at_0(tmp_path, out):
-    """The classes are the labels that occur in train, in order (EMNIST begins at 1)."""
+def test_labels_need_not_start_at_0(tmp_path, out):
+    """The classes are the labels that occur in train, sorted (those of EMNIST start at 1)."""
     about = run(npz(tmp_path / "d.npz", x=IMAGES, y=np.array([9, 1, 4, 4, 1])), out)
     assert about["classes"] == ["1", "4", "9"]
     np.testing.assert_array_equal(rows_of(out)[2], [2, 0, 1, 1, 0])
@@ -204,19 +204,19 @@ def test_labels_need_not_begin_at_0(tmp_path, out):
     ],
 )
 def test_kinds_of_labels(tmp_path, out, labels, classes):
-    """Names, truth values and whole numbers of any type are classes."""
+    """Text, booleans and integers of any type are classes."""
     assert run(npz(tmp_path / "d.npz", x=IMAGES, y=labels), out)["classes"] == classes
 
 
 def test_one_feature(tmp_path, out):
-    """x of single numbers is one feature a row."""
+    """x of single numbers has one feature per row."""
     about = run(npz(tmp_path / "d.npz", x=np.arange(5.0), y=LABELS), out, scaling="none")
     assert about["shape"] == [1]
     np.testing.assert_array_equal(rows_of(out)[0], np.arange(5.0)[:, None])
 
 
 def test_csv_with_names(tmp_path, out):
-    """A header is found, the last column is the label, names are sorted classes."""
+    """The header is detected, the last column is the label, classes are sorted."""
     about = run(csv_file(tmp_path / "iris.csv", IRIS), out)
     assert about["columns"] == ["petal", "sepal"]
     assert about["classes"] == ["setosa", "virginica"]
@@ -232,14 +232,14 @@ def test_csv_with_names(tmp_path, out):
     ("label", "y"), [("0", [1, 2]), ("-3", [1, 2]), ("c", [30, 40]), ("2", [30, 40])]
 )
 def test_csv_label_column(tmp_path, out, label, y):
-    """A label column goes by its name or its number, from either end."""
+    """A label column is given by its name, or by its number from either end."""
     source = csv_file(tmp_path / "d.csv", "a,b,c\n1,5,30\n2,6,40\n")
     about = run(source, out, label=label)
     assert about["classes"] == [str(value) for value in y]
 
 
 def test_csv_several_labels(tmp_path, out):
-    """Several label columns are a regression with several outputs, in the order asked for."""
+    """Several label columns are a regression with several outputs, in the given order."""
     source = csv_file(tmp_path / "d.csv", "a,b,c\n1,5,30\n2,6,40\n")
     about = run(source, out, label="c,a")
     assert about["task"] == "regression"
@@ -263,7 +263,7 @@ def test_csv_several_labels(tmp_path, out):
     ],
 )
 def test_csv_task(tmp_path, out, labels, task, found, classes):
-    """Whole numbers and names are classes, fractions quantities; --task goes before."""
+    """Integers and text are classes, fractions a regression; --task overrides it."""
     lines = "".join(f"{i},{label}\n" for i, label in enumerate(labels.split()))
     about = run(csv_file(tmp_path / "d.csv", lines), out, task=task)
     assert (about["task"], about["classes"]) == (found, classes)
@@ -280,7 +280,7 @@ def test_csv_task(tmp_path, out, labels, task, found, classes):
     ],
 )
 def test_csv_spellings(tmp_path, out, text, header, rows):
-    """Headers, byte-order marks, Windows' line ends, quotes, blanks and empty lines."""
+    """Headers, byte-order marks, Windows line ends, quotes, spaces and empty lines."""
     about = run(csv_file(tmp_path / "d.csv", text), out, header=header)
     assert about["rows"] == {"train": rows}
     assert len(about["classes"]) == 2
@@ -288,7 +288,7 @@ def test_csv_spellings(tmp_path, out, text, header, rows):
 
 
 def test_csv_of_bytes(tmp_path, out):
-    """With --scaling bytes, whole numbers up to 255 take one byte each."""
+    """With --scaling bytes, integers from 0 to 255 take one byte each."""
     source = csv_file(tmp_path / "d.csv", "0,255,a\n7,8,b\n")
     run(source, out, scaling="bytes")
     assert DataSet(out).splits["train"].x_dtype == np.uint8
@@ -299,8 +299,8 @@ def test_csv_of_bytes(tmp_path, out):
 
 @pytest.mark.parametrize("storage", [{}, {"chunks": (3, 2, 1), "compression": "gzip"}])
 def test_hdf5_by_names(tmp_path, out, storage, monkeypatch):
-    """Datasets of any name and storage, copied by blocks that do not fit their chunks."""
-    monkeypatch.setattr(importing, "BLOCK", 2 * 6)
+    """Datasets of any name and storage, copied in blocks that do not match their chunks."""
+    monkeypatch.setattr(importing, "_BLOCK_NUMBERS", 2 * 6)
     with h5py.File(tmp_path / "s.h5", "w") as file:
         file.create_dataset("a/images", data=IMAGES, **storage)
         file["labels"], file["tx"], file["ty"] = LABELS, IMAGES[:2], LABELS[:2]
@@ -311,7 +311,7 @@ def test_hdf5_by_names(tmp_path, out, storage, monkeypatch):
     np.testing.assert_array_equal(rows_of(out)[2], LABELS)
 
 
-def test_equal_data_from_other_formats(tmp_path, out):
+def test_equal_data_from_different_formats(tmp_path, out):
     """IDX, .npz and HDF5 of the same numbers have the same digest."""
     sources = [
         run(idx_folder(tmp_path / "mnist", test=False), out),
@@ -321,19 +321,19 @@ def test_equal_data_from_other_formats(tmp_path, out):
     assert len({about["digest"] for about in sources}) == 1
 
 
-def test_equal_input_equal_file(tmp_path, out):
-    """The same import a second later is the same file, byte for byte."""
+def test_equal_sources_give_equal_files(tmp_path, out):
+    """The same import a second later gives the same file, byte for byte."""
     x = np.random.default_rng(0).normal(size=(50, 4))
     source = npz(tmp_path / "d.npz", x=x, y=np.arange(50) % 3)
     run(source, out, test_fraction=0.3)
     first = out.read_bytes()
-    time.sleep(1.1)  # a time write_checksum_header in the file would differ
+    time.sleep(1.1)  # a time stamp in the file would differ
     run(source, out, test_fraction=0.3)
     assert out.read_bytes() == first
 
 
-def test_other_input_other_digest(tmp_path, out):
-    """A changed number, label, type or shape is another data set."""
+def test_the_digest_covers_every_change(tmp_path, out):
+    """Another number, label, type or shape gives another digest."""
     changed = IMAGES.copy()
     changed[4, 2, 1] += 1
     variants = [(IMAGES, LABELS), (changed, LABELS), (IMAGES, np.roll(LABELS, 1))]
@@ -343,7 +343,7 @@ def test_other_input_other_digest(tmp_path, out):
 
 
 def test_older_output_is_replaced(tmp_path, out):
-    """An old file stays as it is when the import fails, and goes when it succeeds."""
+    """An older file is unchanged if the import fails, and replaced if it succeeds."""
     run(csv_file(tmp_path / "d.csv", "1,a\n2,b\n3,a\n"), out)
     old = out.read_bytes()
     check_refused(csv_file(tmp_path / "d.csv", "1,a\nx,b\n3,a\n"), out, DataError, "line 2")
@@ -353,17 +353,17 @@ def test_older_output_is_replaced(tmp_path, out):
     assert len(DataSet(out).split("train")) == 2
 
 
-def test_nobody_elses_file_is_replaced(tmp_path, out):
-    """A second CSV file where the output has to stand is a mistake that must cost nothing."""
+def test_foreign_files_are_not_overwritten(tmp_path, out):
+    """A second CSV file in the place of the output is a mistake that must not destroy it."""
     source, other = (csv_file(tmp_path / name, IRIS) for name in ("train.csv", "test.csv"))
-    check_refused(source, other, ConfigError, "is there already, and distbp has not written it")
+    check_refused(source, other, ConfigError, "exists already and was not written by distbp")
     assert other.read_text() == IRIS
     out.symlink_to(tmp_path / "nothing")
-    check_refused(source, out, ConfigError, "is there already")
+    check_refused(source, out, ConfigError, "exists already")
 
 
-def test_the_columns_names_of_pandas(tmp_path, out):
-    """Columns without names are called 0, 1, 2, which are numbers and yet no row."""
+def test_headers_written_by_pandas(tmp_path, out):
+    """Columns without names are called 0, 1, 2 …: numbers, but not a row."""
     lines = "1.5,2,3,cat\n2.5,2,4,dog\n"
     for head in ("0,1,2,label\n", "0,1,2,3\n"):
         about = run(csv_file(tmp_path / "d.csv", head + lines), out)
@@ -372,15 +372,15 @@ def test_the_columns_names_of_pandas(tmp_path, out):
     assert about["rows"] == {"train": 3}
 
 
-def test_a_single_1_among_zeros_is_a_class(tmp_path, out):
-    """Keras has labels so; who wants a regression of them says it."""
+def test_one_hot_labels_are_classes(tmp_path, out):
+    """As Keras encodes them; --task regression overrides it."""
     source = npz(tmp_path / "d.npz", x=np.eye(4), y=np.eye(3)[[2, 0, 1, 2]])
     about = run(source, out)
     assert (about["task"], about["classes"]) == ("classification", ["0", "1", "2"])
     np.testing.assert_array_equal(DataSet(out).split("train").targets()[:, 0], [2, 0, 1, 2])
     assert run(source, out, task="classification")["classes"] == ["0", "1", "2"]
     assert run(source, out, task="regression")["task"] == "regression"
-    two = npz(tmp_path / "d.npz", x=np.eye(4), y=np.eye(4)[:, :3])  # a row without any
+    two = npz(tmp_path / "d.npz", x=np.eye(4), y=np.eye(4)[:, :3])  # a row without a 1
     assert run(two, out)["task"] == "regression"
 
 
@@ -390,8 +390,8 @@ def test_a_single_1_among_zeros_is_a_class(tmp_path, out):
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 1e12])
 @pytest.mark.parametrize("offset", [0.0, 1.0, -1e9])
 def test_standardize(tmp_path, out, scale, offset, monkeypatch):
-    """Mean 0 and variance 1 by blocks, also where the mean is far from 0."""
-    monkeypatch.setattr(importing, "BLOCK", 7 * 3)
+    """Mean 0 and variance 1, computed in blocks, also if the mean is far from 0."""
+    monkeypatch.setattr(importing, "_BLOCK_NUMBERS", 7 * 3)
     x = offset + scale * np.random.default_rng(1).normal(size=(100, 3))
     run(npz(tmp_path / "d.npz", x=x, y=np.arange(100) % 2), out)
     scaling = DataSet(out).scaling
@@ -399,8 +399,8 @@ def test_standardize(tmp_path, out, scale, offset, monkeypatch):
     np.testing.assert_allclose(scaling.scale, 1 / (x - x[0]).std(axis=0), rtol=1e-9)
 
 
-def test_standardize_looks_at_train_only(tmp_path, out):
-    """Rows set aside for testing have no say in the scaling."""
+def test_only_train_determines_the_scaling(tmp_path, out):
+    """Rows set aside for testing do not contribute."""
     x = np.random.default_rng(2).normal(size=(40, 2))
     run(npz(tmp_path / "d.npz", x=x, y=np.arange(40) % 2), out, test_fraction=0.25)
     scaling = DataSet(out).scaling
@@ -410,8 +410,8 @@ def test_standardize_looks_at_train_only(tmp_path, out):
 
 @pytest.mark.parametrize("value", [0.1, -1e15, 3, 1e-320])
 def test_constant_feature_keeps_its_unit(value):
-    """A feature without variance gets scale 1 exactly, however its mean is rounded."""
-    moments = Moments(1)
+    """A feature without variance gets a scale of exactly 1, however its mean is rounded."""
+    moments = _RunningMoments(1)
     for rows in (3, 1, 1000):
         moments.add(np.full((rows, 1), value))
     scaling = moments.scaling(Table(np.empty((1, 1)), "x"))
@@ -428,7 +428,7 @@ def test_constant_feature_keeps_its_unit(value):
     ],
 )
 def test_scalings_that_are_one_number(tmp_path, out, scaling, dtype, found, scale):
-    """Bytes are divided by 255, and --scaling goes before."""
+    """Bytes are divided by 255; --scaling overrides it."""
     about = run(npz(tmp_path / "d.npz", x=IMAGES.astype(dtype), y=LABELS), out, scaling=scaling)
     assert about["scaling"] == found
     assert DataSet(out).about["scaling"] == found
@@ -437,13 +437,13 @@ def test_scalings_that_are_one_number(tmp_path, out, scaling, dtype, found, scal
 
 
 def test_too_large_to_standardize(tmp_path, out):
-    """Numbers whose squares overflow are refused with their column."""
+    """Numbers whose squares overflow are refused; the message names the column."""
     source = csv_file(tmp_path / "d.csv", "a,b,y\n1,1e300,0\n2,-1e300,1\n")
     check_refused(source, out, DataError, "column 'b': .*too large to standardize")
     run(source, out, scaling="none")
 
 
-# A test set cut off
+# Splitting off a test set
 
 
 @given(
@@ -452,25 +452,25 @@ def test_too_large_to_standardize(tmp_path, out):
     seed=st.integers(0, 2**63 - 1),
 )
 def test_test_rows_are_stratified(counts, fraction, seed):
-    """Each class gives its part, to within a row, and keeps one for training."""
+    """Each class contributes its fraction, to within a row, and keeps one for training."""
     y = np.random.default_rng(0).permutation(np.repeat(np.arange(len(counts)), counts))
-    keep = importing.test_rows(y, True, fraction, seed)
+    keep = importing._choose_test_rows(y, True, fraction, seed)
     for label, count in enumerate(counts):
         taken = int(keep[y == label].sum())
         assert taken <= count - 1
         assert abs(taken - fraction * count) < 1 or taken == count - 1
 
 
-def test_test_rows_have_not_changed():
-    """The rows of a seed are the same with every version of NumPy and distbp."""
-    keep = importing.test_rows(np.arange(20) % 2, True, 0.3, 7)
+def test_test_rows_are_reproducible():
+    """A seed gives the same rows with every version of NumPy and distbp."""
+    keep = importing._choose_test_rows(np.arange(20) % 2, True, 0.3, 7)
     assert keep.sum() == 6
     assert np.flatnonzero(keep).tolist() == [0, 1, 3, 9, 10, 14]
-    assert importing.test_rows(np.arange(100) % 2, True, 0.29, 0).sum() == 29
+    assert importing._choose_test_rows(np.arange(100) % 2, True, 0.29, 0).sum() == 29
 
 
-def test_test_fraction_divides_the_rows(tmp_path, out):
-    """Every row is in one of the two sets, in the source's order."""
+def test_test_fraction_partitions_the_rows(tmp_path, out):
+    """Every row is in one of the two sets, in the order of the source."""
     x = np.arange(50.0)
     source = npz(tmp_path / "d.npz", x=x, y=np.arange(50) % 5)
     about = run(source, out, test_fraction=0.2, scaling="none")
@@ -486,8 +486,8 @@ def test_test_fraction_divides_the_rows(tmp_path, out):
     assert other["split"].endswith("seed 1")
 
 
-def test_test_fraction_of_quantities(tmp_path, out):
-    """Quantities have no strata; the sentence does not claim any."""
+def test_test_fraction_of_a_regression(tmp_path, out):
+    """It has no strata; the description does not claim any."""
     source = npz(tmp_path / "d.npz", x=np.arange(8.0), y=np.arange(8) + 0.5)
     about = run(source, out, test_fraction=0.25)
     assert about["rows"] == {"train": 6, "test": 2}
@@ -512,15 +512,15 @@ def sources(tmp_path):
 
 
 def test_progress_grows_to_its_total(tmp_path, out, monkeypatch):
-    """A progress bar never goes back, keeps its total and ends full."""
-    monkeypatch.setattr(importing, "BLOCK", 100)
-    monkeypatch.setattr("distbp.data.csv_source.REPORT_BYTES", 1000)
+    """Progress never decreases, its total is constant, and it ends complete."""
+    monkeypatch.setattr(importing, "_BLOCK_NUMBERS", 100)
+    monkeypatch.setattr("distbp.data.csv_source._REPORT_BYTES", 1000)
     for source, options in sources(tmp_path):
         calls = []
         import_data(
             source,
             out,
-            dataclasses.replace(DEFAULTS, **options),
+            dataclasses.replace(_DEFAULT_OPTIONS, **options),
             lambda done, total, calls=calls: calls.append((done, total)),
         )
         done = [call[0] for call in calls]
@@ -552,7 +552,7 @@ def test_progress_grows_to_its_total(tmp_path, out, monkeypatch):
         ("npz", {"seed": -1, "test_fraction": 0.5}, "`--seed -1`"),
         ("npz", {"test_fraction": 0.1}, "is no row"),
         ("idx", {"test_fraction": 0.5}, "has a test set already"),
-        ("hdf5", {}, "`--x` is missing: .* holds x, y"),
+        ("hdf5", {}, "`--x` is missing: .* has x, y"),
         ("hdf5", {"x": "x"}, "`--y` is missing"),
         ("hdf5", {"x": "x", "y": "y", "x_test": "x"}, "`--y-test` is missing"),
         ("hdf5", {"x": "x", "y": "y", "y_validation": "y"}, "`--x-validation` is missing"),
@@ -562,11 +562,11 @@ def test_progress_grows_to_its_total(tmp_path, out, monkeypatch):
         ("csv", {"label": "-3"}, "no such column"),
         ("csv", {"label": "a", "header": False}, "without a header, a number"),
         ("csv3", {"label": "a"}, "2 columns of that name"),
-        ("csv3", {"label": "0,1", "task": "classification"}, "2 labels a row"),
+        ("csv3", {"label": "0,1", "task": "classification"}, "2 labels per row"),
     ],
 )
-def test_options_that_do_not_fit(tmp_path, out, kind, options, message):
-    """An option that nobody asked for, or that contradicts another, is refused by name."""
+def test_invalid_options(tmp_path, out, kind, options, message):
+    """An option that does not apply, or contradicts another, is refused by name."""
     make = {
         "idx": lambda: idx_folder(tmp_path / "mnist"),
         "npz": lambda: npz(tmp_path / "d.npz", x=IMAGES, y=LABELS),
@@ -577,7 +577,7 @@ def test_options_that_do_not_fit(tmp_path, out, kind, options, message):
     check_refused(make[kind](), out, ConfigError, message, **options)
 
 
-# Refusals: places
+# Refusals: paths
 
 
 @pytest.mark.parametrize(
@@ -590,8 +590,8 @@ def test_options_that_do_not_fit(tmp_path, out, kind, options, message):
         ("fifo.csv", "neither a file nor a folder"),
     ],
 )
-def test_sources_that_are_none(tmp_path, out, name, message):
-    """A missing file, an unknown ending, and what is no file at all."""
+def test_invalid_source_paths(tmp_path, out, name, message):
+    """A missing file, an unknown suffix, and special files."""
     for real in ("train-images-idx3-ubyte", "d.txt"):
         (tmp_path / real).write_text("1,2\n")
     os.mkfifo(tmp_path / "fifo.csv")
@@ -599,8 +599,8 @@ def test_sources_that_are_none(tmp_path, out, name, message):
 
 
 @pytest.fixture
-def no_rights():
-    """Be nobody for a while where the tests run as root, who may read everything."""
+def unprivileged():
+    """Drop privileges if the tests run as root, who may read everything."""
     is_root = os.geteuid() == 0
     if is_root:
         os.seteuid(65534)
@@ -609,8 +609,8 @@ def no_rights():
         os.seteuid(0)
 
 
-def test_source_that_may_not_be_read(no_rights):
-    """Permissions are named as the cause, of a file and of a folder."""
+def test_source_without_permission(unprivileged):
+    """The reason is given, for a file and for a folder."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         sources = [csv_file(folder / "d.csv", IRIS), hdf5_file(folder / "d.h5", x=IMAGES, y=LABELS)]
@@ -628,8 +628,8 @@ def test_source_that_may_not_be_read(no_rights):
         assert not list(folder.glob("*out*"))
 
 
-def test_places_that_cannot_take_the_output(tmp_path):
-    """No folder, a folder, a file for a folder, a name that is too long."""
+def test_invalid_output_paths(tmp_path):
+    """A missing folder, a folder, a file in place of a folder."""
     source = csv_file(tmp_path / "d.csv", IRIS)
     (tmp_path / "folder").mkdir()
     check_refused(source, tmp_path / "folder", DataError, "is a folder")
@@ -640,7 +640,7 @@ def test_places_that_cannot_take_the_output(tmp_path):
 
 
 def test_output_that_is_the_source(tmp_path):
-    """A source is never overwritten, whatever it is called by."""
+    """A source is never overwritten, by whatever path it is given."""
     source = hdf5_file(tmp_path / "d.h5", x=IMAGES, y=LABELS)
     (tmp_path / "link.h5").symlink_to(source)
     for out in (source, tmp_path / "link.h5", tmp_path / "." / "d.h5"):
@@ -651,7 +651,7 @@ def test_output_that_is_the_source(tmp_path):
 
 
 def test_full_disk(tmp_path, out):
-    """A write that fails (here at a size limit) is one sentence, and leaves no file."""
+    """A failed write (here at a size limit) gives one sentence, and leaves no file."""
     source = npz(tmp_path / "d.npz", x=np.zeros((4000, 100)) + 0.5, y=np.arange(4000) % 2)
     code = (
         "import resource, sys\n"
@@ -674,15 +674,15 @@ def test_full_disk(tmp_path, out):
     assert list(out.parent.iterdir()) == []
 
 
-def test_name_too_long_for_a_temporary_one(tmp_path):
-    """A name that fits, but not with what the temporary file's name adds to it."""
+def test_name_too_long_for_a_temporary_file(tmp_path):
+    """The name itself is short enough, but the temporary name is longer."""
     source = csv_file(tmp_path / "d.csv", IRIS)
     check_refused(source, tmp_path / ("o" * 250 + ".h5"), DataError, "File name too long")
 
 
 @pytest.mark.parametrize("call", [1, 3, 5])
 def test_interrupted(tmp_path, out, call):
-    """Ctrl-C at any time leaves the old file and nothing else."""
+    """Ctrl-C at any time leaves the old file and no others."""
     source = npz(tmp_path / "d.npz", x=IMAGES, y=LABELS, x_test=IMAGES, y_test=LABELS)
     import_data(csv_file(tmp_path / "d.csv", IRIS), out)
     old = out.read_bytes()
@@ -715,8 +715,11 @@ def test_interrupted(tmp_path, out, call):
         ({"train_images": b""}, "ends inside its header"),
         ({"train_images": idx(IMAGES, 2049)}, r"magic number 2051 \(images.*found 2049"),
         ({"train_labels": idx(LABELS, 2051)}, r"magic number 2049 \(labels.*found 2051"),
-        ({"train_images": idx(IMAGES)[:-1]}, "promises 30 bytes .* there are only 29"),
-        ({"train_images": idx(IMAGES) + b"x"}, "promises 30 bytes .* there are more"),
+        (
+            {"train_images": idx(IMAGES)[:-1]},
+            "expected 30 bytes by its header .* there are only 29",
+        ),
+        ({"train_images": idx(IMAGES) + b"x"}, "expected 30 bytes by its header .* there are more"),
         ({"train_images": struct.pack(">4I", 2051, *[2**32 - 1] * 3)}, "there are only 0"),
         ({"train_labels": idx(LABELS[:4])}, "has 5 rows, but .*labels.* has 4"),
         ({"t10k_images": idx(IMAGES[:2, :2])}, r"rows of uint8 \(2, 2\), but .*\(3, 2\)"),
@@ -728,7 +731,7 @@ def test_interrupted(tmp_path, out, call):
 )
 @pytest.mark.parametrize("pack", [False, True])
 def test_idx_refusals(tmp_path, out, wrong, message, pack):
-    """Every way in which IDX files contradict their headers or each other."""
+    """IDX files that contradict their headers or one another."""
     check_refused(idx_folder(tmp_path / "m", pack=pack, **wrong), out, DataError, message)
 
 
@@ -765,11 +768,11 @@ def with_nan(row, column):
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
-        ({}, "has the arrays of nothing; expected x_train"),
+        ({}, r"has the arrays \(none\); expected x_train"),
         ({"a": IMAGES}, "has the arrays a; expected x_train and y_train, or x and y"),
-        ({"x": IMAGES}, "has 'x' without its other half"),
-        ({"x": IMAGES, "y": LABELS, "x_test": IMAGES}, "has 'x_test' without"),
-        ({"x": IMAGES, "y": LABELS, "y_test": LABELS}, "has 'y_test' without"),
+        ({"x": IMAGES}, "has 'x', but no 'y'. Add it"),
+        ({"x": IMAGES, "y": LABELS, "x_test": IMAGES}, "has 'x_test', but no 'y_test'"),
+        ({"x": IMAGES, "y": LABELS, "y_test": LABELS}, "has 'y_test', but no 'x_test'"),
         ({"x": IMAGES, "y": LABELS[:4]}, "d.npz: x has 5 rows, but .*y has 4"),
         ({"x": IMAGES.astype(object), "y": LABELS}, "d.npz: x holds Python objects"),
         ({"x": IMAGES, "y": LABELS.astype(object)}, "d.npz: y holds Python objects"),
@@ -785,7 +788,7 @@ def with_nan(row, column):
         ({"x": IMAGES, "y": LABELS - 1.0}, "row 0: the label -1 is negative"),
         ({"x": IMAGES, "y": LABELS.astype(int) - 2}, "row 0: the label -2 is negative"),
         ({"x": IMAGES, "y": LABELS * 0 + 7}, "all labels are 7; expected two classes"),
-        ({"x": IMAGES, "y": [["a", "b"]] * 5}, "where a quantity has to be"),
+        ({"x": IMAGES, "y": [["a", "b"]] * 5}, "has the text 'a'; expected a number"),
         ({"x": with_nan(3, 4), "y": LABELS}, "x, row 3, column 4: .*found nan"),
         ({"x": np.full((5, 1), -np.inf), "y": LABELS}, "x, row 0, column 0: .*found -inf"),
         ({"x": IMAGES, "y": [0.5, 1, 2, np.inf, 3]}, "y, row 3, column 0: .*found inf"),
@@ -808,11 +811,11 @@ def with_nan(row, column):
         ),
         (
             {"x": IMAGES, "y": LABELS, "x_test": IMAGES, "y_test": ["a"] * 5},
-            "y_test: expected one label a row, of the same kind",
+            "y_test: expected one label per row, of the same kind",
         ),
         (
             {"x": IMAGES, "y": LABELS + 0.5, "x_test": IMAGES, "y_test": np.ones((5, 2))},
-            "y_test: expected 1 numbers a row",
+            "y_test: expected 1 numbers per row",
         ),
         (
             {"x": with_nan(0, 0) * 0 + 1, "y": LABELS, "x_test": with_nan(1, 2), "y_test": LABELS},
@@ -821,26 +824,26 @@ def with_nan(row, column):
     ],
 )
 def test_npz_refusals(tmp_path, out, arrays, message):
-    """Every way in which arrays are not a data set."""
+    """Arrays that are no valid data set."""
     check_refused(npz(tmp_path / "d.npz", **arrays), out, DataError, message)
 
 
-def test_text_is_no_quantity(tmp_path, out):
-    """--task regression does not turn names into numbers."""
+def test_text_is_no_regression(tmp_path, out):
+    """--task regression does not convert text to numbers."""
     source = npz(tmp_path / "d.npz", x=IMAGES, y=["a", "b", "a", "b", "a"])
-    check_refused(source, out, DataError, "name 'a', where a quantity", task="regression")
+    check_refused(source, out, DataError, "has the text 'a'; expected a number", task="regression")
 
 
 @pytest.mark.parametrize("keep", [0, 10, 200, -30])
-def test_cut_npz(tmp_path, out, keep):
-    """A cut archive is no archive."""
+def test_truncated_npz(tmp_path, out, keep):
+    """It is refused."""
     source = npz(tmp_path / "d.npz", x=IMAGES, y=LABELS)
     source.write_bytes(source.read_bytes()[:keep])
     check_refused(source, out, DataError, "d.npz is not an .npz file")
 
 
 def test_flipped_bytes_in_npz(tmp_path, out):
-    """A changed byte is found or harmless; it is never a traceback."""
+    """A changed byte is detected or harmless; it never gives a traceback."""
     source = npz(tmp_path / "d.npz", x=IMAGES, y=LABELS)
     content = source.read_bytes()
     for place in range(0, len(content), 7):
@@ -861,8 +864,8 @@ def test_flipped_bytes_in_npz(tmp_path, out):
         ("", {}, "d.csv is empty"),
         ("\n\n", {}, "d.csv is empty"),
         ("a,b,c\n", {}, "d.csv is empty"),
-        ("1\n2\n", {}, "no column besides the labels"),
-        ("1;2;a\n3;4;b\n", {}, "separated by commas"),
+        ("1\n2\n", {}, "no columns besides the labels"),
+        ("1;2;a\n3;4;b\n", {}, "Separate its columns by commas"),
         ("1,2,a\n3,b\n", {}, "d.csv, line 2: expected 3 values, found 2"),
         ("a,b,c\n1,2,a\n\n3,4,b,\n", {}, "d.csv, line 4: expected 3 values, found 4"),
         ("1,2,a\n3,x,b\n", {}, "d.csv, line 2, column 1: 'x' is not a number"),
@@ -891,15 +894,15 @@ def test_flipped_bytes_in_npz(tmp_path, out):
     ],
 )
 def test_csv_refusals(tmp_path, out, text, options, message):
-    """Every error in a table is named by its line, as an editor counts them."""
+    """Every error is located by its line, as an editor counts lines."""
     check_refused(csv_file(tmp_path / "d.csv", text), out, DataError, message, **options)
 
 
 # Refusals: HDF5
 
 
-def strange_file(path):
-    """Write an HDF5 file with everything that is not rows of numbers."""
+def odd_file(path):
+    """Write an HDF5 file with everything except rows of numbers."""
     with h5py.File(path, "w") as file:
         file["x"], file["y"] = IMAGES, LABELS
         file["strings"] = ["a", "b", "c", "d", "e"]
@@ -926,30 +929,30 @@ def strange_file(path):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("none", "s.h5: none is missing; .*s.h5 holds bools, compound"),
+        ("none", "s.h5: none is missing; .*s.h5 has bools, compound"),
         ("group", "is not a dataset, but a group"),
         ("strings", "strings holds text, not plain numbers"),
-        ("vlen", "vlen holds arrays of any length, not"),
+        ("vlen", "vlen holds variable-length arrays, not"),
         ("references", "references holds references, not"),
-        ("compound", "compound holds records, not"),
+        ("compound", "compound holds compound data, not"),
         ("bools", "of type bool"),
         ("scalar", r"is float64 \(\); expected rows"),
         ("null", "null is empty"),
         ("virtual", "is stored in other files"),
         ("external", "is stored in other files"),
-        ("linked", "linked is a link to somewhere else"),
-        ("dangling", "dangling is a link to somewhere else"),
+        ("linked", "linked is a soft or external link"),
+        ("dangling", "dangling is a soft or external link"),
     ],
 )
 def test_hdf5_refusals(tmp_path, out, name, message):
-    """Datasets that are not plain rows inside the file are refused by name."""
-    source = strange_file(tmp_path / "s.h5")
+    """Datasets that are not plain rows in this file are refused by name."""
+    source = odd_file(tmp_path / "s.h5")
     check_refused(source, out, DataError, message, x=name, y="y")
 
 
-def test_hdf5_labels_are_checked_alike(tmp_path, out):
-    """y is looked at as closely as x."""
-    source = strange_file(tmp_path / "s.h5")
+def test_hdf5_labels_are_checked(tmp_path, out):
+    """y is checked like x."""
+    source = odd_file(tmp_path / "s.h5")
     check_refused(source, out, DataError, "strings holds text", x="x", y="strings")
     check_refused(
         source, out, DataError, "none is missing", x="x", y="y", x_test="x", y_test="none"
@@ -958,21 +961,21 @@ def test_hdf5_labels_are_checked_alike(tmp_path, out):
 
 @pytest.mark.parametrize("content", [b"", b"no HDF5 at all", b"\x89HDF\r\n\x1a\n" + bytes(200)])
 def test_not_hdf5(tmp_path, out, content):
-    """A file that only has the right ending."""
+    """A file that only has the suffix."""
     source = tmp_path / "s.h5"
     source.write_bytes(content)
     check_refused(source, out, DataError, "s.h5 cannot be read: ", x="x", y="y")
 
 
-def test_cut_hdf5(tmp_path, out):
-    """A cut file says that it is cut."""
+def test_truncated_hdf5(tmp_path, out):
+    """The message says that it is truncated."""
     source = hdf5_file(tmp_path / "s.h5", x=IMAGES, y=LABELS)
     source.write_bytes(source.read_bytes()[:-10])
     check_refused(source, out, DataError, "truncated file", x="x", y="y")
 
 
 def test_damaged_chunk(tmp_path, out):
-    """Data that cannot be unpacked in the middle of a copy: the source is blamed, not OUT."""
+    """If decoding fails in the middle of a copy, the message names the source, not OUT."""
     x = np.random.default_rng(0).integers(0, 99, (500, 10), np.uint8)
     with h5py.File(tmp_path / "s.h5", "w") as file:
         file.create_dataset("x", data=x, chunks=(100, 10), compression="gzip")
@@ -984,8 +987,8 @@ def test_damaged_chunk(tmp_path, out):
     check_refused(tmp_path / "s.h5", out, DataError, "s.h5: x cannot be read", x="x", y="y")
 
 
-def test_messages_hold_no_python(tmp_path, out):
-    """What a user reads has no class names of NumPy in it."""
+def test_messages_without_python_names(tmp_path, out):
+    """Messages to users contain no class names of NumPy."""
     source = npz(tmp_path / "d.npz", x=IMAGES, y=np.array(["b"] * 5))
     with pytest.raises(DataError) as caught:
         run(source, out)

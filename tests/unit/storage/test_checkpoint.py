@@ -1,4 +1,4 @@
-"""Checkpoints: the same bits back, whole or absent, legible, and clear when they are broken."""
+"""Checkpoints: bit-exact, atomic, readable by other tools, and refused clearly if invalid."""
 
 import copy
 import errno
@@ -23,9 +23,19 @@ from distbp.network.parameters import digest
 from distbp.network.update import Update
 from distbp.storage import atomic, checksum, hdf5_file
 from distbp.storage import run_directory as module
-from distbp.storage.checkpoint import Checkpoint, describe_network, read
-from distbp.storage.checkpoint import write as write_checkpoint
-from distbp.storage.run_directory import RunDirectory, find, load, newest, read_newest
+from distbp.storage.checkpoint import (
+    Checkpoint,
+    describe_network,
+    read_checkpoint,
+    write_checkpoint,
+)
+from distbp.storage.run_directory import (
+    RunDirectory,
+    find_checkpoint,
+    find_newest_checkpoint,
+    load,
+    read_newest_checkpoint,
+)
 from distbp.storage.scaling import Scaling
 
 ABOUT = {
@@ -56,9 +66,9 @@ def save(path, **arguments):
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_round_trip(tmp_path, optimizer, dtype, sizes):
-    """θ, state, scaling and what is said about them come back bit by bit."""
+    """θ, state, scaling and `about` are read back bit by bit."""
     before = save(tmp_path / "c.h5", optimizer=optimizer, dtype=dtype, sizes=sizes)
-    after = read(tmp_path / "c.h5")
+    after = read_checkpoint(tmp_path / "c.h5")
     assert after.about == before.about
     assert after.network.theta.tobytes() == before.network.theta.tobytes()
     assert after.network.theta.dtype == dtype
@@ -77,8 +87,8 @@ def test_the_network_is_of_the_same_kind(tmp_path):
     np.testing.assert_array_equal(load(tmp_path / "c.h5").feedforward(x), before.feedforward(x))
 
 
-def test_legible_by_any_hdf5_reader(tmp_path):
-    """Layers are datasets of their own, named as the book numbers them, the input left out."""
+def test_layout_for_other_hdf5_readers(tmp_path):
+    """Layers are datasets, numbered from 1 as in the book, without the input."""
     network = save(tmp_path / "c.h5").network
     with h5py.File(tmp_path / "c.h5") as file:
         names = []
@@ -94,24 +104,24 @@ def test_legible_by_any_hdf5_reader(tmp_path):
 
 
 def test_no_variable_length_anywhere(tmp_path):
-    """A changed byte in a variable-length string makes libhdf5 crash: there is none anywhere."""
+    """A corrupted variable-length string can crash libhdf5: there is none anywhere."""
     save(tmp_path / "c.h5")
     kinds = []
 
-    def look(name, item):
+    def collect(name, item):
         kinds.extend(item.attrs.get_id(key).dtype for key in item.attrs)
         if isinstance(item, h5py.Dataset):
             kinds.append(item.dtype)
 
     with h5py.File(tmp_path / "c.h5") as file:
-        look("/", file)
-        file.visititems(look)
+        collect("/", file)
+        file.visititems(collect)
     assert {dtype.kind for dtype in kinds} == {"S", "i", "u", "f"}
     assert not any(h5py.check_vlen_dtype(dtype) for dtype in kinds)
 
 
-def test_a_seal_is_in_front(tmp_path):
-    """512 bytes before the HDF5 signature: kind, length, SHA-256 of the rest, and of themselves."""
+def test_layout_of_the_checksum_header(tmp_path):
+    """512 bytes before the HDF5 signature: kind, length, SHA-256 of the rest and of the header."""
     save(tmp_path / "c.h5")
     raw = (tmp_path / "c.h5").read_bytes()
     assert raw[512:520] == b"\x89HDF\r\n\x1a\n"
@@ -124,7 +134,7 @@ def test_a_seal_is_in_front(tmp_path):
 
 
 def test_equal_content_is_an_equal_file(tmp_path):
-    """Neither the time nor the name of a file is in it."""
+    """A file contains neither a time stamp nor its own name."""
     save(tmp_path / "a.h5")
     time.sleep(1.1)  # HDF5 counts whole seconds
     save(tmp_path / "b.h5")
@@ -134,26 +144,26 @@ def test_equal_content_is_an_equal_file(tmp_path):
 
 
 def test_digest_is_of_theta_alone():
-    """It is SHA-256 of the numbers, little-endian, whatever their order in memory is."""
+    """It is the SHA-256 of the numbers in little-endian order, whatever their byte order is."""
     theta = np.array([1.0, -2.5], np.float32)
     assert digest(theta) == "48943f7a0ea247f8e3c9386d0c5822fe181d323a9289980426638cc4e72a43e1"
     assert digest(theta.astype(">f4")) == digest(theta)
 
 
-# On the disk.
+# Atomic writes.
 
 
 @pytest.fixture
 def calls(monkeypatch):
-    """Return the list of what is written, forced to the disk and moved, in order."""
+    """Return the list of writes, fsyncs and renames, in order."""
     found, names = [], {}
     real_open, real_fsync, real_replace, real_write = (
         os.open,
         os.fsync,
         os.replace,
-        hdf5_file.Disk.write,
+        hdf5_file._DeferredErrorFile.write,
     )
-    real_stamp = checksum.write_checksum_header
+    real_header = checksum.write_checksum_header
 
     def spy_open(path, *arguments, **options):
         descriptor = real_open(path, *arguments, **options)
@@ -168,36 +178,36 @@ def calls(monkeypatch):
         found.append(("replace", Path(source).name, Path(target).name))
         real_replace(source, target, **options)
 
-    def spy_write(disk, data):
+    def spy_write(file, data):
         found.append(("write",))
-        return real_write(disk, data)
+        return real_write(file, data)
 
-    def spy_stamp(*arguments):
-        found.append(("seal",))
-        real_stamp(*arguments)
+    def spy_header(*arguments):
+        found.append(("header",))
+        real_header(*arguments)
 
     monkeypatch.setattr(os, "open", spy_open)
     monkeypatch.setattr(os, "fsync", spy_fsync)
     monkeypatch.setattr(os, "replace", spy_replace)
-    monkeypatch.setattr(hdf5_file.Disk, "write", spy_write)
-    monkeypatch.setattr(checksum, "write_checksum_header", spy_stamp)
+    monkeypatch.setattr(hdf5_file._DeferredErrorFile, "write", spy_write)
+    monkeypatch.setattr(checksum, "write_checksum_header", spy_header)
     return found
 
 
-def test_a_file_is_on_the_disk_before_it_is_moved(tmp_path, calls):
-    """Content, seal, disk, name, folder: a power cut leaves the old file or the new one."""
+def test_order_of_an_atomic_write(tmp_path, calls):
+    """Content, header, fsync, rename, fsync of the directory: safe against power failures."""
     (tmp_path / "run").mkdir()
     save(tmp_path / "run" / "c.h5")
-    *writes, sealed, (first, temporary), (second, source, target), (third, folder) = calls
+    *writes, header, (first, temporary), (second, source, target), (third, folder) = calls
     assert set(writes) == {("write",)}
-    assert sealed == ("seal",)
+    assert header == ("header",)
     assert (first, second, third) == ("fsync", "replace", "fsync")
     assert temporary == source != target == "c.h5"
     assert folder == "run"
 
 
 def test_a_failed_write_changes_nothing(tmp_path, monkeypatch):
-    """The old file stays, no other is left behind, and the reason is said."""
+    """The old file stays, no temporary file is left, and the reason is given."""
     before = save(tmp_path / "c.h5", steps=1)
 
     def full(group, name, array):
@@ -206,13 +216,13 @@ def test_a_failed_write_changes_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(hdf5_file, "write_array", full)
     with pytest.raises(CheckpointError, match=r"c\.h5 cannot be written: No space left"):
         save(tmp_path / "c.h5", steps=2)
-    assert read(tmp_path / "c.h5").about == before.about
+    assert read_checkpoint(tmp_path / "c.h5").about == before.about
     assert os.listdir(tmp_path) == ["c.h5"]
 
 
 @pytest.mark.parametrize("number", [errno.EDQUOT, errno.EIO])
-def test_what_a_server_says_at_the_end(tmp_path, monkeypatch, number):
-    """Over quota, or a disk that fails: network file systems say so only when all is written."""
+def test_errors_that_only_fsync_reports(tmp_path, monkeypatch, number):
+    """Network file systems report an exceeded quota or an I/O error after the last write."""
     before = save(tmp_path / "c.h5", steps=1)
 
     def refuse(descriptor):
@@ -221,35 +231,35 @@ def test_what_a_server_says_at_the_end(tmp_path, monkeypatch, number):
     monkeypatch.setattr(os, "fsync", refuse)
     with pytest.raises(CheckpointError, match=rf"c\.h5 cannot be written: {os.strerror(number)}\."):
         save(tmp_path / "c.h5", steps=2)
-    assert read(tmp_path / "c.h5").about == before.about
+    assert read_checkpoint(tmp_path / "c.h5").about == before.about
     assert os.listdir(tmp_path) == ["c.h5"]
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ZeroDivisionError])
 def test_an_interrupted_write_changes_nothing(tmp_path, monkeypatch, error):
-    """Whatever ends a write, nothing half is left."""
+    """No partial file is left, whatever ends a write."""
     save(tmp_path / "c.h5", steps=1)
 
     def interrupted(path):
         raise error
 
-    monkeypatch.setattr(atomic, "sync", interrupted)
+    monkeypatch.setattr(atomic, "_fsync", interrupted)
     with pytest.raises(error):
         save(tmp_path / "c.h5", steps=2)
-    assert read(tmp_path / "c.h5").about["progress"] == {"steps": 1}
+    assert read_checkpoint(tmp_path / "c.h5").about["progress"] == {"steps": 1}
     assert os.listdir(tmp_path) == ["c.h5"]
 
 
 def test_a_text_that_could_not_be_read_again_is_not_written(tmp_path):
-    """What a reader refuses as too long is refused when it is written."""
+    """What a reader refuses as too long is refused by the writer."""
     checkpoint = make()
-    checkpoint.about["classes"] = [[]] * hdf5_file.MOST_ITEMS
+    checkpoint.about["classes"] = [[]] * hdf5_file._MAX_TEXT_ITEMS
     with pytest.raises(CheckpointError, match="cannot be written: File too large"):
         write_checkpoint(tmp_path / "c.h5", checkpoint)
 
 
-def test_a_folder_that_is_not_there(tmp_path):
-    """The reason is the system's, in words."""
+def test_a_missing_directory(tmp_path):
+    """The reason is that of the operating system, in words."""
     with pytest.raises(CheckpointError, match=r"cannot be written: No such file or directory\."):
         save(tmp_path / "none" / "c.h5")
 
@@ -268,7 +278,7 @@ def save(sizes):
     about = ABOUT | {"network": checkpoint.describe_network(network), "progress": {"steps": 1}}
     about["config"] = {"optimizer": "sgd", "threads": 1}
     scaling = Scaling(np.zeros(1), np.ones(1))
-    checkpoint.write(path, checkpoint.Checkpoint(network, {}, scaling, about))
+    checkpoint.write_checkpoint(path, checkpoint.Checkpoint(network, {}, scaling, about))
 
 path = Path(sys.argv[1], "c.h5")
 save((20, 10))
@@ -277,14 +287,14 @@ for n_in in (200, 100, 120, 90, 80):
         save((n_in, 100, 10))
     except CheckpointError as error:
         print(error)
-    checkpoint.read(path)
+    checkpoint.read_checkpoint(path)
 save((20, 10))
 print(sorted(p.name for p in path.parent.iterdir()))
 """
 
 
 def test_a_full_disk(tmp_path):
-    """Each write fails with the reason, the old file stays, and what follows goes on."""
+    """Each write fails with the reason, the old file stays, and the process continues."""
     mount = f'mount -t tmpfs -o size=64k tmpfs {tmp_path} && exec "$@"'
     isolated = ["unshare", "--map-root-user", "--mount", "sh", "-c", mount, "sh"]
     try:
@@ -303,11 +313,11 @@ def test_a_full_disk(tmp_path):
     assert not run.stderr
 
 
-# What is wrong with a file.
+# Invalid checkpoints.
 
 
 def spoil(path, change):
-    """Change a file as somebody would who can seal it again."""
+    """Change a file and write a new checksum header, as an attacker could."""
     with h5py.File(path, "r+") as file:
         change(file)
     with path.open("r+b", buffering=0) as file:
@@ -343,7 +353,7 @@ def about(**entries):
 
 
 def without_entry(name):
-    """Return a change that takes an entry of `about` away."""
+    """Return a change that removes an entry of `about`."""
 
     def change(file):
         value = json.loads(file["about"][...].tobytes())
@@ -357,11 +367,11 @@ def without_entry(name):
     "name", ["network", "task", "classes", "data", "config", "progress", "machine"]
 )
 def test_incomplete_checkpoints(tmp_path, name):
-    """What a run or an evaluation will look for is there, or the file is refused at once."""
+    """A file that lacks an entry which a run or an evaluation needs is refused at once."""
     save(tmp_path / "c.h5")
     spoil(tmp_path / "c.h5", without_entry(name))
     with pytest.raises(CheckpointError, match=rf"c\.h5.*{name}"):
-        read(tmp_path / "c.h5")
+        read_checkpoint(tmp_path / "c.h5")
 
 
 NETWORK = describe_network(Network((4, 3, 2)))
@@ -379,8 +389,8 @@ NETWORK = describe_network(Network((4, 3, 2)))
         (about(history=3), "'about' has a 'history' that is not a list"),
         (replaced("history", np.frombuffer(b"\xff", np.uint8)), "history is not JSON text"),
         (
-            replaced("history", np.full(hdf5_file.MOST_ITEMS + 1, ord("\n"), np.uint8)),
-            "history is not JSON text of a sensible length",
+            replaced("history", np.full(hdf5_file._MAX_TEXT_ITEMS + 1, ord("\n"), np.uint8)),
+            "history is not JSON text of an acceptable length",
         ),
         (without("layers/2/b"), "layers/2/b is missing"),
         (without("scaling"), "scaling is missing"),
@@ -398,15 +408,15 @@ NETWORK = describe_network(Network((4, 3, 2)))
             "layers/1 is a",
         ),
         (without("optimizer"), "optimizer is missing"),
-        (replaced("more", 1.0), "/more does not belong there"),
-        (replaced("layers/1/v", 1.0), "layers/1/v does not belong there"),
-        (replaced("optimizer/\x1b[31m", 1.0), r"optimizer/\?\[31m does not belong there"),
+        (replaced("more", 1.0), "/more is not part of the format"),
+        (replaced("layers/1/v", 1.0), "layers/1/v is not part of the format"),
+        (replaced("optimizer/\x1b[31m", 1.0), r"optimizer/\?\[31m is not part of the format"),
         (replaced("scaling/shift", np.zeros(3)), r"shift is float64 \(3,\); expected .*\(4,\)"),
         (replaced("scaling/scale", np.full(1, np.nan)), "scale has a value that is not a finite"),
         (about(config={"optimizer": "rprop", "threads": 1}), "unknown optimizer, 'rprop'"),
         (about(config={"optimizer": [], "threads": 1}), "unknown optimizer"),
         (about(config={"optimizer": "adam"}), "has None threads"),
-        (about(config={"optimizer": "sgd", "threads": 1}), "/optimizer does not belong there"),
+        (about(config={"optimizer": "sgd", "threads": 1}), "/optimizer is not part of the format"),
         (about(network={}), "describes a network by nothing"),
         (about(network=NETWORK | {"sizes": [4, 0, 2]}), "sizes"),
         (about(network=NETWORK | {"sizes": [4, 10**9, 2]}), "bytes are too few for sizes"),
@@ -418,39 +428,42 @@ NETWORK = describe_network(Network((4, 3, 2)))
         (about(network=NETWORK | {"activation": "swish"}), "swish"),
         (about(network=NETWORK | {"momentum": 1}), "describes a network by"),
         (
-            replaced("about", np.frombuffer(b"[" * (hdf5_file.MOST_ITEMS + 1), np.uint8)),
-            "JSON text of a sensible length",
+            replaced("about", np.frombuffer(b"[" * (hdf5_file._MAX_TEXT_ITEMS + 1), np.uint8)),
+            "JSON text of an acceptable length",
         ),
-        (replaced("about", np.zeros(hdf5_file.MOST_TEXT + 1, np.uint8)), "about is not JSON text"),
+        (
+            replaced("about", np.zeros(hdf5_file._MAX_TEXT_BYTES + 1, np.uint8)),
+            "about is not JSON text",
+        ),
     ],
 )
 def test_broken_checkpoints(tmp_path, change, message):
-    """Each is refused in one sentence or two that name the file; none with a traceback."""
+    """Each is refused in one or two sentences that name the file, without a traceback."""
     path = tmp_path / "c.h5"
     save(path)
     spoil(path, change)
     with pytest.raises(CheckpointError, match=message) as failure:
-        read(path)
+        read_checkpoint(path)
     assert str(path) in str(failure.value)
     assert "\n" not in str(failure.value)
 
 
 @pytest.mark.parametrize("content", [b"", b"not HDF5", b"\x89HDF\r\n\x1a\n", bytes(5000)])
-def test_no_hdf5(tmp_path, content):
-    """Any other file is refused."""
+def test_files_that_are_not_hdf5(tmp_path, content):
+    """They are refused."""
     (tmp_path / "c.h5").write_bytes(content)
     with pytest.raises(CheckpointError, match="cannot be read as distbp-checkpoint"):
-        read(tmp_path / "c.h5")
+        read_checkpoint(tmp_path / "c.h5")
 
 
 @pytest.mark.parametrize("part", [0.1, 0.5, 0.9, 0.999])
-def test_cut_files(tmp_path, part):
-    """A file that was copied in part is refused."""
+def test_truncated_files(tmp_path, part):
+    """They are refused."""
     save(tmp_path / "c.h5", sizes=(40, 30, 20))
     raw = (tmp_path / "c.h5").read_bytes()
     (tmp_path / "c.h5").write_bytes(raw[: int(part * len(raw))])
     with pytest.raises(CheckpointError, match="cannot be read"):
-        read(tmp_path / "c.h5")
+        read_checkpoint(tmp_path / "c.h5")
 
 
 # A run's directory.
@@ -459,35 +472,35 @@ def test_cut_files(tmp_path, part):
 @pytest.fixture
 def folder(tmp_path):
     run = RunDirectory(tmp_path / "run", keep=2)
-    run.make()
+    run.create()
     return run
 
 
-def kept(folder):
+def checkpoints_in(folder):
     return sorted(path.name for path in folder.checkpoints.iterdir())
 
 
 def steps(path):
-    return read(path).about["progress"]["steps"]
+    return read_checkpoint(path).about["progress"]["steps"]
 
 
 def test_last_and_best_never_dangle(folder):
-    """Old checkpoints go, but `last.h5` and `best.h5` are files of their own."""
+    """Old checkpoints are removed, but not the content of `last.h5` and `best.h5`."""
     for n in range(1, 7):
         folder.save(make(n), is_best=n == 2)
-    assert kept(folder) == ["step-000000005.h5", "step-000000006.h5"]
+    assert checkpoints_in(folder) == ["step-000000005.h5", "step-000000006.h5"]
     assert steps(folder.path / "last.h5") == 6
     assert steps(folder.path / "best.h5") == 2
     assert sorted(os.listdir(folder.path)) == ["best.h5", "checkpoints", "last.h5"]
 
 
-def test_best_alone(folder):
-    """A best one is kept also when no checkpoint is due; the last one stays."""
+def test_saving_only_the_best(folder):
+    """`best.h5` is written also when no checkpoint is due; `last.h5` stays."""
     folder.save(make(1), is_best=True)
     folder.save_best(make(2))
     assert steps(folder.path / "best.h5") == 2
     assert steps(folder.path / "last.h5") == 1
-    assert kept(folder) == ["step-000000001.h5"]
+    assert checkpoints_in(folder) == ["step-000000001.h5"]
 
 
 def refuse_link(source, target):
@@ -495,22 +508,22 @@ def refuse_link(source, target):
 
 
 def test_without_hard_links(folder, monkeypatch):
-    """Where a file system has no links, copies do."""
+    """Where the file system has no hard links, copies are made."""
     monkeypatch.setattr(os, "link", refuse_link)
     folder.save(make(1), is_best=True)
     folder.save(make(2), is_best=False)
     assert (steps(folder.path / "last.h5"), steps(folder.path / "best.h5")) == (2, 1)
 
 
-def test_what_a_killed_process_left_is_no_danger(folder):
-    """A temporary name that is still a link to a checkpoint is not written through.
+def test_stale_temporary_links_are_not_written_through(folder):
+    """A temporary name may still be a hard link to a checkpoint.
 
     A process may be killed between link and rename, and its successor in a container
-    or batch job may well have the same number.
+    or batch job may well have the same pid.
     """
     folder.save(make(1), is_best=True)
     for name in ("last.h5", "best.h5"):
-        os.link(folder.path / "last.h5", atomic.temporary_name(folder.path / name))
+        os.link(folder.path / "last.h5", atomic._temporary_path(folder.path / name))
     folder.save_best(make(2))
     assert steps(folder.path / "last.h5") == 1
     folder.save(make(3), is_best=False)
@@ -519,42 +532,42 @@ def test_what_a_killed_process_left_is_no_danger(folder):
 
 
 def test_a_failed_save_keeps_last_and_best(folder, monkeypatch):
-    """If a checkpoint cannot be written, all others are as they were."""
+    """If a checkpoint cannot be written, all others are unchanged."""
     folder.save(make(1), is_best=True)
-    real = module.write
+    real = module.write_checkpoint
 
     def fails(path, checkpoint):
         real(path, checkpoint)
         raise CheckpointError("no")
 
-    monkeypatch.setattr(module, "write", fails)
+    monkeypatch.setattr(module, "write_checkpoint", fails)
     with pytest.raises(CheckpointError):
         folder.save(make(2), is_best=True)
     assert (steps(folder.path / "last.h5"), steps(folder.path / "best.h5")) == (1, 1)
 
 
 def test_a_directory_that_holds_a_run(folder):
-    """A second run does not start in it; the message says how to go on with the first."""
-    RunDirectory(folder.path, 3).make()  # nothing is saved yet
+    """A second run does not start in it; the message says how to continue the first."""
+    RunDirectory(folder.path, 3).create()  # nothing is saved yet
     folder.save(make(1), is_best=False)
-    with pytest.raises(CheckpointError, match=r"holds a run already.* --resume .*another --out"):
-        RunDirectory(folder.path, 3).make()
+    with pytest.raises(CheckpointError, match=r"already contains a run.* --resume .*another --out"):
+        RunDirectory(folder.path, 3).create()
 
 
-def test_a_directory_that_cannot_be_made(tmp_path):
-    """A file in the way is named, with the system's reason."""
+def test_a_directory_that_cannot_be_created(tmp_path):
+    """The message has the path and the reason."""
     (tmp_path / "run").write_text("")
-    with pytest.raises(CheckpointError, match=r"run cannot be made: Not a directory\."):
-        RunDirectory(tmp_path / "run", 3).make()
+    with pytest.raises(CheckpointError, match=r"run cannot be created: Not a directory\."):
+        RunDirectory(tmp_path / "run", 3).create()
 
 
-def test_find(folder):
-    """A file is itself, a run's directory its last checkpoint, and nothing is an error."""
-    assert find(folder.path / "x.h5") == folder.path / "x.h5"
+def test_find_checkpoint(folder):
+    """A file is returned as it is, for a directory its last checkpoint; none is an error."""
+    assert find_checkpoint(folder.path / "x.h5") == folder.path / "x.h5"
     with pytest.raises(CheckpointError, match=r"run has no checkpoint: there is no last\.h5"):
-        find(folder.path)
+        find_checkpoint(folder.path)
     folder.save(make(1), is_best=False)
-    assert find(str(folder.path)) == folder.path / "last.h5"
+    assert find_checkpoint(str(folder.path)) == folder.path / "last.h5"
     with pytest.raises(CheckpointError, match=r"none\.h5 cannot be read .*: No such file"):
         load(folder.path / "none.h5")
 
@@ -575,24 +588,27 @@ def one_bit(path):
     path.write_bytes(content)
 
 
-# What may become of a file, and what is said of it.
+# Ways to damage a file, and the message.
 DAMAGES = {
     "missing": (Path.unlink, ""),
     "empty": (lambda path: path.write_bytes(b""), "is not an HDF5 file"),
     "text": (lambda path: path.write_text("lost and found"), "is not an HDF5 file"),
     "half": (half, r"it has [\d,]+ of [\d,]+ bytes"),
-    "half of zeros": (half_of_zeros, "SHA-256 is not the one"),
+    "half of zeros": (half_of_zeros, "SHA-256 differs from"),
     "longer": (lambda path: path.write_bytes(path.read_bytes() + b"x"), "of [0-9,]+ bytes"),
-    "one bit": (one_bit, "SHA-256 is not the one"),
-    "one byte of the seal": (lambda path: path.write_bytes(b"D" + path.read_bytes()[1:]), "seal"),
+    "one bit": (one_bit, "SHA-256 differs from"),
+    "one byte of the header": (
+        lambda path: path.write_bytes(b"D" + path.read_bytes()[1:]),
+        "checksum header is invalid",
+    ),
     "a folder": (lambda path: (path.unlink(), path.mkdir()), "it is a folder"),
 }
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.parametrize("has_links", [True, False])
-def test_the_newest_that_is_whole(folder, damage, has_links, monkeypatch):
-    """Whatever became of the last one, the one before is used, and a sentence says why."""
+def test_the_newest_valid_checkpoint(folder, damage, has_links, monkeypatch):
+    """If the last one is damaged in any way, the one before is used, and a sentence says why."""
     if not has_links:
         monkeypatch.setattr(os, "link", refuse_link)
     for n in (1, 2, 3):
@@ -602,78 +618,79 @@ def test_the_newest_that_is_whole(folder, damage, has_links, monkeypatch):
     newest_step = folder.checkpoints / "step-000000003.h5"
     if has_links and newest_step.stat().st_nlink == 1:
         change(newest_step)
-    found, troubles = read_newest(folder.path)
-    # A second name of the damaged file is no second trouble; a copy of it is whole.
+    found, messages = read_newest_checkpoint(folder.path)
+    # A second link to the damaged file gives no second message; a copy of it is valid.
     assert found.about["progress"] == {"steps": 2 if has_links else 3}
     used = folder.checkpoints / f"step-00000000{2 if has_links else 3}.h5"
-    assert newest(folder.path) == (used, troubles)
-    assert find(folder.path) == used
+    assert find_newest_checkpoint(folder.path) == (used, messages)
+    assert find_checkpoint(folder.path) == used
     if message:
-        assert len(re.findall(message, troubles[0])) == 1
-        assert str(folder.path / "last.h5") in troubles[0]
-        assert troubles[-1].endswith(f" {used} is used instead.")
+        assert len(re.findall(message, messages[0])) == 1
+        assert str(folder.path / "last.h5") in messages[0]
+        assert messages[-1].endswith(f" {used} is used instead.")
         with pytest.warns(DistbpWarning, match=message):
             load(folder.path)
 
 
-def test_nothing_is_wrong_with_a_whole_run(folder):
-    """Then nothing is said, and the last one is read."""
+def test_no_message_for_valid_checkpoints(folder):
+    """The last one is read."""
     folder.save(make(1), is_best=False)
     folder.save(make(2), is_best=False)
-    found, troubles = read_newest(folder.path)
-    assert (found.about["progress"], troubles) == ({"steps": 2}, [])
-    assert newest(folder.path) == (folder.path / "last.h5", [])
-    assert read_newest(folder.path / "last.h5")[1] == []
+    found, messages = read_newest_checkpoint(folder.path)
+    assert (found.about["progress"], messages) == ({"steps": 2}, [])
+    assert find_newest_checkpoint(folder.path) == (folder.path / "last.h5", [])
+    assert read_newest_checkpoint(folder.path / "last.h5")[1] == []
 
 
-def test_no_checkpoint_is_whole(folder):
-    """All of them are named, with what is wrong with each."""
+def test_no_valid_checkpoint(folder):
+    """All of them are named, with the reason for each."""
     folder.save(make(1), is_best=False)
     folder.save(make(2), is_best=False)
     for path in folder.checkpoints.iterdir():
         one_bit(path)
-    for look in (find, load, newest):
-        with pytest.raises(CheckpointError, match=r"last\.h5.*SHA-256.*step-000000001\.h5.*SHA"):
-            look(folder.path)
+    message = r"run has no valid checkpoint\. .*last\.h5.*SHA-256.*step-000000001\.h5.*SHA-256"
+    for function in (find_checkpoint, load, find_newest_checkpoint):
+        with pytest.raises(CheckpointError, match=message):
+            function(folder.path)
 
 
-def test_going_back_forgets_what_came_after(folder):
-    """Damaged files of later steps neither stay, nor push out what is saved from then on."""
+def test_rolling_back_removes_later_checkpoints(folder):
+    """Otherwise they would count as newer than what is saved from then on."""
     folder.keep = 1
     for n in (8, 9):
         folder.save(make(n), is_best=False)
     one_bit(folder.path / "last.h5")
     folder.save(make(5), is_best=False)
-    assert kept(folder) == ["step-000000005.h5"]
+    assert checkpoints_in(folder) == ["step-000000005.h5"]
     assert steps(folder.path / "last.h5") == 5
 
 
-def test_more_than_a_thousand_million_steps(folder):
-    """Names grow longer; they are still in order."""
+def test_more_than_a_billion_steps(folder):
+    """Longer names are still in order."""
     for n in (999_999_999, 1_000_000_000, 1_000_000_001):
         folder.save(make(n), is_best=False)
-    assert kept(folder) == ["step-1000000000.h5", "step-1000000001.h5"]
+    assert checkpoints_in(folder) == ["step-1000000000.h5", "step-1000000001.h5"]
     one_bit(folder.path / "last.h5")
-    assert find(folder.path).name == "step-1000000000.h5"
+    assert find_checkpoint(folder.path).name == "step-1000000000.h5"
 
 
-def test_a_run_without_its_last_is_still_a_run(folder):
-    """A process may be killed between the first checkpoint and its second name."""
+def test_a_run_without_last_h5(folder):
+    """A process may be killed between writing the first checkpoint and linking it."""
     folder.save(make(1), is_best=False)
     (folder.path / "last.h5").unlink()
-    assert steps(find(folder.path)) == 1
-    with pytest.raises(CheckpointError, match="holds a run already"):
-        folder.make()
+    assert steps(find_checkpoint(folder.path)) == 1
+    with pytest.raises(CheckpointError, match="already contains a run"):
+        folder.create()
 
 
-def test_saves_in_threads_do_not_meet(tmp_path):
-    """Each writes under a name of its own, also for the same file."""
-    errors, places = [], [tmp_path / "a.h5", tmp_path / "b.h5"]
+def test_concurrent_saves(tmp_path):
+    """Each thread writes to a temporary name of its own, also for the same file."""
+    errors, paths = [], [tmp_path / "a.h5", tmp_path / "b.h5"]
 
     def work(n):
         try:
             for _ in range(5):
-                write_checkpoint(places[n % 2], make(n, sizes=(40, 30, 20)))
+                write_checkpoint(paths[n % 2], make(n, sizes=(40, 30, 20)))
         except BaseException as error:
             errors.append(error)
 
@@ -684,11 +701,11 @@ def test_saves_in_threads_do_not_meet(tmp_path):
         thread.join()
     assert errors == []
     assert sorted(os.listdir(tmp_path)) == ["a.h5", "b.h5"]
-    assert all(steps(place) in range(6) for place in places)
+    assert all(steps(path) in range(6) for path in paths)
 
 
 def test_text_files(folder):
-    """A text is replaced as a whole, in UTF-8; where it cannot be, the old one stays."""
+    """A text is replaced atomically, in UTF-8; if that fails, the old one stays."""
     folder.write_text("a.txt", "eins\n")
     folder.write_text("a.txt", "η\n")
     assert (folder.path / "a.txt").read_bytes() == "η\n".encode()
@@ -703,14 +720,14 @@ from pathlib import Path
 from distbp.storage.run_directory import RunDirectory
 
 folder = RunDirectory(Path(sys.argv[1]), keep=3)
-print(folder.add_line("none", "x\\n"), folder.add_line("m", "2\\n"))
+print(folder.append_line("none", "x\\n"), folder.append_line("m", "2\\n"))
 resource.setrlimit(resource.RLIMIT_FSIZE, (50, 50))
-print(folder.add_line("m", "3" * 100 + "\\n"), folder.add_line("m", "4\\n"))
+print(folder.append_line("m", "3" * 100 + "\\n"), folder.append_line("m", "4\\n"))
 """
 
 
-def test_a_line_is_added_or_not(tmp_path):
-    """Where there is room for half of it only, none is left; and no file is made for it."""
+def test_a_line_is_appended_or_not(tmp_path):
+    """If only a part of it fits, none of it is left; no file is created for it."""
     (tmp_path / "m").write_text("1\n")
     run = subprocess.run(
         [sys.executable, "-c", LONG_LINE, tmp_path], capture_output=True, text=True
@@ -721,7 +738,7 @@ def test_a_line_is_added_or_not(tmp_path):
 
 
 def test_writing_does_not_change_the_checkpoint(tmp_path):
-    """What is saved in the middle of a run goes on as it was."""
+    """A run continues with what it has saved."""
     checkpoint = make()
     before = copy.deepcopy(checkpoint.about), digest(checkpoint.network.theta)
     write_checkpoint(tmp_path / "c.h5", checkpoint)
@@ -729,23 +746,23 @@ def test_writing_does_not_change_the_checkpoint(tmp_path):
 
 
 def test_the_records_of_all_epochs_fit():
-    """The most that --epochs allows, with the longest numbers, can be stored and read again."""
+    """The maximum of --epochs, with the longest numbers, can be stored and read again."""
     names = "train_cost train_accuracy validation_cost validation_accuracy test_cost test_accuracy"
     record = dict.fromkeys(
         (*names.split(), "learning_rate", "seconds", "samples_per_s"), 1e-300 / 3
     )
     record |= {"epoch": 100_000, "step": 10**12, "digest": "0" * 64}
-    assert not hdf5_file.is_too_long(b"\n".join([json.dumps(record).encode()] * 100_000))
+    assert not hdf5_file._is_too_long(b"\n".join([json.dumps(record).encode()] * 100_000))
 
 
-def test_a_checkpoint_of_the_first_version(tmp_path):
-    """It has the records of the epochs in `about`."""
+def test_a_checkpoint_of_version_1(tmp_path):
+    """Its history is in `about`."""
     records = [{"epoch": 1, "train_cost": 0.5}, {"epoch": 2, "train_cost": 1 / 3}]
     path = tmp_path / "c.h5"
     save(path)
     spoil(path, attribute("version", np.int64(1)))
     spoil(path, without("history"))
     spoil(path, about(history=records))
-    found = read(path)
+    found = read_checkpoint(path)
     assert [json.loads(line) for line in found.history] == records
     assert "history" not in found.about

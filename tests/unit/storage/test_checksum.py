@@ -1,4 +1,4 @@
-"""The seal: whatever happens to a file's bytes is noticed before libhdf5 sees one of them."""
+"""Checksum headers: any change of a file's bytes is detected before libhdf5 sees them."""
 
 import os
 import subprocess
@@ -30,16 +30,16 @@ ABOUT = {
 def path(tmp_path):
     """Return a checkpoint."""
     scaling = Scaling(np.zeros(1), np.ones(1))
-    checkpoint.write(tmp_path / "c.h5", Checkpoint(NETWORK, {}, scaling, ABOUT))
+    checkpoint.write_checkpoint(tmp_path / "c.h5", Checkpoint(NETWORK, {}, scaling, ABOUT))
     return tmp_path / "c.h5"
 
 
 @pytest.fixture
 def no_libhdf5(monkeypatch):
-    """Let every use of libhdf5 fail."""
+    """Fail the test if a file is opened with libhdf5."""
 
     def refuse(*arguments, **options):
-        pytest.fail("libhdf5 is shown a damaged file")
+        pytest.fail("a damaged file was passed to libhdf5")
 
     monkeypatch.setattr(h5py, "File", refuse)
 
@@ -68,35 +68,35 @@ def grown(content, random):
 
 
 def zeroed(content, random):
-    """Put zeros where there are others."""
+    """Overwrite some bytes with zeros."""
     start = random.integers(len(content))
     length = random.integers(1, len(content))
     return content[:start] + bytes(len(content[start : start + length])) + content[start + length :]
 
 
 def moved(content, random):
-    """Take some bytes out and put them in elsewhere."""
+    """Swap two adjacent parts."""
     a, b, c = sorted(random.integers(len(content), size=3))
     return content[:a] + content[b:c] + content[a:b] + content[c:]
 
 
 def test_five_thousand_damaged_checkpoints(path, no_libhdf5):
-    """Bits flipped, bytes changed, cut, appended, zeroed, moved: 5,000 of 5,000 are refused."""
+    """Bits flipped, bytes changed, appended, zeroed, moved, or truncated: all are refused."""
     content, random = path.read_bytes(), np.random.default_rng(0)
     ways = (flipped, changed, cut, grown, zeroed, moved)
     refused = 0
     while refused < 5000:
         damaged = ways[refused % len(ways)](content, random)
         if damaged == content:
-            continue  # zeros where there were zeros
+            continue  # zeros over zeros
         path.write_bytes(damaged)
         with pytest.raises(CheckpointError, match=r"c\.h5 (cannot be read as|is a) .*\.$"):
-            checkpoint.read(path)
+            checkpoint.read_checkpoint(path)
         refused += 1
 
 
-def test_every_bit_of_the_seal_counts(path, no_libhdf5):
-    """Also those that are not used: there is no room for anything else in the block."""
+def test_every_byte_of_the_header_is_verified(path, no_libhdf5):
+    """Including those that are unused."""
     content = path.read_bytes()
     with path.open("r+b") as file:
         for place in range(512):
@@ -104,23 +104,25 @@ def test_every_bit_of_the_seal_counts(path, no_libhdf5):
             file.write(bytes([content[place] ^ 1 << place % 8]))
             file.flush()
             with pytest.raises(CheckpointError):
-                checkpoint.read(path)
+                checkpoint.read_checkpoint(path)
             file.seek(place)
             file.write(content[place : place + 1])
-    with pytest.raises(pytest.fail.Exception, match="libhdf5"):  # now it is whole
-        checkpoint.read(path)
+    with pytest.raises(pytest.fail.Exception, match="libhdf5"):  # it is valid again
+        checkpoint.read_checkpoint(path)
 
 
-def test_without_a_seal(path, no_libhdf5):
-    """A block of zeros is what other tools leave there: a checkpoint is refused."""
+def test_a_checkpoint_without_a_header(path, no_libhdf5):
+    """Other tools leave a block of zeros there; such a checkpoint is refused."""
     content = path.read_bytes()
     path.write_bytes(bytes(512) + content[512:])
-    with pytest.raises(CheckpointError, match="it has no seal, so that nobody can say"):
-        checkpoint.read(path)
+    with pytest.raises(
+        CheckpointError, match="it has no checksum header, so its integrity cannot be verified"
+    ):
+        checkpoint.read_checkpoint(path)
 
 
 def test_a_file_of_another_kind(path, no_libhdf5):
-    """The seal says what a file is, before it is opened."""
+    """The header names the kind of a file before it is opened."""
     with pytest.raises(DataError, match="is a 'distbp-checkpoint'; expected a 'distbp-data'"):
         DataSet(path)
     with pytest.raises(DataError, match="is a 'distbp-checkpoint'; expected a 'distbp-data'"):
@@ -128,8 +130,8 @@ def test_a_file_of_another_kind(path, no_libhdf5):
 
 
 def test_a_file_that_changes_while_it_is_read(path, monkeypatch, no_libhdf5):
-    """What is looked at and what is used are the same bytes."""
-    real = checksum.sealed_length
+    """The bytes that were verified are the ones that are used."""
+    real = checksum._verify_length
 
     def then_changed(file):
         found = real(file)
@@ -137,20 +139,20 @@ def test_a_file_that_changes_while_it_is_read(path, monkeypatch, no_libhdf5):
             other.truncate(5000)
         return found
 
-    monkeypatch.setattr(checksum, "sealed_length", then_changed)
-    with pytest.raises(CheckpointError, match="it was changed while it was read"):
-        checkpoint.read(path)
+    monkeypatch.setattr(checksum, "_verify_length", then_changed)
+    with pytest.raises(CheckpointError, match="it changed while it was being read"):
+        checkpoint.read_checkpoint(path)
 
 
 def test_a_file_larger_than_memory(path, monkeypatch, no_libhdf5):
     """It is refused before it is read."""
-    monkeypatch.setattr(checksum, "memory", lambda: 5000)
-    with pytest.raises(CheckpointError, match="bytes are more than this machine's memory"):
-        checkpoint.read(path)
+    monkeypatch.setattr(checksum, "_physical_memory_bytes", lambda: 5000)
+    with pytest.raises(CheckpointError, match="bytes exceed the memory of this machine"):
+        checkpoint.read_checkpoint(path)
 
 
-def test_a_pipe_is_not_waited_for(tmp_path, no_libhdf5):
-    """Nor is a device read."""
+def test_pipes_and_devices_are_not_read(tmp_path, no_libhdf5):
+    """They are refused at once."""
     os.mkfifo(tmp_path / "pipe")
     began = time.monotonic()
     for name in (tmp_path / "pipe", "/dev/zero"):
@@ -160,30 +162,30 @@ def test_a_pipe_is_not_waited_for(tmp_path, no_libhdf5):
 
 
 def test_no_descriptor_is_left_open(path, tmp_path):
-    """Whether a file is whole or not."""
+    """Whether a file is valid or not."""
     before = len(os.listdir("/proc/self/fd"))
-    checkpoint.read(path)
+    checkpoint.read_checkpoint(path)
     for name in (tmp_path, "/dev/zero", tmp_path / "none"):
         with pytest.raises(CheckpointError):
             hdf5_file.verify_checksum(tmp_path / name, "distbp-checkpoint", CheckpointError)
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(CheckpointError):
-        checkpoint.read(path)
+        checkpoint.read_checkpoint(path)
     assert len(os.listdir("/proc/self/fd")) == before
 
 
 @given(st.binary(max_size=600))
 def test_any_bytes(content):
-    """Whatever else is in front of a file is refused in words."""
+    """Any other first bytes of a file are refused with a reason."""
     with pytest.raises(ValueError, match=r"^it is "):
-        checksum.parse(content)
+        checksum._parse_header(content)
 
 
-def test_a_seal_comes_back():
-    """What is packed is what is found."""
-    found = checksum.Seal("distbp-checkpoint", 2**40 + 1, bytes(range(32)))
+def test_headers_round_trip():
+    """A packed header is parsed again."""
+    found = checksum.ChecksumHeader("distbp-checkpoint", 2**40 + 1, bytes(range(32)))
     assert len(found.pack()) == 512
-    assert checksum.parse(found.pack() + checksum.SIGNATURE) == found
+    assert checksum._parse_header(found.pack() + checksum._HDF5_SIGNATURE) == found
 
 
 def test_plugins_are_never_loaded():

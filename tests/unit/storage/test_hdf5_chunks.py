@@ -1,4 +1,4 @@
-"""Chunks that are unpacked without libhdf5: the same numbers, and never more than they hold."""
+"""Chunks decoded without libhdf5: the same numbers, in bounded memory."""
 
 import zlib
 
@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distbp.storage import hdf5_chunks
-from distbp.storage.hdf5_chunks import ChunkedArray, fletcher32, unpack
+from distbp.storage.hdf5_chunks import ChunkedArray, _decode, _fletcher32
 
 FILTERS = [
     {},
@@ -21,7 +21,7 @@ FILTERS = [
 
 
 def array(shape, dtype):
-    """Return numbers with some structure, as gzip likes it."""
+    """Return numbers that gzip can compress."""
     n = int(np.prod(shape))
     return (np.arange(n) % 251).reshape(shape).astype(dtype)
 
@@ -33,15 +33,15 @@ def array(shape, dtype):
     [((40,), (7,)), ((23, 5), (23, 5)), ((23, 5), (50, 2)), ((9, 4, 6), (2,) * 3)],
 )
 def test_as_libhdf5_reads_it(tmp_path, storage, dtype, shape, chunks):
-    """Any shape, chunks and numbers; as a whole, and by blocks of rows."""
+    """Any shape, chunks and types; all at once, and in blocks of rows."""
     maxshape = (None,) * len(shape)  # lets a chunk be larger than the array
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file.create_dataset(
             "x", data=array(shape, dtype), chunks=chunks, maxshape=maxshape, **storage
         )
     with h5py.File(tmp_path / "a.h5") as file:
-        found = hdf5_chunks.array(file, "x", {h5py.h5t.INTEGER, h5py.h5t.FLOAT, h5py.h5t.STRING,
-                                         h5py.h5t.ENUM})  # fmt: skip
+        types = {h5py.h5t.INTEGER, h5py.h5t.FLOAT, h5py.h5t.STRING, h5py.h5t.ENUM}
+        found = hdf5_chunks.open_array(file, "x", types)
         assert isinstance(found, ChunkedArray)
         wanted = file["x"][...]
         assert (found.shape, found.dtype, found.ndim) == (shape, wanted.dtype, len(shape))
@@ -54,7 +54,7 @@ def test_as_libhdf5_reads_it(tmp_path, storage, dtype, shape, chunks):
 
 
 def test_chunks_that_were_never_written(tmp_path):
-    """They hold the fill value; a filter that was left out for a chunk is left out again."""
+    """They have the fill value; a filter that was skipped for a chunk is skipped again."""
     with h5py.File(tmp_path / "a.h5", "w") as file:
         x = file.create_dataset(
             "x", (6, 3), "f4", chunks=(2, 3), fillvalue=7, compression="gzip", shuffle=True
@@ -63,57 +63,57 @@ def test_chunks_that_were_never_written(tmp_path):
         plain = np.arange(6, dtype="f4")
         x.id.write_direct_chunk((4, 0), plain.tobytes(), filter_mask=3)
     with h5py.File(tmp_path / "a.h5") as file:
-        found = hdf5_chunks.array(file, "x")[:]
+        found = hdf5_chunks.open_array(file, "x")[:]
     np.testing.assert_array_equal(found[:2], 1)
     np.testing.assert_array_equal(found[2:4], 7)
     np.testing.assert_array_equal(found[4:].ravel(), plain)
 
 
-def test_a_chunk_is_unpacked_once_for_neighbouring_rows(tmp_path, monkeypatch):
-    """A table is read by blocks that end inside a chunk."""
+def test_chunks_are_cached(tmp_path, monkeypatch):
+    """A table is read in blocks that end inside a chunk; each chunk is decoded once."""
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file.create_dataset("x", data=array((100, 4), "f4"), chunks=(50, 2), compression="gzip")
     calls = []
-    real = hdf5_chunks.inflated
-    monkeypatch.setattr(hdf5_chunks, "inflated", lambda *a: calls.append(a) or real(*a))
+    real = hdf5_chunks._inflate
+    monkeypatch.setattr(hdf5_chunks, "_inflate", lambda *a: calls.append(a) or real(*a))
     with h5py.File(tmp_path / "a.h5") as file:
-        found = hdf5_chunks.array(file, "x")
+        found = hdf5_chunks.open_array(file, "x")
         for start in range(100):
             found[start : start + 1]
     assert len(calls) == 4
 
 
-def test_what_is_kept_is_bounded(tmp_path, monkeypatch):
-    """Chunks are forgotten when there are too many."""
-    monkeypatch.setattr(hdf5_chunks, "MOST_CHUNK", 1000)
+def test_the_cache_is_bounded(tmp_path, monkeypatch):
+    """It is emptied when it has too many bytes."""
+    monkeypatch.setattr(hdf5_chunks, "_MAX_CHUNK_BYTES", 1000)
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file.create_dataset("x", data=array((1000,), "f4"), chunks=(50,), compression="gzip")
     with h5py.File(tmp_path / "a.h5") as file:
-        found = hdf5_chunks.array(file, "x")
+        found = hdf5_chunks.open_array(file, "x")
         np.testing.assert_array_equal(found[:], file["x"][...])
-        assert len(found._kept) <= 5
+        assert len(found._cache) <= 5
 
 
 @settings(max_examples=50, deadline=None)
 @given(st.binary(min_size=1, max_size=400), st.integers(1, 9))
 def test_checksums_and_shuffling(data, width):
-    """Fletcher's sums added up one word at a time; shuffling there and back."""
+    """Fletcher's sums equal those taken word by word; shuffling is inverted."""
     low = high = 0
     for i in range(0, len(data), 2):
         low += int.from_bytes(data[i : i + 2].ljust(2, b"\0"), "big")
         low = (low & 0xFFFF) + (low >> 16)
         high += low
         high = (high & 0xFFFF) + (high >> 16)
-    assert fletcher32(data) == high << 16 | low
-    whole = len(data) // width * width
-    shuffled = b"".join(data[i:whole:width] for i in range(width)) + data[whole:]
-    assert hdf5_chunks.unshuffled(shuffled, width) == data
+    assert _fletcher32(data) == high << 16 | low
+    end = len(data) // width * width
+    shuffled = b"".join(data[i:end:width] for i in range(width)) + data[end:]
+    assert hdf5_chunks._unshuffle(shuffled, width) == data
 
 
 def test_a_long_checksum():
-    """More words than are added up at once, all of the largest."""
-    assert fletcher32(b"\xff" * (1 << 19)) == 0xFFFFFFFF
-    assert fletcher32(bytes(100)) == 0
+    """More words than are summed at once, all with the largest value."""
+    assert _fletcher32(b"\xff" * (1 << 19)) == 0xFFFFFFFF
+    assert _fletcher32(bytes(100)) == 0
 
 
 @pytest.mark.parametrize(
@@ -130,18 +130,18 @@ def test_a_long_checksum():
         (bytes(2), [3]),
     ],
 )
-def test_a_chunk_that_is_not_what_it_should_be(data, filters):
-    """Too little, too much, cut, damaged, a bomb: all are noticed."""
+def test_invalid_chunks(data, filters):
+    """Too few bytes, too many, truncated, damaged, a decompression bomb: all are refused."""
     with pytest.raises((ValueError, zlib.error)):
-        unpack(data, filters, 100, 4)
+        _decode(data, filters, 100, 4)
 
 
-def test_a_bomb_takes_no_memory(peak):
-    """However much a chunk unpacks to, no more is made room for than it has to hold."""
+def test_a_decompression_bomb_takes_no_memory(peak):
+    """No more is allocated than the shape of a chunk requires."""
     bomb = zlib.compress(bytes(10**8))
 
-    def light():
-        with pytest.raises(ValueError, match="does not unpack to 1,000 bytes"):
-            unpack(bomb, [1], 1000, 4)
+    def decode():
+        with pytest.raises(ValueError, match="does not decompress to 1,000 bytes"):
+            _decode(bomb, [1], 1000, 4)
 
-    assert peak(light) < 10**6
+    assert peak(decode) < 10**6

@@ -1,4 +1,4 @@
-"""One run a directory, also when a batch queue has started it again elsewhere."""
+"""One run per directory, also when a batch system has requeued it on another host."""
 
 import json
 import os
@@ -9,28 +9,28 @@ from distbp.errors import CheckpointError, FencedError
 from distbp.storage.lock import RunLock
 
 
-def test_the_second_is_refused_and_the_first_unharmed(tmp_path):
-    """With the process that has it; when that is released, the next one gets it."""
+def test_the_second_run_is_refused(tmp_path):
+    """The message names the holder; when it releases the lock, the next one acquires it."""
     first, second = RunLock(tmp_path, {}), RunLock(tmp_path, {})
-    first.take()
+    first.acquire()
     with pytest.raises(CheckpointError, match=f"in use by process {os.getpid()} on .*--out"):
-        second.take()
-    first.check()
+        second.acquire()
+    first.check_not_fenced()
     first.release()
-    second.take()
+    second.acquire()
     with pytest.raises(FencedError, match="taken over by process"):
-        first.check()
-    second.check()
+        first.check_not_fenced()
+    second.check_not_fenced()
     second.release()
 
 
 @pytest.mark.parametrize("text", ["", "{", "[1]", "null", '"x"', "x" * 10_000])
-def test_whatever_the_file_holds(tmp_path, text):
-    """It is only asked who has it; a lock that nobody holds is free."""
+def test_any_content_of_the_lock_file(tmp_path, text):
+    """A lock that no process holds is free, whatever is in the file."""
     (tmp_path / "lock").write_text(text)
     lock = RunLock(tmp_path, {})
-    lock.take()
-    lock.check()
+    lock.acquire()
+    lock.check_not_fenced()
     lock.release()
     assert json.loads((tmp_path / "lock").read_text())["process"] == os.getpid()
 
@@ -51,24 +51,24 @@ def slurm(job, restart):
         ({}, {}, False),
     ],
 )
-def test_a_job_that_slurm_has_started_again_takes_over(tmp_path, old, new, is_taken):
-    """Its first start may still live on a host that was cut off: that one is fenced."""
+def test_a_requeued_slurm_job_takes_over(tmp_path, old, new, is_taken):
+    """Its first start may still be running on a host that was cut off: that one is fenced."""
     first, second = RunLock(tmp_path, old), RunLock(tmp_path, new)
-    first.take()
+    first.acquire()
     if is_taken:
-        second.take()
-        second.check()
+        second.acquire()
+        second.check_not_fenced()
         with pytest.raises(FencedError):
-            first.check()
+            first.check_not_fenced()
     else:
         with pytest.raises(CheckpointError):
-            second.take()
-        first.check()
+            second.acquire()
+        first.check_not_fenced()
     first.release()
     second.release()
 
 
-def test_no_right_to_write(tmp_path):
-    """What hinders is named, with the file."""
+def test_a_directory_without_access(tmp_path):
+    """The reason is given, with the path."""
     with pytest.raises(CheckpointError, match=r"lock cannot be written: No such file"):
-        RunLock(tmp_path / "gone", {}).take()
+        RunLock(tmp_path / "missing", {}).acquire()

@@ -15,7 +15,7 @@ import pytest
 import samples
 
 from distbp.data.batches import BatchLoader
-from distbp.data.dataset import FORMAT, VERSION, DataSet
+from distbp.data.dataset import DATA_FORMAT, DATA_VERSION, DataSet
 from distbp.errors import CheckpointError, ConfigError, DataError, DistbpError
 from distbp.network import rng
 from distbp.network.network import Network
@@ -26,8 +26,8 @@ from distbp.network.update import Update
 from distbp.parallel.comm import Comm
 from distbp.parallel.reduction import STATS_WIDTH
 from distbp.storage import hdf5_file, run_directory
-from distbp.storage.checkpoint import read
-from distbp.storage.run_directory import RunDirectory, find, load
+from distbp.storage.checkpoint import read_checkpoint
+from distbp.storage.run_directory import RunDirectory, find_checkpoint, load
 from distbp.training import loop
 from distbp.training.config import Config
 from distbp.training.loop import Run, train
@@ -65,7 +65,7 @@ def run(tmp_path, data):
 
 def resumed(path, **changes):
     """Go on with a run as `distbp train --resume` does."""
-    config = Config(**read(find(path)).about["config"])
+    config = Config(**read_checkpoint(find_checkpoint(path)).about["config"])
     return train(config.resumed({"out": str(path), **changes}), resume=True, comm=Comm())
 
 
@@ -310,7 +310,7 @@ def test_best_is_the_best(run):
     scores = [record["validation_cost"] for record in result.history]
     best = scores.index(min(scores))
     assert best < 3  # or the test would not tell the two apart
-    found = read(result.path / "best.h5")
+    found = read_checkpoint(result.path / "best.h5")
     assert len(found.history) == best + 1
     assert digest(found.network.theta) == result.history[best]["digest"]
     assert digest(load(result.path).theta) == result.digest
@@ -366,7 +366,7 @@ def test_checkpoints_that_are_due(run, every, keep, steps):
     names = sorted(path.name for path in (result.path / "checkpoints").iterdir())
     assert names == [f"step-{step:09d}.h5" for step in steps]
     assert digest(load(result.path).theta) == result.digest
-    assert len(read(result.path / "last.h5").history) == 3
+    assert len(read_checkpoint(result.path / "last.h5").history) == 3
     assert sorted(os.listdir(result.path)) == [
         "best.h5", "checkpoints", "config.toml", "last.h5", "lock", "metrics.jsonl",
     ]  # fmt: skip
@@ -410,7 +410,7 @@ def test_going_on_after_the_end(run):
     longer = resumed(short.path, epochs=4)
     assert longer.digest == long.digest
     assert timeless(longer.history) == timeless(long.history)
-    assert Config(**read(find(short.path)).about["config"]).epochs == 4
+    assert Config(**read_checkpoint(find_checkpoint(short.path)).about["config"]).epochs == 4
 
 
 def test_going_on_on_other_data(run, data, tmp_path):
@@ -426,7 +426,7 @@ def test_going_on_on_other_data(run, data, tmp_path):
 def test_going_on_with_another_configuration(run):
     """A library's user cannot change the mathematics of a run either."""
     result = run(epochs=1)
-    config = Config(**read(find(result.path)).about["config"])
+    config = Config(**read_checkpoint(find_checkpoint(result.path)).about["config"])
     with pytest.raises(ConfigError, match="--learning-rate"):
         train(replace(config, learning_rate=0.7, epochs=2), resume=True, comm=Comm())
     with pytest.raises(ConfigError, match="--hidden"):
@@ -445,7 +445,7 @@ def test_a_directory_with_a_run_is_not_used_again(run, data):
     """The first run is left as it is."""
     result = run(epochs=1)
     before = (result.path / "config.toml").read_bytes()
-    with pytest.raises(CheckpointError, match="holds a run already"):
+    with pytest.raises(CheckpointError, match="already contains a run"):
         train(Config(data=data("digits"), out=str(result.path), quiet=True), comm=Comm())
     assert (result.path / "config.toml").read_bytes() == before
 
@@ -492,7 +492,7 @@ def test_the_first_run_is_not_needed_any_more(run):
 def check_finite(path):
     """Check that all checkpoints of a run hold only finite numbers."""
     for file in Path(path).rglob("*.h5"):
-        checkpoint = read(file)
+        checkpoint = read_checkpoint(file)
         for array in (checkpoint.network.theta, *checkpoint.state.values()):
             assert np.isfinite(array).all(), file
 
@@ -519,7 +519,7 @@ def test_a_cost_that_is_no_number(run, tmp_path, options, place, every):
 def test_after_a_cost_that_is_no_number(run, tmp_path):
     """The last good checkpoint is there, and a run without any may be begun again."""
     good = run(epochs=2)
-    config = Config(**read(find(good.path)).about["config"])
+    config = Config(**read_checkpoint(find_checkpoint(good.path)).about["config"])
     with pytest.raises(DistbpError, match="not a finite number"):
         run(learning_rate=1e39)
     bad = Config(**config.to_dict() | {"out": str(tmp_path / "run1"), "learning_rate": 0.1})
@@ -568,7 +568,7 @@ def test_every_epoch_is_in_the_metrics_although_a_write_failed(
     run, monkeypatch, handlers, capsys, which, is_full
 ):
     """What could not be written after one epoch, or only half, is written later, once and whole."""
-    add_line, write_text, added, failed = RunDirectory.add_line, RunDirectory.write_text, [], []
+    add_line, write_text, added, failed = RunDirectory.append_line, RunDirectory.write_text, [], []
 
     def adds_half(self, name, line):
         added.append(line)
@@ -584,7 +584,7 @@ def test_every_epoch_is_in_the_metrics_although_a_write_failed(
             raise CheckpointError("disk full.")
         write_text(self, name, text)
 
-    monkeypatch.setattr(RunDirectory, "add_line", adds_half)
+    monkeypatch.setattr(RunDirectory, "append_line", adds_half)
     monkeypatch.setattr(RunDirectory, "write_text", fails_once)
     result = run()
     assert ("disk full" in capsys.readouterr().err) == is_full
@@ -624,7 +624,10 @@ def test_the_last_save_has_to_succeed(run, monkeypatch):
 
 def rewritten(path, to, pad=0, **storage):
     """Copy a data set with other storage of x, `pad` bytes further on in the file."""
-    with h5py.File(path) as file, hdf5_file.create(to, FORMAT, VERSION, DataError) as copy:
+    with (
+        h5py.File(path) as file,
+        hdf5_file.create_file(to, DATA_FORMAT, DATA_VERSION, DataError) as copy,
+    ):
         if pad:
             hdf5_file.write_array(copy, "pad", np.zeros(pad, np.uint8))
 
@@ -739,7 +742,7 @@ def test_a_save_that_dies_is_no_save(run, monkeypatch):
     def fail(*_):
         raise MemoryError("no room")
 
-    monkeypatch.setattr(run_directory, "write", fail)
+    monkeypatch.setattr(run_directory, "write_checkpoint", fail)
     with pytest.raises(MemoryError, match="no room"):
         run()
 

@@ -103,6 +103,6 @@ def test_where_a_checkpoint_was():
     ],
 )
 def test_a_history_that_is_none(lines, message):
-    """It is refused in one sentence: anybody can have sealed it."""
+    """It is refused in one sentence: a valid checksum proves nothing about the author."""
     with pytest.raises(CheckpointError, match=f"run: the checkpoint.*{message}"):
         where(POSITION, lines, "run")

@@ -15,8 +15,8 @@ import samples
 
 from distbp.errors import DistbpError, StoppedError
 from distbp.parallel.comm import Comm
-from distbp.storage.checkpoint import read, write
-from distbp.storage.run_directory import find
+from distbp.storage.checkpoint import read_checkpoint, write_checkpoint
+from distbp.storage.run_directory import find_checkpoint
 from distbp.training.config import Config
 from distbp.training.gradient import BatchGradient
 from distbp.training.loop import train
@@ -35,7 +35,7 @@ def config(tmp_path, data):
 
 
 def resumed(config, **changes):
-    before = Config(**read(find(config.out)).about["config"])
+    before = Config(**read_checkpoint(find_checkpoint(config.out)).about["config"])
     return train(before.resumed(changes), resume=True, comm=Comm())
 
 
@@ -75,7 +75,7 @@ def test_a_signal_stops_a_run_that_goes_on_exactly(config, tmp_path, at_step, nu
         train(config, comm=Comm())
     assert stop.value.status == 75
     assert f"--resume {config.out}" in str(stop.value)
-    assert read(find(config.out)).about["progress"]["step"] == 5
+    assert read_checkpoint(find_checkpoint(config.out)).about["progress"]["step"] == 5
     assert resumed(config).digest == whole.digest
     assert timeless(config.out) == timeless(whole.path)
 
@@ -141,7 +141,7 @@ def test_a_position_after_large_costs(config, tmp_path):
     large = replace(config, data=str(path), cost=None, optimizer="adam", time_limit="0s")
     with pytest.raises(StoppedError):
         train(large, comm=Comm())
-    assert read(find(config.out)).about["progress"]["cost"] > 2**63
+    assert read_checkpoint(find_checkpoint(config.out)).about["progress"]["cost"] > 2**63
     assert len(resumed(config, time_limit="1h").history) == 3
 
 
@@ -173,7 +173,7 @@ def test_a_nan_stops_a_run_at_its_step(config, at_step, combine):
     with pytest.raises(DistbpError) as stop:
         train(config, comm=Comm())
     assert "epoch 2, step 4 of 8: rank 0: the gradient of layer 1, rows" in str(stop.value)
-    saved = read(find(config.out))
+    saved = read_checkpoint(find_checkpoint(config.out))
     assert (saved.about["progress"]["epoch"], saved.about["progress"]["step"]) == (1, 3)
     assert np.isfinite(saved.network.theta).all()
 
@@ -251,10 +251,10 @@ def test_a_slip_is_computed_again(config, tmp_path, at_step, handlers, capsys):
     ids=str,
 )  # fmt: skip
 def test_a_checkpoint_that_says_nonsense(config, part, change):
-    """It is sealed, but by somebody who knew no better: one sentence."""
+    """Its checksum is valid, its content is not: one sentence."""
     train(replace(config, epochs=1), comm=Comm())
-    checkpoint = read(find(config.out))
+    checkpoint = read_checkpoint(find_checkpoint(config.out))
     checkpoint.about[part] |= change
-    write(Path(config.out) / "last.h5", checkpoint)
+    write_checkpoint(Path(config.out) / "last.h5", checkpoint)
     with pytest.raises(DistbpError):
         train(replace(config, epochs=2), resume=True, comm=Comm())

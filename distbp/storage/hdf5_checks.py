@@ -3,7 +3,7 @@
 libhdf5 follows links to other files, reads external and virtual datasets from any path,
 loads filters as shared libraries, and trusts every shape. So an object is opened only by
 name and through hard links, a dataset only if it holds plain numbers whose bytes are in
-this very file. Nothing is traversed
+this very file, and a file only while no filter plugin can be found. Nothing is traversed
 recursively. Whatever is refused is raised as a ValueError that names the object;
 `HDF5_READ_ERRORS` are the errors that libhdf5 and its callers raise on a damaged file.
 """
@@ -12,6 +12,7 @@ import io
 import math
 import os
 import stat
+import threading
 import zlib
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
@@ -51,15 +52,57 @@ _TYPE_NAMES = {
 _MAX_ATTRIBUTE_BYTES = 64
 
 
-# An unknown filter would be looked for, and run, in directories that the environment names.
-while h5pl.size():
-    h5pl.remove(0)
+class _PluginScope:
+    """Hides the plugin paths of libhdf5 while at least one thread is inside.
+
+    The paths belong to the process, and the host program may need them: the last thread to
+    leave restores them.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._depth = 0
+        self._paths: list[bytes] = []
+
+    def enter(self) -> None:
+        with self._lock:
+            if self._depth == 0:
+                self._paths = [h5pl.get(i) for i in range(h5pl.size())]
+            self._depth += 1
+            while h5pl.size():
+                h5pl.remove(0)
+
+    def leave(self) -> None:
+        with self._lock:
+            self._depth -= 1
+            if self._depth == 0:
+                # In front of those that the host has added meanwhile; libhdf5 refuses to insert
+                # into an empty table.
+                for path in reversed(self._paths):
+                    h5pl.prepend(path)
+
+
+_plugin_scope = _PluginScope()
+
+
+@contextmanager
+def without_plugins() -> Iterator[None]:
+    """Let libhdf5 find no filter plugins inside the block; restore their paths afterwards.
+
+    An unknown filter in a file would otherwise be searched for, and run, in the directories
+    that the environment names. Other threads find none either while the block runs.
+    """
+    _plugin_scope.enter()
+    try:
+        yield
+    finally:
+        _plugin_scope.leave()
 
 
 @contextmanager
 def open_untrusted(file: io.RawIOBase | io.BytesIO) -> Iterator[h5py.File]:
     """Yield an open binary file as HDF5, to read; no plugin is loaded for it."""
-    with h5py.File(file, "r") as opened:
+    with without_plugins(), h5py.File(file, "r") as opened:
         yield opened
 
 

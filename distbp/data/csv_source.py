@@ -49,6 +49,7 @@ def read_csv(path: Path, options: ImportOptions, advance: ReadCallback) -> Itera
 def _parse_csv(path: Path, file: BinaryIO, options: ImportOptions, advance: ReadCallback) -> Source:
     """Read a whole CSV file."""
     lines = _decode_lines(path, file, advance)
+    # By default, csv accepts text after a closing quote and a quote that is never closed.
     records = _number_records(path, csv.reader(lines, strict=True, skipinitialspace=True))
     head = list(itertools.islice(records, 2))
     if not head:
@@ -59,6 +60,7 @@ def _parse_csv(path: Path, file: BinaryIO, options: ImportOptions, advance: Read
         names = [cell.strip() for cell in head.pop(0)[1]]
     labels = _label_columns(path, options.label, names)
     x, cells = _parse_rows(path, itertools.chain(head, records), names, labels)
+    # Only on request, as whether the values are bytes is not known before the last line.
     if options.scaling == "bytes":
         x = _to_uint8_if_exact(x)
     y = _parse_labels(x, cells, [names[i] for i in labels], options.task)
@@ -70,6 +72,7 @@ def _decode_lines(path: Path, file: BinaryIO, advance: ReadCallback) -> Iterator
     unreported = 0
     for number, raw in enumerate(file, 1):
         try:
+            # Excel writes a byte-order mark, which would become part of the first name.
             yield raw.decode("utf-8-sig" if number == 1 else "utf-8")
         except UnicodeDecodeError as failure:
             raise DataError(f"{path}, line {number} is not UTF-8 text.") from failure
@@ -97,7 +100,7 @@ def _looks_like_header(head: list[_CsvRecord]) -> bool:
     numbers = [cell.strip() for cell in head[0][1] if _is_number(cell)]
     if len(numbers) > 2 and numbers == [str(number) for number in range(len(numbers))]:
         return True
-    if len(head) < 2:
+    if len(head) < 2:  # there is no line below to compare with
         return not numbers
     pairs = zip(head[0][1], head[1][1], strict=False)
     return any(_is_number(below) and not _is_number(cell) for cell, below in pairs)
@@ -130,7 +133,7 @@ def _column_number(path: Path, word: str, names: Sequence[str | int]) -> int:
     """Return the number of the column that has this name, or else this number."""
     if names.count(word) > 1:
         raise ConfigError(f"`--label {word}`: {path} has {names.count(word)} columns of that name.")
-    if word in names:
+    if word in names:  # first, as a column may be called "3"
         return names.index(word)
     try:
         number = int(word)
@@ -150,6 +153,7 @@ def _parse_rows(
     """Return x (n, n_0) float64, and the label cells of all rows, row by row."""
     features = [name for i, name in enumerate(names) if i not in labels]
     last_first = sorted(labels, reverse=True)  # so that deleting a cell moves no later one
+    # Arrays take 8 bytes a number, lists of Python's numbers 32.
     values, lines, cells = array("d"), array("q"), list[str]()
     for line, record in records:
         if len(record) != len(names):
@@ -215,6 +219,7 @@ def _as_numbers(cells: list[str]) -> np.ndarray | None:
     """Return the cells as int64, or else as float64, or None."""
     if any("_" in cell for cell in cells):
         return None
+    # Integers first: identifiers above 2^53 are not exact as float64.
     for kind, dtype in ((int, np.int64), (float, np.float64)):
         try:
             return np.array([kind(cell) for cell in cells], dtype)

@@ -119,6 +119,7 @@ class DataSet:
         if found.dtype.kind not in "iuf" or found.ndim < 1 or 0 in found.shape:
             raise DataError(f"{self.path}: {name!r} is {found.dtype} {found.shape}; expected rows.")
         if isinstance(found, h5py.Dataset):
+            # Mapped memory is interpreted as NumPy's type; HDF5 would convert.
             if not hdf5_chunks.has_numpy_type(found):
                 raise DataError(f"{self.path}: {name!r} has a number type that NumPy lacks.")
             return _map_array(raw, found.id.get_offset(), found.shape, found.dtype)
@@ -174,6 +175,7 @@ class DataSet:
         labels = split.targets()[:, 0]
         if split.n_out != 1 or labels.dtype.kind not in "iu":
             raise DataError(f"{self.path}: {name}/y must be one integer per row.")
+        # A label out of range would index another row, or none, when it becomes one-hot.
         low, high = int(labels.min()), int(labels.max())
         if low < 0 or high >= len(self.classes):
             row = int(np.flatnonzero((labels < 0) | (labels >= len(self.classes)))[0])

@@ -141,12 +141,14 @@ def import_data(
     """
     source, out = Path(source), Path(out)
     form = _find_format(source)
+    # All that can be refused early is, as reading a large source takes minutes.
     _check_options(options, source, form)
     files = form.files(source)
     _check_output(out, files)
     size = _total_bytes(files)
     meter = _ProgressMeter(progress, size * (form.effort + 2))  # to read, hash and copy
     origin = {
+        # Names need not be UTF-8, but JSON must be.
         "files": [os.fsencode(file.name).decode("utf-8", "replace") for file in files],
         "sha256": _sha256_of(files, meter),
     }
@@ -160,6 +162,7 @@ def import_data(
         if found.columns is not None:
             about["columns"] = found.columns
         row_bytes = size / sum(len(one) for one in splits)
+        # Inside the block: x of an HDF5 source is read from its file while it is copied.
         with hdf5_file.create_file(out, DATA_FORMAT, DATA_VERSION, DataError) as file:
             about |= _write_splits(
                 file, splits, options.scaling, lambda rows: meter.advance(rows * row_bytes)
@@ -291,11 +294,13 @@ def _choose_test_rows(y: np.ndarray, has_classes: bool, fraction: float, seed: i
 
     At least one row of each class is left for training.
     """
+    # A regression is a single class.
     labels = y if has_classes else np.zeros(len(y), np.int64)
     order = rng.permutation(len(y), seed, rng.HOLDOUT, _TEST_STREAM)
     order = order[np.argsort(labels[order], kind="stable")]  # class by class
     counts = np.bincount(labels)
     ends = np.cumsum(counts)
+    # Cumulative, so that the rounding errors of many small classes do not add up.
     # Rounded before `floor`, because 0.29 * 100 is a little less than 29.
     marks = np.floor(np.round(fraction * np.append(0, ends), 6)).astype(np.int64)
     takes = np.minimum(np.diff(marks), counts - 1)
@@ -366,7 +371,7 @@ def _read_blocks(split: _OutputSplit) -> Iterator[np.ndarray]:
         split.x.check_finite(block, start)
         if split.keep is not None:
             block = block[split.keep[start:stop]]
-        yield np.ascontiguousarray(block)
+        yield np.ascontiguousarray(block)  # in C order, as it is hashed and stored
 
 
 def _hash_description(digest: Any, name: str, dtype: np.dtype, shape: tuple[int, ...]) -> None:

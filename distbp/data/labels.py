@@ -49,6 +49,7 @@ def infer_task(found: Source, wanted: str | None) -> InferredTask:
     """
     values = {split: _label_values(y) for split, (_, y) in found.splits.items()}
     labels = found.splits["train"][1]
+    # Only if all splits are one-hot: otherwise class numbers would be mixed with targets.
     if wanted != "regression" and all(_is_one_hot(y) for y in values.values()):
         values = {split: y.argmax(axis=1)[:, np.newaxis] for split, y in values.items()}
     if _choose_task(labels, values["train"], wanted) == "regression":
@@ -66,7 +67,7 @@ def infer_task(found: Source, wanted: str | None) -> InferredTask:
 def _label_values(y: Table) -> np.ndarray:
     """Return the labels of a split in memory: finite numbers (n, k), or text (n, 1)."""
     values = y.read(0, len(y))
-    if values.dtype.kind == "S":
+    if values.dtype.kind == "S":  # fixed-length bytes of HDF5 or NumPy
         with wrap_source_errors(y.name):
             values = np.strings.decode(values, "utf-8")
     if values.dtype.kind == "b":
@@ -144,4 +145,5 @@ def _class_name(value: Any) -> str:
     value = value.item()
     if isinstance(value, float) and value.is_integer():
         value = int(value)
+    # An unpaired surrogate could not be stored as UTF-8.
     return str(value).encode("utf-8", "replace").decode()

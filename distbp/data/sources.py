@@ -83,6 +83,7 @@ def _idx_files(folder: Path) -> dict[str, tuple[Path, Path]]:
 
 def _idx_file(present: dict[str, Path], stem: str, ndim: int) -> Path | None:
     """Return the file of one array in any of its spellings, uncompressed before .gz."""
+    # Downloads have "-" before "idx", files unpacked by some programs ".".
     spellings = (f"{stem}{dash}idx{ndim}-ubyte{pack}" for pack in ("", ".gz") for dash in "-.")
     return next((present[name] for name in spellings if name in present), None)
 
@@ -160,6 +161,7 @@ _NPZ_NAMES = {
 def _read_npz(path: Path, options: ImportOptions, advance: ReadCallback) -> Iterator[Source]:
     """Yield the splits of an .npz file; names are not case-sensitive."""
     with wrap_source_errors(path):
+        # np.load would take any other file for a pickle.
         if not zipfile.is_zipfile(path):
             raise DataError(f"{path} is not an .npz file, which is a zip archive of arrays.")
         # Opened here, because NumPy leaves its own file open if it is damaged.
@@ -214,6 +216,7 @@ def _read_hdf5(path: Path, options: ImportOptions, advance: ReadCallback) -> Ite
             file = stack.enter_context(hdf5_checks.open_untrusted(raw))
         splits = {}
         for split, x, y in _hdf5_names(path, file, options):
+            # Labels are read at once, features later, in blocks.
             labels = _hdf5_table(path, file, y)
             with wrap_source_errors(labels.name):
                 labels = Table(labels.values[:], labels.name)

@@ -103,6 +103,7 @@ class Table:
     def read(self, start: int, stop: int) -> np.ndarray:
         """Return the rows [start, stop): (stop - start, ...)."""
         with wrap_source_errors(self.name):
+            # HDF5 may give a subclass or a type with metadata.
             rows = np.asarray(self.values[start:stop], self.dtype)
         return rows.reshape(len(rows), *self.shape)
 

@@ -26,6 +26,9 @@ There are no time stamps, so that equal content gives equal files, byte by byte.
     scaling/shift, scaling/scale  float64, (1,) or (n_0,): the network's input is
                            (x - shift) * scale
 
+    h5py.File("run/last.h5")["layers/1/w"][...]     # any HDF5 reader will do
+    distbp.load("run").weights[0]                   # verified first
+
 Version 1 kept the history in `about`; it is still read. The format of data sets is
 described in `distbp.data`.
 

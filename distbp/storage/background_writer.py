@@ -42,6 +42,7 @@ class BackgroundWriter:
         """
         self.wait()
         self._copy = _copy_checkpoint(checkpoint, self._copy)
+        # A daemon, so that a hanging file system does not keep a failed process alive.
         self._thread = threading.Thread(target=self._run, args=(self._copy, write), daemon=True)
         self._thread.start()
 
@@ -88,6 +89,7 @@ class BackgroundWriter:
 def _copy_checkpoint(checkpoint: Checkpoint, buffers: Checkpoint | None) -> Checkpoint:
     """Return a copy of a checkpoint, in the arrays of an older copy if there is one."""
     network, state = checkpoint.network, checkpoint.state
+    # Fresh memory for each copy would cost page faults, in the training thread.
     if buffers is None:
         spare = Network(**describe_network(network), theta=np.empty_like(network.theta))
         buffers = replace(

@@ -106,6 +106,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         network = _allocate_network(about["network"], len(names), file.id.get_filesize())
         state = {name: np.empty_like(network.theta) for name in names}
         arrays = dict(_named_arrays(network, state))
+        # Anything else means that another program, or a newer distbp, has written the file.
         hdf5_checks.check_no_other_names(
             file, ("about", "history", "scaling/shift", "scaling/scale", *arrays)
         )

@@ -48,6 +48,7 @@ class ChecksumHeader(NamedTuple):
 
 def write_checksum_header(file: io.RawIOBase, kind: str) -> None:
     """Write the header of an open file into its user block."""
+    # Read back from the file, so that all that libhdf5 has written is covered.
     file.seek(USER_BLOCK_BYTES)
     digest = hashlib.file_digest(file, "sha256").digest()
     block = ChecksumHeader(kind, file.seek(0, os.SEEK_END), digest).pack()

@@ -40,6 +40,7 @@ def check_replaceable(path: Path) -> None:
     is_ours = False
     if path.is_file():
         with suppress(OSError), path.open("rb") as file:
+            # An empty file has nothing to lose; mktemp makes them.
             is_ours = file.read(len(checksum.MAGIC)) in (checksum.MAGIC, b"")
     if not is_ours:
         raise ConfigError(
@@ -101,6 +102,7 @@ def create_file(
             file.attrs["format"] = np.bytes_(kind)
             file.attrs["version"] = np.int64(version)
             yield file
+        # libhdf5 has written the last of its buffers only when it closes the file.
         if target.failure:
             raise target.failure
         checksum.write_checksum_header(raw, kind)
@@ -182,7 +184,7 @@ def _check_format(
         raise error(f"{path} is an HDF5 file, but not a {kind}.")
     if found != kind:
         raise error(f"{path} is a {found!r}; expected a {kind!r}.")
-    if number > version:
+    if number > version:  # older versions are read
         raise error(
             f"{path} has version {number} of its format; this distbp reads up to {version}. "
             "Use a newer distbp."
@@ -191,6 +193,7 @@ def _check_format(
 
 def write_array(group: h5py.Group, name: str, array: np.ndarray) -> h5py.Dataset:
     """Store `array` contiguously under `name` in `group`."""
+    # Time stamps would make files of equal content differ.
     return group.create_dataset(name, data=array, track_times=False)
 
 

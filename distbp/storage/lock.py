@@ -54,6 +54,7 @@ class RunLock:
         try:
             self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
             holder = self._read()
+            # SLURM requeues a job whose host it lost: that host may hold the lock, but is fenced.
             if not self._try_flock() and not self._is_requeue_of(holder):
                 os.close(self._descriptor)
                 self._descriptor = None

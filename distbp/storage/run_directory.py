@@ -81,6 +81,7 @@ def _newest_valid(folder: Path, open_one: Callable[[Path], _T]) -> tuple[_T, lis
     """Return the result of `open_one` for the newest checkpoint that it accepts."""
     errors: list[str] = []
     for path in list_checkpoints(folder):
+        # A damaged file must not make the run unusable as long as an older one is valid.
         try:
             found = open_one(path)
         except CheckpointError as error:
@@ -187,6 +188,7 @@ class RunDirectory:
         """Write a checkpoint; link it as `last.h5`, and also as `best.h5` if it is the best."""
         path = self.checkpoints / f"step-{checkpoint.about['progress']['steps']:09d}.h5"
         write_checkpoint(path, checkpoint)
+        # Only now, so that a process killed in between leaves the older ones.
         for name in ("last.h5", "best.h5") if is_best else ("last.h5",):
             with atomic.atomic_write(self.path / name, CheckpointError) as temporary:
                 _link_or_copy(path, temporary)

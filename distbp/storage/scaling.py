@@ -41,6 +41,7 @@ class Scaling:
 def _read_finite(file: h5py.File, path: str, n_in: int) -> np.ndarray:
     """Return float64 numbers that are finite: (1,) or (n_in,)."""
     found = hdf5_chunks.open_array(file, path)
+    # Checked before reading: a huge shape would allocate as much memory.
     if found.shape not in ((1,), (n_in,)) or found.dtype != np.float64:
         raise ValueError(
             f"{path} is {found.dtype} {found.shape}; expected float64 (1,) or ({n_in},)"

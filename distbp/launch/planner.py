@@ -28,8 +28,9 @@ from distbp.network.parameters import layer_views, theta_size
 from distbp.network.update import Update
 from distbp.parallel import host
 from distbp.parallel.comm import Comm, Group
-from distbp.parallel.internode import exchange, make_exchanges
-from distbp.parallel.reduction import count_slices, make_reduction
+from distbp.parallel.internode import make_exchanges, run_exchanges
+from distbp.parallel.reduction import make_reduction
+from distbp.parallel.reduction_plan import count_slices, plan_exchanges
 from distbp.parallel.shards import default_shards, rank_shards, subtrees
 from distbp.training.config import check_shards
 from distbp.training.options import flag
@@ -244,8 +245,9 @@ def measure_network(lane: Group, size: int, dtype: str) -> tuple[float, float]:
     trees, seconds = [[(node, node + 1)] for node in range(nodes)], []
     for count in (nodes, size):
         mine, total = np.zeros(count, dtype), np.zeros(count, dtype)
-        exchanges = make_exchanges(lane, trees, (0, nodes), [mine], total)
-        seconds.append(timed(partial(exchange, exchanges), 5))
+        plans = plan_exchanges(trees, (0, nodes), count, total.itemsize, lane.rank)
+        exchanges = make_exchanges(plans, lane, [mine], total)
+        seconds.append(timed(partial(run_exchanges, exchanges), 5))
     sent = 2 * (nodes - 1) / nodes * total.nbytes
     latency = seconds[0] / (2 * np.ceil(np.log2(nodes)))
     return float(latency), float(sent / max(seconds[1] - seconds[0], 1e-9))

@@ -1,4 +1,10 @@
-"""From a summed gradient to new parameters."""
+"""From a summed gradient to new parameters: scale, clip, penalize, apply the optimizer's rule.
+
+θ is updated in chunks that stay in the cache. Every operation works element by element,
+and IEEE arithmetic rounds +, −, ×, / and √ alike everywhere, so the bits do not depend on
+where θ is cut. The one sum, the norm for clipping, is made block by block in a fixed order.
+The versions that a step reads and writes are the `ParameterStore`'s.
+"""
 
 import math
 from collections.abc import Sequence
@@ -7,34 +13,32 @@ import numpy as np
 
 from distbp.network.network import Network
 from distbp.network.optimizers import Arrays, Optimizer
-from distbp.network.parameters import THETA_BLOCK, layer_views, weight_runs
+from distbp.network.parameter_store import ParameterStore
+from distbp.network.parameters import THETA_BLOCK, weight_runs
 
-# Numbers in a piece of θ: with gradient, state and spare arrays it fits in the L2 cache.
+# Numbers of θ in a chunk: with gradient, state and scratch arrays it fits in the L2 cache.
 UPDATE_CHUNK = 32768
 
 
 class Update:
     """Apply summed gradients to θ.
 
-    θ and state exist in one version, which a step changes in place, or in two: then a
-    step reads one and writes the other, and until `commit` nothing has happened.
-
     Parameters
     ----------
     network : Network
-        Its θ is changed; with two versions it gets the current one after each step.
+        Its θ is changed; with two versions it is bound to the current one after each step.
     optimizer : Optimizer
     l1, l2 : float
-        λ/n of the book: the mean gradient of the weights gets l1·sign(w) + l2·w.
+        λ/n of the book: the mean gradient of the weights gets l1·sign(w) + l2·w. Biases
+        are not penalized.
     clip_norm : float, optional
         Largest norm of the mean gradient, before the penalties.
 
     Attributes
     ----------
-    steps : int
-        Updates made so far.
-    pieces : list of slices of θ
-        Each is updated in one go, and fits in the cache.
+    store : ParameterStore
+    chunks : list of slices of θ
+        Each is updated in one go.
     """
 
     def __init__(
@@ -47,104 +51,102 @@ class Update:
     ) -> None:
         self.network, self.optimizer = network, optimizer
         self.l1, self.l2, self.clip_norm = l1, l2, clip_norm
-        self.steps = 0
-        self._versions: Sequence[Arrays] = []
-        theta = network.theta
-        self._lay_out(
-            [[theta, *(np.zeros_like(theta) for _ in optimizer.state_names)]],
-            (0, theta.size),
-            np.zeros(-(-theta.size // THETA_BLOCK)),
-        )
+        self.store = ParameterStore(network, optimizer.state_names)
+        self._make_views(np.zeros(-(-network.theta.size // THETA_BLOCK)))
+
+    @property
+    def steps(self) -> int:
+        """Updates committed so far."""
+        return self.store.steps
+
+    @steps.setter
+    def steps(self, steps: int) -> None:
+        self.store.steps = steps
 
     @property
     def state(self) -> dict[str, np.ndarray]:
-        """The optimizer's arrays (P,), by name."""
-        return dict(zip(self.optimizer.state_names, self._versions[self._now][1:], strict=True))
+        """The optimizer's current arrays (P,), by name."""
+        return self.store.state
 
-    def move(self, versions: Sequence[Arrays], part: tuple[int, int], squares: np.ndarray) -> None:
-        """Keep θ and state in two versions (θ, *state), and update only a part of them.
+    def undo(self) -> None:
+        """Take back the last step."""
+        self.store.rollback()
 
-        `part` is copied there from where they were: with others that have the other
-        parts, all of it. `squares` (blocks,) float64 is where they meet to clip.
+    def move(self, versions: Sequence[Arrays], owned: tuple[int, int], squares: np.ndarray) -> None:
+        """Move θ and state to `versions` (see `ParameterStore.move`), and update a slice only.
+
+        `squares` (blocks,) float64 receives the squared norms of the gradient's blocks, from
+        each process those of its slice.
         """
-        for array, new in zip(self._versions[self._now], versions[0], strict=True):
-            np.copyto(new[slice(*part)], array[slice(*part)])
-        self._lay_out(versions, part, squares)
+        self.store.move(versions, owned)
+        self._make_views(squares)
 
-    def _lay_out(
-        self, versions: Sequence[Arrays], part: tuple[int, int], squares: np.ndarray
-    ) -> None:
-        start, stop = part
-        self._versions, self._now = versions, 0
-        sizes = self.network.sizes
-        self._bindings = [(arrays[0], *layer_views(arrays[0], sizes)) for arrays in versions]
-        self._bind()
-        self.pieces = [
+    def _make_views(self, squares: np.ndarray) -> None:
+        """Cut all arrays into chunks once, so that a step makes no views."""
+        versions, (start, stop) = self.store.versions, self.store.owned
+        self.chunks = [
             slice(i, min(i + UPDATE_CHUNK, stop)) for i in range(start, stop, UPDATE_CHUNK)
         ]
-        # By version that is read: (θ, *state) of every piece, before and after a step.
+        # By the version that is current: (θ, *state) of every chunk, to read and to write.
         self._views = [
-            [([a[piece] for a in old], [a[piece] for a in new]) for piece in self.pieces]
+            [([a[chunk] for a in old], [a[chunk] for a in new]) for chunk in self.chunks]
             for old, new in zip(versions, reversed(versions), strict=True)
         ]
         self._weights = [
             [
-                np.s_[max(lo - piece.start, 0) : hi - piece.start]
-                for lo, hi in weight_runs(sizes)
-                if lo < piece.stop and hi > piece.start
+                np.s_[max(lo - chunk.start, 0) : hi - chunk.start]
+                for lo, hi in weight_runs(self.network.sizes)
+                if lo < chunk.stop and hi > chunk.start
             ]
-            for piece in self.pieces
+            for chunk in self.chunks
         ]
         self._spare = np.empty(min(UPDATE_CHUNK, stop - start), self.network.dtype)
-        self._spares = [self._spare[: piece.stop - piece.start] for piece in self.pieces]
-        self._squares, self._sums = squares, np.empty_like(squares)
+        self._spares = [self._spare[: chunk.stop - chunk.start] for chunk in self.chunks]
+        self._squares, self._square_sums = squares, np.empty_like(squares)
         self._block = np.empty(THETA_BLOCK, np.float64)
-        self._start = start
-
-    def _bind(self) -> None:
-        network = self.network
-        network.theta, network.biases, network.weights = self._bindings[self._now]
 
     def apply(self, total: np.ndarray, rows: int, learning_rate: float) -> None:
-        """Make a step by the gradient `total` (P,), summed over `rows` rows; it is used up."""
+        """Make a step by the gradient `total` (P,), summed over `rows` rows; overwrites it."""
         if self.clip_norm is not None:
-            self.measure(total)
+            self.measure_squares(total)
         self.begin(rows, learning_rate)
-        for i, piece in enumerate(self.pieces):
-            self.apply_piece(i, total[piece])
-        self.commit()
+        for i, chunk in enumerate(self.chunks):
+            self.apply_chunk(i, total[chunk])
+        self.store.commit()
 
-    def measure(self, total: np.ndarray) -> None:
-        """Note the squared norm of each block of this part of the gradient, for `begin`."""
-        first = self._start // THETA_BLOCK
+    def measure_squares(self, total: np.ndarray) -> None:
+        """Write the squared norm of each block of the owned slice's gradient, for `begin`."""
+        first = self.store.owned[0] // THETA_BLOCK
         for i in range(-(-total.size // THETA_BLOCK)):
             block = total[i * THETA_BLOCK : (i + 1) * THETA_BLOCK]
-            wide = self._block[: block.size]  # squares of large float32 numbers overflow there
+            # In float64, where squares of large float32 numbers do not overflow.
+            wide = self._block[: block.size]
             np.copyto(wide, block)
             self._squares[first + i] = np.dot(wide, wide)
 
     def begin(self, rows: int, learning_rate: float) -> None:
-        """Settle what the gradients of a step are multiplied by; all are `measure`d to clip."""
+        """Set what the chunks of a step share; to clip, all blocks have been measured."""
         self._scale, self._learning_rate = 1.0 / rows, learning_rate
+        self._step, self._step_views = self.store.steps + 1, self._views[self.store.current]
         if self.clip_norm is not None:
-            norm = self._scale * blocked_norm(self._squares, self._sums)
+            norm = self._scale * _blocked_norm(self._squares, self._square_sums)
             self._scale *= min(1.0, self.clip_norm / norm) if norm > 0 else 1.0
 
-    def apply_piece(self, i: int, g: np.ndarray) -> bool:
-        """Update the i-th piece by its summed gradient, which is used up.
+    def apply_chunk(self, i: int, g: np.ndarray) -> bool:
+        """Update the i-th chunk by its summed gradient, which is overwritten.
 
-        Returns whether a number of its new θ and state is not finite that was finite before:
-        then it is so for all who have this piece.
+        Returns whether a number of its new θ and state is not finite although all were
+        before. As all owners of a chunk compute the same bits, they all return the same.
         """
-        old, new = self._views[self._now][i]
+        old, new = self._step_views[i]
         learning_rate = self._learning_rate
         if self.l1 or self.l2 or not self.optimizer.takes_rate_times_g:
             np.multiply(g, self._scale, out=g)
             for run in self._weights[i] if self.l1 or self.l2 else ():
                 self._penalize(old[0][run], g[run], self._spare[: g[run].size])
         else:
-            learning_rate *= self._scale  # a pass over g less
-        self.optimizer.apply(old, new, g, self._spares[i], learning_rate, self.steps + 1)
+            learning_rate *= self._scale  # saves a pass over g
+        self.optimizer.apply(old, new, g, self._spares[i], learning_rate, self._step)
         return not all(map(is_finite, new)) and all(map(is_finite, old))
 
     def _penalize(self, w: np.ndarray, g: np.ndarray, spare: np.ndarray) -> None:
@@ -155,29 +157,16 @@ class Update:
             np.sign(w, out=spare)
             np.add(g, np.multiply(spare, self.l1, out=spare), out=g)
 
-    def undo(self) -> None:
-        """Let the last step not have happened: the version before it is still there."""
-        self.steps -= 1
-        self._now = 1 - self._now
-        self._bind()
-
-    def commit(self) -> None:
-        """Let what was written be what is: the step has happened."""
-        self.steps += 1
-        if len(self._versions) > 1:
-            self._now = 1 - self._now
-            self._bind()
-
 
 def is_finite(array: np.ndarray) -> bool:
     """Return whether all numbers of a contiguous array are finite.
 
-    A product with itself is not finite if one of them is not, and costs next to nothing;
-    only where it is not, because a square was too large perhaps, all are looked at.
+    The product of a vector with itself is not finite if one of its numbers is not, and costs
+    next to nothing. It may also overflow: only then is each number looked at.
     """
     return math.isfinite(np.dot(array, array)) or bool(np.isfinite(array).all())
 
 
-def blocked_norm(squares: np.ndarray, spare: np.ndarray) -> float:
+def _blocked_norm(squares: np.ndarray, spare: np.ndarray) -> float:
     """Return the Euclidean norm of a vector from the squares of its blocks, summed in order."""
     return float(np.add.accumulate(squares, out=spare)[-1]) ** 0.5

@@ -1,24 +1,26 @@
 """From the gradients of shards to a new θ, the same on every rank.
 
-A `GradientReduction` owns the vectors that backprop writes into and adds them up as soon as
-a subtree of the sum is complete (see `shards`): what is left are a rank's partial
-sums. `reduce_and_update` completes the sum over all ranks and makes the update. Behind the
-gradient every vector has room for `STATS_WIDTH` numbers more, which are summed along with
-it: the shard's cost and its correct answers, and what a rank requests. So every rank
-knows those of all (`StepTotals`), exactly and for no message more.
+A `GradientReduction` owns the vectors (slots) that backprop writes to. `accumulate` adds them
+up as soon as a subtree of the sum is complete (see `shards`), which leaves a rank's partial
+sums; `reduce_and_update` completes the sum over all ranks and updates θ. The statistics
+behind the gradient (`step_totals`) are summed along with it.
 
-    SharedMemoryReduction  θ and the optimizer's state exist once a node, in memory that its
-               ranks share, and so do their partial sums. Each rank has a slice of θ, which it
-               adds up in tree order and updates: nothing is sent. Over several nodes
-               the ranks that have the same slice exchange it. Exact: the bits do not
-               depend on the number of ranks.
-    MessageReduction  the same as if each rank were a node of its own: messages only. Exact.
-    AllreduceReduction  the textbook: one sum over all ranks, in an order that MPI chooses
+    OrderedReduction    adds in tree order, so that the bits do not depend on the number of
+                        ranks. θ, the optimizer state and the partial sums exist once per
+                        node, in memory that its ranks share; each rank adds up and updates
+                        its own slice, and nothing is sent. Over several nodes the ranks that
+                        own the same slice exchange it (`internode`).
+    AllreduceReduction  the textbook: one sum over all ranks, in an order that MPI chooses.
+
+`REDUCTIONS` makes them by name: `node` is the ordered one, `tree` the same as if each rank
+were a node of its own, with messages only, `allreduce` the textbook. The classes are handed
+what they need by these factories, which alone know the communicator: who adds what is in the
+`ReductionPlan`, where it lies in `NodeBuffers`.
 """
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from time import perf_counter
 from typing import Any, NamedTuple
 
@@ -28,42 +30,22 @@ from distbp.errors import DistbpError
 from distbp.network.parameters import THETA_BLOCK
 from distbp.network.update import UPDATE_CHUNK, Update, is_finite
 from distbp.parallel.comm import Comm, Group
-from distbp.parallel.internode import Additions, add, exchange, make_exchanges, planned, slice_cuts
-from distbp.parallel.shards import (
-    Interval,
-    additions,
-    buffers,
-    rank_shards,
-    stack_depth,
-    stack_plan,
-    subtrees,
+from distbp.parallel.internode import (
+    BoundAddition,
+    Exchange,
+    add_all,
+    bind_additions,
+    make_exchanges,
+    run_exchanges,
 )
+from distbp.parallel.reduction_plan import ReductionPlan, plan_reduction
+from distbp.parallel.shards import Interval
+from distbp.parallel.step_totals import STATS_WIDTH, StepTotals
 
-STATS_WIDTH = 4  # numbers behind the gradient: those of `StepTotals`
-SLOT_ALIGNMENT = 16  # vectors that are shared start at multiples of this: at a line of the cache
+SLOT_ALIGNMENT = 16  # numbers; shared vectors start at a multiple of it: at a cache line
 
-MIN_SLICE_BLOCKS = 8  # of a slice: smaller ones take longer to pass on than to add up
-
-# Makes an array of some shape and dtype, of which this rank has the rows [start, stop).
-Memory = Callable[[tuple[int, ...], np.dtype, Interval], np.ndarray]
-
-
-class StepTotals(NamedTuple):
-    """What all ranks know after a step.
-
-    Attributes
-    ----------
-    cost, correct : float
-        Summed over the batch; the cost is no finite number if some number of the new θ and
-        state would be none.
-    stop, save : float
-        How many ranks wish to stop, and to save.
-    """
-
-    cost: float
-    correct: float
-    stop: float
-    save: float
+# Makes an array (shape, dtype) of which this rank will use the rows [start, stop) most.
+Allocate = Callable[[tuple[int, ...], np.dtype, Interval], np.ndarray]
 
 
 class NotSharedError(DistbpError):
@@ -75,84 +57,129 @@ class GradientReduction(ABC):
 
     Parameters
     ----------
-    comm : Comm
-    shards : int
-        S, of a batch.
+    plan : ReductionPlan
     update : Update
+    slots : (n, P + STATS_WIDTH) array
+        This rank's; once its whole schedule is done, the first of them are its partial sums.
 
     Attributes
     ----------
-    plan : list of (shard, slot)
-        This rank's shards, in order, each with the vector it is to be written to;
-        `done` has to be called after each.
-    slots : (slots, P + STATS_WIDTH) array
-        When all of the plan is done, the first of them are the partial sums.
+    is_exact : bool
+        Whether the bits of θ are the same on any number of ranks.
+    schedule : list of (shard, slot)
+        This rank's shards, in order, each with the slot to write its gradient to;
+        `accumulate` has to be called after each.
+    stats : list of (STATS_WIDTH,) views of the slots
+        The statistics behind each gradient, indexed by COST, CORRECT, ….
     has_replica : bool
-        Whether this rank answers for a copy of θ: of all that share one, the first does.
-    waited : float
-        Seconds of the last `finish` that went to waiting for other ranks, or their messages.
+        Whether this rank represents a copy of θ: the first of those that share one.
+    wait_s : float
+        Seconds of the last step spent waiting for other ranks, or for their messages.
     """
 
     is_exact: bool
-    waited = 0.0
+    wait_s = 0.0
 
-    def __init__(self, comm: Comm, shards: int, update: Update) -> None:
-        self.comm, self.update, self.has_replica = comm, update, True
-        self.size, self.dtype = update.network.theta.size, update.network.dtype
-        self.root = (0, shards)
-        self.runs = [rank_shards(shards, comm.size, rank) for rank in range(comm.size)]
-        self.trees = [list(subtrees(run, self.root)) for run in self.runs]  # partial sums
-        self._stack = stack_plan(self.trees[comm.rank])
-        self.plan = [(shard, slot) for shard, slot, _ in self._stack]
-
-    def _use(self, slots: np.ndarray) -> None:
-        self.slots = slots
-        self._additions: list[Additions] = [
-            [(slots[slot - i - 1], slots[slot - i], slots[slot - i - 1]) for i in range(count)]
-            for _, slot, count in self._stack
+    def __init__(self, plan: ReductionPlan, update: Update, slots: np.ndarray) -> None:
+        self.plan, self.update, self.slots = plan, update, slots
+        self.has_replica = True
+        self.schedule = [(task.shard, task.slot) for task in plan.schedule]
+        self.stats = [slot[plan.size :] for slot in slots]
+        self._additions: list[list[BoundAddition]] = [
+            [(slots[top - 1], slots[top], slots[top - 1]) for top in range(slot, slot - count, -1)]
+            for _, slot, count in plan.schedule
         ]
 
     def accumulate(self, i: int) -> None:
-        """Add up what the i-th shard of the plan, just written, completes."""
-        add(self._additions[i])
+        """Add up what the i-th shard of the schedule, just written, completes."""
+        add_all(self._additions[i])
 
-    def _timed_wait(self, others: Callable[..., None], *what: Any) -> None:
-        """Call what waits for other ranks, and note how long it takes."""
+    def _timed_wait(self, wait: Callable[..., None], *arguments: Any) -> None:
+        """Call what waits for other ranks, and record how long it takes."""
         began = perf_counter()
-        others(*what)
-        self.waited += perf_counter() - began
+        wait(*arguments)
+        self.wait_s += perf_counter() - began
 
     @abstractmethod
     def reduce_and_update(self, rows: int, learning_rate: float) -> StepTotals:
-        """Make a step by the sum over all shards of all ranks, of `rows` rows; collective.
+        """Update θ by the sum over all shards of all ranks, of `rows` rows; collective.
 
-        If the cost in the result is not a finite number, nothing is changed.
+        If the cost or a new number is not finite, nothing changes and the result says so.
         """
 
 
 class AllreduceReduction(GradientReduction):
-    """One flat AllreduceReduction: the last bits depend on the number of ranks and on MPI."""
+    """One flat sum by MPI: the last bits depend on the number of ranks and on MPI.
+
+    Parameters
+    ----------
+    plan, update, slots
+    allreduce : function
+        Replaces an array by its sum over all ranks.
+    """
 
     is_exact = False
 
-    def __init__(self, comm: Comm, shards: int, update: Update) -> None:
-        super().__init__(comm, shards, update)
-        shape = stack_depth(self.trees[comm.rank]), self.size + STATS_WIDTH
-        self._use(np.zeros(shape, self.dtype))
+    def __init__(
+        self,
+        plan: ReductionPlan,
+        update: Update,
+        slots: np.ndarray,
+        allreduce: Callable[[np.ndarray], None],
+    ) -> None:
+        super().__init__(plan, update, slots)
+        self._allreduce, self._total = allreduce, slots[0]
+        self._gradient, self._others = slots[0][: plan.size], list(slots[1 : len(plan.partials)])
 
     def reduce_and_update(self, rows: int, learning_rate: float) -> StepTotals:
-        total = self.slots[0]
-        if not self.plan:
-            total.fill(0.0)
-        for other in self.slots[1 : len(self.trees[self.comm.rank])]:
-            np.add(total, other, out=total)
-        self.waited = 0.0
-        self._timed_wait(self.comm.allreduce, total)
-        sums = StepTotals(*total[-STATS_WIDTH:].tolist())
-        if not math.isfinite(sums.cost) or not is_finite(total[:-STATS_WIDTH]):
-            return sums._replace(cost=math.nan)
-        self.update.apply(total[:-STATS_WIDTH], rows, learning_rate)
-        return sums
+        if not self.schedule:
+            self._total.fill(0.0)
+        for other in self._others:
+            np.add(self._total, other, out=self._total)
+        self.wait_s = 0.0
+        self._timed_wait(self._allreduce, self._total)
+        cost, correct, stop, save = self.stats[0].tolist()
+        applied = math.isfinite(cost) and is_finite(self._gradient)
+        if applied:
+            self.update.apply(self._gradient, rows, learning_rate)
+        return StepTotals(cost if applied else math.nan, correct, stop, save, applied)
+
+
+class NodeBuffers(NamedTuple):
+    """The arrays that the ranks of a node share.
+
+    Attributes
+    ----------
+    slots : (node's slots, P + STATS_WIDTH) array
+    versions : two lists [θ, *state] of (P,) arrays
+    squares : (blocks of θ,) float64 array
+        Squared norms of the gradient's blocks.
+    flags : (STATS_WIDTH + node's ranks,) array
+        The summed statistics, and for each rank whether its slice is not finite.
+    """
+
+    slots: np.ndarray
+    versions: list[list[np.ndarray]]
+    squares: np.ndarray
+    flags: np.ndarray
+
+
+def allocate_buffers(plan: ReductionPlan, update: Update, allocate: Allocate) -> NodeBuffers:
+    """Return a node's buffers; collective if `allocate` is."""
+    dtype, is_first = update.network.dtype, plan.node_rank == 0
+    aligned = -(-plan.width // SLOT_ALIGNMENT) * SLOT_ALIGNMENT
+    slots = allocate((plan.node_slots, aligned), dtype, plan.slots)[:, : plan.width]
+    versions = [
+        [allocate((plan.size,), dtype, plan.owned_theta) for _ in range(1 + len(update.state))]
+        for _ in range(2)
+    ]
+    blocks, flags = -(-plan.size // THETA_BLOCK), STATS_WIDTH + plan.node_size
+    return NodeBuffers(
+        slots,
+        versions,
+        squares=allocate((blocks,), np.dtype(np.float64), (0, blocks if is_first else 0)),
+        flags=allocate((flags,), dtype, (0, flags if is_first else 0)),
+    )
 
 
 class OrderedReduction(GradientReduction):
@@ -160,213 +187,178 @@ class OrderedReduction(GradientReduction):
 
     Parameters
     ----------
-    comm, shards, update
-    nodes : list of ranges of ranks
-        Those that have the same memory.
-    lane : Group, optional
-        The ranks at the same place of all nodes, if all nodes have this place.
-    memory : Memory
-        Of the node.
-    wait : function
+    plan : ReductionPlan
+    update : Update
+        Its parameters are moved to the buffers.
+    buffers : NodeBuffers
+    barrier : function
         Returns when all ranks of the node have called it.
+    peers : Group, optional
+        The owners of this slice on all nodes, where the plan has exchanges.
     """
 
     is_exact = True
 
     def __init__(
         self,
-        comm: Comm,
-        shards: int,
+        plan: ReductionPlan,
         update: Update,
-        nodes: list[range],
-        lane: Group | None,
-        memory: Memory,
-        wait: Callable[[], None],
+        buffers: NodeBuffers,
+        barrier: Callable[[], None],
+        peers: Group | None,
     ) -> None:
-        super().__init__(comm, shards, update)
-        self._wait = wait
-        self.has_replica = any(comm.rank == ranks.start for ranks in nodes)
-        node = next(i for i, ranks in enumerate(nodes) if comm.rank in ranks)
-        here, place = nodes[node], comm.rank - nodes[node].start
-        length = self.size + STATS_WIDTH
-
-        # The vectors of all ranks here, and among them their partial sums, in order.
-        depths = [stack_depth(self.trees[rank]) for rank in here]
-        firsts = [sum(depths[:i]) for i in range(len(here) + 1)]
-        own = firsts[place], firsts[place + 1]
-        slots = memory(
-            (firsts[-1], -(-length // SLOT_ALIGNMENT) * SLOT_ALIGNMENT), self.dtype, own
-        )[:, :length]
-        self._use(slots[slice(*own)])
-        partials = [
-            (tree, slots[first + i])
-            for first, rank in zip(firsts, here, strict=False)
-            for i, tree in enumerate(self.trees[rank])
-        ]
-
-        # This rank's slice of them, and the additions that the node can make.
-        lanes = count_slices(length, shards, min(map(len, nodes)))
-        cuts = slice_cuts(length, lanes) + [length] * (len(here) - lanes)
-        start, stop = cuts[place : place + 2]
-        names = [tree for tree, _ in partials]
-        slices = [vector[start:stop] for _, vector in partials]
-        node_trees = [
-            list(subtrees((self.runs[ranks[0]][0], self.runs[ranks[-1]][1]), self.root))
-            for ranks in nodes
-        ]
-        steps = [step for tree in node_trees[node] for step in additions(names, tree)]
-        sums = [
-            s for name, s in zip(names, slices, strict=True) if is_first(name, node_trees[node])
-        ]
-        self._total = (sums or slots)[0][: stop - start]
-        self._exchanges = []
-        if len(nodes) > 1 and lane is not None and start < stop:
-            self._total = np.empty(stop - start, self.dtype)
-            self._exchanges = make_exchanges(lane, node_trees, self.root, sums, self._total)
-
-        # θ and state, in two versions: a step is whole, or it has not happened.
-        part = min(start, self.size), min(stop, self.size)
-        arrays = range(1 + len(update.state))
-        versions = [[memory((self.size,), self.dtype, part) for _ in arrays] for _ in range(2)]
-        blocks = -(-self.size // THETA_BLOCK)
-        squares = memory((blocks,), np.dtype(np.float64), (0, 0 if place else blocks))
-        # What all get to know: the sums, and for each rank whether its slice is bad.
-        told = STATS_WIDTH + len(here)
-        self._shared_flags = memory((told,), self.dtype, (0, 0 if place else told))
-        self._place = STATS_WIDTH + place
-        self._has_extra = start < stop == length
-        self._sums = self._shared_flags[:STATS_WIDTH], self._total[-STATS_WIDTH:]
-        update.move(versions, part, squares)
-        self._gradient = self._total[: part[1] - start]
-
-        # Additions and gradient for each piece that is updated in one go, and the rest. If they
-        # directly follow each other, sums stay in the cache, and nobody else's memory is written.
+        super().__init__(plan, update, buffers.slots[slice(*plan.slots)])
+        self.has_replica = plan.node_rank == 0
+        self._barrier, self._flags = barrier, buffers.flags
+        self._flag = STATS_WIDTH + plan.node_rank
+        update.move(buffers.versions, plan.owned_theta, buffers.squares)
+        partials = [buffers.slots[slot, slice(*plan.owned)] for slot in plan.node_partials]
+        self._exchanges, total = _bind_sum(plan, partials, peers, update.network.dtype)
+        # Without a norm or a message in between, additions and update of a chunk follow each
+        # other: its sums stay in the cache, and no other rank's memory is written.
         self._is_one_pass = not self._exchanges and update.clip_norm is None
-        numbers = buffers(steps) if self._is_one_pass else []
-        spare = np.empty(
-            (max(numbers, default=-1) + 1, min(UPDATE_CHUNK, len(self._gradient))), self.dtype
-        )
-        self._pieces = []
-        for piece in update.pieces:
-            cut = slice(piece.start - start, piece.stop - start)
-            parts = [one[cut] for one in slices]
-            outs = [spare[number][: cut.stop - cut.start] for number in numbers]
-            result = outs[-1] if outs else self._gradient[cut]
-            self._pieces.append((list(planned(steps, parts, outs)), result))
-        tails = [one[part[1] - start :] for one in slices]
-        self._rest = list(planned(steps, tails, []))
-        self._wait()
+        self._gradient = total[: plan.owned_theta[1] - plan.owned_theta[0]]
+        self._chunks = list(_bind_chunks(plan, partials, self._gradient, update.chunks,
+                                         self._is_one_pass))  # fmt: skip
+        stats = [one[len(self._gradient) :] for one in partials]
+        self._stats_additions = list(bind_additions(plan.node_additions, stats))
+        self._owns_stats = plan.owns_statistics
+        self._stats_copy = buffers.flags[:STATS_WIDTH], total[-STATS_WIDTH:]
+        self._barrier()
 
     def reduce_and_update(self, rows: int, learning_rate: float) -> StepTotals:
-        update, self.waited = self.update, 0.0
-        self._timed_wait(self._wait)  # for the partial sums of all
-        if self._has_extra:
-            add(self._rest)
+        update, self.wait_s = self.update, 0.0
+        self._timed_wait(self._barrier)  # for the partial sums of all
+        if self._owns_stats:
+            add_all(self._stats_additions)
         if not self._is_one_pass:
-            for terms, _ in self._pieces:
-                add(terms)
-            self._timed_wait(exchange, self._exchanges)
+            for additions, _ in self._chunks:
+                add_all(additions)
+            self._timed_wait(run_exchanges, self._exchanges)
             if update.clip_norm is not None:
-                update.measure(self._gradient)
-                self._timed_wait(self._wait)  # for the squares of all slices
+                update.measure_squares(self._gradient)
+                self._timed_wait(self._barrier)  # for the squares of all slices
         update.begin(rows, learning_rate)
         is_bad = False
-        for i, (terms, gradient) in enumerate(self._pieces):
+        for i, (additions, gradient) in enumerate(self._chunks):
             if self._is_one_pass:
-                add(terms)
-            is_bad |= update.apply_piece(i, gradient)
-        self._shared_flags[self._place] = is_bad
-        if self._has_extra:
-            np.copyto(*self._sums)
-        self._timed_wait(self._wait)  # for all slices of the new θ
-        told = self._shared_flags.tolist()
-        sums = StepTotals(*told[:STATS_WIDTH])
-        if any(told[STATS_WIDTH:]) or not math.isfinite(sums.cost):
-            return sums._replace(cost=math.nan)
-        update.commit()
-        return sums
+                add_all(additions)
+            is_bad |= update.apply_chunk(i, gradient)
+        self._flags[self._flag] = is_bad
+        if self._owns_stats:
+            np.copyto(*self._stats_copy)
+        self._timed_wait(self._barrier)  # for all slices of the new θ
+        # No rank can write its next flags before all have read these: there is a barrier first.
+        cost, correct, stop, save, *are_bad = self._flags.tolist()
+        applied = math.isfinite(cost) and not any(are_bad)
+        if applied:
+            update.store.commit()
+        return StepTotals(cost if applied else math.nan, correct, stop, save, applied)
 
 
-class SharedMemoryReduction(OrderedReduction):
-    """The exact sum, with one copy of everything a node.
+def _bind_sum(
+    plan: ReductionPlan, partials: Sequence[np.ndarray], peers: Group | None, dtype: np.dtype
+) -> tuple[list[Exchange], np.ndarray]:
+    """Return the exchanges that complete the owned slice, and the array that it ends in."""
+    sums = [partials[i] for i in plan.node_sums]
+    total = np.empty(plan.owned[1] - plan.owned[0], dtype)
+    if plan.exchanges and peers is not None:
+        return make_exchanges(plan.exchanges, peers, sums, total), total
+    return [], sums[0] if sums else total  # a node without shards has no sum
 
-    Attributes
-    ----------
-    trouble : str
-        Why the memory is not in the best place.
 
-    Raises
-    ------
-    NotSharedError
-        On all ranks, if those of one node cannot share memory.
+def _bind_chunks(
+    plan: ReductionPlan,
+    partials: Sequence[np.ndarray],
+    gradient: np.ndarray,
+    chunks: Sequence[slice],
+    is_one_pass: bool,
+) -> Iterator[tuple[list[BoundAddition], np.ndarray]]:
+    """Yield, for each chunk of θ, the node's additions and the array to update it by.
+
+    In one pass the sums go to scratch buffers of a chunk's size, else they are made in the
+    slots, where the exchanges read them.
     """
+    buffer_of = plan.scratch if is_one_pass else ()
+    count, width = max(buffer_of, default=-1) + 1, min(UPDATE_CHUNK, len(gradient))
+    scratch = np.empty((count, width), gradient.dtype)
+    for chunk in chunks:
+        cut = slice(chunk.start - plan.owned[0], chunk.stop - plan.owned[0])
+        results = [scratch[i][: cut.stop - cut.start] for i in buffer_of]
+        additions = bind_additions(plan.node_additions, [one[cut] for one in partials], results)
+        yield list(additions), results[-1] if results else gradient[cut]
 
-    def __init__(self, comm: Comm, shards: int, update: Update) -> None:
-        ends = np.cumsum(comm.node_sizes).tolist()
-        nodes = [range(end - n, end) for end, n in zip(ends, comm.node_sizes, strict=True)]
 
-        def memory(shape: tuple[int, ...], dtype: np.dtype, rows: Interval) -> np.ndarray:
-            shared = comm.shared_array(shape, dtype, rows)
-            known = comm.allgather([shared.is_shared, shared.trouble])
-            troubles.extend(text for _, text in known if text)
-            if not all(is_shared for is_shared, _ in known):
-                raise NotSharedError(troubles[0])
-            return shared.array
+def _make_plan(comm: Comm, shards: int, update: Update, node_sizes: Sequence[int]) -> ReductionPlan:
+    theta = update.network.theta
+    return plan_reduction(theta.size, STATS_WIDTH, shards, node_sizes, comm.rank, theta.itemsize)
 
-        troubles: list[str] = []
-        super().__init__(
-            comm, shards, update, nodes, comm.cross_node_comm(), memory, comm.node_barrier()
+
+def _make_node(comm: Comm, shards: int, update: Update) -> tuple[GradientReduction, str | None]:
+    """Return the ordered sum with one copy of everything per node."""
+    reasons: list[str] = []
+
+    def allocate(shape: tuple[int, ...], dtype: np.dtype, rows: Interval) -> np.ndarray:
+        shared = comm.shared_array(shape, dtype, rows)
+        known = comm.allgather([shared.is_shared, shared.trouble])
+        reasons.extend(text for _, text in known if text)
+        if not all(is_shared for is_shared, _ in known):
+            raise NotSharedError(reasons[0])
+        return shared.array
+
+    plan = _make_plan(comm, shards, update, comm.node_sizes)
+    peers, barrier = comm.cross_node_comm(), comm.node_barrier()
+    try:
+        buffers = allocate_buffers(plan, update, allocate)
+    except NotSharedError as error:  # on all ranks
+        return _make_tree(comm, shards, update)[0], (
+            f"the ranks of a node cannot share memory ({error}): they send messages instead, as "
+            f"with --combine tree. The result is the same, but slower."
         )
-        self.trouble = troubles[0] if troubles else ""
+    warning = None
+    if reasons:
+        warning = (
+            f"the memory that ranks share is not where it is fastest ({reasons[0]}), but in "
+            f"the folder for temporary files. Give /dev/shm more room, or choose one by TMPDIR."
+        )
+    return OrderedReduction(plan, update, buffers, barrier, peers), warning
 
 
-class MessageReduction(OrderedReduction):
-    """The exact sum, by messages between all ranks."""
-
-    def __init__(self, comm: Comm, shards: int, update: Update) -> None:
-        nodes = [range(rank, rank + 1) for rank in range(comm.size)]
-
-        def memory(shape: tuple[int, ...], dtype: np.dtype, rows: Interval) -> np.ndarray:
-            return np.zeros(shape, dtype)
-
-        super().__init__(comm, shards, update, nodes, comm, memory, lambda: None)
+def _make_tree(comm: Comm, shards: int, update: Update) -> tuple[GradientReduction, str | None]:
+    """Return the ordered sum as if each rank were a node of its own: by messages only."""
+    plan = _make_plan(comm, shards, update, [1] * comm.size)
+    buffers = allocate_buffers(plan, update, lambda shape, dtype, _: np.zeros(shape, dtype))
+    return OrderedReduction(plan, update, buffers, lambda: None, comm), None
 
 
-REDUCTIONS: dict[str, type[GradientReduction]] = {
-    "node": SharedMemoryReduction,
-    "tree": MessageReduction,
-    "allreduce": AllreduceReduction,
+def _make_allreduce(
+    comm: Comm, shards: int, update: Update
+) -> tuple[GradientReduction, str | None]:
+    """Return the textbook's sum, of which every rank updates a copy of θ of its own."""
+    plan = _make_plan(comm, shards, update, [1] * comm.size)
+    slots = np.zeros((plan.node_slots, plan.width), update.network.dtype)
+    return AllreduceReduction(plan, update, slots, comm.allreduce), None
+
+
+# By the names of --combine; the text says why a reduction is slower than it could be.
+REDUCTIONS: dict[str, Callable[[Comm, int, Update], tuple[GradientReduction, str | None]]] = {
+    "node": _make_node,
+    "tree": _make_tree,
+    "allreduce": _make_allreduce,
 }
 
 
 def make_reduction(
     name: str, comm: Comm, shards: int, update: Update
 ) -> tuple[GradientReduction, str | None]:
-    """Return a reduction, and what is to be said if it is not as good as it could be."""
-    try:
-        reduction = REDUCTIONS[name](comm, shards, update)
-    except NotSharedError as trouble:
-        return MessageReduction(comm, shards, update), (
-            f"the ranks of a node cannot share memory ({trouble}): they send messages instead, as "
-            f"with --combine tree. The result is the same, but slower."
-        )
-    if isinstance(reduction, SharedMemoryReduction) and reduction.trouble:
-        return reduction, (
-            f"the memory that ranks share is not where it is fastest ({reduction.trouble}), but in "
-            f"the folder for temporary files. Give /dev/shm more room, or choose one by TMPDIR."
-        )
-    return reduction, None
+    """Return a reduction, and a warning if it is slower than it could be; collective.
 
-
-def count_slices(size: int, shards: int, ranks: int) -> int:
-    """Return how many ranks of a node have a slice of a vector.
-
-    All, but for small vectors none that has no gradient: to fetch it would take longer
-    than to add it up.
+    Parameters
+    ----------
+    name : {'node', 'tree', 'allreduce'}
+    comm : Comm
+    shards : int
+        S, of a batch.
+    update : Update
     """
-    return max(1, min(ranks, max(shards, -(-size // THETA_BLOCK) // MIN_SLICE_BLOCKS)))
-
-
-def is_first(tree: Interval, trees: Sequence[Interval]) -> bool:
-    """Return whether a subtree is the leftmost part of one of `trees`."""
-    return any(tree[0] == other[0] for other in trees)
+    return REDUCTIONS[name](comm, shards, update)

@@ -24,9 +24,13 @@ from distbp.network.costs import COSTS
 from distbp.network.network import DTYPES, INITS
 from distbp.network.optimizers import OPTIMIZERS
 from distbp.network.schedules import SCHEDULES
-from distbp.parallel.reduction import REDUCTIONS
 from distbp.parallel.shards import default_shards
 from distbp.training.options import check, flag, option
+
+# The names of `parallel.reduction.REDUCTIONS`, which is not imported because it loads the
+# communicator. Exact ones give the same bits, so a resumed run may change between them.
+EXACT_REDUCTIONS = ("node", "tree")
+REDUCTION_NAMES = (*EXACT_REDUCTIONS, "allreduce")
 
 
 def parse_sizes(text: str) -> tuple[int, ...]:
@@ -96,7 +100,7 @@ class Config:
     )
     shards: int | None = option(None, "pieces of a mini-batch; fixes the bits", int, least=1)
     combine: str = option(
-        "node", "how gradients are summed; allreduce is not exact", choices=tuple(REDUCTIONS)
+        "node", "how gradients are summed; allreduce is not exact", choices=REDUCTION_NAMES
     )
     threads: int = option(1, "BLAS threads a rank; part of the bits", int, least=1)
     dtype: str = option("float32", "of all numbers", choices=DTYPES)
@@ -219,7 +223,7 @@ class Config:
                 continue
             after = changes[one.name]
             is_exact_sum = one.name == "combine" and all(
-                REDUCTIONS[name].is_exact for name in (before, after)
+                name in EXACT_REDUCTIONS for name in (before, after)
             )
             moves_end = one.name == "epochs" and self.schedule == "cosine"
             if moves_end or not (one.metadata["may_change_on_resume"] or is_exact_sum):

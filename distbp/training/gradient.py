@@ -1,7 +1,8 @@
-"""The gradients of a mini-batch's shards, computed by all ranks.
+"""The gradients of a mini-batch's shards, each rank computing its own.
 
-Each rank runs backprop on its own shards, into the vectors of a `GradientReduction`. Behind
-each gradient stand the shard's cost and its number of right answers.
+`BatchGradient` runs backprop on a rank's shards, into the slots of a `GradientReduction`,
+and fills in the statistics behind each gradient: the shard's cost, its number of correct
+answers, and what this rank requests. How the slots are then summed it does not know.
 """
 
 import numpy as np
@@ -11,8 +12,9 @@ from distbp.data.dataset import Split
 from distbp.network.dropout import Dropout
 from distbp.network.network import Network, Workspace
 from distbp.network.parameters import layer_views
-from distbp.parallel.reduction import STATS_WIDTH, GradientReduction
+from distbp.parallel.reduction import GradientReduction
 from distbp.parallel.shards import shard_rows
+from distbp.parallel.step_totals import CORRECT, COST, SAVE_REQUESTS, STOP_REQUESTS
 from distbp.storage.scaling import Scaling
 
 
@@ -45,12 +47,13 @@ class BatchGradient:
     ) -> None:
         self.network, self.reduction = network, reduction
         self.n_classes, self.shards = n_classes, shards
+        # A last, short batch has shards of other sizes.
         batches = {min(batch_size, len(split)), len(split) % batch_size}
-        runs = [shard_rows(b, shards, shard) for b in batches for shard, _ in reduction.plan]
+        runs = [shard_rows(b, shards, shard) for b in batches for shard, _ in reduction.schedule]
         self._works = {
             rows: self._workspace(rows, dropout) for rows in {hi - lo for lo, hi in runs} - {0}
         }
-        self._feed = BatchLoader(
+        self._loader = BatchLoader(
             split, scaling, n_classes, max(self._works, default=0), network.dtype
         )
         size = network.theta.size
@@ -63,27 +66,34 @@ class BatchGradient:
     def compute(
         self, batch: np.ndarray, epoch: int, step: int, requests: tuple[float, float] = (0, 0)
     ) -> None:
-        """Write the gradients of this rank's shards of a batch to the reduction's vectors.
+        """Write the gradients of this rank's shards of a batch to the reduction's slots.
 
-        `batch` (m,) are row numbers, the same on all ranks; `requests` are this rank's: to
-        stop, and to save.
+        Parameters
+        ----------
+        batch : (m,) int64 array
+            Row numbers, the same on all ranks.
+        epoch, step : int
+            Position of the batch, which dropout is a function of.
+        requests : (stop, save)
+            This rank's, 1 or 0 each.
         """
-        for i, (shard, slot) in enumerate(self.reduction.plan):
+        for i, (shard, slot) in enumerate(self.reduction.schedule):
             start, stop = shard_rows(len(batch), self.shards, shard)
-            vector = self.reduction.slots[slot]
             if start == stop:  # a short last batch may leave shards empty
-                vector.fill(0.0)
+                self.reduction.slots[slot].fill(0.0)
             else:
                 self._backprop(slot, batch[start:stop], (epoch, step, shard))
-            vector[-2], vector[-1] = requests if i == 0 else (0, 0)
+            stats = self.reduction.stats[slot]
+            # They are sums over ranks: each rank counts once, with its first shard.
+            stats[STOP_REQUESTS], stats[SAVE_REQUESTS] = requests if i == 0 else (0, 0)
             self.reduction.accumulate(i)
 
     def find_nan(self, batch: np.ndarray, epoch: int, step: int) -> str:
         """Return where in this rank's shards of a batch the first number is not finite.
 
-        Computes them again, one by one; the result is empty if all are finite.
+        Recomputes them one by one; the result is empty if all numbers are finite.
         """
-        for shard, slot in self.reduction.plan:
+        for shard, slot in self.reduction.schedule:
             start, stop = shard_rows(len(batch), self.shards, shard)
             if start < stop:
                 numbers = batch[start:stop]
@@ -94,32 +104,32 @@ class BatchGradient:
         return ""
 
     def _first_nan(self, slot: int, numbers: np.ndarray) -> str:
-        """Return the layer, and the rows if it is not their sum alone, of the last backprop."""
+        """Return the layer of the last backprop, and the rows, unless only their sum is bad."""
         work, _ = self._works[len(numbers)]
         for l, (z, a) in enumerate(zip(work.z, work.a, strict=True), 1):
             is_bad = ~(np.isfinite(z).all(axis=1) & np.isfinite(a).all(axis=1))
             if is_bad.any():
-                return f"layer {l}, {listed(numbers[is_bad])}"
+                return f"layer {l}, {_describe_rows(numbers[is_bad])}"
         for l, (b, w) in enumerate(zip(*self._out[slot], strict=True), 1):
             if not (np.isfinite(b).all() and np.isfinite(w).all()):
-                return f"the gradient of layer {l}, {listed(numbers)}"
-        is_good = np.isfinite(self.reduction.slots[slot][-STATS_WIDTH:]).all()
-        return "" if is_good else f"the cost, {listed(numbers)}"
+                return f"the gradient of layer {l}, {_describe_rows(numbers)}"
+        is_good = np.isfinite(self.reduction.stats[slot]).all()
+        return "" if is_good else f"the cost, {_describe_rows(numbers)}"
 
     def _backprop(self, slot: int, numbers: np.ndarray, position: tuple[int, int, int]) -> None:
-        """Write a shard's gradient, cost and number of right answers to its vector."""
-        x, y, labels = self._feed.load(numbers)
+        """Write a shard's gradient, cost and number of correct answers to its slot."""
+        x, y, labels = self._loader.load(numbers)
         work, dropout = self._works[len(numbers)]
         if dropout:
             dropout.draw(*position)
         self.network.backprop(x, y, self._out[slot], work)
-        vector, a = self.reduction.slots[slot], work.a[-1]
-        vector[-4] = self.network.cost.fn(work.z[-1], a, y, work.spare[-1])
+        stats, a = self.reduction.stats[slot], work.a[-1]
+        stats[COST] = self.network.cost.fn(work.z[-1], a, y, work.spare[-1])
         if self.n_classes:
-            vector[-3] = np.count_nonzero(a.argmax(axis=1) == labels)
+            stats[CORRECT] = np.count_nonzero(a.argmax(axis=1) == labels)
 
 
-def listed(numbers: np.ndarray) -> str:
-    """Return some row numbers, in a few words."""
+def _describe_rows(numbers: np.ndarray) -> str:
+    """Return the first of some row numbers, as text."""
     shown = ", ".join(map(str, np.sort(numbers)[:3]))
     return f"row{'s' if len(numbers) > 1 else ''} {shown}{', …' if len(numbers) > 3 else ''}"

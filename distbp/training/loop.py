@@ -24,7 +24,8 @@ from distbp.network.parameters import digest
 from distbp.parallel import host
 from distbp.parallel.comm import Comm, connect
 from distbp.parallel.environment import ulfm_enabled
-from distbp.parallel.reduction import StepTotals, make_reduction
+from distbp.parallel.reduction import make_reduction
+from distbp.parallel.step_totals import StepTotals
 from distbp.parallel.watchdog import Watchdog
 from distbp.storage.checkpoint import Checkpoint
 from distbp.training.config import Config
@@ -244,7 +245,7 @@ class Run:
 
     def _where_time_went(self) -> str:
         comm = self.comm
-        mine = [platform.node(), comm.node, len(self.reduction.plan), *self.timing.parts()]
+        mine = [platform.node(), comm.node, len(self.reduction.schedule), *self.timing.parts()]
         cores = all_cores(comm.allgather([comm.node, host.cores(), None]))
         return summary([RankTime(*one) for one in comm.allgather(mine)], len(cores))
 
@@ -279,7 +280,7 @@ class Run:
         self.gradient.compute(batch, progress.epoch, progress.step, requests)
         computed = time.perf_counter()
         sums = self.reduction.reduce_and_update(len(batch), rate)
-        self.timing.note(began, computed, time.perf_counter(), self.reduction.waited)
+        self.timing.note(began, computed, time.perf_counter(), self.reduction.wait_s)
         self.place.before = before
         if not math.isfinite(sums.cost):
             self._on_nan(batch)
@@ -294,7 +295,7 @@ class Run:
         return every > 0 and self.update.steps % every == 0 and self.reduction.is_exact
 
     def _check(self, batch: np.ndarray) -> bool:
-        """Look for bits that have changed by themselves; return whether the run can go on here.
+        """Look for silent data corruption; return whether the run can go on here.
 
         If not, it is back at the last checkpoint.
         """
@@ -303,14 +304,14 @@ class Run:
         if not found.text:
             return True
         text = (
-            f"Bits have changed by themselves by epoch {self.progress.epoch + 1}, step {step + 1}: "
+            f"Silent data corruption detected by epoch {self.progress.epoch + 1}, step {step + 1}: "
             f"{found.text}. Have the memory there tested."
         )
-        if found.is_mended:
+        if found.corrected:
             self._warn(f"{text} The step was made again, to the right result.")
         else:
             self._go_back(text, self.progress.rate_factor)
-        return found.is_mended
+        return found.corrected
 
     def _on_nan(self, batch: np.ndarray) -> None:
         """Do what --on-nan says about a step that would not have ended in finite numbers.

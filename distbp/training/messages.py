@@ -7,9 +7,8 @@ from typing import Any
 from distbp.data.dataset import DataSet
 from distbp.network.network import Network
 from distbp.network.parameters import digest
-from distbp.parallel.reduction import REDUCTIONS
 from distbp.storage.checkpoint import Checkpoint
-from distbp.training.config import Config
+from distbp.training.config import EXACT_REDUCTIONS, Config
 from distbp.training.state import Progress
 
 Machines = list[Any]  # of each rank: [node, numbers of its cores, what its bits depend on]
@@ -27,7 +26,7 @@ def introduction(
     sizes = "-".join(map(str, network.sizes))
     steps = -(-rows // config.batch_size)
     nodes = {node for node, _, _ in machines}
-    exact = "exact" if REDUCTIONS[config.combine].is_exact else "not exact"
+    exact = "exact" if config.combine in EXACT_REDUCTIONS else "not exact"
     lines = [
         f"{sizes}, {network.theta.size:,} parameters, {config.dtype}; {rows:,} training rows, "
         f"{count(steps, 'step')} an epoch",
@@ -92,7 +91,7 @@ def warnings(config: Config, machines: Machines, checkpoint: Checkpoint | None) 
             f"--shards {ranks} would use them all, at the price of other last bits; distbp plan "
             f"says whether that pays, or what batch would."
         )
-    if not REDUCTIONS[config.combine].is_exact:
+    if config.combine not in EXACT_REDUCTIONS:
         texts.append(
             f"--combine {config.combine} is not exact: the last bits depend on the number of ranks."
         )

@@ -1,8 +1,9 @@
-"""Looking for bits that have changed by themselves, in memory or in a processor.
+"""Detecting silent data corruption: bits that flip in memory, or that a processor gets wrong.
 
-The last step is made again, from the version of θ that it began with: what differs was
-wrong, and is right now. On several nodes, each of which has a replica, all are compared:
-where they differ after that, the fault is older than a step, and only a checkpoint helps.
+The last step is recomputed from the version of θ that it began with. Where the result
+differs, the first one was corrupt, and the second one has replaced it. If there are several
+replicas of θ, all are compared after that: one that still differs was corrupted before the
+last step, and only a checkpoint can restore it.
 """
 
 import platform
@@ -19,27 +20,32 @@ from distbp.training.gradient import BatchGradient
 
 
 @dataclass(frozen=True)
-class Finding:
+class SdcReport:
     """What a check has found.
 
     Attributes
     ----------
     text : str
-        Where bits have changed; empty if nowhere.
-    is_mended : bool
-        Whether all nodes have the same again.
+        Which layers are corrupt, and on which ranks; empty if none.
+    corrected : bool
+        Whether all replicas are equal after the step was recomputed.
     """
 
     text: str
-    is_mended: bool
+    corrected: bool
 
 
 class SdcCheck:
-    """Checks θ and the optimizer's state after a step; for combiners that have two versions.
+    """Checks θ and the optimizer state after a step; for an `OrderedReduction` only.
+
+    That one keeps the version before the step, and its sums are reproducible.
 
     Parameters
     ----------
-    comm, update, reduction, gradient : parts of the run
+    comm : Comm
+    update : Update
+    reduction : GradientReduction
+    gradient : BatchGradient
     """
 
     def __init__(
@@ -48,60 +54,61 @@ class SdcCheck:
         self._comm, self._update = comm, update
         self._reduction, self._gradient = reduction, gradient
 
-    def check(self, batch: np.ndarray, epoch: int, step: int, rate: float) -> Finding:
-        """Make the last step again, with the same arguments, and compare; collective."""
-        first = self._fingerprints()
-        self._repeat(batch, epoch, step, rate)
-        again = self._fingerprints()
+    def check(self, batch: np.ndarray, epoch: int, step: int, rate: float) -> SdcReport:
+        """Recompute the last step from the same arguments, and compare; collective."""
+        first = self._checksums()
+        self._recompute(batch, epoch, step, rate)
+        second = self._checksums()
         places = [
             f"rank {r} on {host}" for r, host in enumerate(self._comm.allgather(platform.node()))
         ]
         replicas = [
-            (where, old, new)
-            for where, (old, new) in zip(places, self._comm.allgather([first, again]), strict=True)
+            (place, old, new)
+            for place, (old, new) in zip(places, self._comm.allgather([first, second]), strict=True)
             if old
         ]
         texts = [
-            f"layer {different(old, new)} in the memory of {where}"
-            for where, old, new in replicas
+            f"layer {_first_difference(old, new)} in the memory of {place}"
+            for place, old, new in replicas
             if old != new
         ]
-        there, _, right = replicas[0]
-        odd = [(where, new) for where, _, new in replicas if new != right]
+        reference_place, _, reference = replicas[0]
+        differing = [(place, new) for place, _, new in replicas if new != reference]
         texts += [
-            f"layer {different(right, new)}, where {where} differs from {there}"
-            for where, new in odd
+            f"layer {_first_difference(reference, new)}, where {place} differs from "
+            f"{reference_place}"
+            for place, new in differing
         ]
-        return Finding(", ".join(texts), not odd)
+        return SdcReport(", ".join(texts), corrected=not differing)
 
-    def _repeat(self, batch: np.ndarray, epoch: int, step: int, rate: float) -> None:
-        """Make the last step again; whatever happens, it has been made afterwards."""
-        update = self._update
-        made = update.steps
-        update.undo()
+    def _recompute(self, batch: np.ndarray, epoch: int, step: int, rate: float) -> None:
+        """Repeat the last step."""
+        store = self._update.store
+        steps = store.steps
+        store.rollback()
         try:
             self._gradient.compute(batch, epoch, step)
             self._reduction.reduce_and_update(len(batch), rate)
         finally:
-            if update.steps < made:
-                update.commit()
+            # If that failed, or its numbers were not finite, this rank is where it was before.
+            if store.steps < steps:
+                store.commit()
 
-    def _fingerprints(self) -> list[int]:
-        """Return a checksum of each layer, of θ and state; empty if another rank has this copy."""
+    def _checksums(self) -> list[int]:
+        """Return the CRC-32 of each layer of θ and state; empty if another rank does it."""
         if not self._reduction.has_replica:
             return []
-        update, sums, start = self._update, [], 0
-        sizes = update.network.sizes
-        for l in range(1, len(sizes)):
-            stop = start + theta_size(sizes[l - 1 : l + 1])
-            layer = 0
-            for array in (update.network.theta, *update.state.values()):
-                layer = zlib.crc32(array[start:stop].data, layer)
-            sums.append(layer)
+        network, checksums, start = self._update.network, [], 0
+        for l in range(1, len(network.sizes)):
+            stop = start + theta_size(network.sizes[l - 1 : l + 1])
+            checksum = 0
+            for array in (network.theta, *self._update.store.state.values()):
+                checksum = zlib.crc32(array[start:stop].data, checksum)
+            checksums.append(checksum)
             start = stop
-        return sums
+        return checksums
 
 
-def different(these: list[int], those: list[int]) -> int:
+def _first_difference(these: list[int], those: list[int]) -> int:
     """Return the first layer, from 1, whose checksums differ."""
     return next(l for l, (a, b) in enumerate(zip(these, those, strict=True), 1) if a != b)

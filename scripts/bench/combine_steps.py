@@ -1,4 +1,4 @@
-"""The contender: combine gradients of some size and update θ, without any backprop."""
+"""The contender: sum gradients of some size and update θ, without any backprop."""
 
 import sys
 from pathlib import Path
@@ -12,30 +12,30 @@ from distbp.network.update import Update
 from distbp.parallel.comm import Comm, connect
 from distbp.parallel.reduction import make_reduction
 
-COMBINER = {"write": "node", "local": "node"}
+REDUCTION = {"write": "node", "local": "node"}
 
 
 def main():
     how, megabytes, folder = sys.argv[1], float(sys.argv[2]), Path(sys.argv[3])
     ranks = connect()
-    comm = Comm() if how == "local" else ranks  # local: what a rank does without the others
+    comm = Comm() if how == "local" else ranks  # local: a rank on its own
     size = int(megabytes * 1e6 / 4)
     network = Network((size - 1, 1), theta=np.zeros(size, np.float32))
     update = Update(network, OPTIMIZERS["sgd"]())
-    reduction, trouble = make_reduction(COMBINER.get(how, how), comm, comm.size, update)
-    if trouble:
-        sys.exit(trouble)
+    reduction, warning = make_reduction(REDUCTION.get(how, how), comm, comm.size, update)
+    if warning:
+        sys.exit(warning)
     gradient = np.random.default_rng(ranks.rank).normal(size=size).astype(np.float32)
 
     def step():
-        # As backprop does: who computes a gradient has it in its cache.
+        # As backprop does: the rank that computes a gradient has it in its cache.
         np.copyto(reduction.slots[0][:size], gradient)
         if how == "write":
             ranks.barrier()
         else:
             reduction.reduce_and_update(64, 0.01)
 
-    take_turns(folder, ranks.rank == 0, step, ranks.gather)
+    take_turns(folder, ranks.rank == 0, step, ranks.allgather)
 
 
 main()

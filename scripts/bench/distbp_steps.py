@@ -11,7 +11,7 @@ from distbp.data import dataset
 from distbp.errors import DataError
 from distbp.network.parameters import layer_views
 from distbp.parallel.comm import connect
-from distbp.parallel.reduction import STATS_WIDTH, StepTotals
+from distbp.parallel.step_totals import STATS_WIDTH, StepTotals
 from distbp.storage import hdf5_file, scaling
 from distbp.training.config import Config
 from distbp.training.loop import Run
@@ -38,28 +38,28 @@ def write_data(path, n_in, n_out):
         hdf5_file.write_array(file, "train/y", random.integers(0, n_out, ROWS))
 
 
-def alone(run, rank):
-    """Let a rank make its steps by its own shards only: the step without any communication.
+def without_communication(run):
+    """Let each rank step by its own shards only: the step without any communication.
 
-    It adds up and updates as if nobody else were there; the result is another one.
+    It adds up and updates as if it were the only rank; the result is a different one.
     """
     reduction, update = run.reduction, run.update
-    partials = reduction.slots[: len(reduction.trees[rank])]
+    partials = reduction.slots[: len(reduction.plan.partials)]
     theta = run.network.theta.copy()
     update.move([[theta.copy(), *state] for state in ([], [])], (0, theta.size), np.zeros(1))
 
-    def finish(rows, learning_rate):
+    def reduce_and_update(rows, learning_rate):
         total = reduction.slots[0]
         for other in partials[1:]:
             np.add(total, other, out=total)
         update.apply(total[:-STATS_WIDTH], rows, learning_rate)
-        return StepTotals(*total[-STATS_WIDTH:].tolist())
+        return StepTotals(*total[-STATS_WIDTH:].tolist(), applied=True)
 
-    reduction.finish = finish
+    reduction.reduce_and_update = reduce_and_update
 
 
-def iallreduce_each(run, comm):
-    """Combine as ShallowSpeed does: one Iallreduce for each array of weights and of biases."""
+def iallreduce_each(run):
+    """Sum as ShallowSpeed does: one Iallreduce for each array of weights and of biases."""
     from mpi4py import MPI
 
     reduction, update = run.reduction, run.update
@@ -68,16 +68,16 @@ def iallreduce_each(run, comm):
         view for layers in layer_views(total[:-STATS_WIDTH], run.network.sizes) for view in layers
     ]
     views.append(total[-STATS_WIDTH:])
-    partials = reduction.slots[: len(reduction.trees[comm.rank])]
+    partials = reduction.slots[: len(reduction.plan.partials)]
 
-    def finish(rows, learning_rate):
+    def reduce_and_update(rows, learning_rate):
         for other in partials[1:]:
             np.add(total, other, out=total)
         MPI.Request.Waitall([MPI.COMM_WORLD.Iallreduce(MPI.IN_PLACE, view) for view in views])
         update.apply(total[:-STATS_WIDTH], rows, learning_rate)
-        return StepTotals(*total[-STATS_WIDTH:].tolist())
+        return StepTotals(*total[-STATS_WIDTH:].tolist(), applied=True)
 
-    reduction.finish = finish
+    reduction.reduce_and_update = reduce_and_update
 
 
 def main():
@@ -103,9 +103,9 @@ def main():
     )
     run = Run(config, comm)
     if how == "silent":
-        alone(run, comm.rank)
+        without_communication(run)
     if how == "iallreduce":
-        iallreduce_each(run, comm)
+        iallreduce_each(run)
     order = np.random.default_rng(1).permutation(ROWS)
     size = config.batch_size
     batches = cycle([order[i : i + size] for i in range(0, ROWS - size + 1, size)])
@@ -114,7 +114,7 @@ def main():
         run.progress.step = 0
         run.step(next(batches))
 
-    take_turns(folder, comm.rank == 0, step, comm.gather)
+    take_turns(folder, comm.rank == 0, step, comm.allgather)
 
 
 if __name__ == "__main__":

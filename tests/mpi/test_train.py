@@ -11,7 +11,7 @@ from samples import RECIPES
 
 from distbp import Config
 from distbp.errors import ConfigError, DistbpError
-from distbp.network.update import Update
+from distbp.network.parameter_store import ParameterStore
 from distbp.parallel.comm import Comm
 from distbp.training.loop import Result, Run, train
 
@@ -119,15 +119,15 @@ def test_a_drift_is_in_no_checkpoint(comm, everywhere, mpi_tmp_path, data_sets, 
     """
     config = configured("more shards than rows in the last batch", data_sets, mpi_tmp_path / "run")
     config = replace(config, checkpoint_every="1steps", combine="tree")
-    commit, calls = Update.commit, []
+    commit, calls = ParameterStore.commit, []
 
     def disturbed(self):
         commit(self)
         calls.append(None)
         if len(calls) == 15 and comm.rank == comm.size - 1 > 0:
-            self.network.theta[0] += 0.5
+            self.versions[self.current][0][0] += 0.5
 
-    monkeypatch.setattr(Update, "commit", disturbed)
+    monkeypatch.setattr(ParameterStore, "commit", disturbed)
     result = train(config, comm=comm)
     expected = alone("more shards than rows in the last batch").digest
     assert everywhere(result.digest) == [expected] * comm.size

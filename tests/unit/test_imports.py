@@ -26,11 +26,11 @@ MODULES = {
     "": ["version", "errors", "terminal", "console"],
     "network": [
         "activations", "costs", "rng", "parameters", "matmul", "network", "dropout",
-        "optimizers", "update", "schedules",
+        "optimizers", "parameter_store", "update", "schedules",
     ],
     "parallel": [
-        "shards", "host", "environment", "barrier", "shared_memory", "comm", "internode",
-        "reduction", "watchdog",
+        "shards", "host", "environment", "barrier", "shared_memory", "comm", "step_totals",
+        "reduction_plan", "internode", "reduction", "watchdog",
     ],
     "storage": [
         "checksum", "hdf5_checks", "hdf5_chunks", "atomic", "hdf5_file", "lock", "scaling",
@@ -175,6 +175,19 @@ def test_help_starts_no_mpi():
     )
     assert "distbp.training.loop" in names
     assert "mpi4py.MPI" not in names
+
+
+def test_a_configuration_loads_no_communicator():
+    """It lists the names of the reductions; neither does `distbp train --help` need them."""
+    names = in_a_new_process("import distbp.training.config, sys; print(*sys.modules)")
+    assert not {"distbp.parallel.comm", "distbp.parallel.reduction", "mpi4py"} & set(names)
+    names = in_a_new_process(
+        "import contextlib, io, sys\nfrom distbp.cli.main import main\n"
+        "with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):\n"
+        "    main(['train', '--help'])\nprint(*sys.modules)"
+    )
+    assert "distbp.training.config" in names
+    assert not {"distbp.parallel.reduction", "mpi4py"} & set(names)
 
 
 @pytest.mark.parametrize("name", distbp.__all__)

@@ -24,7 +24,7 @@ PLACES = {
     "backprop": ("distbp.network.network", "Network.backprop"),
     "combine": ("distbp.parallel.reduction", "OrderedReduction.reduce_and_update"),
     "update": ("distbp.network.update", "Update.begin"),
-    "commit": ("distbp.network.update", "Update.commit"),
+    "commit": ("distbp.network.parameter_store", "ParameterStore.commit"),
     "evaluation": ("distbp.training.evaluation", "Evaluator.score"),
     "prediction": ("distbp.training.evaluation", "Evaluator.run"),
     "checkpoint": ("distbp.storage.run_directory", "write_checkpoint"),
@@ -101,9 +101,9 @@ def stop() -> None:
     os.kill(os.getpid(), signal.SIGSTOP)
 
 
-def flip(update: Any) -> None:
-    """Change a bit of a number of the version that is to be the current one."""
-    theta = update._versions[1 - update._now][0]
+def flip(store: Any) -> None:
+    """Flip a bit of θ in the version that is about to become the current one."""
+    theta = store.versions[1 - store.current][0]
     theta.view("u4")[-1] ^= 1 << 20
 
 

@@ -9,7 +9,7 @@ from distbp.network import update as update_module
 from distbp.network.network import Network
 from distbp.network.optimizers import OPTIMIZERS
 from distbp.network.parameters import THETA_BLOCK, layer_views, theta_size, weight_runs
-from distbp.network.update import Update, blocked_norm
+from distbp.network.update import Update, _blocked_norm
 
 SIZES = (5, 4, 3)
 P = theta_size(SIZES)
@@ -47,14 +47,14 @@ def draw(count, dtype=np.float64, seed=4):
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_three_steps_are_the_formula(name):
-    """StepTotals are divided by the rows, then the rule of the docstring is followed."""
+    """Sums are divided by the rows, then the rule of the docstring is followed."""
     theta, *gradients = draw(4)
     expected = formula(name, theta, gradients)
     update = updating(theta, OPTIMIZERS[name](MU))
     for g in gradients:
         update.apply(g * 7, 7, RATE)
     np.testing.assert_allclose(theta, expected, rtol=1e-12)
-    assert update.steps == 3
+    assert update.store.steps == 3
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
@@ -63,15 +63,15 @@ def test_state_starts_at_0_and_is_kept(name):
     gradients = draw(4)
     theta, other = gradients[0].copy(), gradients[0].copy()
     whole = updating(theta, OPTIMIZERS[name](MU))
-    assert all(not array.any() for array in whole.state.values())
-    assert tuple(whole.state) == OPTIMIZERS[name].state_names
+    assert all(not array.any() for array in whole.store.state.values())
+    assert tuple(whole.store.state) == OPTIMIZERS[name].state_names
     for g in gradients[1:]:
         whole.apply(g.copy(), 1, RATE)
     first, second = (updating(other, OPTIMIZERS[name](MU)) for _ in range(2))
     first.apply(gradients[1].copy(), 1, RATE)
-    second.steps = first.steps
-    for key, array in first.state.items():
-        np.copyto(second.state[key], array)
+    second.store.steps = first.store.steps
+    for key, array in first.store.state.items():
+        np.copyto(second.store.state[key], array)
     for g in gradients[2:]:
         second.apply(g.copy(), 1, RATE)
     np.testing.assert_array_equal(other, theta)
@@ -143,13 +143,13 @@ def test_clipping_comes_before_the_penalties():
 
 
 def squares_of(vector):
-    """Return the squares that `measure` notes of a gradient, block by block."""
+    """Return the squares that `measure_squares` writes for a gradient, block by block."""
     sizes = (vector.size - 1, 1)
     squares = np.full(-(-vector.size // THETA_BLOCK), np.nan)
     theta = np.zeros(vector.size, vector.dtype)
     update = updating(theta, OPTIMIZERS["sgd"](), sizes=sizes, clip_norm=1.0)
     update.move([[theta.copy()], [theta.copy()]], (0, vector.size), squares)
-    update.measure(vector)
+    update.measure_squares(vector)
     return squares
 
 
@@ -161,14 +161,14 @@ def test_norm_is_summed_by_blocks_in_order():
         block = vector[i * THETA_BLOCK : (i + 1) * THETA_BLOCK].copy()
         assert squares[i] == np.dot(block, block)
         total += float(np.dot(block, block))
-    assert blocked_norm(squares, np.empty(4)) == total**0.5
+    assert _blocked_norm(squares, np.empty(4)) == total**0.5
     assert total**0.5 == pytest.approx(np.linalg.norm(vector), rel=1e-12)
 
 
 def test_norm_of_large_float32_numbers():
     """Squares that float32 cannot hold are summed in float64."""
     squares = squares_of(np.full(4, 1e30, np.float32))
-    assert blocked_norm(squares, np.empty(1)) == pytest.approx(2e30)
+    assert _blocked_norm(squares, np.empty(1)) == pytest.approx(2e30)
 
 
 @pytest.mark.parametrize("clip_norm", [None, 0.5])
@@ -195,24 +195,27 @@ def test_a_step_in_two_versions_happens_at_once(name, clip_norm):
     for g in gradients:
         whole.apply(g.copy(), 3, RATE)
         before = [
-            array.tobytes() for array in (updates[0].network.theta, *updates[0].state.values())
+            array.tobytes()
+            for array in (updates[0].network.theta, *updates[0].store.state.values())
         ]
         slices = [g[slice(*part)].copy() for part in parts]
         if clip_norm:
             for update, mine in zip(updates, slices, strict=True):
-                update.measure(mine)
+                update.measure_squares(mine)
         for update, mine, (start, _) in zip(updates, slices, parts, strict=True):
             update.begin(3, RATE)
-            for i, piece in enumerate(update.pieces):
-                update.apply_piece(i, mine[piece.start - start : piece.stop - start])
-            after = [array.tobytes() for array in (update.network.theta, *update.state.values())]
+            for i, chunk in enumerate(update.chunks):
+                update.apply_chunk(i, mine[chunk.start - start : chunk.stop - start])
+            after = [
+                array.tobytes() for array in (update.network.theta, *update.store.state.values())
+            ]
             assert after == before
         for update in updates:
-            update.commit()
+            update.store.commit()
             assert update.network.theta.tobytes() == expected.tobytes()
             assert np.shares_memory(update.network.weights[0], update.network.theta)
-            for key, array in whole.state.items():
-                assert update.state[key].tobytes() == array.tobytes()
+            for key, array in whole.store.state.items():
+                assert update.store.state[key].tobytes() == array.tobytes()
 
 
 def test_weight_runs_are_the_weights():

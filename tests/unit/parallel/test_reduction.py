@@ -1,7 +1,7 @@
-"""StepTotals over ranks that are threads: bits are those of one rank, for any number of them.
+"""Sums over ranks that are threads: the bits are those of one rank, for any number of them.
 
-Messages, nodes and their memory are played by `Threads`, which does what MPI and the
-kernel would; the same with real ones is in tests/mpi and tests/system.
+`Threads` simulates messages, nodes and their shared memory; tests/mpi and tests/system use
+real ones.
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -18,9 +18,11 @@ from distbp.network.optimizers import OPTIMIZERS
 from distbp.network.parameters import THETA_BLOCK
 from distbp.network.update import UPDATE_CHUNK, Update
 from distbp.parallel.comm import Comm
-from distbp.parallel.internode import slice_cuts
-from distbp.parallel.reduction import REDUCTIONS, STATS_WIDTH, make_reduction
+from distbp.parallel.reduction import REDUCTIONS, make_reduction
+from distbp.parallel.reduction_plan import slice_cuts
 from distbp.parallel.shards import middle
+from distbp.parallel.step_totals import CORRECT, COST, STATS_WIDTH
+from distbp.training.config import EXACT_REDUCTIONS, REDUCTION_NAMES
 
 SIZE = 2 * THETA_BLOCK + 37
 STEPS = 3
@@ -40,7 +42,7 @@ class Threads(Comm):
         self.calls = 0
 
     def _exchange(self, value, group=None):
-        """Return the values of a group of ranks; they have to be copied before the next barrier."""
+        """Return the values of a group of ranks, which are valid until the next barrier."""
         self.shared["slots"][self.rank] = value
         self.barrier()
         return [self.shared["slots"][rank] for rank in group or range(self.size)]
@@ -57,7 +59,7 @@ class Threads(Comm):
         if self.node_rank >= min(self.node_sizes):
             return None
         firsts = np.cumsum([0, *self.node_sizes[:-1]])
-        return Lane(self, [int(first) + self.node_rank for first in firsts])
+        return Peers(self, [int(first) + self.node_rank for first in firsts])
 
     def shared_array(self, shape, dtype, rows=None):
         self.calls += 1
@@ -76,29 +78,29 @@ class Threads(Comm):
         self.barrier()
         array[...] = total
 
-    # Messages of a group, between barriers of its own.
-
     def start_allgatherv(self, *message):
-        return Lane(self, range(self.size)).start_allgatherv(*message)
+        return Peers(self, range(self.size)).start_allgatherv(*message)
 
     def start_alltoallv(self, *message):
-        return Lane(self, range(self.size)).start_alltoallv(*message)
+        return Peers(self, range(self.size)).start_alltoallv(*message)
 
 
-class Lane:
-    """Some of the ranks: they meet where nobody else does."""
+class Peers:
+    """A group of ranks, with a barrier of their own."""
 
     def __init__(self, comm, ranks):
         self.comm, self.ranks = comm, list(ranks)
         self.rank, self.size = self.ranks.index(comm.rank), len(self.ranks)
         with comm.shared["lock"]:
-            self.meet = comm.shared["lanes"].setdefault(tuple(self.ranks), Barrier(self.size))
+            self.own_barrier = comm.shared["peer barriers"].setdefault(
+                tuple(self.ranks), Barrier(self.size)
+            )
 
     def exchange(self, value):
         self.comm.shared["slots"][self.comm.rank] = value
-        self.meet.wait()
+        self.own_barrier.wait()
         values = [self.comm.shared["slots"][rank] for rank in self.ranks]
-        self.meet.wait()
+        self.own_barrier.wait()
         return values
 
     def start_allgatherv(self, array, counts):
@@ -119,14 +121,14 @@ class Lane:
 
 
 def run(layout, name, shards, gradients, is_shared=True, **options):
-    """Return θ, cost and correct answers on every rank, step by step.
+    """Return θ and the totals on every rank, step by step.
 
-    θ starts at 0, the learning rate is 1 and all rows are one: so θ is minus the sum.
+    θ starts at 0, the learning rate and the number of rows are 1: so θ is minus the sum.
     """
     ranks, size = sum(layout), gradients.shape[1] - STATS_WIDTH
     shared = {
         "layout": layout, "slots": [None] * ranks, "barrier": Barrier(ranks), "lock": Lock(),
-        "memory": {}, "node barriers": [Barrier(size) for size in layout], "lanes": {},
+        "memory": {}, "node barriers": [Barrier(size) for size in layout], "peer barriers": {},
         "is_shared": is_shared, "trouble": "" if is_shared else "no room",
     }  # fmt: skip
 
@@ -136,18 +138,22 @@ def run(layout, name, shards, gradients, is_shared=True, **options):
             sizes, theta = (size - 1, 1), np.zeros(size, gradients.dtype)
             network = Network(sizes, dtype=theta.dtype.name, theta=theta)
             update = Update(network, OPTIMIZERS["sgd"](), **options)
-            reduction, trouble = make_reduction(name, comm, shards, update)
-            assert (trouble is None) == is_shared
+            reduction, warning = make_reduction(name, comm, shards, update)
+            assert (warning is None) == is_shared
             found = []
             for step in range(STEPS):
-                for i, (shard, slot) in enumerate(reduction.plan):
+                for i, (shard, slot) in enumerate(reduction.schedule):
                     reduction.slots[slot] = gradients[shard] * (step + 1)
                     reduction.accumulate(i)
-                sums = reduction.reduce_and_update(1, 1.0)
-                found.append((network.theta.copy(), sums.cost, sums.correct))
+                totals = reduction.reduce_and_update(1, 1.0)
+                found.append((network.theta.copy(), totals))
             return found
         except BaseException:
-            for barrier in (shared["barrier"], *shared["node barriers"], *shared["lanes"].values()):
+            for barrier in (
+                shared["barrier"],
+                *shared["node barriers"],
+                *shared["peer barriers"].values(),
+            ):
                 barrier.abort()
             raise
 
@@ -161,7 +167,7 @@ def make_gradients(shards, dtype=np.float32, size=SIZE):
     vectors = rng.normal(size=(shards, size + STATS_WIDTH)) * 10.0 ** rng.integers(
         -3, 3, (shards, 1)
     )
-    vectors[:, 1 - STATS_WIDTH] = 1
+    vectors[:, CORRECT - STATS_WIDTH] = 1
     return vectors.astype(dtype)
 
 
@@ -176,12 +182,12 @@ def assert_exact(found, gradients):
     """Every rank has the bits of the tree, step after step."""
     for steps in found:
         theta = np.zeros(gradients.shape[1] - STATS_WIDTH, gradients.dtype)
-        for step, (mine, cost, correct) in enumerate(steps, 1):
+        for step, (found_theta, totals) in enumerate(steps, 1):
             total = tree_sum(gradients * gradients.dtype.type(step))
             theta -= total[:-STATS_WIDTH]
-            np.testing.assert_array_equal(mine, theta)
-            assert cost == total[-4]
-            assert correct == total[-3]
+            np.testing.assert_array_equal(found_theta, theta)
+            assert totals.applied
+            assert list(totals[:STATS_WIDTH]) == total[-STATS_WIDTH:].tolist()
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3, 4, 5, 7])
@@ -208,14 +214,14 @@ def test_nodes_may_have_different_numbers_of_ranks(layout, shards):
     "size", [2, 5, THETA_BLOCK - STATS_WIDTH, THETA_BLOCK, THETA_BLOCK + 1, 20 * UPDATE_CHUNK + 7]
 )
 def test_any_size(layout, size):
-    """Fewer blocks than ranks, more pieces than one, cost and answers in a block of their own."""
+    """Fewer blocks than ranks, several chunks, statistics in a block of their own."""
     gradients = make_gradients(5, np.float64, size)
     assert_exact(run(layout, "node", 5, gradients), gradients)
 
 
 @pytest.mark.parametrize("name", ["node", "tree"])
 def test_clipping_is_the_same_for_all(name):
-    """The norm is of the whole gradient, whoever has which slice of it."""
+    """The norm is of the whole gradient, however it is sliced."""
     gradients = make_gradients(8)
     found = {
         run(layout, name, 8, gradients, clip_norm=3.0)[rank][-1][0].tobytes()
@@ -226,64 +232,66 @@ def test_clipping_is_the_same_for_all(name):
 
 
 def test_without_shared_memory_there_are_messages():
-    """Other bits would be worse than a slow step: `node` falls back to `tree`, and says so."""
+    """`node` falls back to `tree`, which has the same bits, and warns."""
     gradients = make_gradients(5)
     assert_exact(run([3], "node", 5, gradients, is_shared=False), gradients)
 
 
 @pytest.mark.parametrize("name", REDUCTIONS)
 @pytest.mark.parametrize("layout", [[1], [3], [2, 1]], ids=str)
-def test_a_cost_that_is_not_finite_changes_nothing(name, layout):
-    """The run ends with the parameters of the step before."""
+@pytest.mark.parametrize(("place", "value"), [(COST - STATS_WIDTH, np.nan), (7, np.inf)])
+def test_a_number_that_is_not_finite_changes_nothing(name, layout, place, value):
+    """A cost or a gradient: the step is not applied, on any rank."""
     gradients = make_gradients(4)
-    gradients[2, -STATS_WIDTH] = np.nan
+    gradients[2, place] = value
     for steps in run(layout, name, 4, gradients):
-        for theta, cost, _ in steps:
+        for theta, totals in steps:
             assert not theta.any()
-            assert np.isnan(cost)
+            assert not totals.applied
+            assert np.isnan(totals.cost)
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3, 5])
 @pytest.mark.parametrize("shards", [1, 3, 4, 8])
 def test_allreduce_is_close(shards, ranks):
-    """The textbook's sum is right up to rounding, also where a rank has no shard."""
+    """The textbook's sum is correct up to rounding, also with a rank without shards."""
     gradients = make_gradients(shards, np.float64)
     for steps in run([ranks], "allreduce", shards, gradients):
         theta = 0
-        for step, (mine, _, correct) in enumerate(steps, 1):
+        for step, (found_theta, totals) in enumerate(steps, 1):
             theta = theta - step * gradients[:, :-STATS_WIDTH].sum(axis=0)
-            np.testing.assert_allclose(mine, theta, rtol=1e-9, atol=1e-12)
-            assert correct == step * shards
+            np.testing.assert_allclose(found_theta, theta, rtol=1e-9, atol=1e-12)
+            assert totals.correct == step * shards
 
 
 def test_the_order_of_a_sum_shows():
-    """These gradients tell orders apart: left to right is not the tree."""
+    """These gradients distinguish orders of addition: left to right is not the tree."""
     gradients = make_gradients(8)
     assert (np.add.reduce(list(gradients)) != tree_sum(gradients)).any()
 
 
 @pytest.mark.parametrize("name", REDUCTIONS)
 def test_slots_are_few(name):
-    """A rank holds at most one vector a level of the tree and partial sum, not one a shard."""
+    """A rank has one slot per level of the tree, not one per shard."""
     for shards in (1, 8, 64, 1000):
         update = Update(Network((9, 1)), OPTIMIZERS["sgd"]())
         reduction, _ = make_reduction(name, Comm(), shards, update)
-        assert [shard for shard, _ in reduction.plan] == list(range(shards))
+        assert [shard for shard, _ in reduction.schedule] == list(range(shards))
         assert len(reduction.slots) <= shards.bit_length()
 
 
-def test_only_exact_combiners_say_so():
-    """The word that a run prints comes from here."""
-    assert {name: kind.is_exact for name, kind in REDUCTIONS.items()} == {
-        "node": True,
-        "tree": True,
-        "allreduce": False,
-    }
+def test_the_configuration_lists_the_reductions():
+    """`training.config` repeats names and exactness, to load no communicator."""
+    found = {}
+    for name in REDUCTIONS:
+        update = Update(Network((9, 1)), OPTIMIZERS["sgd"]())
+        found[name] = make_reduction(name, Comm(), 2, update)[0].is_exact
+    assert found == {name: name in EXACT_REDUCTIONS for name in REDUCTION_NAMES}
 
 
 @given(st.integers(1, 10**8), st.integers(1, 300))
 def test_slices_are_runs_of_whole_blocks(size, ranks):
-    """Slices cover θ, in order, cut only at blocks, and differ by at most a block."""
+    """Slices cover the vector in order, are cut only at blocks, and differ by at most a block."""
     cuts = np.array(slice_cuts(size, ranks))
     assert len(cuts) == ranks + 1
     assert cuts[0] == 0

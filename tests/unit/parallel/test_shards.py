@@ -11,16 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distbp.parallel.shards import (
-    additions,
-    buffers,
+    assign_buffers,
     default_shards,
     largest_power_of_two,
     middle,
     rank_shards,
     shard_rows,
     stack_depth,
-    stack_plan,
+    stack_schedule,
     subtrees,
+    tree_additions,
 )
 
 counts = st.integers(1, 10**6)
@@ -37,9 +37,9 @@ def tree(start, stop):
 
 
 def on_a_stack(nodes):
-    """Return the sums of subtrees as `stack_plan` has them made."""
+    """Return the sums of subtrees as `stack_schedule` has them made."""
     vectors = [None] * stack_depth(nodes)
-    for shard, top, count in stack_plan(nodes):
+    for shard, top, count in stack_schedule(nodes):
         vectors[top] = str(shard)
         for into in range(top - 1, top - count - 1, -1):
             vectors[into] = f"({vectors[into]}+{vectors[into + 1]})"
@@ -52,7 +52,7 @@ def on_ranks(shards, ranks):
     of_ranks = [list(subtrees(rank_shards(shards, ranks, r), root)) for r in range(ranks)]
     nodes = [node for of_rank in of_ranks for node in of_rank]
     partial = [total for of_rank in of_ranks for total in on_a_stack(of_rank)]
-    for into, other in additions(nodes, root):
+    for into, other in tree_additions(nodes, root):
         partial[into] = f"({partial[into]}+{partial[other]})"
     return partial[0]
 
@@ -141,7 +141,7 @@ def test_the_sum_is_the_same_expression_beyond(shards, ranks):
 @given(st.integers(1, 500))
 def test_a_stack_is_low(width):
     """A subtree takes a vector a level of the tree at most, and all its shards in order."""
-    plan = stack_plan([(0, width)])
+    plan = stack_schedule([(0, width)])
     assert [shard for shard, _, _ in plan] == list(range(width))
     assert sum(count for _, _, count in plan) == width - 1
     assert on_a_stack([(0, width)]) == [tree(0, width)]
@@ -153,8 +153,8 @@ def test_sums_need_few_buffers(shards, ranks):
     """Read where they are, sums of the tree go to buffers, of which there are few."""
     root = (0, shards)
     nodes = [n for r in range(ranks) for n in subtrees(rank_shards(shards, ranks, r), root)]
-    steps = additions(nodes, root)
-    now, numbers = {i: tree(*node) for i, node in enumerate(nodes)}, buffers(steps)
+    steps = tree_additions(nodes, root)
+    now, numbers = {i: tree(*node) for i, node in enumerate(nodes)}, assign_buffers(steps)
     held: dict[int, str] = {}
     for (into, other), number in zip(steps, numbers, strict=True):
         total = f"({now[into]}+{now[other]})"
@@ -168,7 +168,7 @@ def test_sums_need_few_buffers(shards, ranks):
 
 def test_a_rank_without_shards_has_a_vector():
     """Who has nothing to compute still takes part in sums: its vector is 0."""
-    assert stack_plan([]) == []
+    assert stack_schedule([]) == []
     assert stack_depth([]) == 1
 
 
@@ -183,11 +183,11 @@ def test_the_sum_over_nodes_is_the_same_expression(shards, ranks, per_node):
         names = [node for run in here for node in subtrees(run, root)]
         sums = [total for run in here for total in on_a_stack(list(subtrees(run, root)))]
         for node in subtrees((here[0][0], here[-1][1]), root):
-            for into, other in additions(names, node):
+            for into, other in tree_additions(names, node):
                 sums[into] = f"({sums[into]}+{sums[other]})"
             trees.append(node)
             totals.append(next(s for n, s in zip(names, sums, strict=True) if n[0] == node[0]))
-    for into, other in additions(trees, root):
+    for into, other in tree_additions(trees, root):
         totals[into] = f"({totals[into]}+{totals[other]})"
     assert totals[0] == tree(0, shards)
 

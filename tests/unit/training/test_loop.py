@@ -24,7 +24,7 @@ from distbp.network.parameters import digest, layer_views
 from distbp.network.schedules import plateau_factor
 from distbp.network.update import Update
 from distbp.parallel.comm import Comm
-from distbp.parallel.reduction import STATS_WIDTH
+from distbp.parallel.step_totals import COST
 from distbp.storage import hdf5_file, run_directory
 from distbp.storage.checkpoint import read_checkpoint
 from distbp.storage.run_directory import RunDirectory, find_checkpoint, load
@@ -221,7 +221,7 @@ def test_dropout_depends_on_epoch_step_and_shard(data, tmp_path):
 
     def cost(rows, epoch, step):
         parts.gradient.compute(rows, epoch, step)
-        return parts.reduction.slots[0][-STATS_WIDTH]
+        return parts.reduction.stats[0][COST]
 
     assert cost(batch, 1, 2) == cost(batch, 1, 2)
     assert len({cost(batch, epoch, step) for epoch in (0, 1) for step in (0, 1)}) == 4

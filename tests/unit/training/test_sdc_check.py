@@ -1,4 +1,4 @@
-"""A bit that changes by itself is noticed at the next check, named, and mended."""
+"""A flipped bit is detected at the next check, located, and corrected."""
 
 from dataclasses import replace
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import samples
 
-from distbp.network.update import Update
+from distbp.network.parameter_store import ParameterStore
 from distbp.parallel.comm import Comm
 from distbp.training.config import Config
 from distbp.training.loop import train
@@ -23,44 +23,44 @@ def config(tmp_path):
 
 @pytest.fixture
 def flip(monkeypatch):
-    """Return a function that has a bit changed just after a step."""
+    """Return a function that has a bit flipped just after a step is committed."""
 
     def install(step, array, index, bit=0):
-        commit, done = Update.commit, []
+        commit, done = ParameterStore.commit, []
 
-        def commit_and_flip(update):
-            commit(update)
-            if update.steps == step and not done:
+        def commit_and_flip(store):
+            commit(store)
+            if store.steps == step and not done:
                 done.append(step)
-                update._versions[update._now][array].view(np.uint32)[index] ^= np.uint32(1 << bit)
+                store.versions[store.current][array].view(np.uint32)[index] ^= np.uint32(1 << bit)
 
-        monkeypatch.setattr(Update, "commit", commit_and_flip)
+        monkeypatch.setattr(ParameterStore, "commit", commit_and_flip)
 
     return install
 
 
 def test_a_check_changes_nothing(config, tmp_path):
-    """The step that is made again is the same step."""
+    """The recomputed step is the same step."""
     without = train(replace(config, out=str(tmp_path / "without"), check_every=0), comm=Comm())
     assert train(config, comm=Comm()).digest == without.digest
 
 
 @pytest.mark.parametrize(("array", "index", "layer"), [(0, 3, 1), (0, -1, 3), (1, -9, 3)])
 @pytest.mark.parametrize("bit", [0, 22, 30])
-def test_a_bit_is_found_and_mended(
+def test_a_flipped_bit_is_located_and_corrected(
     config, tmp_path, flip, handlers, capsys, array, index, layer, bit
 ):
-    """In θ and in the optimizer's state, the last bit or one that matters: layer and step."""
-    whole = train(replace(config, out=str(tmp_path / "whole")), comm=Comm())
+    """In θ or optimizer state, whether the bit matters or not: the warning names layer and step."""
+    undisturbed = train(replace(config, out=str(tmp_path / "undisturbed")), comm=Comm())
     flip(10, array, index, bit)
-    assert train(config, comm=Comm()).digest == whole.digest
+    assert train(config, comm=Comm()).digest == undisturbed.digest
     err = capsys.readouterr().err
     assert f"by epoch 2, step 2: layer {layer} in the memory of rank 0 on" in err
-    assert err.count("Bits have changed") == 1
+    assert err.count("Silent data corruption detected") == 1
 
 
-def test_without_a_check_it_stays(config, tmp_path, flip):
-    """Or the test above would show nothing."""
-    whole = train(replace(config, out=str(tmp_path / "whole")), comm=Comm())
+def test_without_a_check_the_flip_stays(config, tmp_path, flip):
+    """The test above can fail: the flip changes the result."""
+    undisturbed = train(replace(config, out=str(tmp_path / "undisturbed")), comm=Comm())
     flip(10, 0, 3, 22)
-    assert train(replace(config, check_every=0), comm=Comm()).digest != whole.digest
+    assert train(replace(config, check_every=0), comm=Comm()).digest != undisturbed.digest

@@ -1,0 +1,259 @@
+"""Which rank stores, adds, updates and sends what in a step: index arithmetic only.
+
+A `ReductionPlan` is one rank's part, derived from the shape of the problem (numbers of θ,
+shards) and of the machine (ranks of each node). It is a frozen value, the same in every step:
+
+    schedule         the rank's shards, each with the slot (vector) for its gradient
+    node_partials    the slots that then hold the partial sums of the node's ranks
+    owned            the slice of all vectors that this rank adds up and updates
+    node_additions   the additions on that slice that complete the node's subtrees
+    exchanges        how the slice is then completed between nodes (`ExchangePlan`)
+
+Slices are cut at whole blocks of θ, since norms are summed block by block. Nothing here
+knows arrays or MPI: a test executes the plans of all ranks of any layout on plain numbers.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
+
+from distbp.network.parameters import THETA_BLOCK
+from distbp.parallel.shards import (
+    Addition,
+    Interval,
+    ShardTask,
+    assign_buffers,
+    rank_shards,
+    stack_depth,
+    stack_schedule,
+    subtrees,
+    tree_additions,
+)
+
+MIN_SLICE_BLOCKS = 8  # a smaller slice takes longer to pass between cores than to add up
+
+# A large exchange is cut into several that overlap: one is added up while the next travels.
+MIN_EXCHANGE_BYTES, MAX_EXCHANGES = 500_000, 4
+
+
+@dataclass(frozen=True)
+class ExchangePlan:
+    """How the ranks that own one slice, a peer per node, complete a part of it.
+
+    Each peer completes its share: it receives that share of every partial sum, adds
+    them up in tree order, and sends the result to all.
+
+    Attributes
+    ----------
+    part : (start, stop)
+        Of the slice.
+    cuts : tuple of int, one more than peers
+        Peer p completes [cuts[p], cuts[p+1]) of the part.
+    peer : int
+        This rank's node.
+    sums : tuple of int
+        How many partial sums each peer has.
+    additions : tuple of Addition
+        By position among all peers' partial sums, peer by peer; the result is at 0.
+    """
+
+    part: Interval
+    cuts: tuple[int, ...]
+    peer: int
+    sums: tuple[int, ...]
+    additions: tuple[Addition, ...]
+
+    @property
+    def share(self) -> Interval:
+        """The interval of the part that this peer completes."""
+        return self.cuts[self.peer], self.cuts[self.peer + 1]
+
+    @property
+    def share_sizes(self) -> list[int]:
+        """The width of each peer's share."""
+        return [stop - start for start, stop in pairwise(self.cuts)]
+
+    def send_counts(self, k: int) -> list[int]:
+        """Return how many numbers of its k-th partial sum this peer sends to each peer."""
+        return self.share_sizes if k < self.sums[self.peer] else [0] * len(self.sums)
+
+    def receive_counts(self, k: int) -> list[int]:
+        """Return how many numbers of its k-th partial sum each peer sends to this one."""
+        start, stop = self.share
+        return [stop - start if k < count else 0 for count in self.sums]
+
+    def receive_places(self, k: int) -> list[int]:
+        """Return where they go, in a flat array of all partial sums' shares."""
+        width = self.share[1] - self.share[0]
+        firsts = accumulate(self.sums[:-1], initial=0)
+        # MPI wants displacements inside the array, also for peers that send nothing.
+        return [min((first + k) * width, sum(self.sums) * width) for first in firsts]
+
+
+@dataclass(frozen=True)
+class ReductionPlan:
+    """One rank's part in the sum over all shards, and in the update of θ.
+
+    Attributes
+    ----------
+    size, width : int
+        Numbers of θ, and of a vector that is summed: gradient and statistics.
+    node_rank, node_size : int
+        Position of the rank on its node, and the number of ranks there.
+    schedule : tuple of ShardTask
+        The rank's shards in order; slots count from the rank's first one.
+    partials : tuple of Interval
+        The subtrees that the rank sums alone; the i-th ends in its slot i.
+    slots : (start, stop)
+        The rank's slots among those of the node.
+    node_slots : int
+        How many slots the node's ranks need together.
+    node_partials : tuple of int
+        The node's slots with partial sums, from left to right in the tree.
+    owned : (start, stop)
+        The slice of every vector that the rank adds up, whole blocks; it may be empty.
+    node_additions : tuple of Addition
+        By position in `node_partials`: what the node can add up by itself.
+    scratch : tuple of int
+        For each of them, the buffer for its result where slots must not be written.
+    node_sums : tuple of int
+        Positions in `node_partials` where the node's sums end.
+    exchanges : tuple of ExchangePlan
+        Empty on a single node, and for a rank that owns nothing.
+    """
+
+    size: int
+    width: int
+    node_rank: int
+    node_size: int
+    schedule: tuple[ShardTask, ...]
+    partials: tuple[Interval, ...]
+    slots: Interval
+    node_slots: int
+    node_partials: tuple[int, ...]
+    owned: Interval
+    node_additions: tuple[Addition, ...]
+    scratch: tuple[int, ...]
+    node_sums: tuple[int, ...]
+    exchanges: tuple[ExchangePlan, ...]
+
+    @property
+    def owned_theta(self) -> Interval:
+        """The part of the owned slice that is θ."""
+        return min(self.owned[0], self.size), min(self.owned[1], self.size)
+
+    @property
+    def owns_statistics(self) -> bool:
+        """Whether the owned slice includes the statistics behind the gradient."""
+        return self.owned[0] < self.owned[1] == self.width
+
+
+def plan_reduction(
+    size: int, stats_width: int, shards: int, node_sizes: Sequence[int], rank: int, itemsize: int
+) -> ReductionPlan:
+    """Return a rank's plan.
+
+    Parameters
+    ----------
+    size, stats_width : int
+        Numbers of θ, and of the statistics behind its gradient.
+    shards : int
+        S, of a batch.
+    node_sizes : sequence of int
+        How many ranks share each node's memory; ranks are numbered node by node.
+    rank : int
+    itemsize : int
+        Bytes of a number.
+    """
+    root, width = (0, shards), size + stats_width
+    runs = [rank_shards(shards, sum(node_sizes), r) for r in range(sum(node_sizes))]
+    ends = list(accumulate(node_sizes))
+    nodes = [runs[end - count : end] for count, end in zip(node_sizes, ends, strict=True)]
+    node = next(i for i, end in enumerate(ends) if rank < end)
+    node_rank = rank - (ends[node] - node_sizes[node])
+    trees = [list(subtrees(run, root)) for run in nodes[node]]  # of each rank on this node
+    firsts = list(accumulate(map(stack_depth, trees), initial=0))
+    names = [tree for of_rank in trees for tree in of_rank]
+    # A run of runs is one run, so each node has its own largest subtrees.
+    node_trees = [list(subtrees((of_node[0][0], of_node[-1][1]), root)) for of_node in nodes]
+    additions = [step for tree in node_trees[node] for step in tree_additions(names, tree)]
+    owned = _owned_slice(width, shards, node_sizes, node, node_rank)
+    has_peers = len(nodes) > 1 and owned[0] < owned[1]
+    return ReductionPlan(
+        size, width, node_rank, node_sizes[node],
+        schedule=tuple(stack_schedule(trees[node_rank])),
+        partials=tuple(trees[node_rank]),
+        slots=(firsts[node_rank], firsts[node_rank + 1]),
+        node_slots=firsts[-1],
+        node_partials=tuple(
+            first + i for first, of_rank in zip(firsts, trees, strict=False)
+            for i in range(len(of_rank))
+        ),
+        owned=owned,
+        node_additions=tuple(additions),
+        scratch=tuple(assign_buffers(additions)),
+        node_sums=tuple(i for i, tree in enumerate(names) if _starts_one(tree, node_trees[node])),
+        exchanges=plan_exchanges(node_trees, root, owned[1] - owned[0], itemsize, node)
+        if has_peers else (),
+    )  # fmt: skip
+
+
+def _owned_slice(
+    width: int, shards: int, node_sizes: Sequence[int], node: int, node_rank: int
+) -> Interval:
+    """Return the slice of a node's rank; empty, at the end, for one that owns nothing.
+
+    The cuts are the same on all nodes, so that a slice has one owner on each.
+    """
+    slices = count_slices(width, shards, min(node_sizes))
+    cuts = slice_cuts(width, slices) + [width] * (node_sizes[node] - slices)
+    return cuts[node_rank], cuts[node_rank + 1]
+
+
+def _starts_one(tree: Interval, trees: Sequence[Interval]) -> bool:
+    """Return whether a subtree is the leftmost part of one of `trees`: its sum ends there."""
+    return any(tree[0] == other[0] for other in trees)
+
+
+def count_slices(size: int, shards: int, ranks: int) -> int:
+    """Return how many ranks of a node own a slice of a vector.
+
+    All of them, except that a small vector gets no slices for ranks that compute no
+    gradient: to fetch it would take longer than to add it up.
+    """
+    return max(1, min(ranks, max(shards, -(-size // THETA_BLOCK) // MIN_SLICE_BLOCKS)))
+
+
+def slice_cuts(size: int, slices: int) -> list[int]:
+    """Return the slices + 1 bounds that cut a vector at whole blocks, as evenly as they allow."""
+    blocks = -(-size // THETA_BLOCK)
+    return [min(blocks * i // slices * THETA_BLOCK, size) for i in range(slices + 1)]
+
+
+def plan_exchanges(
+    trees: Sequence[Sequence[Interval]], root: Interval, width: int, itemsize: int, peer: int
+) -> tuple[ExchangePlan, ...]:
+    """Return how peers complete a slice of the sum of `root`: in several parts if it is large.
+
+    Parameters
+    ----------
+    trees : sequence of sequences of Interval
+        The subtrees whose sums each peer has.
+    root : Interval
+    width, itemsize : int
+        Numbers of the slice, and bytes of a number.
+    peer : int
+        The one that the plan is for.
+    """
+    additions = tuple(tree_additions([tree for of_peer in trees for tree in of_peer], root))
+    count = max(1, min(MAX_EXCHANGES, width * itemsize // MIN_EXCHANGE_BYTES))
+    return tuple(
+        ExchangePlan(
+            part=(start, stop),
+            cuts=tuple(slice_cuts(stop - start, len(trees))),
+            peer=peer,
+            sums=tuple(map(len, trees)),
+            additions=additions,
+        )
+        for start, stop in pairwise(slice_cuts(width, count))
+    )

@@ -1,20 +1,10 @@
-"""Activations and costs.
+"""Activations: σ and σ′, element by element (softmax: row by row).
 
-An activation has `fill(z, out)`, which writes σ(z), and `prime(a, out)`, which
-writes σ′ as a function of the output a, so that z need not be kept. A cost has
-`fn(z, a, y)`, its value summed over the rows, and `delta(a, y, out)`, the error
-δ of the output layer (BP1). A cost knows the activation of the output layer it
-stands behind; the pairs that make sense are listed in `OUTPUTS`:
-
-    quadratic, sigmoid or linear     C = ½‖a − y‖²            δ = (a − y) ⊙ σ′(z)
-    cross-entropy, sigmoid           C = −Σ y ln a + (1−y) ln(1−a)      δ = a − y
-    log-likelihood, softmax          C = −Σ y ln a                      δ = a − y
-
-In the last two σ′ cancels. There a is saturated long before C is: in float32
-σ(20) is 1, so their values are computed from z and never see a logarithm of 0. (Softmax
-does not mind a constant added to all z of a row: `fill` leaves the z that is ln a.)
-All work on a batch of rows, float32 or float64, and allocate nothing in `fill`,
-`prime` and `delta`. Source: M. Nielsen, Neural Networks and Deep Learning, ch. 1-3.
+An `Activation` has `fill(z, out)`, which writes σ(z), and `prime(a, out)`, which writes σ′ as
+a function of the output a = σ(z): so a hidden layer's z need not be kept. Both work on a
+batch of rows, float32 or float64, and allocate nothing. `ACTIVATIONS` finds them by name;
+`HIDDEN` names those for hidden layers. Source: M. Nielsen, Neural Networks and Deep
+Learning, chapters 1 and 3.
 """
 
 from abc import ABC, abstractmethod
@@ -23,25 +13,26 @@ import numpy as np
 
 
 class Activation(ABC):
-    """A function of z, row by row; shapes (m, n_l)."""
+    """σ of one layer; arrays (m, n_l), float32 or float64."""
 
-    # Variance of a layer's input over that of its weights' sum (He et al. 2015).
+    # Factor on the variance of initial weights that keeps that of z from layer to layer
+    # (He et al., ICCV 2015): relu halves it.
     gain = 1.0
 
     @abstractmethod
     def fill(self, z: np.ndarray, out: np.ndarray, spare: np.ndarray | None = None) -> np.ndarray:
-        """Write σ(z) to `out`, which may be z itself; `spare` (m, n_l) is overwritten."""
+        """Write σ(z) to `out`, which may be z itself, and return it; `spare` is overwritten."""
 
     @abstractmethod
     def prime(self, a: np.ndarray, out: np.ndarray) -> np.ndarray:
-        """Write σ′(z), where a = σ(z), to `out`, which must not be a."""
+        """Write σ′(z), where a = σ(z), to `out`, which must not be a, and return it."""
 
 
 class Sigmoid(Activation):
     """σ(z) = 1 / (1 + e^−z)."""
 
     def fill(self, z: np.ndarray, out: np.ndarray, spare: np.ndarray | None = None) -> np.ndarray:
-        # Below, e^−z would overflow; σ is smaller than the smallest number anyway.
+        # For smaller z e^−z overflows; there σ is below the smallest normal number anyway.
         lowest = -87.0 if z.dtype == np.float32 else -708.0
         np.maximum(z, lowest, out=out)
         np.negative(out, out=out)
@@ -55,6 +46,8 @@ class Sigmoid(Activation):
 
 
 class Tanh(Activation):
+    """tanh(z)."""
+
     def fill(self, z: np.ndarray, out: np.ndarray, spare: np.ndarray | None = None) -> np.ndarray:
         return np.tanh(z, out=out)
 
@@ -72,6 +65,7 @@ class Relu(Activation):
         return np.maximum(z, 0.0, out=out)
 
     def prime(self, a: np.ndarray, out: np.ndarray) -> np.ndarray:
+        # 1 where a > 0, else 0, in two passes that allocate no mask.
         return np.ceil(np.minimum(a, 1.0, out=out), out=out)
 
 
@@ -88,16 +82,17 @@ class Linear(Activation):
 
 
 class Softmax(Activation):
-    """a_j = e^z_j / Σ_k e^z_k, an output layer only: each a_j depends on every z_k.
+    """a_j = e^z_j / Σ_k e^z_k, for output layers only: each a_j depends on every z_k.
 
-    `fill` also subtracts ln Σ_k e^z_k from z, which then is ln a, exact where a is 0.
+    `fill` also subtracts ln Σ_k e^z_k from z. That changes no a, and leaves ln a in z, finite
+    even where a underflows to 0: the log-likelihood cost needs it.
     """
 
     def fill(self, z: np.ndarray, out: np.ndarray, spare: np.ndarray | None = None) -> np.ndarray:
-        # Whole rows of the same number, because NumPy allocates to broadcast one.
+        # Rows filled with one number, because broadcasting a column makes NumPy allocate.
         rows = np.empty_like(z) if spare is None else spare
         np.copyto(rows, np.maximum.reduce(z, axis=1, keepdims=True))
-        np.subtract(z, rows, out=z)
+        np.subtract(z, rows, out=z)  # e^z cannot overflow now
         np.exp(z, out=out)
         sums = np.add.reduce(out, axis=1, keepdims=True)  # (m, 1)
         np.copyto(rows, sums)

@@ -1,4 +1,16 @@
-"""Costs: what training minimizes, each with its own δ (BP1)."""
+"""Costs: what training minimizes, each with its own δ of the output layer (BP1).
+
+A `Cost` has `fn(z, a, y)`, its value summed over the rows, and `delta(a, y, out)`. It knows the
+activation of the output layer in front of it; the pairs that make sense are in `OUTPUTS`:
+
+    quadratic, sigmoid or linear     C = ½‖a − y‖²                      δ = (a − y) ⊙ σ′(z)
+    cross-entropy, sigmoid           C = −Σ y ln a + (1−y) ln(1−a)      δ = a − y
+    log-likelihood, softmax          C = −Σ y ln a                      δ = a − y
+
+In the last two, σ′ cancels. There a saturates long before C does: in float32 σ(20) is 1. So
+their values are computed from z, without the logarithm of a rounded 0. Source: M. Nielsen,
+Neural Networks and Deep Learning, chapters 2 and 3.
+"""
 
 from abc import ABC, abstractmethod
 
@@ -8,7 +20,7 @@ from distbp.network.activations import Activation
 
 
 class Cost(ABC):
-    """A cost behind an output layer; arrays (m, n_L).
+    """The cost of an output layer; arrays (m, n_L).
 
     Parameters
     ----------
@@ -23,9 +35,9 @@ class Cost(ABC):
     def fn(
         self, z: np.ndarray, a: np.ndarray, y: np.ndarray, spare: np.ndarray | None = None
     ) -> float:
-        """Return the cost summed over the rows; `spare` (m, n_L) is overwritten.
+        """Return the cost summed over the rows; `spare` is overwritten.
 
-        `z` is as the output layer's `fill` has left it.
+        `z` is what the output layer's `fill` has left, which for softmax is ln a.
         """
 
     def delta(
@@ -35,7 +47,7 @@ class Cost(ABC):
         out: np.ndarray | None = None,
         spare: np.ndarray | None = None,
     ) -> np.ndarray:
-        """Return δ^L = ∇_a C ⊙ σ′(z^L) (BP1), here a − y, because σ′ cancels."""
+        """Return δ^L = ∇_a C ⊙ σ′(z^L) (BP1): here a − y, because σ′ cancels."""
         return np.subtract(a, y, out=out)
 
 
@@ -67,8 +79,8 @@ class CrossEntropyCost(Cost):
     def fn(
         self, z: np.ndarray, a: np.ndarray, y: np.ndarray, spare: np.ndarray | None = None
     ) -> float:
-        # ln(1 + e^z) − y z = z (H(z) − y) + ln(1 + e^−|z|), H the step from 0 to 1:
-        # large terms cancel before anything is summed.
+        # ln(1 + e^z) − y z = z (H(z) − y) + ln(1 + e^−|z|), where H is the Heaviside step:
+        # large terms cancel before they are summed, and e^−|z| cannot overflow.
         rest = np.heaviside(z, 0.0, out=spare)
         np.subtract(rest, y, out=rest)
         np.multiply(rest, z, out=rest)
@@ -80,7 +92,7 @@ class CrossEntropyCost(Cost):
 
 
 class LogLikelihoodCost(Cost):
-    """C = −Σ y ln a, for a = softmax(z), which leaves ln a in z."""
+    """C = −Σ y ln a, for a = softmax(z), whose `fill` leaves ln a in z."""
 
     def fn(
         self, z: np.ndarray, a: np.ndarray, y: np.ndarray, spare: np.ndarray | None = None
@@ -93,7 +105,7 @@ COSTS: dict[str, type[Cost]] = {
     "cross-entropy": CrossEntropyCost,
     "log-likelihood": LogLikelihoodCost,
 }
-# The output layers a cost goes with, the first one by default.
+# The output layers that go with a cost; the first is the default.
 OUTPUTS: dict[str, tuple[str, ...]] = {
     "quadratic": ("sigmoid", "linear"),
     "cross-entropy": ("sigmoid",),

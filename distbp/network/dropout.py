@@ -1,4 +1,8 @@
-"""Dropout of hidden units."""
+"""Dropout: which hidden units a pass leaves out.
+
+The choice is a function of seed, epoch, step and shard, so it does not depend on the rank
+that computes the shard. `Network` applies it, by the factors in a `Workspace`.
+"""
 
 import numpy as np
 
@@ -7,21 +11,22 @@ from distbp.network.network import Workspace
 
 
 class Dropout:
-    """Draws which hidden units a pass leaves out.
+    """Draws the factors of hidden units for one pass after the other.
 
-    A unit is kept with probability 1 − p and then counts 1 / (1 − p), so that
-    nothing has to be scaled when the network is used. p is taken to the nearest
-    1/65536. Source: Srivastava et al., JMLR 15 (2014), section 10.
+    A unit is kept with probability 1 − p and then multiplied by 1 / (1 − p), so that
+    nothing has to be scaled in evaluation. p is rounded to a multiple of 1/65536, as
+    the random numbers have 16 bits. Source: Srivastava et al., JMLR 15 (2014), section 10.
 
     Parameters
     ----------
     probability : float in (0, 1)
     seed : int
     work : Workspace
-        Of the passes; it gets the buffers that dropout needs.
+        The passes' buffers; those that dropout needs are added.
     """
 
     def __init__(self, probability: float, seed: int, work: Workspace) -> None:
+        # At least one of 65536 units is kept: a scale of 1/0 would be no number.
         self.threshold = min(round(probability * 65536), 65535)
         self.scale = 65536 / (65536 - self.threshold)
         self.seed = seed
@@ -32,7 +37,7 @@ class Dropout:
         self._bits = rng.Bits(sum(a.size for a in hidden))
 
     def draw(self, epoch: int, step: int, shard: int) -> None:
-        """Choose the units for one shard of one step: a function of these three alone."""
+        """Choose the units for one shard of one step."""
         count = sum(keep.size for keep in self._keep)
         bits = self._bits.fill(count, self.seed, rng.DROPOUT, epoch, step, shard)
         start = 0

@@ -3,17 +3,18 @@
 Rows are examples. `weights[l]` has shape (n_l, n_{l-1}), so the book's w_jk is
 w[j, k], and `biases[l]` has shape (n_l,); layer 0 is the input and has neither.
 All of them are views of one flat vector, `theta`, layer by layer, weights then
-biases. `backprop` fills a gradient of the same layout:
+biases. `backprop` fills a gradient of the same layout (rows are examples, so each
+line is the transpose of the book's):
 
     BP1  δ^L = ∇_a C ⊙ σ′(z^L)                  (m, n_L)
     BP2  δ^{l-1} = (δ^l w^l) ⊙ σ′(z^{l-1})      (m, n_{l-1})
     BP3  ∂C/∂b^l_j = Σ δ^l_j                    (n_l,)
     BP4  ∂C/∂w^l_jk = Σ a^{l-1}_k δ^l_j         (n_l, n_{l-1})
 
-The sums run over the m rows: dividing by the size of the whole batch, which may
-be spread over many processes, is left to the update. Source: M. Nielsen, Neural
-Networks and Deep Learning, chapter 2, equations BP1-BP4. Nothing here knows of
-other processes, files or time.
+The sums run over the m rows: the division by the size of the whole batch, of which
+other processes may have the rest, is left to the update. Source: M. Nielsen, Neural
+Networks and Deep Learning, chapter 2, equations BP1-BP4. Nothing here knows of other
+processes, files or time.
 """
 
 from collections.abc import Sequence
@@ -35,12 +36,22 @@ DTYPES = ("float32", "float64")
 
 @dataclass
 class Workspace:
-    """What a pass over m rows computes and needs, layer by layer.
+    """The buffers of a pass over m rows, layer by layer.
 
-    `z[-1]` and `a[-1]` are the output layer's; a hidden layer's z is overwritten
-    by its a. `fed[l]` is what layer l hands on: a[l], or its part that dropout
-    left, which `keep[l]` is the factor of. `runs[l]` are the rows whose z is computed
-    at once.
+    Attributes
+    ----------
+    a, z : lists of (m, n_l) arrays
+        A hidden layer's z and a are the same array: σ′ is a function of a.
+    fed : list of (m, n_l) arrays
+        The input of the next layer: a itself, or a · keep with dropout.
+    delta : list of (m, n_l) arrays
+        δ of each layer.
+    spare : list of (m, n_l) arrays
+        Intermediate results.
+    runs : list of lists of slices
+        The rows whose z is computed by one product (see `matmul`).
+    keep : list of (m, n_l) arrays, optional
+        Dropout's factors of the hidden layers.
     """
 
     a: Layers
@@ -63,14 +74,14 @@ class Network:
         Of the hidden layers.
     cost : {'log-likelihood', 'cross-entropy', 'quadratic'}
     output : {'softmax', 'sigmoid', 'linear'}, optional
-        Activation of the output layer; by default the one that goes with the cost.
+        Activation of the output layer; by default the first that goes with the cost.
     init : {'scaled', 'large'}
-        'scaled': weights N(0, 1/n_in), or N(0, 2/n_in) in front of relu (He), and
-        biases 0. 'large': all N(0, 1), the book's first one.
+        'scaled': weights N(0, 1/n_in), or N(0, 2/n_in) into relu (He et al.), and
+        biases 0. 'large': all N(0, 1), as in the book's chapter 1.
     seed : int
     dtype : {'float32', 'float64'}
     theta : (P,) array, optional
-        Parameters to use, without copying them, instead of drawing new ones.
+        Parameters to use, without a copy, instead of drawing initial ones.
 
     Attributes
     ----------
@@ -81,7 +92,7 @@ class Network:
     Raises
     ------
     ConfigError
-        Sizes, names or a pair of cost and output that make no sense.
+        Invalid sizes or names, or an output that does not go with the cost.
     """
 
     def __init__(
@@ -95,7 +106,7 @@ class Network:
         dtype: str = "float32",
         theta: np.ndarray | None = None,
     ) -> None:
-        check(sizes, activation, cost, output, init, dtype, seed)
+        check_network_arguments(sizes, activation, cost, output, init, dtype, seed)
         self.sizes = tuple(int(n) for n in sizes)
         self.dtype = np.dtype(dtype)
         self.activation, self.cost_name = activation, cost
@@ -108,7 +119,7 @@ class Network:
             self.reset()
 
     def bind(self, theta: np.ndarray) -> None:
-        """Use `theta` (P,) from now on, without copying it."""
+        """Use `theta` (P,) from now on, without a copy."""
         self.theta = theta
         self.biases, self.weights = layer_views(theta, self.sizes)
 
@@ -144,7 +155,7 @@ class Network:
         ----------
         x : (m, n_0) array
         work : Workspace for m rows, optional
-            Keeps all layers; the result is then its `a[-1]`.
+            Receives all layers; the result is then its `a[-1]`.
 
         Returns
         -------
@@ -164,11 +175,11 @@ class Network:
         return self.cost.output.fill(z, work.a[last], work.spare[last])
 
     def _weighted_input(self, l: int, a: np.ndarray, work: Workspace) -> np.ndarray:
-        """Return z = a wᵀ + b of a layer."""
+        """Return z = a wᵀ + b of a layer, (m, n_l)."""
         z = work.z[l]
         for rows in work.runs[l]:
             np.matmul(a[rows], self.weights[l].T, out=z[rows])
-        np.copyto(work.spare[l], self.biases[l])  # NumPy allocates to add one row to many
+        np.copyto(work.spare[l], self.biases[l])  # broadcasting b makes NumPy allocate
         return np.add(z, work.spare[l], out=z)
 
     def backprop(
@@ -185,7 +196,7 @@ class Network:
         x : (m, n_0) array
         y : (m, n_L) array
         out : (nabla_b, nabla_w), optional
-            Layer-by-layer lists of arrays to fill, such as `layer_views` makes.
+            Lists by layer of arrays to fill, such as `layer_views` returns.
         work : Workspace for m rows, optional
 
         Returns
@@ -213,14 +224,14 @@ class Network:
                 np.multiply(delta, work.keep[l], out=delta)
 
     def _rows(self, array: np.ndarray, width: int, name: str) -> np.ndarray:
-        """Return `array` in the network's dtype, once its shape is known to be (m, width)."""
+        """Return `array` in the network's dtype, or raise ConfigError unless it is (m, width)."""
         array = np.asarray(array, self.dtype)
         if array.ndim != 2 or array.shape[1] != width:
             raise ConfigError(f"{name} has shape {array.shape}; expected (rows, {width}).")
         return array
 
 
-def check(
+def check_network_arguments(
     sizes: Sequence[int],
     activation: str,
     cost: str,
@@ -229,13 +240,13 @@ def check(
     dtype: str,
     seed: int,
 ) -> None:
-    """Raise ConfigError unless a network can be made of these."""
+    """Raise ConfigError unless these are arguments of a network."""
     if len(sizes) < 2 or any(n != int(n) or n < 1 for n in sizes):
         raise ConfigError(
             f"sizes {tuple(sizes)!r}: expected two or more layers of 1 or more units."
         )
     if not 0 <= seed < 2**63:
-        raise ConfigError(f"seed {seed!r}: expected a whole number from 0 to 2^63 − 1.")
+        raise ConfigError(f"seed {seed!r}: expected an integer from 0 to 2^63 − 1.")
     for name, value, known in (
         ("activation", activation, HIDDEN),
         ("cost", cost, tuple(COSTS)),

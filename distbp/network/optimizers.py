@@ -1,12 +1,9 @@
-"""From a summed gradient to new parameters.
+"""Update rules: SGD, momentum, Nesterov, Adam.
 
-An `Optimizer` applies one rule to flat arrays: parameters, their mean gradient
-and its own state, which are arrays of the same length. `Update` is what a step
-calls: it divides the sum by the number of rows, clips, adds the derivative of the
-L1 and L2 penalties of the weights (not of the biases) and lets the optimizer do
-the rest, in pieces that stay in the cache. Every operation works element by
-element, and IEEE arithmetic rounds +, −, ×, / and √ alike everywhere, so the
-result does not depend on where θ is cut.
+An `Optimizer` applies one rule, element by element, to flat arrays of equal length:
+parameters, their mean gradient, and the optimizer's own state. It keeps no arrays itself, so a
+slice of θ, or a chunk that fits in the cache, can be updated by itself with the same bits.
+`OPTIMIZERS` finds them by name.
 """
 
 from abc import ABC, abstractmethod
@@ -18,7 +15,7 @@ Arrays = Sequence[np.ndarray]
 
 
 class Optimizer(ABC):
-    """A rule for one step; the arrays are slices of θ's length.
+    """The rule for one step.
 
     Parameters
     ----------
@@ -28,9 +25,9 @@ class Optimizer(ABC):
     Attributes
     ----------
     state_names : tuple of str
-        The arrays that it keeps from step to step, zeros at first.
+        The arrays that are carried from step to step, zeros at first.
     takes_rate_times_g : bool
-        Whether g enters only as η g, so that a factor of g can be one of η instead.
+        Whether g occurs only as η g, so that η can be scaled instead of g.
     """
 
     state_names: tuple[str, ...] = ()
@@ -49,10 +46,18 @@ class Optimizer(ABC):
         learning_rate: float,
         t: int,
     ) -> None:
-        """Write θ and state after a step with the mean gradient `g` to `new`.
+        """Write θ and state after a step to `new`.
 
-        `old` and `new` are (θ, *state), and may be the same; `g` and `spare` are used
-        up. `t` counts the steps from 1.
+        Parameters
+        ----------
+        old, new : (θ, *state), arrays (n,)
+            Before and after the step; they may be the same arrays.
+        g : (n,) array
+            The mean gradient; overwritten, like `spare` (n,).
+        learning_rate : float
+            η.
+        t : int
+            The number of the step, from 1.
         """
 
 

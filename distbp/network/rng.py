@@ -1,24 +1,23 @@
-"""Everything random: pure functions of a seed, a purpose and a position.
+"""Random numbers as pure functions of a seed, a purpose and a position.
 
-The numbers are the raw output of Philox 4x64, a counter-based generator: key and
-counter say where in the stream to look, so any process can draw its part without
-drawing what comes before. `Generator` methods are not used, because their streams
-may change from one NumPy version to the next. Source: Salmon et al., Parallel
-random numbers: as easy as 1, 2, 3 (SC11).
+They are the raw output of Philox 4x64, a counter-based generator: key and counter determine
+the numbers, so any process can draw its part without drawing what comes before. Methods of
+`Generator` are not used, because their streams may change from one NumPy version to the
+next. Source: Salmon et al., Parallel random numbers: as easy as 1, 2, 3 (SC11).
 """
 
 import numpy as np
 
-# Purposes: the same seed draws independent streams for each.
+# Purposes: each has an independent stream of the same seed.
 WEIGHTS, SHUFFLE, HOLDOUT, DROPOUT = range(4)
 
-# Draws are made in pieces, so that a step does not allocate more than this.
-DRAW_CHUNK = 256
-NORMAL_CHUNK = 1 << 16  # weights; each takes some 100 bytes while it is made
+# `random_raw` allocates its result: drawing in chunks bounds what a step allocates.
+_DRAW_CHUNK = 256  # uint64 numbers
+_NORMAL_CHUNK = 1 << 16  # weights; each takes about 100 bytes while it is computed
 
 
-def stream(seed: int, purpose: int, *position: int) -> np.random.Philox:
-    """Return the generator for up to three position numbers, such as epoch, step, shard."""
+def _stream(seed: int, purpose: int, *position: int) -> np.random.Philox:
+    """Return the generator of a position: up to three numbers, such as epoch, step, shard."""
     counter = np.zeros(4, np.uint64)
     counter[1 : 1 + len(position)] = position
     return np.random.Philox(key=np.array([seed, purpose], np.uint64), counter=counter)
@@ -26,12 +25,13 @@ def stream(seed: int, purpose: int, *position: int) -> np.random.Philox:
 
 def normal(seed: int, layer: int, count: int) -> np.ndarray:
     """Return `count` standard normal numbers, float64, by the Box-Muller transform."""
-    first, second = stream(seed, WEIGHTS, layer), stream(seed, WEIGHTS, layer)
-    second.advance(count // 4)  # a counter of Philox 4x64 gives four numbers
+    # u and v are the first and the second half of one stream, whatever the chunks.
+    first, second = _stream(seed, WEIGHTS, layer), _stream(seed, WEIGHTS, layer)
+    second.advance(count // 4)  # each count of Philox 4x64 yields four numbers
     second.random_raw(count % 4)
     numbers = np.empty(count)
-    for start in range(0, count, NORMAL_CHUNK):
-        piece = numbers[start : start + NORMAL_CHUNK]
+    for start in range(0, count, _NORMAL_CHUNK):
+        piece = numbers[start : start + _NORMAL_CHUNK]
         raw = np.stack([first.random_raw(len(piece)), second.random_raw(len(piece))])
         u, v = ((raw >> np.uint64(11)) + 0.5) * 2.0**-53  # in (0, 1)
         piece[:] = np.sqrt(-2.0 * np.log(u)) * np.cos(2.0 * np.pi * v)
@@ -39,17 +39,17 @@ def normal(seed: int, layer: int, count: int) -> np.ndarray:
 
 
 def permutation(count: int, seed: int, purpose: int, *position: int) -> np.ndarray:
-    """Return the numbers 0 … count − 1 (int64) in random order."""
-    return np.argsort(stream(seed, purpose, *position).random_raw(count), kind="stable")
+    """Return 0 … count − 1 (int64) in random order."""
+    return np.argsort(_stream(seed, purpose, *position).random_raw(count), kind="stable")
 
 
 class Bits:
-    """A buffer of raw random bits that is refilled without allocating.
+    """A buffer of random 16-bit numbers that is refilled without allocating.
 
     Parameters
     ----------
     count : int
-        16-bit numbers that are needed at once.
+        Most numbers that one call of `fill` asks for.
     """
 
     def __init__(self, count: int) -> None:
@@ -57,10 +57,10 @@ class Bits:
         self.uint16 = self._raw.view(np.uint16)
 
     def fill(self, count: int, seed: int, purpose: int, *position: int) -> np.ndarray:
-        """Return `count` uint16 numbers, good until the next call."""
-        generator = stream(seed, purpose, *position)
+        """Return `count` uint16 numbers, valid until the next call."""
+        generator = _stream(seed, purpose, *position)
         stop = -(-count // 4)
-        for start in range(0, stop, DRAW_CHUNK):
-            piece = self._raw[start : min(start + DRAW_CHUNK, stop)]
+        for start in range(0, stop, _DRAW_CHUNK):
+            piece = self._raw[start : min(start + _DRAW_CHUNK, stop)]
             piece[:] = generator.random_raw(len(piece))
         return self.uint16[:count]

@@ -1,8 +1,7 @@
-"""What changes from epoch to epoch: the learning rate.
+"""Learning rate schedules: factors on the initial rate, and warm-up.
 
-Pure functions of the position in the run and of the scores so far. A score is a
-cost, the lower the better, one an epoch: so nothing but the history has to be
-stored to go on with a run.
+Pure functions of the position in the run and of the scores so far, one per epoch: a score is
+a cost, lower is better. As they keep no state, a run is resumed from its history alone.
 """
 
 import math
@@ -12,12 +11,12 @@ SCHEDULES = ("constant", "step", "cosine", "plateau")
 
 
 def step_factor(epoch: int, decay: float, every: int) -> float:
-    """Return `decay` to the power of the whole multiples of `every` epochs gone by."""
+    """Return a factor that is multiplied by `decay` after each `every` epochs."""
     return decay ** (epoch // every)
 
 
 def cosine_factor(epoch: float, epochs: int) -> float:
-    """Return half a cosine, from 1 to 0 over `epochs`; `epoch` may be inside one.
+    """Return half a cosine, from 1 to 0 over `epochs`; `epoch` may be fractional.
 
     Loshchilov and Hutter, ICLR 2017, equation 5, without restarts.
     """
@@ -25,20 +24,21 @@ def cosine_factor(epoch: float, epochs: int) -> float:
 
 
 def plateau_factor(scores: Sequence[float], decay: float, patience: int) -> float:
-    """Return `decay` to the power of the times that `patience` epochs brought no better score."""
-    factor, best, waited = 1.0, math.inf, 0
+    """Return a factor that is multiplied by `decay` after each `patience` epochs on a plateau."""
+    factor, best, stale_epochs = 1.0, math.inf, 0
     for score in scores:
-        waited = 0 if score < best else waited + 1
+        stale_epochs = 0 if score < best else stale_epochs + 1
         best = min(best, score)
-        if waited >= patience:
-            factor, waited = factor * decay, 0
+        if stale_epochs >= patience:
+            factor, stale_epochs = factor * decay, 0
     return factor
 
 
 def warmup_factor(epoch: float, step_length: float, warmup_epochs: float) -> float:
-    """Return the linear rise from nearly 0 to 1 over the first epochs.
+    """Return a factor that rises linearly to 1 over the first `warmup_epochs`.
 
-    `step_length` is one step in epochs, so that the first step is not lost.
+    It is taken at the end of a step of `step_length` epochs, so that the first step has a
+    rate above 0.
     """
     if warmup_epochs <= 0:
         return 1.0

@@ -16,7 +16,7 @@ import h5py
 import numpy as np
 
 from distbp.errors import CheckpointError, ConfigError
-from distbp.network.network import Network, check
+from distbp.network.network import Network, check_network_arguments
 from distbp.network.optimizers import OPTIMIZERS
 from distbp.network.parameters import theta_size
 from distbp.storage import hdf5_checks, hdf5_chunks, hdf5_file
@@ -156,7 +156,7 @@ def _allocate_network(arguments: dict[str, Any], n_states: int, file_bytes: int)
     if set(arguments) != {"sizes", "activation", "cost", "output", "dtype"}:
         raise ValueError(f"'about' describes a network by {', '.join(arguments) or 'nothing'}")
     try:
-        check(**arguments, init="scaled", seed=0)
+        check_network_arguments(**arguments, init="scaled", seed=0)
     except ConfigError as failure:
         raise ValueError(f"its network is invalid: {failure}") from failure
     numbers, dtype = theta_size(arguments["sizes"]), np.dtype(arguments["dtype"])

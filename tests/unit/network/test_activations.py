@@ -1,4 +1,4 @@
-"""Activations against their formulas, costs far out in the saturated ends."""
+"""Activations and costs against their formulas, also where they saturate."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ PAIRS = [(cost, output) for cost, outputs in OUTPUTS.items() for output in outpu
 
 
 def cost_of(name, output, z, y):
-    """Return the cost of the logits z, behind an output layer."""
+    """Return the cost of the logits z through an output layer."""
     cost, z = COSTS[name](ACTIVATIONS[output]()), z.copy()
     return cost.fn(z, cost.output.fill(z, np.empty_like(z)), y)
 
@@ -26,8 +26,8 @@ def test_sigmoid_is_the_formula():
     np.testing.assert_allclose(sigmoid_prime(z), a * (1 - a), rtol=1e-15)
 
 
-def test_sigmoid_at_a_known_place():
-    """σ(ln 3) is 3/4 and its derivative 3/16, for a plain number and for integers too."""
+def test_sigmoid_at_a_known_point():
+    """σ(ln 3) is 3/4 and its derivative 3/16, for a Python number and for integers, too."""
     assert sigmoid(np.log(3.0)) == pytest.approx(0.75, rel=1e-15)
     assert sigmoid_prime(np.log(3.0)) == pytest.approx(3 / 16, rel=1e-15)
     assert sigmoid([0, 0]).tolist() == [0.5, 0.5]
@@ -35,7 +35,7 @@ def test_sigmoid_at_a_known_place():
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_sigmoid_does_not_overflow(dtype):
-    """Far out σ is 0 or 1, and σ′ is 0, to the precision of the numbers."""
+    """For large |z| σ is 0 or 1, and σ′ is 0, to the precision of the dtype."""
     z = np.array([-np.finfo(dtype).max, -1000, 1000, np.finfo(dtype).max], dtype)
     np.testing.assert_allclose(sigmoid(z), [0, 0, 1, 1], atol=2e-38)
     np.testing.assert_allclose(sigmoid_prime(z), 0, atol=2e-38)
@@ -62,7 +62,7 @@ def test_fill_in_place(name):
 
 
 def test_relu_has_slope_0_at_0():
-    """At its kink relu counts as switched off."""
+    """At its kink relu has the slope of z < 0."""
     sigma = ACTIVATIONS["relu"]()
     z = np.array([-0.0, 0.0, 5e-324])
     a = sigma.fill(z, np.empty_like(z))
@@ -70,7 +70,7 @@ def test_relu_has_slope_0_at_0():
 
 
 def test_softmax_is_a_distribution():
-    """Rows are positive, add up to 1, and do not mind a common offset."""
+    """Rows are positive, sum to 1, and do not change with a common offset."""
     sigma = ACTIVATIONS["softmax"]()
     z = np.array([[1.0, 2.0, 3.0], [-1000.0, 0.0, 1000.0]])
     a = sigma.fill(z.copy(), np.empty_like(z))
@@ -80,7 +80,7 @@ def test_softmax_is_a_distribution():
 
 
 def test_softmax_leaves_the_logarithm_of_its_output():
-    """In z, of which it is the softmax too; also where the output itself is 0."""
+    """z becomes ln a, also where a underflows to 0."""
     sigma = ACTIVATIONS["softmax"]()
     z = np.array([[1.0, 2.0, 3.0], [-1000.0, 0.0, 1000.0]])
     a = sigma.fill(z, np.empty_like(z))
@@ -89,7 +89,7 @@ def test_softmax_leaves_the_logarithm_of_its_output():
 
 
 def test_softmax_has_no_prime():
-    """Nobody can use softmax where an elementwise derivative is needed."""
+    """Softmax is refused where an elementwise derivative is needed."""
     with pytest.raises(TypeError, match="log-likelihood"):
         ACTIVATIONS["softmax"]().prime(np.ones((1, 1)), np.empty((1, 1)))
 
@@ -111,7 +111,7 @@ def test_cross_entropy_of_saturated_logits(z, y, true):
      ([1000, 0, -1000], 0, 0), ([1e6, 1e6, 0], 0, np.log(2))],
 )  # fmt: skip
 def test_log_likelihood_of_saturated_logits(z, label, true):
-    """In float32 a softmax output may be 0, yet its logarithm is finite and right."""
+    """In float32 a softmax output may be 0, yet its logarithm is finite and correct."""
     y = np.eye(3, dtype=np.float32)[[label]]
     cost = cost_of("log-likelihood", "softmax", np.array([z], np.float32), y)
     assert cost == pytest.approx(true, rel=1e-6)
@@ -154,7 +154,7 @@ def test_bp1_delta_is_finite_and_small(z, label):
 
 @pytest.mark.parametrize(("name", "output"), PAIRS)
 def test_bp1_is_the_derivative_of_the_cost(name, output):
-    """delta is ∂C/∂z, number by number."""
+    """delta is ∂C/∂z, element by element."""
     rng, h = np.random.default_rng(3), 1e-6
     z, y = rng.normal(size=(2, 3)), np.eye(3)[[0, 2]]
     cost = COSTS[name](ACTIVATIONS[output]())
@@ -168,7 +168,7 @@ def test_bp1_is_the_derivative_of_the_cost(name, output):
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
 def test_fill_allocates_nothing(name, peak):
-    """A layer of 1 MB is filled within the arrays given, but for softmax's number a row."""
+    """A layer of 1 MB is filled in the given arrays; softmax needs a number per row."""
     sigma, z = ACTIVATIONS[name](), np.ones((512, 512), np.float32)
     out, spare = np.empty_like(z), np.empty_like(z)
     assert peak(lambda: sigma.fill(z, out, spare)) < 8_000
@@ -176,7 +176,7 @@ def test_fill_allocates_nothing(name, peak):
 
 @pytest.mark.parametrize(("name", "output"), PAIRS)
 def test_costs_allocate_nothing(name, output, peak):
-    """Value and delta of an output of 1 MB need only the spare array they are given."""
+    """Value and delta of an output of 1 MB need only the given spare array."""
     cost = COSTS[name](ACTIVATIONS[output]())
     z, y = np.zeros((512, 512), np.float32), np.eye(512, dtype=np.float32)
     a, delta, spare = cost.output.fill(z, np.empty_like(z)), np.empty_like(z), np.empty_like(z)
@@ -185,6 +185,6 @@ def test_costs_allocate_nothing(name, output, peak):
 
 
 def test_a_numpy_warning_is_an_error():
-    """The fixture that all these tests rely on does its work."""
+    """The fixture that all these tests rely on works."""
     with pytest.raises(FloatingPointError):
         np.exp(np.float32(1000) * np.ones(1, np.float32))

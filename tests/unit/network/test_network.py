@@ -1,9 +1,9 @@
-"""Backpropagation against differences, by hand, letter by letter, and against others.
+"""Backpropagation against finite differences, by hand, by the book, and against libraries.
 
 The main check takes a random direction d in the space of θ and compares the slope of
 the whole cost along d, from two evaluations, with nabla · d: any wrong number in any
-of BP1-BP4 shows, whatever the number of parameters. It is distrusted, too: with one
-term spoiled it has to fail.
+of BP1-BP4 shows, whatever the number of parameters. The check itself is tested, too: with one
+term wrong it has to fail.
 """
 
 from math import log
@@ -26,7 +26,7 @@ ROWS = [1, 2, 17]
 
 
 def make(sizes, activation="tanh", cost="log-likelihood", output=None, dtype="float64", seed=1):
-    """Return a network with biases that are not 0."""
+    """Return a network with non-zero biases."""
     return Network(sizes, activation, cost, output, init="large", seed=seed, dtype=dtype)
 
 
@@ -107,7 +107,7 @@ SPOILED = {"BP1": spoil_delta, "BP2": spoil_prime, "BP3": spoil_nabla(0), "BP4":
 
 @pytest.mark.parametrize("tag", SPOILED)
 def test_the_check_fails_when_one_term_is_wrong(tag, monkeypatch):
-    """The check is worth something: σ′ left out, or one thousandth too much, is noticed."""
+    """A missing σ′, or a gradient that is off by a thousandth, is detected."""
     network = make((4, 3, 2), cost="quadratic")
     x, y = rows(network, 5)
     check_gradient(network, x, y)
@@ -144,7 +144,7 @@ def test_bp1_bp2_bp3_bp4_by_hand():
 
 
 def test_bp1_bp2_bp3_bp4_by_hand_with_cross_entropy():
-    """The same net where σ′ cancels in BP1: all is 16/3 times as large."""
+    """The same net where σ′ cancels in BP1: every gradient is 16/3 times as large."""
     network = by_hand("cross-entropy")
     x, y = np.array([[1.0, 2.0]]), np.array([[1.0]])
     assert total_cost(network, x, y) == pytest.approx(log(4 / 3), rel=1e-14)
@@ -166,7 +166,7 @@ PRIMES = {
 }
 
 
-def in_the_books_letters(network, x, y):
+def by_the_book(network, x, y):
     """Return (nabla_b, nabla_w) as chapter 2 has it: columns, one example after the other."""
     sigma, sigma_prime = PRIMES[network.activation]
     sum_b = [np.zeros((len(b), 1)) for b in network.biases]
@@ -196,12 +196,10 @@ def in_the_books_letters(network, x, y):
 @pytest.mark.parametrize(("cost", "output"), PAIRS)
 @pytest.mark.parametrize("activation", HIDDEN)
 def test_bp1_bp2_bp3_bp4_example_by_example(activation, cost, output):
-    """A batch at once is the book's loop over examples."""
+    """A whole batch at once gives what the book's loop over examples gives."""
     network = make((4, 5, 3, 2), activation, cost, output)
     x, y = rows(network, 6)
-    for found, expected in zip(
-        network.backprop(x, y), in_the_books_letters(network, x, y), strict=True
-    ):
+    for found, expected in zip(network.backprop(x, y), by_the_book(network, x, y), strict=True):
         for one, other in zip(found, expected, strict=True):
             np.testing.assert_allclose(one, other, rtol=1e-11, atol=1e-13)
 
@@ -209,7 +207,7 @@ def test_bp1_bp2_bp3_bp4_example_by_example(activation, cost, output):
 @pytest.mark.parametrize(("cost", "output"), PAIRS)
 @pytest.mark.parametrize("activation", HIDDEN)
 def test_float32_is_close_to_float64(activation, cost, output):
-    """Single precision costs digits, not correctness."""
+    """Gradients in single precision agree to its accuracy."""
     exact = make((9, 8, 4), activation, cost, output)
     rough = make((9, 8, 4), activation, cost, output, dtype="float32")
     exact.theta[...] = rough.theta
@@ -244,8 +242,8 @@ def test_theta_holds_weights_then_biases_layer_by_layer():
     assert network.theta[11] == -1
 
 
-def test_bind_uses_the_array_that_it_is_given():
-    """Whoever owns θ, such as a node's ranks together, sees what the network sees."""
+def test_bind_uses_the_given_array():
+    """Without a copy: the owner of θ, such as a node's shared memory, sees every change."""
     network, theta = make((2, 3, 1)), np.zeros(13)
     network.bind(theta)
     network.biases[1][0] = 5
@@ -254,7 +252,7 @@ def test_bind_uses_the_array_that_it_is_given():
 
 
 def test_out_and_work_are_filled_and_returned():
-    """backprop writes where it is told to, and without being told gives the same."""
+    """Given buffers are used; without them the result is the same."""
     network = make((4, 3, 2))
     x, y = rows(network, 5)
     out, work = layer_views(np.zeros_like(network.theta), network.sizes), network.workspace(5)
@@ -279,7 +277,7 @@ def test_backprop_leaves_theta_and_data_alone():
 
 
 def test_backprop_allocates_nothing(peak):
-    """With its buffers given, a pass over 1 MB layers needs only numbers a row."""
+    """With given buffers, a pass over layers of 1 MB allocates a few numbers per row."""
     network = make((300, 512, 512, 10), dtype="float32")
     x, y = (part.astype(np.float32) for part in rows(network, 512))
     out, work = layer_views(np.zeros_like(network.theta), network.sizes), network.workspace(512)
@@ -287,7 +285,7 @@ def test_backprop_allocates_nothing(peak):
 
 
 def placed(array, offset):
-    """Return a copy of an array that begins `offset` bytes after a cache line does."""
+    """Return a copy of an array, `offset` bytes from the start of a cache line."""
     raw = np.empty(array.nbytes + 128, np.uint8)
     start = -raw.ctypes.data % 64 + offset
     copy = raw[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
@@ -299,7 +297,7 @@ def placed(array, offset):
 @pytest.mark.parametrize("sizes", [(784, 30, 10), (4, 1, 2), (33, 17, 1)], ids=str)
 @pytest.mark.parametrize(("cost", "output"), PAIRS)
 def test_bits_do_not_depend_on_addresses(cost, output, sizes, dtype):
-    """Ranks keep a shard's gradient at other places of memory: its bits are the same."""
+    """A shard's gradient has the same bits wherever a rank's buffers are."""
     network = make(sizes, "sigmoid", cost, output, dtype)
     theta, size = network.theta, network.theta.itemsize
     for m in (1, 7, 32):
@@ -336,7 +334,7 @@ def test_bytes_and_lists_are_taken_too():
     ],
 )
 def test_wrong_shapes(x, y, message):
-    """Rows of another width, and y with another number of rows, are refused by name."""
+    """Rows of another width, and y with another number of rows, are refused."""
     with pytest.raises(ConfigError, match=message):
         make((4, 3, 2)).backprop(x, y)
 
@@ -357,8 +355,8 @@ def test_wrong_shapes(x, y, message):
         ({"cost": "log-likelihood", "output": "linear"}, "goes with softmax"),
     ],
 )
-def test_networks_that_make_no_sense(arguments, message):
-    """Sizes, names and pairs are refused in a sentence that says what would do."""
+def test_invalid_networks(arguments, message):
+    """Sizes, names and pairs are refused with the values that are allowed."""
     with pytest.raises(ConfigError, match=message):
         Network(**{"sizes": (3, 2)} | arguments)
 
@@ -387,7 +385,7 @@ def test_large_init():
 
 
 def test_seeds():
-    """Equal seeds give equal θ, other seeds and other layers other numbers."""
+    """Equal seeds give equal θ; different seeds and layers give different numbers."""
     one, same, other = (make((5, 5, 5), seed=seed) for seed in (1, 1, 2))
     np.testing.assert_array_equal(one.theta, same.theta)
     assert not np.isin(one.theta, other.theta).any()
@@ -401,7 +399,7 @@ def test_seeds():
 
 
 def test_dropout_keeps_the_mean():
-    """Units are kept with probability 1 − p and then count 1/(1 − p)."""
+    """Units are kept with probability 1 − p and then scaled by 1/(1 − p)."""
     work = make((2, 400, 300, 2)).workspace(20)
     Dropout(0.3, 1, work).draw(0, 0, 0)
     for keep in work.keep:
@@ -411,13 +409,13 @@ def test_dropout_keeps_the_mean():
 
 @pytest.mark.parametrize(("p", "kept"), [(1e-9, 1.0), (1 - 1e-9, 1 / 65536)])
 def test_dropout_at_its_ends(p, kept):
-    """A probability near 0 leaves all units as they are; one near 1 does not divide by 0."""
+    """A probability near 0 keeps all units; one near 1 does not divide by 0."""
     dropout = Dropout(p, 1, make((2, 50, 2)).workspace(9))
     assert dropout.scale == 1 / kept
 
 
 def test_dropout_is_a_function_of_its_position():
-    """The same epoch, step, shard and seed give the same units, any other one others."""
+    """The same epoch, step, shard and seed give the same units, any others different ones."""
     work = make((2, 40, 30, 2)).workspace(5)
 
     def draw(position, seed=1):
@@ -432,7 +430,7 @@ def test_dropout_is_a_function_of_its_position():
 
 
 def test_dropout_of_an_earlier_draw_does_not_matter():
-    """A shard's units do not depend on what the same buffers were used for before."""
+    """A shard's units do not depend on earlier uses of the buffers."""
     work = make((2, 40, 2)).workspace(5)
     dropout = Dropout(0.5, 1, work)
     dropout.draw(0, 0, 1)
@@ -444,7 +442,7 @@ def test_dropout_of_an_earlier_draw_does_not_matter():
 
 @pytest.mark.parametrize("activation", HIDDEN)
 def test_bp2_bp4_with_dropout(activation):
-    """With its units fixed a thinned network's gradient is the slope, too."""
+    """With fixed units a thinned network's gradient is the slope, too."""
     network = make((5, 8, 6, 3), activation)
     x, y = rows(network, 7)
     work = network.workspace(7)
@@ -453,7 +451,7 @@ def test_bp2_bp4_with_dropout(activation):
     check_gradient(network, x, y, work)
 
 
-# A step is the step of others.
+# Steps equal those of other libraries.
 
 
 def torch_optimizer(torch, name, layers, l2):

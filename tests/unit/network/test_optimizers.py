@@ -1,4 +1,4 @@
-"""Rules for a step against their formulas, and that cutting θ changes no bit."""
+"""Update rules against their formulas; cutting θ into chunks changes no bit."""
 
 import math
 
@@ -35,8 +35,8 @@ def formula(name, theta, gradients):
     return result
 
 
-def updating(theta, *arguments, sizes=SIZES, **options):
-    """Return what changes these parameters in place."""
+def make_update(theta, *arguments, sizes=SIZES, **options):
+    """Return an `Update` of these parameters in place."""
     network = Network(sizes, dtype=theta.dtype.name, theta=theta)
     return Update(network, *arguments, **options)
 
@@ -50,7 +50,7 @@ def test_three_steps_are_the_formula(name):
     """Sums are divided by the rows, then the rule of the docstring is followed."""
     theta, *gradients = draw(4)
     expected = formula(name, theta, gradients)
-    update = updating(theta, OPTIMIZERS[name](MU))
+    update = make_update(theta, OPTIMIZERS[name](MU))
     for g in gradients:
         update.apply(g * 7, 7, RATE)
     np.testing.assert_allclose(theta, expected, rtol=1e-12)
@@ -58,16 +58,16 @@ def test_three_steps_are_the_formula(name):
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_state_starts_at_0_and_is_kept(name):
-    """All that a rule remembers is in `state`: with it a run goes on as if never stopped."""
+def test_state_starts_at_0_and_is_complete(name):
+    """A run that is resumed from θ, state and step ends as if it had not been interrupted."""
     gradients = draw(4)
     theta, other = gradients[0].copy(), gradients[0].copy()
-    whole = updating(theta, OPTIMIZERS[name](MU))
+    whole = make_update(theta, OPTIMIZERS[name](MU))
     assert all(not array.any() for array in whole.store.state.values())
     assert tuple(whole.store.state) == OPTIMIZERS[name].state_names
     for g in gradients[1:]:
         whole.apply(g.copy(), 1, RATE)
-    first, second = (updating(other, OPTIMIZERS[name](MU)) for _ in range(2))
+    first, second = (make_update(other, OPTIMIZERS[name](MU)) for _ in range(2))
     first.apply(gradients[1].copy(), 1, RATE)
     second.store.steps = first.store.steps
     for key, array in first.store.state.items():
@@ -79,13 +79,13 @@ def test_state_starts_at_0_and_is_kept(name):
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_pieces_change_no_bit(name, dtype, monkeypatch):
+def test_chunks_change_no_bit(name, dtype, monkeypatch):
     """Wherever θ is cut, also inside a layer's weights, the result has the same bits."""
     found = []
-    for piece in (1, 7, 20, P, 32768):
-        monkeypatch.setattr(update_module, "UPDATE_CHUNK", piece)
+    for chunk in (1, 7, 20, P, 32768):
+        monkeypatch.setattr(update_module, "UPDATE_CHUNK", chunk)
         theta, *gradients = draw(4, dtype)
-        update = updating(theta, OPTIMIZERS[name](MU), l1=0.01, l2=0.02, clip_norm=0.5)
+        update = make_update(theta, OPTIMIZERS[name](MU), l1=0.01, l2=0.02, clip_norm=0.5)
         for g in gradients:
             update.apply(g, 3, RATE)
         found.append(theta.tobytes())
@@ -94,12 +94,12 @@ def test_pieces_change_no_bit(name, dtype, monkeypatch):
 
 @pytest.mark.parametrize(("l1", "l2"), [(0.3, 0.0), (0.0, 0.3), (0.2, 0.5)])
 def test_penalties_are_of_weights_only(l1, l2, monkeypatch):
-    """The mean gradient of a weight gets l1 sign(w) + l2 w, that of a bias nothing."""
+    """The mean gradient of a weight gets l1 sign(w) + l2 w, that of a bias does not."""
     monkeypatch.setattr(update_module, "UPDATE_CHUNK", 11)
     before, g = draw(2)
     before[3] = 0.0  # where |w| has its kink
     theta = before.copy()
-    updating(theta, OPTIMIZERS["sgd"](), l1=l1, l2=l2).apply(g.copy(), 1, RATE)
+    make_update(theta, OPTIMIZERS["sgd"](), l1=l1, l2=l2).apply(g.copy(), 1, RATE)
     change = (before - theta) / RATE - g
     biases, weights = layer_views(change, SIZES)
     _, w_before = layer_views(before, SIZES)
@@ -110,7 +110,7 @@ def test_penalties_are_of_weights_only(l1, l2, monkeypatch):
 
 
 def test_penalty_is_the_slope_of_the_books_cost():
-    """With l2 = λ/n the step goes down C₀ + λ/(2n) Σw², the book's equation 87."""
+    """With l2 = λ/n the step descends C₀ + λ/(2n) Σw², the book's equation 87."""
     lam, n, h = 0.7, 40, 1e-6
     theta, g, d = draw(3)
 
@@ -120,24 +120,24 @@ def test_penalty_is_the_slope_of_the_books_cost():
 
     slope = (cost(theta + h * d) - cost(theta - h * d)) / (2 * h)
     after = theta.copy()
-    updating(after, OPTIMIZERS["sgd"](), l2=lam / n).apply(g.copy(), 1, RATE)
+    make_update(after, OPTIMIZERS["sgd"](), l2=lam / n).apply(g.copy(), 1, RATE)
     assert (theta - after) / RATE @ d == pytest.approx(slope, rel=1e-7)
 
 
 def test_clip_norm_is_of_the_mean_gradient():
-    """A mean gradient longer than clip_norm is shortened to it; a shorter one is left."""
+    """A longer mean gradient is scaled to clip_norm; a shorter one is not changed."""
     for length, expected in ((10.0, 2.0), (1.5, 1.5), (0.0, 0.0)):
         theta, g = draw(2)
         before = theta.copy()
         g *= length / np.linalg.norm(g)
-        updating(theta, OPTIMIZERS["sgd"](), clip_norm=2.0).apply(g * 9, 9, 1.0)
+        make_update(theta, OPTIMIZERS["sgd"](), clip_norm=2.0).apply(g * 9, 9, 1.0)
         np.testing.assert_allclose(before - theta, g * (expected / length if length else 1))
 
 
 def test_clipping_comes_before_the_penalties():
-    """The decay of weights is not clipped away."""
+    """Weight decay is not clipped."""
     theta, g = np.full(P, 100.0), np.zeros(P)
-    updating(theta, OPTIMIZERS["sgd"](), l2=0.1, clip_norm=0.001).apply(g, 1, 1.0)
+    make_update(theta, OPTIMIZERS["sgd"](), l2=0.1, clip_norm=0.001).apply(g, 1, 1.0)
     _, weights = layer_views(theta, SIZES)
     np.testing.assert_allclose(weights[0], 90.0)
 
@@ -147,14 +147,14 @@ def squares_of(vector):
     sizes = (vector.size - 1, 1)
     squares = np.full(-(-vector.size // THETA_BLOCK), np.nan)
     theta = np.zeros(vector.size, vector.dtype)
-    update = updating(theta, OPTIMIZERS["sgd"](), sizes=sizes, clip_norm=1.0)
+    update = make_update(theta, OPTIMIZERS["sgd"](), sizes=sizes, clip_norm=1.0)
     update.move([[theta.copy()], [theta.copy()]], (0, vector.size), squares)
     update.measure_squares(vector)
     return squares
 
 
 def test_norm_is_summed_by_blocks_in_order():
-    """The order is part of the bits: whole blocks from the start, then their sums in order."""
+    """The order determines the bits: within blocks first, then over blocks in order."""
     vector = np.random.default_rng(1).normal(size=3 * THETA_BLOCK + 5)
     total, squares = 0.0, squares_of(vector)
     for i in range(4):
@@ -174,12 +174,12 @@ def test_norm_of_large_float32_numbers():
 @pytest.mark.parametrize("clip_norm", [None, 0.5])
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_a_step_in_two_versions_happens_at_once(name, clip_norm):
-    """Slice by slice into the other version, the same bits; nothing is changed before `commit`."""
+    """Slices written to the other version have the same bits; `commit` makes them current."""
     sizes = (400, 30, 3)
     size = theta_size(sizes)
     theta, *gradients = np.random.default_rng(2).normal(size=(4, size))
     expected = theta.copy()
-    whole = updating(
+    whole = make_update(
         expected, OPTIMIZERS[name](MU), sizes=sizes, l1=0.1, l2=0.2, clip_norm=clip_norm
     )
     names = ("theta", *OPTIMIZERS[name].state_names)
@@ -230,8 +230,8 @@ def test_weight_runs_are_the_weights():
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_update_allocates_nothing(name, peak):
-    """A step on 4 MB of parameters stays in the buffers made with it."""
+    """A step on 4 MB of parameters stays in the buffers of its `Update`."""
     sizes = (1000, 1000)
     theta, total = np.ones(theta_size(sizes), np.float32), np.ones(theta_size(sizes), np.float32)
-    update = updating(theta, OPTIMIZERS[name](MU), sizes=sizes, l1=1e-3, l2=1e-3, clip_norm=1.0)
+    update = make_update(theta, OPTIMIZERS[name](MU), sizes=sizes, l1=1e-3, l2=1e-3, clip_norm=1.0)
     assert peak(lambda: update.apply(total, 1, RATE)) < 2_000

@@ -1,11 +1,20 @@
-"""Randomness: pinned numbers, streams that differ, and buffers that are used again."""
+"""Random numbers: pinned values, independent streams, reused buffers."""
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distbp.network.rng import DROPOUT, HOLDOUT, SHUFFLE, WEIGHTS, Bits, normal, permutation, stream
+from distbp.network.rng import (
+    DROPOUT,
+    HOLDOUT,
+    SHUFFLE,
+    WEIGHTS,
+    Bits,
+    _stream,
+    normal,
+    permutation,
+)
 
 PURPOSES = (WEIGHTS, SHUFFLE, HOLDOUT, DROPOUT)
 ZERO = [213000021201967259, 4455796210202625458, 2055444239878205049, 10411612076246414556]
@@ -25,21 +34,21 @@ def philox(counter, key):
 
 
 def test_streams_are_pinned():
-    """Another NumPy, or another layout of key and counter, would be noticed."""
-    assert stream(0, 0).random_raw(4).tolist() == ZERO
-    assert stream(5, DROPOUT, 1, 2, 3).random_raw(4).tolist() == SOME
+    """A change in NumPy, or in the layout of key and counter, is detected."""
+    assert _stream(0, 0).random_raw(4).tolist() == ZERO
+    assert _stream(5, DROPOUT, 1, 2, 3).random_raw(4).tolist() == SOME
 
 
 def test_streams_are_those_of_the_paper():
     """Key and counter are (seed, purpose) and (block, epoch, step, shard), blocks from 1."""
     assert philox((0, 0, 0, 0), (0, 0))[0] == 0x16554D9ECA36314C  # Random123's known answer
     assert philox((1, 0, 0, 0), (0, 0)) == ZERO
-    second = stream(5, DROPOUT, 1, 2, 3).random_raw(8)[4:]
+    second = _stream(5, DROPOUT, 1, 2, 3).random_raw(8)[4:]
     assert second.tolist() == philox((2, 1, 2, 3), (5, DROPOUT))
 
 
 def test_what_is_made_of_streams_is_pinned():
-    """Weights, orders and dropout bits of a seed are these, for ever."""
+    """Weights, orders and dropout bits of a seed never change."""
     np.testing.assert_allclose(
         normal(0, 0, 3), [-2.7457596823489796, -1.685446260389106, -0.36155082208443245], rtol=1e-13
     )
@@ -49,35 +58,35 @@ def test_what_is_made_of_streams_is_pinned():
 
 @given(st.integers(0, 300), st.integers(0, 2**63 - 1), st.integers(0, 1000))
 def test_permutation_is_a_permutation(count, seed, epoch):
-    """Every number comes once."""
+    """Every number occurs once."""
     order = permutation(count, seed, SHUFFLE, epoch)
     assert order.dtype == np.int64
     assert sorted(order.tolist()) == list(range(count))
 
 
 def test_permutations_are_fair():
-    """Over many epochs each number comes first about equally often."""
+    """Over many epochs each number is first about equally often."""
     firsts = [permutation(5, 0, SHUFFLE, epoch)[0] for epoch in range(2000)]
     assert np.bincount(firsts, minlength=5) == pytest.approx(400, abs=90)  # 5 deviations
 
 
 def test_streams_differ():
-    """Another seed, purpose or place in the position gives other numbers, with none in common."""
+    """Streams of another seed, purpose or position have no number in common."""
     positions = [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1), (2**40, 0, 0)]
     keys = [(seed, purpose, *p) for seed in (0, 1) for purpose in PURPOSES for p in positions]
-    numbers = np.concatenate([stream(*key).random_raw(100) for key in keys])
+    numbers = np.concatenate([_stream(*key).random_raw(100) for key in keys])
     assert np.unique(numbers).size == numbers.size
 
 
-def test_positions_left_out_are_0():
+def test_omitted_positions_are_0():
     """A position of one number is that number and zeros."""
-    assert stream(3, SHUFFLE, 7).random_raw() == stream(3, SHUFFLE, 7, 0, 0).random_raw()
+    assert _stream(3, SHUFFLE, 7).random_raw() == _stream(3, SHUFFLE, 7, 0, 0).random_raw()
 
 
 def test_a_stream_does_not_depend_on_how_it_is_drawn():
-    """Drawing in chunks gives the numbers of one draw: DRAW_CHUNK changes nothing."""
+    """Drawing in chunks gives the numbers of one draw: _DRAW_CHUNK changes nothing."""
     bits, count = Bits(5000), 4999
-    expected = stream(3, DROPOUT, 1, 2, 3).random_raw(1250).view(np.uint16)[:count]
+    expected = _stream(3, DROPOUT, 1, 2, 3).random_raw(1250).view(np.uint16)[:count]
     np.testing.assert_array_equal(bits.fill(count, 3, DROPOUT, 1, 2, 3), expected)
 
 
@@ -89,7 +98,7 @@ def test_bits_are_even():
 
 
 def test_bits_allocate_little(peak):
-    """1 MB of random bits is refilled by pieces of a few kB."""
+    """1 MB of random bits is refilled in chunks of a few kB."""
     bits = Bits(500_000)
     assert peak(lambda: bits.fill(500_000, 0, DROPOUT, 0, 0, 0)) < 4_000
 
@@ -106,13 +115,13 @@ def test_normal_is_normal():
 
 @pytest.mark.parametrize("count", [0, 1, 2, 3, 5, 65_535, 65_537, 200_003])
 def test_normal_is_box_muller(count):
-    """Of the stream's first and second half, whatever pieces it is made in."""
-    raw = stream(7, WEIGHTS, 2).random_raw(2 * count)
+    """Of the stream's first and second half, whatever chunks it is computed in."""
+    raw = _stream(7, WEIGHTS, 2).random_raw(2 * count)
     u, v = ((raw >> np.uint64(11)) + 0.5).reshape(2, count) * 2.0**-53
     expected = np.sqrt(-2.0 * np.log(u)) * np.cos(2.0 * np.pi * v)
     np.testing.assert_array_equal(normal(7, 2, count), expected)
 
 
 def test_normal_takes_little_more_than_its_result(peak):
-    """Weights fill a good part of a machine's memory on their own."""
+    """Weights may fill much of a machine's memory by themselves."""
     assert peak(lambda: normal(0, 0, 1_000_000)) < 8_000_000 + 10_000_000

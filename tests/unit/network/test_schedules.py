@@ -1,4 +1,4 @@
-"""The learning rate's factors and what scores decide, by small examples."""
+"""The learning rate's factors, by small examples."""
 
 import math
 
@@ -40,9 +40,9 @@ def test_cosine_factor():
     [
         ([], 1),
         ([3, 2, 1], 1),
-        ([1, 1], 1),  # one epoch waited
+        ([1, 1], 1),  # one stale epoch
         ([1, 1, 1], 0.5),
-        ([1, 2, 2, 2], 0.5),  # the count begins again
+        ([1, 2, 2, 2], 0.5),  # the count restarts
         ([1, 2, 2, 2, 2], 0.25),
         ([1, 2, 0.5, 2], 1),
         ([1, 2, 2, 0.5, 0.5, 0.5], 0.25),
@@ -61,13 +61,13 @@ def test_plateau_never_rises(history, patience):
 
 
 def test_warmup_factor():
-    """Four steps an epoch, two epochs of warm-up: an eighth at first, then all."""
+    """Four steps per epoch, two epochs of warm-up: from 1/8 to 1."""
     factors = [warmup_factor(step / 4, 1 / 4, 2) for step in range(10)]
     assert factors == [0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1, 1, 1]
     assert warmup_factor(0, 0.25, 0) == 1
 
 
-def test_a_score_that_is_no_number():
-    """It is worse than any number, so that it does not stay the best."""
+def test_a_score_of_nan():
+    """NaN is worse than any number, so it never is the best score."""
     nan = math.nan
     assert plateau_factor([nan, 3.0, 2.0], 0.5, 1) == plateau_factor([math.inf, 3.0, 2.0], 0.5, 1)

@@ -15,7 +15,7 @@ from distbp.parallel.shards import Addition
 
 BoundAddition = tuple[np.ndarray, np.ndarray, np.ndarray]  # (one operand, the other, result)
 # What `Group.start_alltoallv` takes: array, (counts, displacements), array, (the same).
-AlltoallvArguments = tuple[
+_AlltoallvArguments = tuple[
     np.ndarray, tuple[np.ndarray, np.ndarray], np.ndarray, tuple[np.ndarray, np.ndarray]
 ]
 
@@ -45,7 +45,7 @@ class Exchange:
         self._additions = list(bind_additions(plan.additions, list(self._received)))
         self._messages = [self._message(plan, k, sums) for k in range(max(plan.sums))]
 
-    def _message(self, plan: ExchangePlan, k: int, sums: list[np.ndarray]) -> AlltoallvArguments:
+    def _message(self, plan: ExchangePlan, k: int, sums: list[np.ndarray]) -> _AlltoallvArguments:
         """Return the arguments that exchange everybody's k-th sum, for those who have one."""
         return (
             sums[k] if k < len(sums) else self._total,  # which then sends 0 numbers

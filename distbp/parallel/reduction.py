@@ -42,13 +42,13 @@ from distbp.parallel.reduction_plan import ReductionPlan, plan_reduction
 from distbp.parallel.shards import Interval
 from distbp.parallel.step_totals import STATS_WIDTH, StepTotals
 
-SLOT_ALIGNMENT = 16  # numbers; shared vectors start at a multiple of it: at a cache line
+_SLOT_ALIGNMENT = 16  # numbers; shared vectors start at a multiple of it: at a cache line
 
 # Makes an array (shape, dtype) of which this rank will use the rows [start, stop) most.
-Allocate = Callable[[tuple[int, ...], np.dtype, Interval], np.ndarray]
+_Allocate = Callable[[tuple[int, ...], np.dtype, Interval], np.ndarray]
 
 
-class NotSharedError(DistbpError):
+class _NotSharedError(DistbpError):
     """The ranks of a node cannot share memory."""
 
 
@@ -164,10 +164,10 @@ class NodeBuffers(NamedTuple):
     flags: np.ndarray
 
 
-def allocate_buffers(plan: ReductionPlan, update: Update, allocate: Allocate) -> NodeBuffers:
+def _allocate_buffers(plan: ReductionPlan, update: Update, allocate: _Allocate) -> NodeBuffers:
     """Return a node's buffers; collective if `allocate` is."""
     dtype, is_first = update.network.dtype, plan.node_rank == 0
-    aligned = -(-plan.width // SLOT_ALIGNMENT) * SLOT_ALIGNMENT
+    aligned = -(-plan.width // _SLOT_ALIGNMENT) * _SLOT_ALIGNMENT
     slots = allocate((plan.node_slots, aligned), dtype, plan.slots)[:, : plan.width]
     versions = [
         [allocate((plan.size,), dtype, plan.owned_theta) for _ in range(1 + len(update.state))]
@@ -303,14 +303,14 @@ def _make_node(comm: Comm, shards: int, update: Update) -> tuple[GradientReducti
         known = comm.allgather([shared.is_shared, shared.trouble])
         reasons.extend(text for _, text in known if text)
         if not all(is_shared for is_shared, _ in known):
-            raise NotSharedError(reasons[0])
+            raise _NotSharedError(reasons[0])
         return shared.array
 
     plan = _make_plan(comm, shards, update, comm.node_sizes)
     peers, barrier = comm.cross_node_comm(), comm.node_barrier()
     try:
-        buffers = allocate_buffers(plan, update, allocate)
-    except NotSharedError as error:  # on all ranks
+        buffers = _allocate_buffers(plan, update, allocate)
+    except _NotSharedError as error:  # on all ranks
         return _make_tree(comm, shards, update)[0], (
             f"the ranks of a node cannot share memory ({error}): they send messages instead, as "
             f"with --combine tree. The result is the same, but slower."
@@ -327,7 +327,7 @@ def _make_node(comm: Comm, shards: int, update: Update) -> tuple[GradientReducti
 def _make_tree(comm: Comm, shards: int, update: Update) -> tuple[GradientReduction, str | None]:
     """Return the ordered sum as if each rank were a node of its own: by messages only."""
     plan = _make_plan(comm, shards, update, [1] * comm.size)
-    buffers = allocate_buffers(plan, update, lambda shape, dtype, _: np.zeros(shape, dtype))
+    buffers = _allocate_buffers(plan, update, lambda shape, dtype, _: np.zeros(shape, dtype))
     return OrderedReduction(plan, update, buffers, lambda: None, comm), None
 
 

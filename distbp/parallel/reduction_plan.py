@@ -30,10 +30,10 @@ from distbp.parallel.shards import (
     tree_additions,
 )
 
-MIN_SLICE_BLOCKS = 8  # a smaller slice takes longer to pass between cores than to add up
+_MIN_SLICE_BLOCKS = 8  # a smaller slice takes longer to pass between cores than to add up
 
 # A large exchange is cut into several that overlap: one is added up while the next travels.
-MIN_EXCHANGE_BYTES, MAX_EXCHANGES = 500_000, 4
+_MIN_EXCHANGE_BYTES, _MAX_EXCHANGES = 500_000, 4
 
 
 @dataclass(frozen=True)
@@ -206,7 +206,7 @@ def _owned_slice(
     The cuts are the same on all nodes, so that a slice has one owner on each.
     """
     slices = count_slices(width, shards, min(node_sizes))
-    cuts = slice_cuts(width, slices) + [width] * (node_sizes[node] - slices)
+    cuts = _slice_cuts(width, slices) + [width] * (node_sizes[node] - slices)
     return cuts[node_rank], cuts[node_rank + 1]
 
 
@@ -221,10 +221,10 @@ def count_slices(size: int, shards: int, ranks: int) -> int:
     All of them, except that a small vector gets no slices for ranks that compute no
     gradient: to fetch it would take longer than to add it up.
     """
-    return max(1, min(ranks, max(shards, -(-size // THETA_BLOCK) // MIN_SLICE_BLOCKS)))
+    return max(1, min(ranks, max(shards, -(-size // THETA_BLOCK) // _MIN_SLICE_BLOCKS)))
 
 
-def slice_cuts(size: int, slices: int) -> list[int]:
+def _slice_cuts(size: int, slices: int) -> list[int]:
     """Return the slices + 1 bounds that cut a vector at whole blocks, as evenly as they allow."""
     blocks = -(-size // THETA_BLOCK)
     return [min(blocks * i // slices * THETA_BLOCK, size) for i in range(slices + 1)]
@@ -246,14 +246,14 @@ def plan_exchanges(
         The one that the plan is for.
     """
     additions = tuple(tree_additions([tree for of_peer in trees for tree in of_peer], root))
-    count = max(1, min(MAX_EXCHANGES, width * itemsize // MIN_EXCHANGE_BYTES))
+    count = max(1, min(_MAX_EXCHANGES, width * itemsize // _MIN_EXCHANGE_BYTES))
     return tuple(
         ExchangePlan(
             part=(start, stop),
-            cuts=tuple(slice_cuts(stop - start, len(trees))),
+            cuts=tuple(_slice_cuts(stop - start, len(trees))),
             peer=peer,
             sums=tuple(map(len, trees)),
             additions=additions,
         )
-        for start, stop in pairwise(slice_cuts(width, count))
+        for start, stop in pairwise(_slice_cuts(width, count))
     )

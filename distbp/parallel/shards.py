@@ -18,7 +18,7 @@ from typing import NamedTuple
 Interval = tuple[int, int]  # [start, stop)
 Addition = tuple[int, int]  # positions (into, from) of the two operands
 
-WIDE_LAYER_UNITS = 512  # from here on matrix products need many rows to be fast
+_WIDE_LAYER_UNITS = 512  # from here on matrix products need many rows to be fast
 
 
 class ShardTask(NamedTuple):
@@ -45,13 +45,13 @@ def default_shards(batch_size: int, sizes: Sequence[int]) -> int:
     of the batch, but 64 to 128 rows for narrow layers and 128 to 256 for wide ones; half
     of that if a second rank would otherwise have nothing to compute.
     """
-    least, most = (128, 256) if max(sizes[1:]) >= WIDE_LAYER_UNITS else (64, 128)
+    least, most = (128, 256) if max(sizes[1:]) >= _WIDE_LAYER_UNITS else (64, 128)
     rows = min(max(batch_size // 4, least), most)
     least_shards = 2 if batch_size >= least else 1
-    return largest_power_of_two(max(least_shards, batch_size // rows))
+    return _largest_power_of_two(max(least_shards, batch_size // rows))
 
 
-def largest_power_of_two(n: int) -> int:
+def _largest_power_of_two(n: int) -> int:
     """Return the largest power of two that is at most n, n ≥ 1."""
     return 1 << (n.bit_length() - 1)
 
@@ -69,7 +69,7 @@ def rank_shards(shards: int, ranks: int, rank: int) -> Interval:
 def middle(tree: Interval) -> int:
     """Return where a tree over at least two shards divides into its children."""
     start, stop = tree
-    return start + largest_power_of_two(stop - start - 1)
+    return start + _largest_power_of_two(stop - start - 1)
 
 
 def subtrees(run: Interval, tree: Interval) -> Iterator[Interval]:

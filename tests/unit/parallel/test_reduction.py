@@ -19,7 +19,7 @@ from distbp.network.parameters import THETA_BLOCK
 from distbp.network.update import UPDATE_CHUNK, Update
 from distbp.parallel.comm import Comm
 from distbp.parallel.reduction import REDUCTIONS, make_reduction
-from distbp.parallel.reduction_plan import slice_cuts
+from distbp.parallel.reduction_plan import _slice_cuts
 from distbp.parallel.shards import middle
 from distbp.parallel.step_totals import CORRECT, COST, STATS_WIDTH
 from distbp.training.config import EXACT_REDUCTIONS, REDUCTION_NAMES
@@ -292,7 +292,7 @@ def test_the_configuration_lists_the_reductions():
 @given(st.integers(1, 10**8), st.integers(1, 300))
 def test_slices_are_runs_of_whole_blocks(size, ranks):
     """Slices cover the vector in order, are cut only at blocks, and differ by at most a block."""
-    cuts = np.array(slice_cuts(size, ranks))
+    cuts = np.array(_slice_cuts(size, ranks))
     assert len(cuts) == ranks + 1
     assert cuts[0] == 0
     assert cuts[-1] == size

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from distbp.network.parameters import THETA_BLOCK
 from distbp.parallel.reduction_plan import (
-    MAX_EXCHANGES,
-    MIN_EXCHANGE_BYTES,
+    _MAX_EXCHANGES,
+    _MIN_EXCHANGE_BYTES,
     count_slices,
     plan_exchanges,
     plan_reduction,
@@ -134,10 +134,10 @@ def test_every_node_gets_the_tree_sum(size, shards, layout):
 @given(shard_counts, st.lists(st.integers(1, 3), min_size=2, max_size=4))
 def test_large_slices_are_exchanged_in_parts(shards, layout):
     """Parts overlap on the wire; together they are the slice, and the sum stays the same."""
-    size = MAX_EXCHANGES * MIN_EXCHANGE_BYTES // 8
+    size = _MAX_EXCHANGES * _MIN_EXCHANGE_BYTES // 8
     nodes = plan_all(size, shards, layout)
     if min(layout) == 1:
-        assert len(nodes[0][0].exchanges) == MAX_EXCHANGES
+        assert len(nodes[0][0].exchanges) == _MAX_EXCHANGES
     gradients = make_gradients(shards, size + STATS)
     expected = tree_sum(list(gradients))
     for found in execute(nodes, gradients):
@@ -249,7 +249,7 @@ def test_peers_share_out_a_slice(width, peers, itemsize):
     """Parts are end to end, and in each part the peers' shares are."""
     trees = [[(peer, peer + 1)] for peer in range(peers)]
     plans = plan_exchanges(trees, (0, peers), width, itemsize, peer=1)
-    assert 1 <= len(plans) <= MAX_EXCHANGES
+    assert 1 <= len(plans) <= _MAX_EXCHANGES
     bounds = [0, *(plan.part[1] for plan in plans)]
     assert [plan.part[0] for plan in plans] == bounds[:-1]
     assert bounds[-1] == width

@@ -1,7 +1,7 @@
-"""Shards and the tree: every row once, and one expression whatever the number of ranks.
+"""Shards and the tree: every row once, and one expression on any number of ranks.
 
-StepTotals are done on strings, such as "((0+1)+2)": two orders of addition give the same
-bits because they are the same expression, not because numbers happened to agree.
+Sums are made of strings, such as "((0+1)+2)": two orders of addition give the same bits
+because they are the same expression, not because the numbers happen to agree.
 """
 
 import inspect
@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distbp.parallel.shards import (
+    _largest_power_of_two,
     assign_buffers,
     default_shards,
-    largest_power_of_two,
     middle,
     rank_shards,
     shard_rows,
@@ -37,7 +37,7 @@ def tree(start, stop):
 
 
 def on_a_stack(nodes):
-    """Return the sums of subtrees as `stack_schedule` has them made."""
+    """Return the sums of subtrees by the additions of `stack_schedule`."""
     vectors = [None] * stack_depth(nodes)
     for shard, top, count in stack_schedule(nodes):
         vectors[top] = str(shard)
@@ -47,7 +47,7 @@ def on_a_stack(nodes):
 
 
 def on_ranks(shards, ranks):
-    """Return the whole sum as that many ranks make it."""
+    """Return the sum over all shards as that many ranks make it."""
     root = (0, shards)
     of_ranks = [list(subtrees(rank_shards(shards, ranks, r), root)) for r in range(ranks)]
     nodes = [node for of_rank in of_ranks for node in of_rank]
@@ -58,8 +58,8 @@ def on_ranks(shards, ranks):
 
 
 @given(st.integers(0, 10**6), counts, counts)
-def test_shard_rows_share_out_all_rows(rows, shards, seed):
-    """Shards are runs, end to end, that differ by at most one row."""
+def test_shards_partition_the_rows(rows, shards, seed):
+    """Shards are contiguous, in order, and differ by at most one row."""
     shard = seed % shards
     start, stop = shard_rows(rows, shards, shard)
     assert start == (shard_rows(rows, shards, shard - 1)[1] if shard else 0)
@@ -68,8 +68,8 @@ def test_shard_rows_share_out_all_rows(rows, shards, seed):
 
 
 @given(counts, counts, counts)
-def test_rank_shards_share_out_all_shards(shards, ranks, seed):
-    """Ranks have runs of shards, end to end, that differ by at most one."""
+def test_ranks_partition_the_shards(shards, ranks, seed):
+    """Ranks have contiguous runs of shards, in order, that differ by at most one."""
     rank = seed % ranks
     start, stop = rank_shards(shards, ranks, rank)
     assert start == (rank_shards(shards, ranks, rank - 1)[1] if rank else 0)
@@ -80,28 +80,28 @@ def test_rank_shards_share_out_all_shards(shards, ranks, seed):
 @given(st.integers(1, 10**9))
 def test_largest_power_of_two(n):
     """It is a power of two, at most n, and its double is not."""
-    power = largest_power_of_two(n)
+    power = _largest_power_of_two(n)
     assert power & (power - 1) == 0
     assert power <= n < 2 * power
 
 
-def nodes_of_tree(node):
-    """Return all nodes of the tree below and at `node`."""
+def subtrees_of(node):
+    """Return all subtrees of a tree, itself included."""
     if node[1] - node[0] == 1:
         return {node}
     half = middle(node)
-    return {node} | nodes_of_tree((node[0], half)) | nodes_of_tree((half, node[1]))
+    return {node} | subtrees_of((node[0], half)) | subtrees_of((half, node[1]))
 
 
 @given(st.integers(1, 200), st.data())
 def test_subtrees_are_the_largest_inside_a_run(shards, data):
-    """They cover the run in order, are nodes of the tree, and no parent fits into the run."""
+    """They cover the run in order, and none lies in a larger subtree inside the run."""
     start = data.draw(st.integers(0, shards))
     stop = data.draw(st.integers(start, shards))
     root = (0, shards)
     found = list(subtrees((start, stop), root))
     assert [i for node in found for i in range(*node)] == list(range(start, stop))
-    inside = {n for n in nodes_of_tree(root) if start <= n[0] and n[1] <= stop}
+    inside = {n for n in subtrees_of(root) if start <= n[0] and n[1] <= stop}
     assert set(found) <= inside
     for node in found:
         assert not any(n != node and n[0] <= node[0] and node[1] <= n[1] for n in inside)
@@ -120,12 +120,12 @@ def test_subtrees_are_the_largest_inside_a_run(shards, data):
     ],
 )
 def test_the_tree_by_hand(shards, expression):
-    """These orders are the format of the sums: to change them changes every result's bits."""
+    """Another order would change the bits of every result."""
     assert on_ranks(shards, 1) == expression
 
 
 def test_the_sum_is_the_same_expression_on_any_number_of_ranks():
-    """For all S and N up to 70, ranks without shards included, it is the tree's one sum."""
+    """For all S and N up to 70, including ranks without shards."""
     for shards in range(1, 71):
         expected = tree(0, shards)
         for ranks in range(1, 71):
@@ -133,14 +133,14 @@ def test_the_sum_is_the_same_expression_on_any_number_of_ranks():
 
 
 @given(st.integers(1, 3000), st.integers(1, 3000))
-def test_the_sum_is_the_same_expression_beyond(shards, ranks):
-    """And for larger ones."""
+def test_the_sum_is_the_same_expression_on_many_ranks(shards, ranks):
+    """And for random larger S and N."""
     assert on_ranks(shards, ranks) == tree(0, shards)
 
 
 @given(st.integers(1, 500))
-def test_a_stack_is_low(width):
-    """A subtree takes a vector a level of the tree at most, and all its shards in order."""
+def test_a_stack_is_small(width):
+    """A subtree needs at most a vector per level of the tree; its shards come in order."""
     plan = stack_schedule([(0, width)])
     assert [shard for shard, _, _ in plan] == list(range(width))
     assert sum(count for _, _, count in plan) == width - 1
@@ -150,7 +150,7 @@ def test_a_stack_is_low(width):
 
 @given(st.integers(1, 200), st.integers(1, 20))
 def test_sums_need_few_buffers(shards, ranks):
-    """Read where they are, sums of the tree go to buffers, of which there are few."""
+    """If operands are not overwritten, sums need few buffers, and none is reused too early."""
     root = (0, shards)
     nodes = [n for r in range(ranks) for n in subtrees(rank_shards(shards, ranks, r), root)]
     steps = tree_additions(nodes, root)
@@ -167,14 +167,14 @@ def test_sums_need_few_buffers(shards, ranks):
 
 
 def test_a_rank_without_shards_has_a_vector():
-    """Who has nothing to compute still takes part in sums: its vector is 0."""
+    """With nothing to compute it still has a vector to take part in an allreduce."""
     assert stack_schedule([]) == []
     assert stack_depth([]) == 1
 
 
 @given(st.integers(1, 60), st.integers(1, 9), st.integers(1, 4))
 def test_the_sum_over_nodes_is_the_same_expression(shards, ranks, per_node):
-    """Ranks that share a node finish what they can of the tree there, and nodes the rest."""
+    """The ranks of a node complete the subtrees they can, and nodes the rest of the tree."""
     root = (0, shards)
     runs = [rank_shards(shards, ranks, rank) for rank in range(ranks)]
     trees, totals = [], []
@@ -200,18 +200,18 @@ NARROW, WIDE = (784, 100, 10), (784, 1000, 10)
     [(1, 1, 1), (10, 1, 1), (64, 2, 1), (128, 2, 2), (256, 4, 2), (512, 4, 4), (4096, 32, 16)],
 )
 def test_default_shards(batch_size, narrow, wide):
-    """Small batches are cut in two, large ones into pieces of 128 rows or 256."""
+    """Small batches have two shards, large ones shards of 128 or 256 rows."""
     assert default_shards(batch_size, NARROW) == narrow
     assert default_shards(batch_size, WIDE) == wide
 
 
 @given(counts, st.lists(st.integers(1, 5000), min_size=2, max_size=5))
 def test_default_shards_is_a_power_of_two(batch_size, sizes):
-    """And never more than there are rows."""
+    """And at most the number of rows."""
     shards = default_shards(batch_size, sizes)
-    assert largest_power_of_two(shards) == shards <= batch_size
+    assert _largest_power_of_two(shards) == shards <= batch_size
 
 
 def test_default_shards_does_not_know_the_ranks():
-    """A default that looked at the number of ranks would break the promise of equal bits."""
+    """If it depended on the number of ranks, so would the bits."""
     assert list(inspect.signature(default_shards).parameters) == ["batch_size", "sizes"]

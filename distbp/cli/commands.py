@@ -212,32 +212,33 @@ def add_plan(verbs: Any) -> None:
 def run_plan(arguments: argparse.Namespace) -> int:
     if is_to_start_ranks(arguments):
         return start_ranks(arguments)
-    from distbp.launch.planner import Question, answer
+    from distbp.launch.planner import PlanRequest, plan_report
     from distbp.parallel.comm import connect
 
     comm = connect()
     with comm.abort_on_error():
-        given = {one.name: getattr(arguments, one.name) for one in fields(Question)}
-        lines = answer(Question(**given), comm)
+        given = {one.name: getattr(arguments, one.name) for one in fields(PlanRequest)}
+        lines = plan_report(PlanRequest(**given), comm)
     if comm.rank == 0:
         print("\n".join(lines))
     return 0
 
 
 def add_slurm(verbs: Any) -> None:
-    from distbp.launch.slurm import Batch
+    from distbp.launch.slurm import BATCH_JOB_NOTES, BatchOptions
 
     parser = add_verb(verbs, "slurm", "Write a batch script for SLURM that trains.", run_slurm)
     parser.usage = "distbp slurm [OPTIONS] train DATA.h5 --out RUN … > job.sbatch"
     parser.add_argument("train", nargs="...", help="the training, as it would be started here")
-    add_options(parser, Batch)
+    parser.epilog = BATCH_JOB_NOTES
+    add_options(parser, BatchOptions)
 
 
 def run_slurm(arguments: argparse.Namespace) -> int:
-    from distbp.launch.slurm import Batch, job
+    from distbp.launch.slurm import BatchOptions, make_batch_script
 
-    batch = Batch(**given_options(arguments, Batch))
-    print(job(batch, sys.executable, arguments.train, train_config), end="")
+    batch = BatchOptions(**given_options(arguments, BatchOptions))
+    print(make_batch_script(batch, sys.executable, arguments.train, train_config), end="")
     return 0
 
 

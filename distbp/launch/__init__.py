@@ -1,1 +1,32 @@
-"""Starting ranks: MPI launchers, supervised restarts, SLURM, and planning."""
+"""Launch, supervise and plan training runs: `--ranks`, `--restarts`, SLURM and `distbp plan`.
+
+Launching
+    `mpiexec.MpiLaunch` starts `python -m distbp …` on N ranks with the `mpiexec` of the MPI
+    library that mpi4py uses, forwards their output, and terminates every process of the launch
+    at its end. It identifies these processes by a token in their environment, because
+    launchers put ranks into sessions and process groups of their own (`processes`). A single
+    rank is started without a launcher. `distbp VERB --ranks N` is one such launch.
+
+Supervision
+    `distbp train --ranks N --restarts K` is a `supervisor.Supervisor`: it launches the training
+    and launches it again from the newest checkpoint after a failure. It gives up after K
+    restarts in a row without progress, that is, without a newer checkpoint. Errors that a restart
+    cannot fix, such as a wrong option, are not retried. SIGINT, SIGTERM and SIGHUP reach the ranks
+    as SIGUSR1: they save a checkpoint and stop, and the exit status is 75. A second signal kills
+    them immediately.
+
+What counts as success
+    The ranks write a completion file when they have finished (`parallel.environment`):
+    the outcome, an exit status and, after an error, its message. Only this file tells
+    success from failure. The launcher's exit status does not: it may be 0 after ranks were lost.
+
+SLURM
+    `distbp slurm` writes a self-contained batch script (`slurm`), which applies the same rules
+    within a job: it saves a checkpoint before the time limit, reads the completion file, and
+    requeues the job to resume from the newest checkpoint. Inside a job the ranks are started by
+    `srun` or `mpirun`, not by this package. See `distbp slurm --help`.
+
+Planning
+    `distbp plan` measures on this machine what a step consists of, and predicts its duration
+    for any number of ranks and nodes (`planner`).
+"""

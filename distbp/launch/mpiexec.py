@@ -1,8 +1,9 @@
-"""Start N ranks here, with the launcher that belongs to the installed MPI.
+"""Start N ranks on this host, with the launcher of the MPI library that mpi4py uses.
 
-A `Launch` is `python -m distbp` with some arguments on N ranks, from finding `mpiexec`
-and its options to the end of the last process that came of it. `run_ranks` is one
-launch that is waited for; `supervise` makes more of it.
+An `MpiLaunch` is `python -m distbp` with some arguments on N ranks, from finding `mpiexec`
+and its options (a `Launcher`) until the last process that it started has exited.
+`run_ranks` waits for one launch; `supervisor` restarts launches that fail. What the ranks
+compute, and when a failure is worth a restart, is not known here.
 """
 
 import contextlib
@@ -28,35 +29,39 @@ from distbp.parallel import comm, environment
 from distbp.parallel.environment import RANKS_VARIABLE
 from distbp.training import stop_request
 
-NAMES = ("mpiexec", "mpirun", "mpiexec.hydra", "mpiexec.mpich", "mpirun.openmpi", "mpiexec.openmpi")
-POLL_INTERVAL_S = 0.1  # seconds between two looks
-STOP_SIGNAL_INTERVAL_S = 1.0  # seconds between two requests to stop
-CLEANUP_TIMEOUT_S = 2.0  # seconds for a launcher to end by itself when it is told to
+_LAUNCHER_NAMES = (
+    *("mpiexec", "mpirun", "mpiexec.hydra", "mpiexec.mpich", "mpirun.openmpi", "mpiexec.openmpi"),
+)
+POLL_INTERVAL_S = 0.1  # between two checks of a launch
+_STOP_SIGNAL_INTERVAL_S = 1.0  # between two signals that request a stop
+_CLEANUP_TIMEOUT_S = 2.0  # for a launcher to exit after its stop signal, and for its output
+_VERSION_TIMEOUT_S = 20  # for `mpiexec --version`
 
 
-class Requests:
-    """The signals by which somebody asks this process to stop; a context in which they are kept.
+class StopSignals:
+    """Context that records the signals that request a stop, instead of dying from them.
 
     Attributes
     ----------
     received : list of int
-    since : float
-        When the first one came, by time.monotonic.
+        Signal numbers, in order.
+    first_at : float
+        When the first one arrived, by time.monotonic; 0 before that.
     """
 
     def __init__(self) -> None:
         self.received: list[int] = []
-        self.since = 0.0
+        self.first_at = 0.0
 
-    def __enter__(self) -> "Requests":
-        self._before = stop_request.take_signals(self._receive)
+    def __enter__(self) -> "StopSignals":
+        self._previous = stop_request.take_signals(self._record)
         return self
 
     def __exit__(self, *exception: object) -> None:
-        stop_request.give_back(self._before)
+        stop_request.give_back(self._previous)
 
-    def _receive(self, number: int, frame: object) -> None:
-        self.since = self.since or time.monotonic()
+    def _record(self, number: int, frame: object) -> None:
+        self.first_at = self.first_at or time.monotonic()
         self.received.append(number)
 
     def __bool__(self) -> bool:
@@ -64,44 +69,55 @@ class Requests:
 
     @property
     def forced(self) -> bool:
-        """Whether somebody does not want to wait for what has to be saved."""
-        # A terminal that is closed may say so more than once.
-        patient = signal.SIGUSR1, signal.SIGHUP
-        return len(self.received) > 1 and self.received[-1] not in patient
+        """Whether the last signal asks to stop immediately, without a checkpoint."""
+        # Batch systems repeat SIGUSR1, and a closed terminal may send SIGHUP more than once.
+        repeatable = signal.SIGUSR1, signal.SIGHUP
+        return len(self.received) > 1 and self.received[-1] not in repeatable
 
 
-class Launch:
-    """Ranks that are started together; a context at whose end nothing of them is left.
+class MpiLaunch:
+    """Ranks that are started together; a context that leaves no process behind.
 
     Parameters
     ----------
     ranks : int
     arguments : sequence of str
-        Of `distbp`, on each of them.
+        Of `distbp`, the same on every rank.
     fault_tolerant : bool
-        Whether MPI is to let the others go on when a rank is killed, where it can.
+        Whether MPI should let the surviving ranks continue after a rank failure, where it can.
 
     Attributes
     ----------
-    began : float
+    started_at : float
         By time.monotonic.
-    end_said_at : float or None
-        When the ranks were found to have said how they ended.
-    outcome, text : str
-        How, and why: one of the words in `tether`, and a sentence. Empty if they have not.
+    outcome : str
+        How the ranks ended, one of the words in `parallel.environment`; empty as long as they
+        have not written it to the completion file.
+    outcome_at : float or None
+        When the outcome was read, by time.monotonic.
+    message : str
+        The error message that goes with the outcome, or nothing.
     status : int
-        The exit status that goes with it.
+        The exit status that goes with the outcome.
+    tag : str
+        The entry of the environment that identifies the processes of this launch.
+
+    Raises
+    ------
+    LaunchError
+        There is no MPI, or no launcher that belongs to it.
     """
 
     def __init__(self, ranks: int, arguments: Sequence[str], fault_tolerant: bool = False) -> None:
         launcher = make_launcher(ranks, fault_tolerant)
         self.folder = Path(tempfile.mkdtemp(prefix="distbp_"))
         token = secrets.token_hex(16)
-        self.mark = f"{environment.TOKEN_VARIABLE}={token}"
-        self.began, self._began = time.monotonic(), time.time()
-        self._asked_at = -math.inf
-        self.end_said_at: float | None = None
-        self.outcome, self.text, self.status = "", "", 0
+        self.tag = f"{environment.TOKEN_VARIABLE}={token}"
+        # The second one is compared with the times of files.
+        self.started_at, self._started_at_unix = time.monotonic(), time.time()
+        self._stop_sent_at = -math.inf
+        self.outcome_at: float | None = None
+        self.outcome, self.message, self.status = "", "", 0
         variables = launcher.variables | {
             RANKS_VARIABLE: str(ranks),
             environment.TOKEN_VARIABLE: token,
@@ -114,88 +130,92 @@ class Launch:
             [*launcher.command, sys.executable, "-m", "distbp", *arguments],
             env=os.environ | variables,
             stdin=subprocess.DEVNULL,
-            # A launcher whose terminal is closed, or whose disk is full, would end the ranks.
+            # A launcher that cannot write to a closed terminal or a full disk kills the ranks.
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            # Ctrl-C of a terminal is for this process, which knows how to stop the ranks.
+            # Ctrl-C on a terminal must reach only this process, which stops the ranks properly.
             start_new_session=True,
-            preexec_fn=environment.signal_on_parent_death(launcher.ending),
+            preexec_fn=environment.signal_on_parent_death(launcher.stop_signal),
         )
-        self._ending = launcher.ending
+        self._stop_signal = launcher.stop_signal
         streams = (self.launcher.stdout, sys.stdout), (self.launcher.stderr, sys.stderr)
-        self._copies = [
-            threading.Thread(target=forward_stream, args=pair, daemon=True) for pair in streams
+        self._forwarders = [
+            threading.Thread(target=_forward_stream, args=pair, daemon=True) for pair in streams
         ]
-        for thread in self._copies:
+        for thread in self._forwarders:
             thread.start()
 
-    def __enter__(self) -> "Launch":
+    def __enter__(self) -> "MpiLaunch":
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self.end()
+        self.terminate()
 
-    def wait(self, seconds: float) -> int | None:
-        """Return the launcher's exit status, or None if it is still there after that long."""
+    def wait(self, timeout: float) -> int | None:
+        """Return the launcher's exit status, or None if it runs for `timeout` more seconds."""
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self.launcher.wait(seconds)
-        self._read_end()
+            self.launcher.wait(timeout)
+        self._read_outcome()
         status = self.launcher.returncode
         return status if status is None or status >= 0 else 128 - status
 
     @property
     def has_started(self) -> bool:
-        """Whether the ranks have found each other."""
+        """Whether MPI has been initialized on all ranks."""
         return (self.folder / "started").exists()
 
-    def _read_end(self) -> None:
+    def _read_outcome(self) -> None:
         try:
-            said = (self.folder / "done").read_text(encoding="utf-8")
+            text = (self.folder / "done").read_text(encoding="utf-8")
         except OSError:
             return
-        if self.end_said_at is None and said.endswith("\n"):
-            first, _, self.text = said.rstrip("\n").partition("\n")
+        # Without the last newline the file is still being written.
+        if self.outcome_at is None and text.endswith("\n"):
+            first, _, self.message = text.rstrip("\n").partition("\n")
             self.outcome, _, status = first.partition(" ")
             self.status = int(status)
-            self.end_said_at = time.monotonic()
+            self.outcome_at = time.monotonic()
 
-    def ask_to_stop(self) -> bool:
-        """Let the ranks save and stop; return whether there is, or was, one that can.
+    def request_stop(self) -> bool:
+        """Ask the ranks to save and stop; return whether any rank has been asked so far.
 
-        A rank that does not catch the signal yet, and would be killed by it, has nothing to
-        save. One may have been asked in vain: MPICH catches the signal before training does.
+        A rank without a handler for the signal would be killed by it; it has not begun to
+        train, and so has nothing to save. The request is repeated, because MPICH installs
+        a handler before training does, and a signal that arrives in between is lost.
         """
-        if time.monotonic() < self._asked_at + STOP_SIGNAL_INTERVAL_S:
+        if time.monotonic() < self._stop_sent_at + _STOP_SIGNAL_INTERVAL_S:
             return True
         ranks = [
             pid
-            for pid in processes.find_job_processes(self.mark)
-            if processes.runs(pid, sys.executable) and processes.handles_signal(pid, signal.SIGUSR1)
+            for pid in processes.find_job_processes(self.tag)
+            if processes.runs_program(pid, sys.executable)
+            and processes.handles_signal(pid, signal.SIGUSR1)
         ]
-        processes.send(ranks, signal.SIGUSR1)
+        processes.send_signal(ranks, signal.SIGUSR1)
         if ranks:
-            self._asked_at = time.monotonic()
-        return self._asked_at > self.began
+            self._stop_sent_at = time.monotonic()
+        return self._stop_sent_at > self.started_at
 
-    def end(self) -> None:
-        """End all that came of it, and remove what it has left behind."""
-        self.launcher.send_signal(self._ending)
+    def terminate(self) -> None:
+        """Terminate all processes of this launch, and remove their files and shared memory."""
+        self.launcher.send_signal(self._stop_signal)
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self.launcher.wait(CLEANUP_TIMEOUT_S)
-        processes.kill_job_processes(self.mark)
+            self.launcher.wait(_CLEANUP_TIMEOUT_S)
+        processes.kill_job_processes(self.tag)
         self.launcher.kill()
         self.launcher.wait()
-        for thread in self._copies:
-            thread.join(CLEANUP_TIMEOUT_S)
-        processes.remove_segments(self._began)
+        for thread in self._forwarders:
+            thread.join(_CLEANUP_TIMEOUT_S)
+        processes.remove_segments(self._started_at_unix)
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def forward_stream(source: IO[bytes], target: TextIO) -> None:
-    """Copy what comes from a pipe, as it comes, until nobody is left to write to it."""
-    while piece := os.read(source.fileno(), 1 << 16):
-        with contextlib.suppress(OSError, ValueError):  # or the ranks would wait for ever
-            target.buffer.write(piece)
+def _forward_stream(source: IO[bytes], target: TextIO) -> None:
+    """Copy a pipe to `target` as data arrives, until its last writer has closed it."""
+    while data := os.read(source.fileno(), 1 << 16):
+        # The pipe has to be drained also if the target is broken: a full one blocks the ranks.
+        with contextlib.suppress(OSError, ValueError):
+            target.buffer.write(data)
             target.flush()
     source.close()
 
@@ -208,74 +228,110 @@ def run_ranks(ranks: int, arguments: Sequence[str]) -> int:
     LaunchError
         There is no MPI, or no launcher that belongs to it.
     """
-    with Requests() as requests, Launch(ranks, arguments) as launch:
+    with StopSignals() as signals, MpiLaunch(ranks, arguments) as launch:
         status = None
-        while status is None and not requests:
+        while status is None and not signals:
             status = launch.wait(POLL_INTERVAL_S)
     if launch.outcome:
         return launch.status
-    return 128 + requests.received[0] if requests else status or 1
+    # Without an outcome the ranks have failed, even if the launcher has ended with status 0.
+    return 128 + signals.received[0] if signals else status or 1
 
 
 class Launcher(NamedTuple):
-    """What starts ranks: the command's beginning, variables, and the signal that ends it."""
+    """A program that starts ranks.
+
+    Attributes
+    ----------
+    command : list of str
+        To be followed by the program to start; empty for a single rank.
+    variables : dict
+        To be added to the environment.
+    stop_signal : int
+        The signal that terminates the launcher and its ranks.
+    """
 
     command: list[str]
     variables: dict[str, str]
-    ending: int
+    stop_signal: int
 
 
 def make_launcher(ranks: int, fault_tolerant: bool = False) -> Launcher:
-    """Return what starts `ranks` ranks; a single one needs no MPI."""
+    """Return the launcher for `ranks` ranks on this host; a single one needs no MPI.
+
+    Parameters
+    ----------
+    ranks : int
+    fault_tolerant : bool
+        Whether the surviving ranks should continue after a rank failure (ULFM). Only Open MPI
+        can do that; for other libraries it has no effect.
+
+    Raises
+    ------
+    LaunchError
+        There is no MPI, or no launcher that belongs to it.
+    """
     if ranks == 1:
         return Launcher([], {}, signal.SIGKILL)
     library = comm.mpi_library()
     if not library:
         raise LaunchError(
-            f"--ranks {ranks} needs MPI, and no MPI library can be loaded. Install one: "
+            f"--ranks {ranks} needs MPI, but no MPI library can be loaded. Install one: "
             f"pip install mpich."
         )
-    command = [find_launcher(library), "-n", str(ranks)]
+    command = [_find_launcher(library), "-n", str(ranks)]
     if not library.startswith("Open MPI"):
-        # Without it its ranks are ended; by SIGTERM they would only be asked.
+        # MPICH's ranks die with their launcher, however it ends. It would forward SIGTERM to
+        # them, which they take as a request to save and stop.
         return Launcher(command, {}, signal.SIGKILL)
+    return _open_mpi_launcher(command, fault_tolerant)
+
+
+def _open_mpi_launcher(command: list[str], fault_tolerant: bool) -> Launcher:
     command += ["--oversubscribe", "--bind-to", "none"]
-    # A waiting rank leaves its core to whatever else this machine does.
+    # A rank that waits yields its core: there may be more ranks, or other programs, than cores.
     command += ["--mca", "mpi_yield_when_idle", "1"]
     if fault_tolerant:
         command += ["--with-ft", "ulfm"]
-    # Who starts ranks as root here has said so by starting this as root.
+    # Open MPI refuses to start ranks as root without these. Whoever runs distbp as root with
+    # --ranks has asked for that already.
     root = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
-    # By this signal it tidies up behind itself.
+    # On SIGTERM Open MPI kills its ranks and removes its session files; on SIGKILL neither.
     return Launcher(command, root if os.geteuid() == 0 else {}, signal.SIGTERM)
 
 
 @functools.cache
-def find_launcher(library: str) -> str:
-    """Return the path of the launcher of an MPI library, beside this Python or on the PATH."""
+def _find_launcher(library: str) -> str:
+    """Return the path of the launcher of an MPI library, next to this Python or on the PATH."""
+    # A virtual environment with an MPI from PyPI need not be activated to be used.
     folders = (str(Path(sys.executable).parent), None)
-    seen = []
+    rejected = []
     for folder in folders:
-        for name in NAMES:
+        for name in _LAUNCHER_NAMES:
             path = shutil.which(name, path=folder)
             if path is None:
                 continue
-            if launches(path, library):
+            if _belongs_to(path, library):
                 return path
-            seen.append(path)
+            rejected.append(path)
     raise LaunchError(
-        f"--ranks needs the mpiexec of {library}, which Python uses; "
-        + (f"{', '.join(seen)} belong to another MPI." if seen else "there is none on the PATH.")
+        f"--ranks needs the mpiexec of {library}, the MPI library that Python uses, but "
+        + (f"{', '.join(rejected)} belong to another MPI" if rejected else "the PATH has none")
+        + ". Add its bin folder to the PATH."
     )
 
 
-def launches(path: str, library: str) -> bool:
-    """Return whether the launcher at `path` belongs to an MPI library."""
+def _belongs_to(path: str, library: str) -> bool:
+    """Return whether the launcher at `path` is that of an MPI library.
+
+    The launcher of another MPI would start N separate runs of one rank each.
+    """
     try:
-        answer = subprocess.run(
-            [path, "--version"], capture_output=True, text=True, timeout=20, check=False
-        ).stdout
+        version = subprocess.run(
+            [path, "--version"],
+            capture_output=True, text=True, timeout=_VERSION_TIMEOUT_S, check=False,
+        ).stdout  # fmt: skip
     except (OSError, subprocess.TimeoutExpired):
         return False
-    is_open_mpi = "Open MPI" in answer or "OpenRTE" in answer or "PRRTE" in answer
+    is_open_mpi = "Open MPI" in version or "OpenRTE" in version or "PRRTE" in version
     return is_open_mpi == library.startswith("Open MPI")

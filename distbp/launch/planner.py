@@ -1,15 +1,16 @@
-"""How long a step would take on how many ranks, and which numbers of ranks pay.
+"""Predict how long a step takes on any number of ranks, and which numbers of ranks are worthwhile.
 
-`measure` times on this machine what a step is made of; `predict` puts it together for
-any number of ranks and nodes:
+`measure_costs` measures on this machine what a step consists of (`StepCosts`), and
+`predict_step` combines that for a number of ranks and nodes (`StepPrediction`):
 
-    compute   shards of the busiest rank · backprop of one of them
-    sum       numbers of θ that a rank adds up and updates · time for each
-    wait      barriers of a node, and what a step costs beside
+    compute   shards of the busiest rank · time of backprop for a shard
+    sum       parameters that a rank adds up and updates · time for each
+    wait      barriers within a node, and the fixed cost of a step
     network   messages · latency + bytes that a node sends / bandwidth
 
-Between M nodes each sends (M − 1) / M of θ for every partial sum that it has, and the
-same for its part of the finished sum (see `combine`).
+With M nodes, each sends (M − 1) / M of θ for every partial sum that it has, and as much again
+for its part of the complete sum (see `parallel.reduction`). Other programs on these nodes, and
+differences between nodes, are not modelled.
 """
 
 import time
@@ -37,13 +38,31 @@ from distbp.training.options import flag
 
 
 @dataclass(frozen=True)
-class Question:
-    """What is asked: a network, a batch, and ranks; None for the default.
+class PlanRequest:
+    """The network, batch and cluster to predict steps for; each field is an option of `plan`.
+
+    Attributes
+    ----------
+    sizes : tuple of int
+        Units of each layer, input and output included.
+    batch_size : int
+        Rows of the global mini-batch.
+    shards : int or None
+        By default as many as `train` uses.
+    dtype : str
+    up_to : int
+        The largest number of ranks.
+    ranks_a_node : int or None
+        By default as many as this machine has cores.
+    latency : float
+        Of a message between nodes, in µs.
+    bandwidth : float
+        Of a node, in Gbit/s.
 
     Raises
     ------
     ConfigError
-        A number makes no sense.
+        A value is out of range.
     """
 
     sizes: tuple[int, ...]
@@ -52,8 +71,8 @@ class Question:
     dtype: str = "float32"
     up_to: int = 1000
     ranks_a_node: int | None = None
-    latency: float = 20.0  # µs
-    bandwidth: float = 10.0  # Gbit/s
+    latency: float = 20.0
+    bandwidth: float = 10.0
 
     def __post_init__(self) -> None:
         if len(self.sizes) < 2 or min(self.sizes) < 1:
@@ -67,22 +86,31 @@ class Question:
         check_shards(self.shards, self.batch_size)
 
 
-PAYS = 0.5  # a rank has to be worth at least half a rank
-SECONDS = 0.2  # that a measurement takes
+_MIN_GAIN_PER_RANK = 0.5  # parallel efficiency from which ranks are considered worthwhile
+_MEASUREMENT_S = 0.2  # duration of a measurement
+_MEASUREMENT_RUNS = 7  # of which the median counts
+_BARRIER_CALLS = 2000  # in a run: a single barrier is too short to measure
+_EXCHANGE_CALLS = 5
 
 
 @dataclass(frozen=True)
-class Costs:
-    """What a step is made of, in seconds.
+class StepCosts:
+    """The measured parts of a step.
 
     Attributes
     ----------
-    shard : of one shard, from its rows to its gradient
-    add, update : of a number of θ, to add another gradient's and to update it
-    step : of what each step costs beside
-    barrier : of a node's ranks, for each rank beyond the first
-    latency : of a message between nodes
-    bandwidth : bytes a second that a node sends and receives
+    shard : float
+        Seconds for the gradient of one shard, conversion of its rows included.
+    add, update : float
+        Seconds per parameter, to add one gradient to another and to apply the update.
+    step : float
+        Fixed seconds per step.
+    barrier : float
+        Seconds of a barrier within a node, per rank beyond the first.
+    latency : float
+        Seconds of a message between nodes.
+    bandwidth : float
+        Bytes per second that a node can send, and receive.
     """
 
     shard: float
@@ -95,8 +123,8 @@ class Costs:
 
 
 @dataclass(frozen=True)
-class Step:
-    """A predicted step: the ranks and nodes that make it, and its seconds by cause."""
+class StepPrediction:
+    """The predicted duration of a step on some ranks and nodes, in seconds by cause."""
 
     ranks: int
     nodes: int
@@ -110,161 +138,204 @@ class Step:
         return self.compute + self.sum + self.wait + self.network
 
 
-def answer(question: Question, comm: Comm) -> list[str]:
-    """Return what is to be said to a question; collective."""
-    sizes, batch_size = question.sizes, question.batch_size
-    shards = question.shards or default_shards(batch_size, sizes)
-    per_node = question.ranks_a_node or len(host.cores())
+def plan_report(request: PlanRequest, comm: Comm) -> list[str]:
+    """Return the lines that `distbp plan` prints; collective.
+
+    Parameters
+    ----------
+    request : PlanRequest
+    comm : Comm
+        Its ranks measure, all at the same time, as they would compute at the same time.
+    """
+    sizes, batch_size = request.sizes, request.batch_size
+    shards = request.shards or default_shards(batch_size, sizes)
+    per_node = request.ranks_a_node or len(host.cores())
     rows = -(-batch_size // shards)
     host.use_threads(1)
-    costs = measure(
-        comm, sizes, question.dtype, rows, question.latency * 1e-6, question.bandwidth * 1e9 / 8
+    costs = measure_costs(
+        comm, sizes, request.dtype, rows, request.latency * 1e-6, request.bandwidth * 1e9 / 8
     )
-    parameters, itemsize = theta_size(sizes), np.dtype(question.dtype).itemsize
+    parameters, itemsize = theta_size(sizes), np.dtype(request.dtype).itemsize
     steps = [
-        predict(costs, parameters, itemsize, shards, ranks, per_node)
-        for ranks in numbers_of_ranks(question.up_to)
+        predict_step(costs, parameters, itemsize, shards, ranks, per_node)
+        for ranks in _rank_counts(request.up_to)
     ]
-    source = "measured" if comm.nodes > 1 else "given"
-    speed = flops(sizes, rows) / costs.shard / 1e9
+    source = "measured" if comm.nodes > 1 else "assumed"
+    speed = _backprop_flops(sizes, rows) / costs.shard / 1e9
     return [
         f"{'-'.join(map(str, sizes))}, {parameters:,} parameters; batches of {batch_size} rows, "
-        f"{shards} shards of {rows}; up to {per_node} ranks a node",
-        f"measured with {comm.size} here: a shard {costs.shard * 1e6:,.0f} µs "
-        f"({speed:.0f} GFLOP/s), adding {costs.add * 1e9:.2f} and updating "
-        f"{costs.update * 1e9:.2f} ns a parameter, a barrier {costs.barrier * 1e6:.1f} µs",
+        f"{shards} shards of {rows}; up to {per_node} ranks per node",
+        f"measured on {comm.size} rank{'s' * (comm.size > 1)}: {costs.shard * 1e6:,.0f} µs per "
+        f"shard ({speed:.0f} GFLOP/s), {costs.add * 1e9:.2f} ns to add and "
+        f"{costs.update * 1e9:.2f} ns to update a parameter, {costs.barrier * 1e6:.1f} µs per "
+        f"barrier",
         f"between nodes, {source}: {costs.latency * 1e6:.0f} µs, "
         f"{costs.bandwidth * 8e-9:.2g} Gbit/s",
         "",
-        *table(steps),
+        *_table_lines(steps),
         "",
-        *advice(steps, batch_size, shards),
+        *_recommendations(steps, batch_size, shards),
     ]
 
 
-def flops(sizes: Sequence[int], rows: int) -> float:
-    """Return the operations of backprop's matrix products: 2 forward, 2 for BP4, 2 for BP2."""
+def _backprop_flops(sizes: Sequence[int], rows: int) -> float:
+    """Return the floating-point operations of backprop's matrix products.
+
+    For every weight and row 2 in the forward pass, 2 for BP4, and 2 for BP2, which is not
+    needed for the first layer.
+    """
     products = [n_in * n_out for n_in, n_out in pairwise(sizes)]
     return 2.0 * rows * (3 * sum(products) - products[0])
 
 
-def predict(
-    costs: Costs, parameters: int, itemsize: int, shards: int, ranks: int, ranks_a_node: int
-) -> Step:
-    """Return the step of `ranks` ranks, `ranks_a_node` on each node but the last."""
+def predict_step(
+    costs: StepCosts, parameters: int, itemsize: int, shards: int, ranks: int, ranks_a_node: int
+) -> StepPrediction:
+    """Predict a step on `ranks` ranks, `ranks_a_node` on each node but the last.
+
+    Parameters
+    ----------
+    costs : StepCosts
+    parameters, itemsize : int
+        The size of θ, and the bytes of one of its numbers.
+    shards, ranks, ranks_a_node : int
+    """
     runs = [rank_shards(shards, ranks, rank) for rank in range(ranks)]
     firsts = range(0, ranks, ranks_a_node)
     busiest = max(stop - start for start, stop in runs)
-    here = min(ranks, ranks_a_node)
+    first_node = min(ranks, ranks_a_node)
     root = (0, shards)
-    partials = sum(len(list(subtrees(run, root))) for run in runs[:here])
-    last = [min(first + ranks_a_node, ranks) - 1 for first in firsts]
+    partials = sum(len(list(subtrees(run, root))) for run in runs[:first_node])
+    lasts = [min(first + ranks_a_node, ranks) - 1 for first in firsts]
     trees = [
-        len(list(subtrees((runs[first][0], runs[end][1]), root)))
-        for first, end in zip(firsts, last, strict=True)
+        len(list(subtrees((runs[first][0], runs[last][1]), root)))
+        for first, last in zip(firsts, lasts, strict=True)
     ]
-    lanes = count_slices(parameters, shards, min(here, last[-1] - firsts[-1] + 1))
-    in_node = max(partials - trees[0], 0) * parameters / lanes * costs.add
+    # The node with the fewest ranks sets the number of slices, which is the same on all nodes.
+    slices = count_slices(parameters, shards, min(first_node, lasts[-1] - firsts[-1] + 1))
+    in_node = max(partials - trees[0], 0) * parameters / slices * costs.add
     own = (busiest - 1) * parameters * costs.add
     nodes = len(firsts)
     network = 0.0
     if nodes > 1:
         sent = (nodes - 1) / nodes * parameters * itemsize
         messages = (max(trees) + 1) * np.ceil(np.log2(nodes))
-        between = max(sum(trees) - 1, 0) * parameters / lanes / nodes * costs.add
+        between = max(sum(trees) - 1, 0) * parameters / slices / nodes * costs.add
         network = messages * costs.latency + (max(trees) + 1) * sent / costs.bandwidth + between
-    return Step(
+    return StepPrediction(
         ranks, nodes,
         compute=busiest * costs.shard,
-        sum=own + in_node + parameters / lanes * costs.update,
-        wait=costs.step + 2 * (here - 1) * costs.barrier,
+        sum=own + in_node + parameters / slices * costs.update,
+        wait=costs.step + 2 * (first_node - 1) * costs.barrier,
         network=float(network),
     )  # fmt: skip
 
 
-def measure(
+def measure_costs(
     comm: Comm, sizes: Sequence[int], dtype: str, rows: int, latency: float, bandwidth: float
-) -> Costs:
-    """Return what a step is made of here; all ranks measure at once, the slowest counts.
+) -> StepCosts:
+    """Measure what a step consists of; collective, and the slowest rank counts.
 
     Parameters
     ----------
     comm : Comm
-    sizes, dtype : of the network
+    sizes : sequence of int
+    dtype : str
     rows : int
         Of a shard.
     latency, bandwidth : float
-        What to assume if there is only one node; several are measured.
+        In seconds and in bytes per second: used on a single node, measured on several.
     """
     network = Network(sizes, dtype=dtype)
     size = network.theta.size
-    random = np.random.default_rng(0)
-    raw = random.integers(0, 256, (rows, sizes[0]), np.uint8)
-    x, y = np.empty(raw.shape, dtype), np.eye(sizes[-1], dtype=dtype)[np.arange(rows) % sizes[-1]]
-    out, work = layer_views(np.empty(size, dtype), sizes), network.workspace(rows)
-
-    def shard() -> None:
-        np.copyto(x, raw)
-        np.multiply(x, 1 / 255, out=x)
-        network.backprop(x, y, out, work)
-        network.cost.fn(work.z[-1], work.a[-1], y, work.spare[-1])
-
+    per_shard = _median_seconds(_shard_work(network, rows))
     one, other = np.zeros(size, dtype), np.ones(size, dtype)
-    reduction, _ = make_reduction("node", Comm(), 1, Update(network, OPTIMIZERS["sgd"]()))
-    small_network = Network((1, 1), dtype=dtype)
-    small, _ = make_reduction("node", Comm(), 1, Update(small_network, OPTIMIZERS["sgd"]()))
-    per_step = timed(lambda: small.reduce_and_update(1, 0.0))
-    barrier = 1e-6
+    # A network of two parameters shows what a step costs whatever the size of θ.
+    per_step = _median_seconds(_update_work(Network((1, 1), dtype=dtype)))
+    barrier = 1e-6  # a guess for several ranks, which a single one cannot measure
     if comm.node_size > 1:
-        barrier = timed(comm.node_barrier(), 2000) / (comm.node_size - 1)
-    lane = comm.cross_node_comm()
-    if lane is not None and lane.size > 1 and comm.node_rank == 0:  # the others share the cable
-        latency, bandwidth = measure_network(lane, size, dtype)
+        barrier = _median_seconds(comm.node_barrier(), _BARRIER_CALLS) / (comm.node_size - 1)
+    cross_node = comm.cross_node_comm()
+    # One rank per node measures: several would share the bandwidth of their node.
+    if cross_node is not None and cross_node.size > 1 and comm.node_rank == 0:
+        latency, bandwidth = _measure_network(cross_node, size, dtype)
     latency, bandwidth = comm.broadcast([latency, bandwidth])
-    found = {
-        "shard": timed(shard),
-        "add": timed(lambda: np.add(one, other, out=one)) / size,
-        "update": max(timed(lambda: reduction.reduce_and_update(1, 0.0)) - per_step, 0.0) / size,
+    measured = {
+        "shard": per_shard,
+        "add": _median_seconds(lambda: np.add(one, other, out=one)) / size,
+        "update": max(_median_seconds(_update_work(network)) - per_step, 0.0) / size,
         "step": per_step,
         "barrier": barrier,
         "latency": latency,
         "bandwidth": bandwidth,
     }
-    everywhere = comm.allgather(found)
-    slowest = {name: max(rank[name] for rank in everywhere) for name in found}
-    return Costs(**slowest | {"bandwidth": min(rank["bandwidth"] for rank in everywhere)})
+    all_ranks = comm.allgather(measured)
+    slowest = {name: max(rank[name] for rank in all_ranks) for name in measured}
+    return StepCosts(**slowest | {"bandwidth": min(rank["bandwidth"] for rank in all_ranks)})
 
 
-def measure_network(lane: Group, size: int, dtype: str) -> tuple[float, float]:
-    """Return latency in seconds and bandwidth in bytes a second between some nodes.
+def _shard_work(network: Network, rows: int) -> Callable[[], object]:
+    """Return a function that does what training does for a shard of `rows` rows of bytes."""
+    sizes, dtype = network.sizes, network.dtype
+    random = np.random.default_rng(0)
+    raw = random.integers(0, 256, (rows, sizes[0]), np.uint8)
+    x, y = np.empty(raw.shape, dtype), np.eye(sizes[-1], dtype=dtype)[np.arange(rows) % sizes[-1]]
+    out, work = layer_views(np.empty(network.theta.size, dtype), sizes), network.workspace(rows)
 
-    They are those of a sum of `size` numbers, of which each node has a part, and of one
-    that is next to nothing: pieces of a large sum overlap.
+    def compute() -> None:
+        np.copyto(x, raw)
+        np.multiply(x, 1 / 255, out=x)
+        network.backprop(x, y, out, work)
+        network.cost.fn(work.z[-1], work.a[-1], y, work.spare[-1])
+
+    return compute
+
+
+def _update_work(network: Network) -> Callable[[], object]:
+    """Return a function that completes a step on one rank: the update, without a gradient."""
+    reduction, _ = make_reduction("node", Comm(), 1, Update(network, OPTIMIZERS["sgd"]()))
+    return lambda: reduction.reduce_and_update(1, 0.0)
+
+
+def _measure_network(comm: Group, size: int, dtype: str) -> tuple[float, float]:
+    """Measure latency in seconds and bandwidth in bytes per second between nodes; collective.
+
+    They follow from two reductions, one of `size` numbers and one of hardly any: the pieces of
+    a large one overlap, so that the latency of a single message would be too pessimistic.
+
+    Parameters
+    ----------
+    comm : Group
+        Of one rank on each of at least two nodes.
+    size : int
+    dtype : str
     """
-    nodes = lane.size
+    nodes = comm.size
     trees, seconds = [[(node, node + 1)] for node in range(nodes)], []
     for count in (nodes, size):
-        mine, total = np.zeros(count, dtype), np.zeros(count, dtype)
-        plans = plan_exchanges(trees, (0, nodes), count, total.itemsize, lane.rank)
-        exchanges = make_exchanges(plans, lane, [mine], total)
-        seconds.append(timed(partial(run_exchanges, exchanges), 5))
+        own, total = np.zeros(count, dtype), np.zeros(count, dtype)
+        plans = plan_exchanges(trees, (0, nodes), count, total.itemsize, comm.rank)
+        exchanges = make_exchanges(plans, comm, [own], total)
+        seconds.append(_median_seconds(partial(run_exchanges, exchanges), _EXCHANGE_CALLS))
     sent = 2 * (nodes - 1) / nodes * total.nbytes
     latency = seconds[0] / (2 * np.ceil(np.log2(nodes)))
     return float(latency), float(sent / max(seconds[1] - seconds[0], 1e-9))
 
 
-def timed(function: Callable[[], object], calls: int = 0) -> float:
-    """Return the seconds that a call takes: the median of several runs of `calls` calls.
+def _median_seconds(function: Callable[[], object], calls: int = 0) -> float:
+    """Return the seconds of one call: the median of several runs of `calls` calls.
 
-    Where all ranks have to call it equally often, `calls` is given.
+    Without `calls` they are chosen so that all runs take `_MEASUREMENT_S` together. A collective
+    function needs `calls`, because all ranks have to call it equally often.
     """
-    function()
+    function()  # not measured: the first call may allocate
     if not calls:
         began = time.perf_counter()
         function()
-        calls = max(1, int(SECONDS / 7 / max(time.perf_counter() - began, 1e-7)))
+        seconds = max(time.perf_counter() - began, 1e-7)
+        calls = max(1, int(_MEASUREMENT_S / _MEASUREMENT_RUNS / seconds))
     runs = []
-    for _ in range(7):
+    for _ in range(_MEASUREMENT_RUNS):
         began = time.perf_counter()
         for _ in range(calls):
             function()
@@ -272,53 +343,67 @@ def timed(function: Callable[[], object], calls: int = 0) -> float:
     return median(runs)
 
 
-def numbers_of_ranks(most: int) -> list[int]:
+def _rank_counts(most: int) -> list[int]:
     """Return 1, 2, 4, 8, … and `most`."""
     return sorted({1 << i for i in range(most.bit_length())} | {most})
 
 
-def table(steps: Sequence[Step]) -> Iterator[str]:
-    """Yield the lines of a table: a step each."""
-    yield "ranks  nodes   µs a step  compute     sum    wait  network  speedup  efficiency"
-    first = steps[0].seconds
-    for s in steps:
+def _table_lines(steps: Sequence[StepPrediction]) -> Iterator[str]:
+    """Yield the lines of a table with a prediction in each."""
+    yield "ranks  nodes  µs per step  compute     sum    wait  network  speedup  efficiency"
+    one_rank = steps[0].seconds
+    for step in steps:
         compute, total, wait, network = (
-            f"{part * 1e6:,.0f}" for part in (s.compute, s.sum, s.wait, s.network)
+            f"{part * 1e6:,.0f}" for part in (step.compute, step.sum, step.wait, step.network)
         )
-        speedup = first / s.seconds
+        speedup = one_rank / step.seconds
         yield (
-            f"{s.ranks:5d}  {s.nodes:5d}  {s.seconds * 1e6:10,.0f}  {compute:>7}  {total:>6}  "
-            f"{wait:>6}  {network:>7}  {speedup:7.2f}  {speedup / s.ranks:10.0%}"
+            f"{step.ranks:5d}  {step.nodes:5d}  {step.seconds * 1e6:11,.0f}  {compute:>7}  "
+            f"{total:>6}  {wait:>6}  {network:>7}  {speedup:7.2f}  {speedup / step.ranks:10.0%}"
         )
 
 
-def advice(steps: Sequence[Step], batch_size: int, shards: int) -> Iterator[str]:
-    """Yield what the table means: which ranks pay, why no more do, and what would change it."""
-    first = steps[0].seconds
-    employed = [s for s in steps if s.ranks <= shards]
-    fastest = min(employed, key=lambda step: step.seconds)
-    paying = [s for s in employed if first / s.seconds >= PAYS * s.ranks]
+def _recommendations(
+    steps: Sequence[StepPrediction], batch_size: int, shards: int
+) -> Iterator[str]:
+    """Yield how many ranks to use, what limits that number, and what would raise the limit."""
+    one_rank = steps[0].seconds
+    with_work = [s for s in steps if s.ranks <= shards]
+    fastest = min(with_work, key=lambda step: step.seconds)
+    worthwhile = [s for s in with_work if one_rank / s.seconds >= _MIN_GAIN_PER_RANK * s.ranks]
     yield (
-        f"{paying[-1].ranks} ranks pay: each is worth at least {PAYS:.0%} of one alone. "
-        f"{fastest.ranks} are fastest: {first / fastest.seconds:.1f} times one."
+        f"Up to {worthwhile[-1].ranks} ranks are worthwhile (efficiency of at least "
+        f"{_MIN_GAIN_PER_RANK:.0%}). {fastest.ranks} ranks are fastest: "
+        f"{one_rank / fastest.seconds:.1f} times as fast as one."
     )
-    beyond = next((s for s in steps if s.ranks > paying[-1].ranks), None)
+    beyond = next((s for s in steps if s.ranks > worthwhile[-1].ranks), None)
     if beyond is None:
         return
-    rows = batch_size // shards
-    if beyond.ranks > shards:
-        yield (
-            f"Beyond, ranks have nothing to compute: a batch of {batch_size} rows is cut into "
-            f"{shards} shards of {rows}."
-        )
-        larger, fewer = batch_size * beyond.ranks // shards, max(batch_size // beyond.ranks, 1)
-        yield (
-            f"A batch of {larger} rows, or --shards {beyond.ranks} with {fewer} rows each, would "
-            f"employ {beyond.ranks} ranks; both change the result."
-        )
-        return
-    causes = {"the network": beyond.network, "waiting": beyond.wait, "the sum": beyond.sum}
+    yield from (
+        _shard_limit(batch_size, shards, beyond.ranks)
+        if beyond.ranks > shards
+        else _bottleneck(beyond)
+    )
+
+
+def _shard_limit(batch_size: int, shards: int, ranks: int) -> Iterator[str]:
+    """Yield why `ranks` ranks are too many for the shards, and what would change that."""
+    yield (
+        f"Further ranks have nothing to compute: a batch of {batch_size} rows has only "
+        f"{shards} shards of {batch_size // shards} rows."
+    )
+    larger, fewer = batch_size * ranks // shards, max(batch_size // ranks, 1)
+    yield (
+        f"A batch of {larger} rows, or --shards {ranks} with {fewer} rows each, would "
+        f"keep {ranks} ranks busy; both change the result."
+    )
+
+
+def _bottleneck(step: StepPrediction) -> Iterator[str]:
+    """Yield what makes a step inefficient, and what would change that."""
+    causes = {"the network": step.network, "waiting": step.wait, "the sum": step.sum}
     cause = max(causes, key=lambda name: causes[name])
-    factor = max(2, round(causes[cause] / beyond.compute + 0.5))
-    yield f"Beyond, {cause} takes {causes[cause] / beyond.compute:.1f} times as long as backprop."
-    yield f"A batch {factor} times as large would change that; it changes the result too."
+    ratio = causes[cause] / step.compute
+    yield f"With {step.ranks} ranks, {cause} takes {ratio:.1f} times as long as backprop."
+    factor = max(2, round(ratio + 0.5))
+    yield f"A batch {factor} times as large would change that; it also changes the result."

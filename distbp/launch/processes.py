@@ -1,8 +1,9 @@
-"""Processes and the memory that they leave behind, by what Linux says of them.
+"""Find and kill the processes of a launch, and remove shared memory that they leave behind.
 
-Launchers put ranks into sessions and process groups of their own; what all of them
-inherit is the environment. So whoever starts something writes a mark there, and
-finds by it, in /proc, all that came of it. Where there is no /proc nothing is found.
+MPI launchers put ranks into sessions and process groups of their own, so neither identifies
+the processes of a launch. All of them inherit the environment, though: a launch puts a unique
+entry NAME=value, its tag, into it and finds its processes by that in /proc. On systems without
+/proc nothing is found. Which tag is used, and why something is killed, is not known here.
 """
 
 import contextlib
@@ -14,42 +15,45 @@ from pathlib import Path
 
 from distbp.errors import LaunchError
 
-KILL_TIMEOUT_S = 5.0  # seconds for a process that was killed to be gone
-MEMORY = Path("/dev/shm")  # noqa: S108 (nothing is written there)
-OUR_SEGMENTS = "distbp-*"  # named by the process that makes them, until all have mapped them
-MPI_SEGMENTS = ("mpich_shm_*", "sm_segment.*", "vader_segment.*")
+_KILL_TIMEOUT_S = 5.0  # for a process to exit after SIGKILL
+_SHM_FOLDER = Path("/dev/shm")  # noqa: S108 (nothing is created there)
+# A segment of distbp is named after the process that creates it, and unlinked once all ranks
+# have mapped it: it is left behind only by ranks that died in between.
+_DISTBP_SEGMENTS = "distbp-*"
+_MPI_SEGMENTS = ("mpich_shm_*", "sm_segment.*", "vader_segment.*")
+_MAPPING_DELAY_S = 0.1  # from the creation of a segment until some process has mapped it
 
 
-def find_job_processes(mark: str) -> list[int]:
-    """Return the processes that have `mark`, as in NAME=value, in their environment."""
-    return [pid for pid in all_processes() if mark.encode() in environment_of(pid)]
+def find_job_processes(tag: str) -> list[int]:
+    """Return the ids of the processes that have `tag`, as NAME=value, in their environment."""
+    return [pid for pid in _all_processes() if tag.encode() in _environment_of(pid)]
 
 
-def all_processes() -> list[int]:
+def _all_processes() -> list[int]:
     try:
         return [int(name) for name in os.listdir("/proc") if name.isdecimal()]
     except OSError:
         return []
 
 
-def environment_of(pid: int) -> list[bytes]:
-    """Return a process's environment; nothing of one that is ending."""
+def _environment_of(pid: int) -> list[bytes]:
+    """Return the environment of a process; empty if it is exiting or another user's."""
     try:
         return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
     except OSError:
         return []
 
 
-def is_running(pid: int) -> bool:
-    """Return whether a process has not ended; one that is only not waited for has."""
+def _is_running(pid: int) -> bool:
+    """Return whether a process exists and has not exited; a zombie has."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
     except OSError:
         return False
 
 
-def runs(pid: int, program: str) -> bool:
-    """Return whether a process runs that very program."""
+def runs_program(pid: int, program: str) -> bool:
+    """Return whether the executable of a process is `program`."""
     try:
         return Path(f"/proc/{pid}/exe").samefile(program)
     except OSError:
@@ -57,7 +61,7 @@ def runs(pid: int, program: str) -> bool:
 
 
 def handles_signal(pid: int, number: int) -> bool:
-    """Return whether a process has a handler for a signal."""
+    """Return whether a process has installed a handler for a signal."""
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     except OSError:
@@ -66,61 +70,76 @@ def handles_signal(pid: int, number: int) -> bool:
     return any(mask >> (number - 1) & 1 for mask in masks)
 
 
-def send(pids: Iterable[int], number: int) -> None:
-    """Send a signal to those of the processes that are still there."""
+def send_signal(pids: Iterable[int], number: int) -> None:
+    """Send a signal to each of the processes that still exists."""
     for pid in pids:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, number)
 
 
-def kill_job_processes(mark: str) -> None:
-    """Kill all processes with a mark; none of them is left when this returns.
+def kill_job_processes(tag: str) -> None:
+    """Kill all processes with a tag, and return when none of them is left.
+
+    Parameters
+    ----------
+    tag : str
+        An entry NAME=value of their environment.
 
     Raises
     ------
     LaunchError
-        One of them cannot be ended.
+        A process has not exited `_KILL_TIMEOUT_S` after SIGKILL.
     """
     seen: set[int] = set()
-    until = time.monotonic() + KILL_TIMEOUT_S
+    deadline = time.monotonic() + _KILL_TIMEOUT_S
     while True:
-        pids = find_job_processes(mark)
-        send(pids, signal.SIGKILL)
+        pids = find_job_processes(tag)
+        send_signal(pids, signal.SIGKILL)
         seen.update(pids)
-        # An ending process loses its environment before its files and locks.
-        left = [pid for pid in seen if is_running(pid)]
-        if not pids and not left:
+        # An exiting process loses its environment before it closes files and releases locks,
+        # which the next launch needs: wait for the processes themselves.
+        remaining = [pid for pid in seen if _is_running(pid)]
+        if not pids and not remaining:
             return
-        if time.monotonic() > until:
+        if time.monotonic() > deadline:
             raise LaunchError(
-                f"Processes {', '.join(map(str, left))} of this run cannot be ended: the kernel "
-                f"holds them, as when a network file system does not answer. End them, and go on "
-                f"with --resume."
+                f"Processes {', '.join(map(str, remaining))} of this run do not exit after "
+                f"SIGKILL; they are probably blocked in the kernel, for example by a network file "
+                f"system that does not respond. Terminate them, then continue with --resume."
             )
         time.sleep(0.01)
 
 
 def remove_segments(since: float) -> None:
-    """Remove shared memory made since a time by distbp and MPI that no process uses any more."""
-    if unused := unused_segments(since):
-        time.sleep(0.1)  # somebody else's may have been made, and not mapped, at that moment
-        for path in unused & unused_segments(since):
+    """Remove unused shared memory segments that distbp or MPI has created since a time.
+
+    Parameters
+    ----------
+    since : float
+        In seconds since 1970, as `time.time` returns it.
+    """
+    if unused := _unused_segments(since):
+        # A process of another job may have created one and not mapped it yet.
+        time.sleep(_MAPPING_DELAY_S)
+        for path in unused & _unused_segments(since):
             path.unlink(missing_ok=True)
 
 
-def unused_segments(since: float) -> set[Path]:
-    """Return this user's segments made since a time that no process has mapped, or is about to."""
-    ours = {
-        path for path in MEMORY.glob(OUR_SEGMENTS) if not is_running(int(path.name.split("-")[1]))
+def _unused_segments(since: float) -> set[Path]:
+    """Return this user's segments, created since a time, that no process uses or may yet use."""
+    of_distbp = {
+        path
+        for path in _SHM_FOLDER.glob(_DISTBP_SEGMENTS)
+        if not _is_running(int(path.name.split("-")[1]))
     }
-    of_mpi = {path for pattern in MPI_SEGMENTS for path in MEMORY.glob(pattern)}
-    found = {path for path in ours | of_mpi if is_mine(path, since)}
-    used = "".join(map(maps_of, all_processes())) if found else ""
+    of_mpi = {path for pattern in _MPI_SEGMENTS for path in _SHM_FOLDER.glob(pattern)}
+    found = {path for path in of_distbp | of_mpi if _is_own_and_newer(path, since)}
+    used = "".join(map(_mapped_files, _all_processes())) if found else ""
     return {path for path in found if str(path) not in used}
 
 
-def is_mine(path: Path, since: float) -> bool:
-    """Return whether a file is this user's, and not older than that."""
+def _is_own_and_newer(path: Path, since: float) -> bool:
+    """Return whether a file belongs to this user and was modified at or after a time."""
     try:
         about = path.stat()
     except OSError:
@@ -128,8 +147,8 @@ def is_mine(path: Path, since: float) -> bool:
     return about.st_uid == os.geteuid() and about.st_mtime >= since
 
 
-def maps_of(pid: int) -> str:
-    """Return the files that a process has mapped, as Linux lists them."""
+def _mapped_files(pid: int) -> str:
+    """Return the memory mappings of a process, in the format of /proc/PID/maps."""
     try:
         return Path(f"/proc/{pid}/maps").read_text()
     except OSError:

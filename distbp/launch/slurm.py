@@ -1,9 +1,10 @@
-"""Batch jobs for SLURM: a script that trains, and comes back until the training is done.
+"""Write batch scripts for SLURM that train, and requeue themselves until training has finished.
 
-The script is one template: `scripts/train.sbatch` and `scripts/sweep.sbatch` are what it
-makes of an example, `distbp slurm` what it makes of somebody's own training. It stands
-alone on a cluster: what it knows of distbp is `train`, `--resume`, the status 75 and the
-file in which a run says that it is done.
+`make_batch_script` fills one template with the options of a job (`BatchOptions`) and the
+configuration of a training. scripts/train.sbatch and scripts/sweep.sbatch are examples of its
+output. A script is self-contained on a cluster: of distbp it only relies on `train`, on
+`--resume`, on exit status 75 for a run that stopped with a checkpoint, and on the completion
+file. How the ranks train, and how SLURM is configured, is not known here.
 """
 
 import re
@@ -19,25 +20,39 @@ from distbp.training.config import Config
 from distbp.training.options import as_arguments, check, flag, option
 from distbp.training.setup import check_places
 
-LAUNCHERS = ("srun", "mpirun")
-MPIS = ("pmi2", "pmix")
-TIME = r"(\d+-)?\d+(:\d\d){0,2}"
-NAME = r"[\w.,+-]+"
+_LAUNCHERS = ("srun", "mpirun")
+_SRUN_MPI_TYPES = ("pmi2", "pmix")
+_TIME_PATTERN = r"(\d+-)?\d+(:\d\d){0,2}"
+_NAME_PATTERN = r"[\w.,+-]+"
+
+# What `distbp slurm --help` ends with.
+BATCH_JOB_NOTES = """\
+The script is self-contained; what depends on the cluster (partition, account, modules, Python, \
+launcher) is in one block at its top. Before its time limit the job saves a checkpoint, requeues \
+itself and resumes when it is started again. It does the same after a preemption, after scontrol \
+requeue, and after the loss of a rank or a node, as long as each start gets further than the one \
+before. A failed start without a new checkpoint is retried only if the job has restarted fewer \
+than 3 times, and an error in options or data never. The model is bit-for-bit that of an \
+uninterrupted run. scancel ends the job for good; scancel --batch --signal=USR1 makes it save a \
+checkpoint and requeue itself. --seeds N and --sweep FILE write a job array: task I trains in \
+OUT/I, with seed I or with the options in line I of FILE, counted from 0. Example: distbp slurm \
+--nodes 2 --ranks-a-node 16 --time 4:00:00 train data.h5 --out run > job.sbatch && \
+sbatch job.sbatch"""
 
 
-class Script(Template):
-    """A template whose names have a mark that no shell knows."""
+class _ShellTemplate(Template):
+    """A template whose placeholders begin with @@, which has no meaning in a shell script."""
 
     delimiter = "@@"
 
 
-SCRIPT = Script(r"""#!/usr/bin/env bash
+_BATCH_SCRIPT = _ShellTemplate(r"""#!/usr/bin/env bash
 # @@title
 #
-# Before its time limit the job stops with a checkpoint, puts itself back into the queue,
-# and goes on from there when it is started again; so it does after a preemption, and
-# after the loss of a rank or a node. The model is the same bit for bit as without.
-# scancel ends it for good; scancel --batch --signal=USR1 only stops it.
+# Before its time limit the job saves a checkpoint and requeues itself, and when it is started
+# again it resumes from there. It does the same after a preemption and after the loss of a
+# rank or a node. The model is bit-for-bit that of an uninterrupted run. scancel ends the job
+# for good; scancel --batch --signal=USR1 makes it save a checkpoint and requeue itself.
 #
 #SBATCH --job-name=distbp
 #SBATCH --nodes=@@nodes
@@ -49,72 +64,74 @@ SCRIPT = Script(r"""#!/usr/bin/env bash
 #SBATCH --open-mode=append
 #SBATCH --output=@@output@@array
 
-# ======== What depends on your cluster ==================================================
+# ======== Settings of your cluster ======================================================
 @@site
 # module load …
-python=@@python # one that has distbp
-# srun: --mpi=pmi2 for MPICH, --mpi=pmix for Open MPI. Without it: launcher=(mpirun)
+python=@@python # a Python that has distbp
+# srun: --mpi=pmi2 for MPICH, --mpi=pmix for Open MPI. Without srun: launcher=(mpirun)
 launcher=(@@launcher)
-# ======== What to train =================================================================
+# ======== Training ======================================================================
 data=@@data
 run=@@run
 options=(@@options)
-@@settings# ========================================================================================
+@@cases# ========================================================================================
 
 set -u
-me=@@me
+job_id=@@job_id
 mkdir -p -- "$run"
 export OPENBLAS_NUM_THREADS=${SLURM_CPUS_PER_TASK:-1} OMP_NUM_THREADS=${SLURM_CPUS_PER_TASK:-1}
-export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1} # which srun does not take from the job
-export DISTBP_DONE=$run/.done                       # in which the run says how it has ended
+export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1} # srun does not inherit it from the job
+export DISTBP_DONE=$run/.done                       # completion file, written by the ranks
 rm -f -- "$DISTBP_DONE"
 
-# The last checkpoint: when it changes, this start has got further than the one before.
+# Identify the newest checkpoint: if it changes, this start of the job has made progress.
 checkpoint() { stat -c '%i %y' -- "$run/last.h5" 2>/dev/null; }
 
-before=$(checkpoint)
-place=--out
-if [[ $before ]]; then place=--resume; fi
+checkpoint_before=$(checkpoint)
+run_option=--out
+if [[ $checkpoint_before ]]; then run_option=--resume; fi
 
-# MPICH names what the ranks of a node share by the numbers of the job and its step, and would
-# take what killed ranks have left for its own: so no start has the step of another one.
+# MPICH names the shared memory of a node after the ids of job and step, and would mistake what
+# killed ranks have left behind for its own. After a requeue both ids would repeat: run an empty
+# step for each earlier start, so that no two starts train in a step with the same id.
 if [[ ${launcher[0]} == srun ]]; then
     for ((i = 0; i < ${SLURM_RESTART_COUNT:-0}; i++)); do srun --nodes=1 --ntasks=1 true; done
 fi
 
-# SLURM tells this shell that the time is running out, and the shell tells the launcher,
-# which tells its ranks: they save, and end with status 75.
-told=0
-trap 'told=$((told + 1)); kill -USR1 "$job" 2>/dev/null' USR1 TERM
-"${launcher[@]}" "$python" -m distbp train "$data" "$place" "$run" "${options[@]}" &
-job=$!
+# SLURM signals this shell before the time limit. The launcher forwards SIGUSR1 to the ranks,
+# which save a checkpoint and end with status 75.
+signals=0
+trap 'signals=$((signals + 1)); kill -USR1 "$launcher_pid" 2>/dev/null' USR1 TERM
+"${launcher[@]}" "$python" -m distbp train "$data" "$run_option" "$run" "${options[@]}" &
+launcher_pid=$!
 until
-    seen=$told
-    wait "$job"
+    signals_before=$signals
+    wait "$launcher_pid"
     status=$?
-    ((seen == told)) # or else it was a signal that has ended the wait, and not the job
+    ((signals == signals_before)) # otherwise a signal interrupted `wait`: wait again
 do :; done
 
-# A launcher may end with 0 although it has lost its ranks.
-word=
-if [[ -s $DISTBP_DONE ]]; then read -r word _ <"$DISTBP_DONE"; fi
-if [[ $word == "done" ]]; then exit 0; fi
+# Success is what the completion file says: a launcher may end with 0 after ranks were lost.
+outcome=
+if [[ -s $DISTBP_DONE ]]; then read -r outcome _ <"$DISTBP_DONE"; fi
+if [[ $outcome == "done" ]]; then exit 0; fi
 if ((!status)); then status=1; fi
 
-# If the job was cancelled or put back already, or runs elsewhere because this node was cut
-# off, then this is not the place to decide what is to become of it.
-read -r state restarts <<<"$(squeue -h -j "$me" -O State:20,RestartCnt:10)"
+# Do not requeue a job that was cancelled, that SLURM has requeued already, or that runs
+# on other nodes by now because this one was disconnected.
+read -r state restarts <<<"$(squeue -h -j "$job_id" -O State:20,RestartCnt:10)"
 if [[ "$state $restarts" != "RUNNING ${SLURM_RESTART_COUNT:-0}" ]]; then exit "$status"; fi
-# What distbp refuses ends with 1 or 2; anything else may be a node's fault, for a few times.
-if ((status == 75 || told)) || [[ $(checkpoint) != "$before" ]] ||
+# Without progress, status 1 and 2 are errors that a restart cannot fix. Others may be caused by
+# a node: try again, unless the job has restarted 3 times already.
+if ((status == 75 || signals)) || [[ $(checkpoint) != "$checkpoint_before" ]] ||
     ((status > 2 && ${SLURM_RESTART_COUNT:-0} < 3)); then
-    scontrol requeue "$me"
+    scontrol requeue "$job_id"
 fi
 exit "$status"
 """)
 
-SETTINGS = Script("""\
-case $SLURM_ARRAY_TASK_ID in # each task has options of its own, and a directory in $run
+_ARRAY_CASES = _ShellTemplate("""\
+case $SLURM_ARRAY_TASK_ID in # options of each task
 @@cases
     *) exit 2 ;;
 esac
@@ -122,15 +139,15 @@ run+=/$SLURM_ARRAY_TASK_ID
 """)
 
 
-TITLES = {
-    False: "Train with distbp as a batch job of SLURM, on one node or several.",
-    True: "Train with distbp in several ways, as a job array of SLURM.",
+_TITLES = {
+    False: "SLURM batch job that trains with distbp on one or more nodes.",
+    True: "SLURM job array that trains with distbp, each task with options of its own.",
 }
 
 
 @dataclass(frozen=True)
-class Batch:
-    """What is asked of SLURM; each field is an option of `distbp slurm`.
+class BatchOptions:
+    """What to request from SLURM; each field is an option of `distbp slurm`.
 
     Raises
     ------
@@ -138,69 +155,85 @@ class Batch:
         A value is not allowed, or two contradict each other.
     """
 
-    nodes: int = option(1, "how many", int, least=1)
-    ranks_a_node: int = option(1, "how many", int, least=1)
-    time: str = option("1:00:00", "limit of one start, as SLURM has it")
-    launcher: str = option("srun", "what starts the ranks", choices=LAUNCHERS)
+    nodes: int = option(1, "number of nodes", int, least=1)
+    ranks_a_node: int = option(1, "MPI ranks on each node", int, least=1)
+    time: str = option("1:00:00", "time limit of one start of the job, in SLURM's format")
+    launcher: str = option("srun", "program that starts the ranks", choices=_LAUNCHERS)
     mpi: str | None = option(
-        None, "what srun speaks; pmi2 for MPICH, pmix for Open MPI", choices=MPIS
+        None,
+        "srun's --mpi: pmi2 for MPICH, pmix for Open MPI; by default that of the installed MPI",
+        choices=_SRUN_MPI_TYPES,
     )
-    partition: str | None = option(None, "where to queue")
-    account: str | None = option(None, "who pays")
+    partition: str | None = option(None, "partition to submit to")
+    account: str | None = option(None, "account to charge")
     seeds: int | None = option(
-        None, "a job array, with so many seeds from 0 on", int, least=1, below=10_000
+        None, "write a job array that trains with so many seeds, from 0", int, least=1, below=10_000
     )
-    sweep: str | None = option(None, "a job array: a file with the options of a task a line")
-    at_once: int | None = option(None, "how many tasks may run at the same time", int, least=1)
+    sweep: str | None = option(
+        None, "write a job array from a file with the options of one task per line"
+    )
+    at_once: int | None = option(None, "array tasks that may run at the same time", int, least=1)
 
     def __post_init__(self) -> None:
         for one in fields(self):
             check(flag(one.name), getattr(self, one.name), one.metadata)
-        if not re.fullmatch(TIME, self.time):
+        if not re.fullmatch(_TIME_PATTERN, self.time):
             raise ConfigError(
                 f"--time {self.time!r}: expected a time such as 90 (minutes), 2:00:00 or 1-12:00."
             )
+        # They are written into #SBATCH lines, which know no quoting.
         for name in ("partition", "account"):
             value = getattr(self, name)
-            if value is not None and not re.fullmatch(NAME, value):
-                raise ConfigError(f"--{name} {value!r}: expected a name.")
+            if value is not None and not re.fullmatch(_NAME_PATTERN, value):
+                raise ConfigError(
+                    f"--{name} {value!r}: expected a name of letters, digits and . , + - _ only."
+                )
         if self.seeds and self.sweep:
-            raise ConfigError("--seeds and --sweep contradict each other: a task has one setting.")
+            raise ConfigError("--seeds and --sweep contradict each other: use one of them.")
         if self.at_once and not (self.seeds or self.sweep):
             raise ConfigError(f"--at-once {self.at_once} has no effect without --seeds or --sweep.")
 
 
-def job(
-    batch: Batch, python: str, words: Sequence[str], configure: Callable[[Sequence[str]], Config]
+def make_batch_script(
+    batch: BatchOptions,
+    python: str,
+    arguments: Sequence[str],
+    configure: Callable[[Sequence[str]], Config],
 ) -> str:
     """Return the batch script for a training.
 
     Parameters
     ----------
-    batch : Batch
+    batch : BatchOptions
     python : str
-        The interpreter, with distbp, that the ranks run under.
-    words : sequence of str
-        `train` and what stands behind it.
+        The path of a Python with distbp, to run the ranks.
+    arguments : sequence of str
+        `train` and its arguments.
     configure : function
-        Returns what such words ask for; raises ConfigError.
+        Returns the configuration for such arguments; raises ConfigError.
+
+    Raises
+    ------
+    ConfigError
+        The arguments, or the options of a task, are not those of a training that a batch job
+        can run: checked now, because it would otherwise fail after waiting in the queue.
     """
-    if list(words[:1]) != ["train"]:
+    if list(arguments[:1]) != ["train"]:
         raise ConfigError(
-            "distbp slurm expects a training behind its own options, as it would be started here: "
+            "distbp slurm expects a train command after its own options, for example: "
             "distbp slurm --nodes 2 train DATA.h5 --out RUN."
         )
-    config = configure(words)
+    config = configure(arguments)
     check_places(config)
-    tasks = settings(batch)
+    tasks = _array_tasks(batch)
     for task in tasks:
-        check_task(config, configure([*words, *task]), task)
+        _check_task(config, configure([*arguments, *task]), task)
     mpi = batch.mpi or ("pmi2" if mpi_library().startswith("MPICH") else "pmix")
-    return script(replace(batch, mpi=mpi), python, config, tasks)
+    return _fill_template(replace(batch, mpi=mpi), python, config, tasks)
 
 
-def settings(batch: Batch) -> list[list[str]]:
-    """Return the options that each task of an array has."""
+def _array_tasks(batch: BatchOptions) -> list[list[str]]:
+    """Return the options of each task of a job array; none if the job is no array."""
     if batch.seeds:
         return [["--seed", str(seed)] for seed in range(batch.seeds)]
     if not batch.sweep:
@@ -211,90 +244,90 @@ def settings(batch: Batch) -> list[list[str]]:
     except (OSError, ValueError) as failure:
         raise ConfigError(f"--sweep {batch.sweep} cannot be read: {failure}.") from failure
     if not tasks:
-        raise ConfigError(f"--sweep {batch.sweep}: expected a line of options for each task.")
+        raise ConfigError(
+            f"--sweep {batch.sweep}: expected a line of options for each task, but the file has "
+            f"none."
+        )
     return tasks
 
 
-def check_task(config: Config, changed: Config, words: Sequence[str]) -> None:
-    """Raise ConfigError if the options of a task change what the whole array has in common."""
+def _check_task(config: Config, task_config: Config, options: Sequence[str]) -> None:
+    """Raise ConfigError if a task changes an option that all tasks of an array share."""
     for name in ("data", "out", "threads"):
-        if getattr(changed, name) != getattr(config, name):
-            raise ConfigError(f"{shlex.join(words)}: all tasks have the same {flag(name)}.")
+        if getattr(task_config, name) != getattr(config, name):
+            raise ConfigError(
+                f"{shlex.join(options)}: all tasks must have the same {flag(name)}. Set it after "
+                f"train, or write another job."
+            )
 
 
-def script(
-    batch: Batch, python: str, config: Config, settings: Sequence[Sequence[str]] = ()
+def _fill_template(
+    batch: BatchOptions, python: str, config: Config, tasks: Sequence[Sequence[str]]
 ) -> str:
-    """Return a batch script.
-
-    Parameters
-    ----------
-    batch : Batch
-    python : str
-        The interpreter, with distbp, that the ranks run under.
-    config : Config
-        What to train.
-    settings : sequence of sequences of str, optional
-        Options to add, each in a task of its own of a job array.
-    """
-    return SCRIPT.substitute(
-        title=TITLES[bool(settings)],
+    return _BATCH_SCRIPT.substitute(
+        title=_TITLES[bool(tasks)],
         nodes=batch.nodes,
         ranks=batch.ranks_a_node,
         threads=config.threads,
         time=batch.time,
-        output="%x-%A_%a.out" if settings else "%x-%j.out",
-        array=array(len(settings), batch.at_once),
-        site="\n".join(request(name, getattr(batch, name)) for name in ("partition", "account")),
+        output="%x-%A_%a.out" if tasks else "%x-%j.out",
+        array=_array_directive(len(tasks), batch.at_once),
+        site=_site_directives(batch),
         python=shlex.quote(python),
-        launcher=launcher(batch, Path(python)),
+        launcher=_launcher_command(batch, Path(python)),
         data=shlex.quote(config.data),
         run=shlex.quote(config.out),
-        options=options(config),
-        settings=cases(settings),
-        me="${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID" if settings else "$SLURM_JOB_ID",
+        options=_option_lines(config),
+        cases=_array_cases(tasks),
+        # SLURM_JOB_ID of a task may be that of the whole array, which must not be requeued.
+        job_id="${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID" if tasks else "$SLURM_JOB_ID",
     )
 
 
-def array(tasks: int, at_once: int | None) -> str:
+def _array_directive(tasks: int, at_once: int | None) -> str:
     """Return the line that makes the job an array, if it has tasks."""
     limit = f"%{at_once}" if at_once else ""
     return f"\n#SBATCH --array=0-{tasks - 1}{limit}" if tasks else ""
 
 
-def request(name: str, value: str | None) -> str:
-    """Return the line that asks SLURM for something, or shows where to ask."""
-    return f"##SBATCH --{name}=NAME" if value is None else f"#SBATCH --{name}={value}"
+def _site_directives(batch: BatchOptions) -> str:
+    """Return #SBATCH lines; those without a value are to be edited and uncommented."""
+    values = {"partition": batch.partition, "account": batch.account}
+    return "\n".join(
+        f"##SBATCH --{name}=NAME" if value is None else f"#SBATCH --{name}={value}"
+        for name, value in values.items()
+    )
 
 
-def launcher(batch: Batch, python: Path) -> str:
-    """Return the command that starts the ranks, all that the job has room for."""
+def _launcher_command(batch: BatchOptions, python: Path) -> str:
+    """Return the command that starts a rank for each task of the job, as bash words."""
     if batch.launcher == "srun":
         return f"srun --kill-on-bad-exit=1 --mpi={batch.mpi}"
-    beside = python.with_name("mpirun")
-    words = [str(beside) if beside.exists() else "mpirun"]
-    # Open MPI would give each rank one core, whatever --cpus-per-task says.
+    # An MPI from PyPI has its launcher next to Python.
+    mpirun = python.with_name("mpirun")
+    words = [str(mpirun) if mpirun.exists() else "mpirun"]
+    # Open MPI would otherwise bind each rank to one core, ignoring --cpus-per-task.
     return shlex.join(words + (["--bind-to", "none"] if batch.mpi == "pmix" else []))
 
 
-def options(config: Config) -> str:
-    """Return the options that make `config` of the defaults, as the elements of an array."""
+def _option_lines(config: Config) -> str:
+    """Return the options of a configuration that are not defaults, as elements of a bash array."""
     lines = [
-        f"    {typed(as_arguments(flag(one.name), getattr(config, one.name)))}\n"
+        f"    {_bash_words(as_arguments(flag(one.name), getattr(config, one.name)))}\n"
         for one in fields(Config)
         if one.name not in ("data", "out") and getattr(config, one.name) != one.default
     ]
     return "".join(["\n", *lines]) if lines else ""
 
 
-def typed(words: Sequence[str]) -> str:
-    """Return words as they are typed in an array of bash, where a comma looks like a slip."""
+def _bash_words(words: Sequence[str]) -> str:
+    """Return words quoted for bash; also lists such as 20,10, to satisfy shellcheck (SC2054)."""
     return " ".join(
         f"'{one}'" if re.fullmatch(r"[\w.]+(,[\w.]+)+", one) else shlex.quote(one) for one in words
     )
 
 
-def cases(settings: Sequence[Sequence[str]]) -> str:
-    """Return what gives each task of an array its own options and directory."""
-    lines = (f"    {i}) options+=({typed(words)}) ;;" for i, words in enumerate(settings))
-    return SETTINGS.substitute(cases="\n".join(lines)) if settings else ""
+def _array_cases(tasks: Sequence[Sequence[str]]) -> str:
+    """Return the bash statement that gives each task its options and directory."""
+    lines = (f"    {i}) options+=({_bash_words(words)}) ;;" for i, words in enumerate(tasks))
+    return _ARRAY_CASES.substitute(cases="\n".join(lines)) if tasks else ""

@@ -1,10 +1,11 @@
-"""Train on ranks that are started here, and again when they end before their time.
+"""Restart a training that fails, from its newest checkpoint.
 
-A `Supervisor` is one or more launches of the same training. A launch has ended well when a
-rank said so, never because of the launcher's exit status. After any other end nothing
-of it is left, and the next one goes on from the newest checkpoint; unless the ranks
-have refused, or the job was asked to stop, or too many launches in a row came no
-further than the ones before.
+A `Supervisor` is a sequence of launches of the same training. Whether a launch has succeeded
+is read from the completion file that its ranks write, never from the launcher's exit status.
+After a failure all its processes are killed before the next launch resumes from the newest
+checkpoint. There is no next launch after an error that a restart cannot fix, after a stop
+request, and after too many restarts in a row without progress. Progress is a newer checkpoint;
+what is in it is not known here.
 """
 
 import math
@@ -15,167 +16,193 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from distbp.errors import StoppedError
-from distbp.launch.mpiexec import POLL_INTERVAL_S, Launch, Requests
+from distbp.launch.mpiexec import POLL_INTERVAL_S, MpiLaunch, StopSignals
 from distbp.parallel import environment
 from distbp.parallel.environment import init_timeout
 from distbp.storage.checkpoint import read_checkpoint
 from distbp.storage.run_directory import find_checkpoint, list_checkpoints
 
-LAUNCHER_EXIT_TIMEOUT_S = (
-    10.0  # seconds for a launcher to end when its ranks have said how they ended
-)
-STOP_TIMEOUT_S = 60.0  # seconds for the ranks to save when they are asked to stop
+_LAUNCHER_EXIT_TIMEOUT_S = 10.0  # for the launcher to exit after the ranks have reported an outcome
+_STOP_TIMEOUT_S = 60.0  # for the ranks to save a checkpoint and stop
 
 
 @dataclass(frozen=True)
-class Attempt:
-    """A launch that has ended before its time.
+class FailedLaunch:
+    """A launch that ended before training had finished.
 
     Attributes
     ----------
     seconds : float
-    end : str
-        How it ended.
-    steps : int or None
-        Of the newest checkpoint there was then.
+        How long it ran.
+    reason : str
+        Why it ended, without a full stop.
+    step : int or None
+        Of the newest checkpoint at that time.
     """
 
     seconds: float
-    end: str
-    steps: int | None
+    reason: str
+    step: int | None
 
 
 class Supervisor:
-    """A training that is started until it is done.
+    """A training that is launched until it has finished.
 
     Parameters
     ----------
     ranks : int
-    restarts : int
-        How many launches in a row may follow one without getting further.
+    max_restarts : int
+        How many restarts in a row may end without progress.
     folder : str
         The run's directory.
-    first, again : sequence of str
-        The arguments without and with a checkpoint in it.
+    start_arguments, resume_arguments : sequence of str
+        The arguments of `distbp` as long as the directory has no checkpoint, and afterwards.
+
+    Attributes
+    ----------
+    restarts_without_progress : int
+        Restarts since the last launch that got further than all before it.
+
+    Raises
+    ------
+    ConfigError
+        The environment does not have a valid time limit for the start of the ranks.
+    CheckpointError
+        The run has checkpoints, but none that can be read.
     """
 
     def __init__(
-        self, ranks: int, restarts: int, folder: str, first: Sequence[str], again: Sequence[str]
+        self,
+        ranks: int,
+        max_restarts: int,
+        folder: str,
+        start_arguments: Sequence[str],
+        resume_arguments: Sequence[str],
     ) -> None:
-        self.ranks, self.restarts, self.folder = ranks, restarts, folder
-        self.first, self.again = first, again
+        self.ranks, self.max_restarts, self.folder = ranks, max_restarts, folder
+        self.start_arguments, self.resume_arguments = start_arguments, resume_arguments
         self.init_timeout = init_timeout()
-        self.steps = newest(folder) if restarts else None  # of the newest checkpoint
-        self.furthest = self.steps or 0
-        self.restarts_without_progress = 0  # restarts since a launch got further
-        self.attempts: list[Attempt] = []
+        self.step = _newest_step(folder) if max_restarts else None  # of the newest checkpoint
+        # Not the same: a damaged checkpoint sets a run back to an older one.
+        self.furthest_step = self.step or 0
+        self.restarts_without_progress = 0
+        self.failures: list[FailedLaunch] = []
 
     def run(self) -> int:
-        """Return the exit status.
+        """Launch the training until it has finished; return the exit status.
 
         Raises
         ------
         CheckpointError
             The run has checkpoints, but none that can be read.
+        LaunchError
+            There is no MPI, or no launcher that belongs to it, or a rank cannot be killed.
         """
-        with Requests() as requests:
+        with StopSignals() as signals:
             while True:
-                launch, end = self._launch(requests)
-                if launch.outcome and (launch.outcome != environment.FAILED or not self.restarts):
+                launch, reason = self._run_once(signals)
+                may_retry = launch.outcome == environment.FAILED and self.max_restarts
+                if launch.outcome and not may_retry:
                     return launch.status
-                self._note(time.monotonic() - launch.began, launch.text.rstrip(".") or end)
-                if requests:
-                    say(f"asked to stop: {self.attempts[-1].end}. {self._way_on()}")
+                seconds = time.monotonic() - launch.started_at
+                self._record_failure(seconds, launch.message.rstrip(".") or reason)
+                if signals:
+                    last = self.failures[-1].reason
+                    _print_message(f"stop requested: {last}. {self._resume_hint()}")
                     return StoppedError.status
-                if self.restarts_without_progress == self.restarts:
-                    say(self._summary())
+                if self.restarts_without_progress == self.max_restarts:
+                    _print_message(self._failure_report())
                     return 1
                 self.restarts_without_progress += 1
-                self._announce()
+                _print_message(self._restart_message())
 
-    def _launch(self, requests: Requests) -> tuple[Launch, str]:
-        """Return a launch of which nothing is left, and how it was seen to end."""
-        arguments = self.first if self.steps is None else self.again
-        with Launch(self.ranks, arguments, self.restarts > 0) as launch:
-            return launch, self._follow(launch, requests)
+    def _run_once(self, signals: StopSignals) -> tuple[MpiLaunch, str]:
+        """Run one launch; return it, with no process left of it, and why it ended."""
+        arguments = self.start_arguments if self.step is None else self.resume_arguments
+        with MpiLaunch(self.ranks, arguments, self.max_restarts > 0) as launch:
+            return launch, self._wait(launch, signals)
 
-    def _note(self, seconds: float, end: str) -> None:
-        """Write down a launch that has ended before its time."""
-        self.steps = newest(self.folder)
-        self.attempts.append(Attempt(seconds, end, self.steps))
-        if (self.steps or 0) > self.furthest:
-            self.furthest, self.restarts_without_progress = self.steps or 0, 0
+    def _record_failure(self, seconds: float, reason: str) -> None:
+        self.step = _newest_step(self.folder)
+        self.failures.append(FailedLaunch(seconds, reason, self.step))
+        if (self.step or 0) > self.furthest_step:
+            self.furthest_step, self.restarts_without_progress = self.step or 0, 0
 
-    def _follow(self, launch: Launch, requests: Requests) -> str:
-        """Wait for the end of a launch, as long as is sensible; return how it ended."""
+    def _wait(self, launch: MpiLaunch, signals: StopSignals) -> str:
+        """Wait until a launch ends or exceeds a time limit; return which of them."""
         while (status := launch.wait(POLL_INTERVAL_S)) is None:
-            until, why = self._patience(launch, requests)
-            if time.monotonic() > until:
-                return why
-        return f"the launcher ended with status {status}, but no rank said that training is done"
-
-    def _patience(self, launch: Launch, requests: Requests) -> tuple[float, str]:
-        """Return until when to wait for a launch, and what to say then."""
-        if launch.end_said_at is not None:
-            return launch.end_said_at + LAUNCHER_EXIT_TIMEOUT_S, "the launcher did not end"
-        if requests.forced:
-            return 0.0, "ended at once"
-        if requests:
-            return self._stop(launch, requests)
-        if not launch.has_started:
-            why = f"the ranks did not find each other within {self.init_timeout:g} s"
-            return launch.began + self.init_timeout, why
-        return math.inf, ""
-
-    def _stop(self, launch: Launch, requests: Requests) -> tuple[float, str]:
-        """Ask the ranks to stop; return until when to wait for it, and what to say then."""
-        if launch.ask_to_stop():
-            return (
-                requests.since + STOP_TIMEOUT_S,
-                f"the ranks did not stop within {STOP_TIMEOUT_S:g} s",
-            )
-        return 0.0, "the ranks had not begun to train"
-
-    # What a person reads.
-
-    def _announce(self) -> None:
-        last = self.attempts[-1]
-        place = "from the beginning" if self.steps is None else f"from step {self.steps:,}"
-        say(
-            f"start {len(self.attempts)} ended after {last.seconds:.1f} s: {last.end}. "
-            f"Starting again {place} (restart {self.restarts_without_progress} of {self.restarts})."
+            deadline, reason = self._deadline(launch, signals)
+            if time.monotonic() > deadline:
+                return reason
+        return (
+            f"the launcher exited with status {status} before any rank reported that training "
+            f"had finished"
         )
 
-    def _summary(self) -> str:
-        """Return what has happened, launch by launch, and what can be done."""
-        if len(self.attempts) == 1:
-            return f"{self.attempts[0].end}. {self._way_on()}"
-        lines = [f"given up: {self.restarts} restarts in a row came no further."]
-        for number, attempt in enumerate(self.attempts, 1):
-            place = "no checkpoint" if attempt.steps is None else f"step {attempt.steps:,}"
-            lines.append(f"  start {number}: {attempt.seconds:.1f} s, {place}; {attempt.end}")
-        return "\n".join([*lines, f"  {self._way_on()}"])
+    def _deadline(self, launch: MpiLaunch, signals: StopSignals) -> tuple[float, str]:
+        """Return until when to wait for a launch, by time.monotonic, and the reason for that."""
+        if launch.outcome_at is not None:
+            deadline = launch.outcome_at + _LAUNCHER_EXIT_TIMEOUT_S
+            return deadline, f"the launcher did not exit within {_LAUNCHER_EXIT_TIMEOUT_S:g} s"
+        if signals.forced:
+            return 0.0, "killed by a second signal, without a checkpoint"
+        if signals:
+            return self._stop_deadline(launch, signals)
+        # Training has no time limit, but MPI_Init may block for ever if a rank dies in it.
+        if not launch.has_started:
+            deadline = launch.started_at + self.init_timeout
+            return deadline, f"the ranks did not connect within {self.init_timeout:g} s"
+        return math.inf, ""
 
-    def _way_on(self) -> str:
-        if self.steps is None:
-            return "There is no checkpoint yet: the same command begins again."
-        return f"distbp train --resume {self.folder} goes on from step {self.steps:,}."
+    def _stop_deadline(self, launch: MpiLaunch, signals: StopSignals) -> tuple[float, str]:
+        """Request a stop; return until when to wait for it, and the reason for that."""
+        if launch.request_stop():
+            deadline = signals.first_at + _STOP_TIMEOUT_S
+            return deadline, f"the ranks did not stop within {_STOP_TIMEOUT_S:g} s"
+        return 0.0, "the ranks had not started to train"
+
+    # Messages
+
+    def _restart_message(self) -> str:
+        last = self.failures[-1]
+        start = "from the beginning" if self.step is None else f"from step {self.step:,}"
+        return (
+            f"launch {len(self.failures)} ended after {last.seconds:.1f} s: {last.reason}. "
+            f"Restarting {start} (restart {self.restarts_without_progress} of {self.max_restarts})."
+        )
+
+    def _failure_report(self) -> str:
+        """Return what happened, one line a launch, and how to continue."""
+        if len(self.failures) == 1:
+            return f"{self.failures[0].reason}. {self._resume_hint()}"
+        count = self.max_restarts
+        lines = [f"giving up after {count} restart{'s' * (count != 1)} without progress."]
+        for number, failure in enumerate(self.failures, 1):
+            step = "no checkpoint" if failure.step is None else f"step {failure.step:,}"
+            lines.append(f"  launch {number}: {failure.seconds:.1f} s, {step}; {failure.reason}")
+        return "\n".join([*lines, f"  {self._resume_hint()}"])
+
+    def _resume_hint(self) -> str:
+        if self.step is None:
+            return "There is no checkpoint yet: the same command starts from the beginning."
+        return f"distbp train --resume {self.folder} continues from step {self.step:,}."
 
 
-def newest(folder: str) -> int | None:
-    """Return the steps of a run's newest checkpoint, or None if it has none.
+def _newest_step(folder: str) -> int | None:
+    """Return the step of a run's newest checkpoint, or None if it has none.
 
     Raises
     ------
     CheckpointError
-        It has some, but none that can be read.
+        It has checkpoints, but none that can be read.
     """
     if not list_checkpoints(Path(folder)):
         return None
     return int(read_checkpoint(find_checkpoint(folder)).about["progress"]["steps"])
 
 
-def say(text: str) -> None:
-    """Write to standard error, where the launcher writes too."""
+def _print_message(text: str) -> None:
+    # Not by logging, whose information goes to standard output: under --quiet too, a user has
+    # to learn that ranks were restarted, in order with what the ranks write on standard error.
     sys.stderr.write(f"distbp: {text}\n")
     sys.stderr.flush()

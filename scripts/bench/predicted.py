@@ -3,7 +3,7 @@
 import json
 import sys
 
-from distbp.launch.planner import measure, predict
+from distbp.launch.planner import measure_costs, predict_step
 from distbp.network.parameters import theta_size
 from distbp.parallel import host
 from distbp.parallel.comm import connect
@@ -14,8 +14,8 @@ host.use_threads(1)
 sizes_text, _, batch_text = sys.argv[1].partition(":")
 sizes, batch = [int(n) for n in sizes_text.split("-")], int(batch_text)
 shards = default_shards(batch, sizes)
-costs = measure(comm, sizes, "float32", -(-batch // shards), 0.0, 1e9)
-step = predict(costs, theta_size(sizes), 4, shards, comm.size, int(sys.argv[2]))
+costs = measure_costs(comm, sizes, "float32", -(-batch // shards), 0.0, 1e9)
+step = predict_step(costs, theta_size(sizes), 4, shards, comm.size, int(sys.argv[2]))
 if comm.rank == 0:
     print(json.dumps(vars(costs) | vars(step) | {
         "seconds": step.seconds, "megabytes": theta_size(sizes) * 4e-6,

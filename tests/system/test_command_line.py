@@ -41,10 +41,10 @@ def test_plan_says_which_ranks_pay(tmp_path, start):
     words = ["plan", "--sizes", "50,20,3", "--batch-size", 64, "--shards", 8, "--up-to", 100]
     ended = distbp(*words, "--ranks-a-node", 4, folder=tmp_path, **start)
     assert ended.err == ""
-    assert f"measured with {start.get('n', 1)} here" in ended.out
+    assert f"measured on {start.get('n', 1)} rank" in ended.out
     rows = [line.split() for line in ended.out.splitlines() if re.match(r" +\d+ +\d+ ", line)]
     assert [(int(row[0]), int(row[1])) for row in rows][-2:] == [(64, 16), (100, 25)]
-    assert "pay: each is worth at least 50%" in ended.out
+    assert "ranks are worthwhile (efficiency of at least 50%)" in ended.out
 
 
 def test_from_a_source_to_predictions(tmp_path):

@@ -1,4 +1,4 @@
-"""Predictions from costs that are made up, against the same worked out by hand."""
+"""Predictions from given costs, compared with values worked out by hand."""
 
 from dataclasses import replace
 
@@ -6,31 +6,31 @@ import pytest
 
 from distbp.errors import ConfigError
 from distbp.launch.planner import (
-    Costs,
-    Question,
-    advice,
-    answer,
-    flops,
-    measure,
-    numbers_of_ranks,
-    predict,
-    table,
+    PlanRequest,
+    StepCosts,
+    _backprop_flops,
+    _rank_counts,
+    _recommendations,
+    _table_lines,
+    measure_costs,
+    plan_report,
+    predict_step,
 )
 from distbp.network.parameters import THETA_BLOCK, theta_size
 from distbp.parallel.comm import Comm
 
 P = 64 * THETA_BLOCK
-COSTS = Costs(
+COSTS = StepCosts(
     shard=1e-3, add=1e-9, update=2e-9, step=5e-6, barrier=1e-6, latency=1e-4, bandwidth=1e9
 )
 
 
-def at(ranks, shards=8, per_node=4, parameters=P, costs=COSTS):
-    return predict(costs, parameters, 4, shards, ranks, per_node)
+def prediction(ranks, shards=8, per_node=4, parameters=P, costs=COSTS):
+    return predict_step(costs, parameters, 4, shards, ranks, per_node)
 
 
 def test_one_rank_computes_adds_and_updates_everything():
-    step = at(1)
+    step = prediction(1)
     assert (step.ranks, step.nodes, step.network) == (1, 1, 0)
     assert step.compute == pytest.approx(8e-3)
     assert step.sum == pytest.approx(7 * P * 1e-9 + P * 2e-9)
@@ -40,15 +40,15 @@ def test_one_rank_computes_adds_and_updates_everything():
 
 def test_ranks_of_a_node_share_the_work():
     """4 ranks with 2 shards each: one addition each, 3 in slices of a quarter, 2 barriers."""
-    step = at(4)
+    step = prediction(4)
     assert step.compute == pytest.approx(2e-3)
     assert step.sum == pytest.approx(P * 1e-9 + 3 * P / 4 * 1e-9 + P / 4 * 2e-9)
     assert step.wait == pytest.approx(5e-6 + 2 * 3 * 1e-6)
 
 
-def test_nodes_send_what_they_have_to():
+def test_two_nodes_exchange_halves_of_theta():
     """2 nodes: half of θ twice, in two messages, and half of it added up in slices."""
-    step = at(8)
+    step = prediction(8)
     assert (step.nodes, step.compute) == (2, pytest.approx(1e-3))
     half = P * 4 / 2
     assert step.network == pytest.approx(2 * half / 1e9 + 2e-4 + P / 4 / 2 * 1e-9)
@@ -56,64 +56,66 @@ def test_nodes_send_what_they_have_to():
 
 def test_a_node_with_several_subtrees_sends_more():
     """3 nodes of one rank, 8 shards: two of them have two subtrees."""
-    one, two = at(4, per_node=1), at(3, per_node=1)
+    one, two = prediction(4, per_node=1), prediction(3, per_node=1)
     share = P * 4 / 1e9
     assert one.network == pytest.approx(2 * (3 / 4 * share + 2e-4) + 3 * P / 4 * 1e-9)
     assert two.network == pytest.approx(3 * (2 / 3 * share + 2e-4) + 4 * P / 3 * 1e-9)
 
 
-def test_small_slices_are_not_cut():
-    """A network of a few blocks is updated by those ranks that have shards."""
-    assert at(4, parameters=THETA_BLOCK, shards=2).sum == pytest.approx(
+def test_small_networks_are_not_divided_among_all_ranks():
+    """A network of a few blocks is updated only by ranks that have shards."""
+    assert prediction(4, parameters=THETA_BLOCK, shards=2).sum == pytest.approx(
         THETA_BLOCK * (1 / 2 + 2 / 2) * 1e-9
     )
 
 
-def test_numbers_of_ranks():
-    assert numbers_of_ranks(1) == [1]
-    assert numbers_of_ranks(8) == [1, 2, 4, 8]
-    assert numbers_of_ranks(1000)[-2:] == [512, 1000]
+def test_rank_counts():
+    assert _rank_counts(1) == [1]
+    assert _rank_counts(8) == [1, 2, 4, 8]
+    assert _rank_counts(1000)[-2:] == [512, 1000]
 
 
-def test_advice_when_shards_run_out():
-    steps = [at(n, shards=4, per_node=64) for n in numbers_of_ranks(64)]
-    text = "\n".join(advice(steps, 256, 4))
-    assert "4 ranks pay" in text
-    assert "cut into 4 shards of 64" in text
+def test_recommendation_when_there_are_more_ranks_than_shards():
+    steps = [prediction(n, shards=4, per_node=64) for n in _rank_counts(64)]
+    text = "\n".join(_recommendations(steps, 256, 4))
+    assert "Up to 4 ranks are worthwhile" in text
+    assert "has only 4 shards of 64 rows" in text
     assert "A batch of 512 rows, or --shards 8 with 32 rows each" in text
 
 
-def test_advice_when_the_network_is_slow():
+def test_recommendation_when_the_network_is_slow():
     slow = replace(COSTS, bandwidth=1e6)
-    steps = [at(n, shards=64, per_node=2, costs=slow) for n in numbers_of_ranks(32)]
-    text = "\n".join(advice(steps, 4096, 64))
-    assert "2 ranks pay" in text
-    assert "the network takes" in text
+    steps = [prediction(n, shards=64, per_node=2, costs=slow) for n in _rank_counts(32)]
+    text = "\n".join(_recommendations(steps, 4096, 64))
+    assert "Up to 2 ranks are worthwhile" in text
+    assert "With 4 ranks, the network takes" in text
 
 
-def test_advice_when_all_pay():
-    steps = [at(n, shards=64, per_node=64) for n in numbers_of_ranks(16)]
-    assert len(list(advice(steps, 4096, 64))) == 1
+def test_recommendation_when_all_ranks_are_worthwhile():
+    steps = [prediction(n, shards=64, per_node=64) for n in _rank_counts(16)]
+    assert len(list(_recommendations(steps, 4096, 64))) == 1
 
 
-def test_a_table_has_a_line_each():
-    steps = [at(n) for n in numbers_of_ranks(1000)]
-    lines = list(table(steps))
+def test_the_table_has_a_line_for_each_prediction():
+    steps = [prediction(n) for n in _rank_counts(1000)]
+    lines = list(_table_lines(steps))
     assert len(lines) == len(steps) + 1
     assert len({len(line) for line in lines}) == 1, lines
 
 
-def test_what_is_measured_is_more_than_nothing():
-    """Real measurements: all positive, and larger for a larger network."""
-    small, large = (measure(Comm(), (20, n, 3), "float32", 16, 1e-5, 1e9) for n in (10, 1000))
+def test_measured_costs_are_plausible():
+    """All are positive, and larger for a larger network; one node does not measure a network."""
+    small, large = (measure_costs(Comm(), (20, n, 3), "float32", 16, 1e-5, 1e9) for n in (10, 1000))
     assert min(small.shard, small.add, small.step) > 0
     assert small.update >= 0
     assert large.shard > small.shard
     assert (small.latency, small.bandwidth) == (1e-5, 1e9)
 
 
-def test_an_answer_is_of_what_was_asked():
-    lines = answer(Question((6, 5, 4), batch_size=64, shards=4, up_to=5, ranks_a_node=2), Comm())
+def test_the_report_describes_the_request():
+    lines = plan_report(
+        PlanRequest((6, 5, 4), batch_size=64, shards=4, up_to=5, ranks_a_node=2), Comm()
+    )
     size = theta_size((6, 5, 4))
     assert lines[0].startswith(f"6-5-4, {size} parameters; batches of 64 rows, 4 shards of 16;")
     numbers = [line.split()[0] for line in lines if line[:5].strip().isdecimal()]
@@ -122,18 +124,18 @@ def test_an_answer_is_of_what_was_asked():
 
 def test_flops():
     """Forward and BP4 for every layer, BP2 for all but the first."""
-    assert flops((3, 4, 5), 2) == 2 * 2 * (12 + 20) * 2 + 2 * 2 * 20
+    assert _backprop_flops((3, 4, 5), 2) == 2 * 2 * (12 + 20) * 2 + 2 * 2 * 20
 
 
 @pytest.mark.parametrize(
     "options",
     [{"sizes": (3,)}, {"sizes": (3, 0)}, {"batch_size": 0}, {"shards": 0}, {"bandwidth": 0.0}],
 )
-def test_nonsense_is_refused(options):
+def test_values_out_of_range_are_refused(options):
     with pytest.raises(ConfigError, match="expected"):
-        Question(**{"sizes": (3, 2)} | options)
+        PlanRequest(**{"sizes": (3, 2)} | options)
 
 
 def test_more_shards_than_rows_are_refused():
     with pytest.raises(ConfigError, match="--shards 8 cuts a batch of 4 rows too small"):
-        Question((3, 2), batch_size=4, shards=8)
+        PlanRequest((3, 2), batch_size=4, shards=8)

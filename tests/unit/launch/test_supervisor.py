@@ -1,4 +1,4 @@
-"""When ranks are started again, and when not: on launches that a test makes up."""
+"""When a training is restarted and when not, with simulated launches."""
 
 import os
 import signal
@@ -12,35 +12,35 @@ from distbp.cli.parser import without
 from distbp.cli.train_command import resuming
 from distbp.errors import ConfigError, DataError, DistbpError, StoppedError
 from distbp.launch import supervisor
-from distbp.launch.mpiexec import Requests
+from distbp.launch.mpiexec import StopSignals
 from distbp.launch.supervisor import Supervisor
 from distbp.parallel import environment
 
 
-class Launches:
-    """Stands for `Launch`: each ends as the next item of a list says.
+class FakeLaunches:
+    """Replaces `MpiLaunch`: each launch ends as the next item of a list says.
 
-    An item is (outcome, steps of the newest checkpoint afterwards).
+    An item is (outcome, step of the newest checkpoint afterwards).
     """
 
     def __init__(self, monkeypatch, *script):
-        self.script, self.steps, self.words = list(script), None, []
-        monkeypatch.setattr(supervisor, "Launch", self)
-        monkeypatch.setattr(supervisor, "newest", lambda folder: self.steps)
+        self.script, self.step, self.arguments = list(script), None, []
+        monkeypatch.setattr(supervisor, "MpiLaunch", self)
+        monkeypatch.setattr(supervisor, "_newest_step", lambda folder: self.step)
 
     def __call__(self, ranks, arguments, fault_tolerant):
-        self.words.append(arguments)
-        outcome, self.steps = self.script.pop(0)
-        return Ended(outcome)
+        self.arguments.append(arguments)
+        outcome, self.step = self.script.pop(0)
+        return FakeLaunch(outcome)
 
 
-class Ended:
-    """A launch that has ended."""
+class FakeLaunch:
+    """A launch whose launcher has exited with status 9."""
 
-    end_said_at, has_started = None, True
+    outcome_at, has_started = None, True
 
     def __init__(self, outcome):
-        self.outcome, self.text, self.began = outcome, "", time.monotonic()
+        self.outcome, self.message, self.started_at = outcome, "", time.monotonic()
         self.status = {"done": 0, "stopped": 75, "refused": 2, "failed": 1}.get(outcome, 0)
 
     def __enter__(self):
@@ -53,8 +53,8 @@ class Ended:
         return 9
 
 
-def job(restarts: int) -> Supervisor:
-    return Supervisor(2, restarts, "run", ["first"], ["again"])
+def make_supervisor(max_restarts: int) -> Supervisor:
+    return Supervisor(2, max_restarts, "run", ["start"], ["resume"])
 
 
 @pytest.mark.parametrize(
@@ -68,99 +68,111 @@ def job(restarts: int) -> Supervisor:
         ([("failed", 4), ("done", 9)], 1, 0),
         ([("", None), ("", None), ("", None)], 2, 1),
         ([("", 1), ("", 2), ("", 3), ("done", 9)], 1, 0),
-        ([("", 5), ("", 4), ("", 5)], 2, 1),  # back to an older checkpoint is no progress
+        # Falling back to an older checkpoint and catching up is no progress.
+        ([("", 5), ("", 4), ("", 5)], 2, 1),
     ],
 )
-def test_how_often_it_is_started(monkeypatch, script, restarts, status):
-    """Until a rank says how it ended, or too many in a row came no further."""
-    launches = Launches(monkeypatch, *script)
-    assert job(restarts).run() == status
+def test_the_number_of_restarts(monkeypatch, script, restarts, status):
+    """Until the ranks report an outcome, or too many restarts in a row make no progress."""
+    launches = FakeLaunches(monkeypatch, *script)
+    assert make_supervisor(restarts).run() == status
     assert launches.script == []
 
 
-def test_a_checkpoint_changes_the_arguments(monkeypatch):
-    launches = Launches(monkeypatch, ("", None), ("", 3), ("done", 9))
-    assert job(5).run() == 0
-    assert launches.words == [["first"], ["first"], ["again"]]
+def test_a_restart_resumes_if_there_is_a_checkpoint(monkeypatch):
+    launches = FakeLaunches(monkeypatch, ("", None), ("", 3), ("done", 9))
+    assert make_supervisor(5).run() == 0
+    assert launches.arguments == [["start"], ["start"], ["resume"]]
 
 
-def test_who_gives_up_says_what_has_happened(monkeypatch, capsys):
-    """One line a start, with how far it came; and what to do next."""
-    Launches(monkeypatch, ("", None), ("", 1200), ("", 1200))
-    job(1).run()
+def test_giving_up_lists_all_launches(monkeypatch, capsys):
+    """One line a launch, with the step it reached, and how to continue."""
+    FakeLaunches(monkeypatch, ("", None), ("", 1200), ("", 1200))
+    make_supervisor(1).run()
     text = capsys.readouterr().err
-    assert "Starting again from the beginning (restart 1 of 1)." in text
-    assert "Starting again from step 1,200 (restart 1 of 1)." in text
-    assert "\n  start 1: 0.0 s, no checkpoint; the launcher ended with status 9" in text
-    assert "\n  start 3: 0.0 s, step 1,200; the launcher ended with status 9" in text
-    assert text.splitlines()[-1].strip().startswith("distbp train --resume run goes on")
+    assert "Restarting from the beginning (restart 1 of 1)." in text
+    assert "Restarting from step 1,200 (restart 1 of 1)." in text
+    assert "giving up after 1 restart without progress." in text
+    assert "\n  launch 1: 0.0 s, no checkpoint; the launcher exited with status 9" in text
+    assert "\n  launch 3: 0.0 s, step 1,200; the launcher exited with status 9" in text
+    assert (
+        text.splitlines()[-1]
+        .strip()
+        .startswith("distbp train --resume run continues from step 1,200.")
+    )
 
 
 @pytest.mark.parametrize(
-    ("number", "pressing"), [(signal.SIGTERM, True), (signal.SIGINT, True), (signal.SIGUSR1, False)]
+    ("number", "is_forced"),
+    [(signal.SIGTERM, True), (signal.SIGINT, True), (signal.SIGUSR1, False)],
 )
-def test_requests(number, pressing):
-    """The second signal of a person presses; a second SIGUSR1 only repeats itself."""
+def test_a_second_signal_forces_the_stop(number, is_forced):
+    """But SIGUSR1, which batch systems repeat, never does."""
     before = signal.getsignal(number)
-    with Requests() as requests:
-        assert not requests
+    with StopSignals() as signals:
+        assert not signals
         os.kill(os.getpid(), number)
-        assert requests
-        assert not requests.forced
+        assert signals
+        assert not signals.forced
         os.kill(os.getpid(), number)
-        assert requests.forced == pressing
-        assert requests.received == [number, number]
+        assert signals.forced == is_forced
+        assert signals.received == [number, number]
     assert signal.getsignal(number) == before
 
 
-def test_what_is_ignored_stays_ignored(monkeypatch):
+def test_an_ignored_signal_stays_ignored(monkeypatch):
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        with Requests() as requests:
+        with StopSignals() as signals:
             os.kill(os.getpid(), signal.SIGINT)
-            assert not requests
+            assert not signals
     finally:
         signal.signal(signal.SIGINT, before)
 
 
-def launch(**given):
+def running_launch(**changes):
     values = {
-        "end_said_at": None,
+        "outcome_at": None,
         "has_started": False,
-        "began": 100.0,
-        "ask_to_stop": lambda: True,
+        "started_at": 100.0,
+        "request_stop": lambda: True,
     }
-    return SimpleNamespace(**values | given)
+    return SimpleNamespace(**values | changes)
 
 
-def asked(*numbers):
-    requests = Requests()
-    requests.received, requests.since = list(numbers), 200.0
-    return requests
+def received(*numbers):
+    """Return the signals, the first of which was received at 200 s."""
+    signals = StopSignals()
+    signals.received, signals.first_at = list(numbers), 200.0
+    return signals
 
 
 @pytest.mark.parametrize(
-    ("launch", "requests", "until", "why"),
+    ("launch", "signals", "deadline", "reason"),
     [
-        (launch(), asked(), 220.0, "did not find each other within 120 s"),
-        (launch(has_started=True), asked(), float("inf"), ""),
-        (launch(end_said_at=300.0, has_started=True), asked(15), 310.0, "launcher did not end"),
-        (launch(has_started=True), asked(15), 260.0, "did not stop within 60 s"),
-        (launch(ask_to_stop=lambda: False), asked(15), 0.0, "had not begun"),
-        (launch(has_started=True), asked(10, 15), 0.0, "at once"),
+        (running_launch(), received(), 220.0, "did not connect within 120 s"),
+        (running_launch(has_started=True), received(), float("inf"), ""),
+        (
+            running_launch(outcome_at=300.0, has_started=True),
+            received(15),
+            310.0,
+            "launcher did not exit within 10 s",
+        ),
+        (running_launch(has_started=True), received(15), 260.0, "did not stop within 60 s"),
+        (running_launch(request_stop=lambda: False), received(15), 0.0, "had not started to train"),
+        (running_launch(has_started=True), received(10, 15), 0.0, "killed by a second signal"),
     ],
 )
-def test_how_long_a_launch_is_waited_for(monkeypatch, launch, requests, until, why):
+def test_the_time_limit_of_a_launch(monkeypatch, launch, signals, deadline, reason):
     monkeypatch.delenv("DISTBP_START_LIMIT", raising=False)
-    seconds, text = job(0)._patience(launch, requests)
-    assert seconds == until
-    assert why in text
+    assert make_supervisor(0)._deadline(launch, signals)[0] == deadline
+    assert reason in make_supervisor(0)._deadline(launch, signals)[1]
 
 
-def test_the_start_limit_has_to_be_a_number(monkeypatch):
+def test_the_time_limit_of_the_start_must_be_a_number(monkeypatch):
     monkeypatch.setenv("DISTBP_START_LIMIT", "soon")
     with pytest.raises(ConfigError, match="DISTBP_START_LIMIT=soon"):
-        job(0)
+        make_supervisor(0)
 
 
 @pytest.mark.parametrize(
@@ -172,19 +184,19 @@ def test_the_start_limit_has_to_be_a_number(monkeypatch):
         (DistbpError("x"), "failed 1"),
     ],
 )
-def test_what_ranks_say_of_an_error(tmp_path, monkeypatch, error, first):
+def test_the_completion_file_after_an_error(tmp_path, monkeypatch, error, first):
     monkeypatch.setenv(environment.DONE_VARIABLE, str(tmp_path / "done"))
     environment.write_error_file(error)
     assert (tmp_path / "done").read_text() == f"{first}\nx\n"
 
 
-def test_what_ranks_say_of_a_good_end(tmp_path, monkeypatch):
+def test_the_completion_file_after_success(tmp_path, monkeypatch):
     monkeypatch.setenv(environment.DONE_VARIABLE, str(tmp_path / "done"))
     environment.write_completion_file()
     assert (tmp_path / "done").read_text() == "done 0\n"
 
 
-def test_without_a_starter_nothing_is_said(tmp_path, monkeypatch):
+def test_ranks_that_distbp_did_not_start_write_no_files(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in (environment.DONE_VARIABLE, environment.STARTED_VARIABLE):
         monkeypatch.delenv(name, raising=False)
@@ -193,8 +205,8 @@ def test_without_a_starter_nothing_is_said(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_arguments_of_ranks():
-    """What starts them is left out, in both spellings; values that look like it stay."""
+def test_the_arguments_passed_on_to_ranks():
+    """Without --ranks and --restarts, as two words or as one with an equals sign."""
     argv = ["train", "d.h5", "--ranks", "3", "--out", "run", "--restarts=2", "--seed", "1"]
     assert without(argv, "--ranks", "--restarts") == [
         "train",
@@ -206,8 +218,8 @@ def test_the_arguments_of_ranks():
     ]
 
 
-def test_the_arguments_that_go_on_with_a_run():
-    """What may change is passed on as it was given, and is understood again."""
+def test_the_arguments_of_a_restart():
+    """Options that may change on resume are passed on, and parse to the same values."""
     words = resuming("run", {"out": "run", "seed": 1, "quiet": True, "keep": 2, "epochs": 9})
     assert words == ["train", "--resume", "run", "--epochs", "9", "--keep", "2", "--quiet"]
     arguments = parse(words)

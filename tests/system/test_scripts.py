@@ -1,4 +1,4 @@
-"""The README's two commands, from a fresh clone, as a newcomer gives them."""
+"""The README's commands, from a fresh clone, as a newcomer gives them."""
 
 import re
 import subprocess
@@ -12,13 +12,16 @@ FRESH = {"PYTHONPATH": "", "PYTHONWARNINGS": "", "PYTHON": sys.executable}
 LIMIT = 1200.0  # seconds, with the download of what is installed
 
 
+def cloned(folder):
+    """Return a fresh clone in the folder, at a path with a space."""
+    command = ["git", "-c", "safe.directory=*", "clone", "--quiet", ROOT, folder / "a clone"]
+    subprocess.run(command, check=True, capture_output=True)
+    return folder / "a clone"
+
+
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory):
-    """Return a fresh clone, at a path with a space."""
-    folder = tmp_path_factory.mktemp("fresh") / "a clone"
-    command = ["git", "-c", "safe.directory=*", "clone", "--quiet", ROOT, folder]
-    subprocess.run(command, check=True, capture_output=True)
-    return folder
+    return cloned(tmp_path_factory.mktemp("fresh"))
 
 
 @pytest.fixture
@@ -48,3 +51,49 @@ def test_the_tests(clone, mpi, tmp_path):
     counted = re.search(r"^(\d+) passed, 0 failed$", ended.out, re.M)
     assert counted is not None, str(ended)
     assert int(counted[1]) > 100
+
+
+@pytest.fixture
+def compare(mpi, tmp_path):
+    """Return a function that compares a clone's code with its last commit, in this environment."""
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / mpi).symlink_to(sys.prefix, target_is_directory=True)
+    environment = FRESH | {"DISTBP_TEST_HOME": str(tmp_path / "home")}
+
+    def run(clone, revision="HEAD"):
+        command = ["scripts/compare_digests", revision, "--short"]
+        ended = Job(command, clone, environment, LIMIT).wait()
+        trees = ["git", "worktree", "list"]
+        left = subprocess.run(trees, cwd=clone, check=True, capture_output=True, text=True).stdout
+        assert len(left.splitlines()) == 1, left
+        return ended
+
+    return run
+
+
+def test_compare_digests_with_the_same_code(clone, compare):
+    """A tree that nobody has changed trains to the bits of its last commit."""
+    ended = compare(clone)
+    assert ended.status == 0, str(ended)
+    assert re.search(r"^6 compared, 0 differ$", ended.out, re.M), str(ended)
+
+
+def test_compare_digests_finds_a_difference(compare, tmp_path):
+    """A constant of Adam's is changed: what is trained with Adam differs, and nothing else."""
+    clone = cloned(tmp_path)
+    texts = {path: path.read_text() for path in (clone / "distbp").rglob("*.py")}
+    changed = [path for path, text in texts.items() if "0.999" in text]
+    assert changed
+    for path in changed:
+        path.write_text(texts[path].replace("0.999", "0.998"))
+    ended = compare(clone)
+    assert ended.status == 1, str(ended)
+    assert re.search(r"^6 compared, 4 differ$", ended.out, re.M), str(ended)
+    for case, word in (("all defaults", "equal"), ("adam", "DIFFERENT"), ("regression", "equal")):
+        assert re.search(rf"^{case}.* {word}$", ended.out, re.M), str(ended)
+
+
+def test_compare_digests_without_the_revision(clone, compare):
+    ended = compare(clone, "no-such-revision")
+    assert (ended.status, ended.out) == (2, "")
+    assert "no-such-revision is none that is here" in ended.err

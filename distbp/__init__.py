@@ -1,13 +1,30 @@
-"""Data-parallel training of dense neural networks on CPUs.
+"""Data-parallel training of dense neural networks on CPUs, bit-for-bit reproducible.
 
-    network = distbp.Network((784, 100, 10))
+    import distbp
+
+    config = distbp.Config(data="digits.h5", out="run", hidden=(100,), epochs=10)
+    result = distbp.train(config)         # on every rank that mpirun started, or alone
+    output = distbp.predict("run", x)     # rows as they were imported; (n, n_out)
+    network = distbp.load("run")          # a Network; takes scaled rows
+    network = distbp.Network((784, 100, 10), seed=1)
     nabla_b, nabla_w = network.backprop(x, y)
-    result = distbp.train(distbp.Config(data="digits.h5", out="run"))
-    network = distbp.load("run")
-    a = distbp.predict("run", x)
 
-Importing distbp starts no MPI and loads neither NumPy nor HDF5: the names above are
-imported when they are first used.
+`Config` has the options of `distbp train` under the same names. Errors are subclasses of
+`DistbpError`; messages go to the logger "distbp", and what a caller should know of to
+`warnings` as `DistbpWarning`. Used as a library distbp prints nothing by itself.
+
+Importing distbp starts no MPI and loads neither NumPy nor HDF5: each of these names is
+imported when it is first used. The packages, each importing only from those above it:
+
+    network    backpropagation (BP1-BP4), activations, costs, optimizers
+    parallel   shards of a mini-batch, MPI, and the sum of the gradients
+    storage    checkpoints and run directories, as HDF5 files with checksums
+    data       importing and reading data sets
+    training   configuration, state, recovery, and the training loop
+    launch     starting and restarting ranks, SLURM, planning
+    cli        the command line
+
+`python -m pydoc distbp.parallel` and its like show a page on each.
 """
 
 from importlib import import_module
@@ -16,7 +33,7 @@ from typing import TYPE_CHECKING, Any
 from distbp.version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from distbp.errors import DistbpError
+    from distbp.errors import DistbpError, DistbpWarning
     from distbp.network.activations import sigmoid, sigmoid_prime
     from distbp.network.network import Network
     from distbp.storage.run_directory import load
@@ -25,12 +42,14 @@ if TYPE_CHECKING:
     from distbp.training.prediction import predict
 
 __all__ = [
-    "Config", "DistbpError", "Network", "load", "predict", "sigmoid", "sigmoid_prime", "train",
+    "Config", "DistbpError", "DistbpWarning", "Network", "load", "predict", "sigmoid",
+    "sigmoid_prime", "train",
 ]  # fmt: skip
 
 _MODULES = {
     "Config": "training.config",
     "DistbpError": "errors",
+    "DistbpWarning": "errors",
     "Network": "network.network",
     "load": "storage.run_directory",
     "predict": "training.prediction",

@@ -1,0 +1,202 @@
+"""The READMEs are true: each command of README.md is run, in order, as a reader types them.
+
+The reader has a copy of the checkout, a virtual environment that README.md tells them to make,
+and a file `data.h5` of their own. A code block, or a command, that is not known here is a
+failure. What is not run as it stands is listed in `SUBSTITUTIONS`.
+"""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+from typing import NamedTuple
+
+import h5py
+import numpy as np
+import pytest
+from checkout import INSTALL_LIMIT_S, MPI, copy_checkout, fresh_environment
+from ranks import ROOT, Job, base_environment
+
+from distbp.training.config import Config
+
+README = ROOT / "README.md"
+OTHERS = [path for name in ("scripts", "tests") for path in sorted((ROOT / name).rglob("*.md"))]
+EACH = pytest.mark.parametrize(
+    "path", [README, *OTHERS], ids=lambda path: str(path.relative_to(ROOT))
+)
+# What stands for a command that cannot be run as it is written, and where it is tested.
+SUBSTITUTIONS = (
+    (r"^pip install '\.\[mpich\]'$", f"pip install -q '.[{MPI}]'"),  # the MPI of this test run
+    (r"^mpirun -n 64 ", "mpirun -n 2 "),  # on a machine of any size
+    (r"^sbatch (\S+)$", r"bash -n \1"),  # submitted to a cluster in test_slurm_jobs.py
+    (r"^(scripts/test)\b.*$", r"\1 --help"),  # run in test_scripts.py
+)
+PROGRAMS = {"python3", ".", "pip", "distbp", "mpirun", "test", "sbatch", "scripts/test"}
+# Commands in running text. The rest of them is for pip, and run in test_packaging.py.
+INLINE = re.compile(r"`((?:distbp|python) [a-z-][^`]*)`")
+OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]+")
+LINK = re.compile(r"\]\(([^)#:]+)(?:#[^)]*)?\)")
+# Options of programs that are not distbp's.
+FOREIGN_OPTIONS = {"--with-ft"}
+VERBS = ("import", "train", "evaluate", "predict", "info", "digest", "plan", "slurm")
+
+
+class Block(NamedTuple):
+    """A fenced code block: its language, its text, and the line of README.md it starts on."""
+
+    language: str
+    text: str
+    line: int
+
+
+def blocks(path: Path) -> list[Block]:
+    text = path.read_text("utf-8")
+    found = re.finditer(r"^```(.*)\n((?:.*\n)*?)```$", text, re.MULTILINE)
+    return [Block(m[1], m[2], text.count("\n", 0, m.start()) + 1) for m in found]
+
+
+def prose(path: Path) -> str:
+    """Return the text without its code blocks."""
+    return re.sub(r"^```.*\n(?:.*\n)*?```$", "", path.read_text("utf-8"), flags=re.MULTILINE)
+
+
+def commands(block: Block) -> list[str]:
+    """Return the commands of a block of shell, one per line, without comments."""
+    lines = block.text.replace("\\\n", " ").splitlines()
+    found = (re.sub(r"(^|\s+)#.*", "", line).strip() for line in lines)
+    return [command for command in found if command]
+
+
+def substituted(command: str) -> str:
+    """Return what is run for a command; fail if its program is not known."""
+    assert command.split()[0] in PROGRAMS, f"{command}: how is this to be tested?"
+    for pattern, replacement in SUBSTITUTIONS:
+        command = re.sub(pattern, replacement, command)
+    return command
+
+
+def as_script(path: Path) -> str:
+    """Return one script that runs all blocks of a file, in order, and stops at a failure."""
+    lines = ["set -eu"]
+    for block in blocks(path):
+        assert block.language in ("sh", "python"), f"{path.name}:{block.line}: {block.language!r}"
+        if block.language == "python":
+            lines.append(f"python - <<'END OF BLOCK'\n{block.text}END OF BLOCK")
+            continue
+        for command in map(substituted, commands(block)):
+            lines += [f"echo {shlex.quote('$ ' + command)}", command]
+    lines += [command for command in INLINE.findall(prose(path)) if is_complete(command)]
+    return "\n".join(lines) + "\n"
+
+
+def is_complete(command: str) -> bool:
+    """Return whether a command in running text is a whole one: the others name a verb."""
+    return command.endswith("--help") or command.startswith("python -m pydoc")
+
+
+@pytest.fixture
+def reader(tmp_path):
+    """Return the folder of somebody who has cloned distbp, and has an HDF5 file."""
+    folder = copy_checkout(tmp_path / "a checkout")
+    random = np.random.default_rng(0)
+    with h5py.File(folder / "data.h5", "w") as file:
+        file["inputs"] = x = random.normal(size=(500, 2, 3))
+        file["targets"] = x[:, 0] - np.sin(x[:, 1])
+    return folder
+
+
+def test_every_command_of_the_readme(reader, tmp_path):
+    """All of them succeed, and what they make is there."""
+    script = tmp_path / "readme.sh"
+    script.write_text(as_script(README))
+    variables = fresh_environment(tmp_path)
+    ended = Job(["bash", script], reader, variables, INSTALL_LIMIT_S).wait()
+    assert ended.status == 0, str(ended)
+    accuracies = [
+        float(text) for text in re.findall(r"^test: .*accuracy ([\d.]+)%$", ended.out, re.M)
+    ]
+    assert accuracies, str(ended)
+    assert min(accuracies) > 90, str(ended)
+    with h5py.File(reader / "predictions.h5") as file:
+        assert file["output"].shape == (100, 3)
+    for run in ("run", "digits", "four", "cluster", "library"):
+        assert (reader / run / "last.h5").exists(), run
+
+
+def test_what_the_test_does_not_know_is_a_failure(tmp_path):
+    """A new program, or a block in another language, has to be thought of here."""
+    path = tmp_path / "README.md"
+    for text in ("```sh\ncurl somewhere | sh\n```\n", "```json\n{}\n```\n", "```\ndistbp\n```\n"):
+        path.write_text(text)
+        with pytest.raises(AssertionError):
+            as_script(path)
+
+
+@EACH
+def test_no_code_escapes(path):
+    """Indented code would not be found above; nor would a fence that is never closed."""
+    text = prose(path)
+    assert "```" not in text
+    assert not re.findall(r"\n\n {4,}\S.*", text)
+
+
+def help_of(*words: object) -> str:
+    """Return what a program says to --help; scripts in Python run in the tests' own Python."""
+    program = Path(str(words[0]))
+    is_python = program != Path(sys.executable) and b"python" in program.read_bytes()[:40]
+    run = subprocess.run(
+        [*[sys.executable] * is_python, *map(str, words), "--help"],
+        env=base_environment() | {"PYTHONWARNINGS": ""}, stdin=subprocess.DEVNULL,
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    return run.stdout
+
+
+@pytest.fixture(scope="module")
+def known_options():
+    """Return the options of all verbs, of MPI's launchers and of the scripts for all users."""
+    verbs = (help_of(sys.executable, "-m", "distbp", verb) for verb in VERBS)
+    scripts = (help_of(ROOT / "scripts" / name) for name in ("test", "demo"))
+    return FOREIGN_OPTIONS | set(OPTION.findall(" ".join([*verbs, *scripts])))
+
+
+@EACH
+def test_options_in_the_text_exist(path, known_options):
+    assert set(OPTION.findall(prose(path))) <= known_options
+
+
+@EACH
+def test_links_lead_somewhere(path):
+    for target in LINK.findall(path.read_text("utf-8")):
+        assert (path.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("path", OTHERS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_commands_of_the_other_readmes_exist(path):
+    """They take long, or need root: each is a script of the checkout, with the options it has."""
+    for block in blocks(path):
+        assert block.language == "sh", f"line {block.line}: {block.language!r}"
+        for command in commands(block):
+            program, *words = shlex.split(command)
+            if program == "distbp":
+                text = help_of(sys.executable, "-m", "distbp", words[0])
+            else:
+                assert os.access(ROOT / program, os.X_OK), program
+                text = help_of(ROOT / program)
+            assert set(OPTION.findall(command)) <= set(OPTION.findall(text)), command
+
+
+def test_the_defaults_in_the_table_are_those_of_train():
+    """Where a row is for one option and names a default; nothing stands for None and 0."""
+    defaults = {"--" + one.name.replace("_", "-"): one.default for one in fields(Config)}
+    rows = re.findall(r"^\| `(--[a-z-]+)[^`|]*` \| `?([^`|]+?)`? \|", README.read_text(), re.M)
+    assert len(rows) >= 7
+    for option, cell in rows:
+        if option in ("--ranks", "--learning-rate"):
+            continue  # of the command line, not of a run; of the optimizer
+        default = defaults[option]
+        shown = ",".join(map(str, default)) if isinstance(default, tuple) else str(default or 0)
+        assert cell == shown, option

@@ -1,8 +1,8 @@
-"""Programs that take turns: what all benchmarks here are made of.
+"""Run contenders in turns: the harness of the benchmarks in this folder.
 
-Contenders are started together and wait asleep; then each has a turn, round after
-round, so that whatever else the machine does hits all of them alike. A figure is the
-median of a contender's turns.
+All contenders are started together and sleep; then each has a turn, round after round, so
+that other load on the machine affects all of them alike. A figure is the median of a
+contender's turns.
 """
 
 import json
@@ -21,9 +21,9 @@ from distbp.launch import mpiexec
 from distbp.parallel import host
 
 HERE = Path(__file__).resolve().parent
-PAUSE = 0.3  # seconds: threads of the one before may spin for a while when they have nothing to do
+PAUSE_S = 0.3  # idle threads of the previous contender may still spin for a while
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-# Group that need an environment of their own.
+# What other libraries are compared with, each in an environment of its own.
 PEERS = {
     "torch": ("torch==2.13.0", "numpy"),
     "jax": ("jax", "numpy"),
@@ -33,10 +33,10 @@ PEERS = {
 
 @dataclass(frozen=True)
 class Contender:
-    """A program beside this file that calls `take_turns`.
+    """A program in this folder that calls `take_turns`.
 
-    `program` is told `words`, and then the folder to meet in. It is started on `ranks`
-    ranks, or once, with one BLAS thread or with as many as it likes.
+    `program` is started with `words` and the folder to communicate through, on `ranks` ranks
+    or as a single process, with one BLAS thread or with as many as it chooses.
     """
 
     name: str
@@ -46,13 +46,13 @@ class Contender:
     python: str = sys.executable
     threads: int | None = 1
     environment: dict[str, str] = field(default_factory=dict)
-    launcher: tuple[str, ...] = ()  # instead of one for `ranks`
+    launcher: tuple[str, ...] = ()  # instead of the default one for `ranks`
 
     def command(self):
         program = [self.python, str(HERE / self.program), *self.words]
         environment = self.environment | (ONE_THREAD if self.threads == 1 else {})
         if self.launcher:
-            # Over ssh there is no environment but what the command brings along.
+            # Over ssh, the only environment is what the command sets.
             words = [f"{name}={value}" for name, value in environment.items()]
             return [*self.launcher, "/usr/bin/env", *words, *program], environment
         if self.ranks == 1:
@@ -71,7 +71,7 @@ def launch_command(python, ranks):
 
 
 class Started:
-    """A contender that runs: told to go by a file `go-K`, it answers in `done-K`."""
+    """A running contender: the file `go-K` starts its turn K, and `done-K` has the result."""
 
     def __init__(self, contender, folder):
         folder.mkdir()
@@ -93,14 +93,14 @@ class Started:
         return path.read_text()
 
     def turn(self):
-        time.sleep(PAUSE)
+        time.sleep(PAUSE_S)
         (self.folder / f"go-{self.turns}").touch()
         seconds = float(self.wait_for(f"done-{self.turns}"))
         self.turns += 1
         return seconds
 
     def end(self):
-        """Let it end by itself; if it does not, with all that it has started."""
+        """Ask it to exit; if it does not, kill it with all that it has started."""
         (self.folder / "end").touch()
         try:
             self.child.wait(20)
@@ -111,7 +111,7 @@ class Started:
 
 
 def measure(contenders, rounds):
-    """Return the seconds a step of every turn, by contender's name."""
+    """Return the seconds per step of each turn, by the contender's name."""
     with tempfile.TemporaryDirectory() as folder:
         started = []
         turns = {contender.name: [] for contender in contenders}
@@ -121,7 +121,7 @@ def measure(contenders, rounds):
             for one in started:
                 one.wait_for("ready")
             for one in started:
-                one.turn()  # in which it finds out how many steps a turn has
+                one.turn()  # calibrates the number of steps in a turn
             for _ in range(rounds):
                 for contender, one in zip(contenders, started, strict=True):
                     turns[contender.name].append(one.turn())
@@ -135,8 +135,25 @@ def medians(turns):
     return {name: median(values) for name, values in turns.items()}
 
 
-def peer_python(name, given=None):
-    """Return a Python that has a peer, in an environment of its own below .bench."""
+def add_peer_options(parser, *names):
+    """Add --peers, and for each peer the option that names a Python which has it."""
+    default = ",".join(names)
+    about = f"what to compare with; '' for nothing (default: {default})"
+    parser.add_argument("--peers", metavar="LIST", default=default, help=about)
+    for name in names:
+        parser.add_argument(f"--{name}", metavar="PYTHON", help=f"one that has {name} already")
+
+
+def peer_pythons(arguments):
+    """Return the Python of each peer that was asked for, by the peer's name."""
+    names = list(filter(None, arguments.peers.split(",")))
+    if unknown := set(names) - set(PEERS):
+        sys.exit(f"--peers: expected names from {', '.join(PEERS)}; found {', '.join(unknown)}.")
+    return {name: _peer_python(name, getattr(arguments, name)) for name in names}
+
+
+def _peer_python(name, given):
+    """Return a Python that has a peer, by default in an environment of its own in .bench."""
     if given:
         return given
     folder = Path(".bench", name).absolute()
@@ -149,7 +166,7 @@ def peer_python(name, given=None):
 
 
 def describe_machine():
-    """Return a line about what figures were measured on."""
+    """Return a line about the machine that the figures were measured on."""
     return (
         f"{host.cpu()}, {len(host.cores())} cores; {host.bits()['blas']}; "
         f"load {os.getloadavg()[0]:.1f} before the start"

@@ -1,4 +1,4 @@
-"""The contender JAX in one process: a jitted step, or a whole epoch scanned in one call."""
+"""The contender JAX, in one process: a jitted step, or a whole epoch scanned in one call."""
 
 import sys
 from itertools import cycle, pairwise

@@ -1,4 +1,4 @@
-"""What `distbp plan` predicts for the ranks that this is started on, as JSON."""
+"""Print what `distbp plan` predicts for the ranks that this is started on, as JSON."""
 
 import json
 import sys

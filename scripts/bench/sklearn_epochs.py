@@ -1,4 +1,4 @@
-"""scikit-learn trains on arrays: prints (seconds, test accuracy) of each epoch as JSON."""
+"""Train with scikit-learn; print (seconds, test accuracy) of each epoch as JSON."""
 
 import json
 import sys

@@ -1,4 +1,4 @@
-"""scikit-learn fits numbers for many epochs: prints the last training cost."""
+"""Fit a regression with scikit-learn for many epochs; print the last training cost."""
 
 import sys
 import warnings
@@ -13,6 +13,6 @@ model = MLPRegressor(
     learning_rate_init=rate, max_iter=epochs, n_iter_no_change=epochs, random_state=0,
 )  # fmt: skip
 with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # that it has made all its epochs
+    warnings.simplefilter("ignore")  # about reaching max_iter
     model.fit(data["x_train"], data["y_train"].ravel())
 print(model.loss_)

@@ -1,4 +1,4 @@
-"""The contender scikit-learn: `partial_fit` of an MLPClassifier, a mini-batch a call."""
+"""The contender scikit-learn: `partial_fit` of an MLPClassifier, one mini-batch per call."""
 
 import sys
 from itertools import cycle

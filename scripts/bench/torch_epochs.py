@@ -1,4 +1,4 @@
-"""PyTorch trains on arrays: prints (seconds, test accuracy) of each epoch as JSON."""
+"""Train with PyTorch; print (seconds, test accuracy) of each epoch as JSON."""
 
 import json
 import os

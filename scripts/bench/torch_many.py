@@ -1,4 +1,4 @@
-"""PyTorch fits numbers for many epochs: prints the last training cost."""
+"""Fit a regression with PyTorch for many epochs; print the last training cost."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""The contender PyTorch, at its best: DDP over Gloo, or one process with its threads."""
+"""The contender PyTorch, tuned: DDP over Gloo, or one process with several threads."""
 
 import os
 import sys

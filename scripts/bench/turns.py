@@ -1,21 +1,23 @@
-"""How a contender of `steps` takes its turns: asleep between them, all ranks at once."""
+"""How a contender takes its turns: it sleeps between them, and all its ranks start together."""
 
+import os
 import time
 from pathlib import Path
 
-TURN = 0.7  # seconds
+# The tests of these scripts shorten it, for they look at the output only.
+TURN_S = float(os.environ.get("DISTBP_BENCH_TURN_S", "0.7"))
 
 
 def take_turns(folder, is_first, step, gather, steps_a_call=1):
-    """Time `step()` whenever told to; the first turn finds out how often.
+    """Time `step()` at each request; the first turn calibrates the number of steps.
 
     Parameters
     ----------
-    folder : where files `go-K` and `end` appear, and `ready` and `done-K` are put
-    is_first : whether this process does the talking
-    step : function that makes one step
-    gather : function that returns the list of all processes' numbers, on all of them
-    steps_a_call : how many steps `step()` makes
+    folder : where the files `go-K` and `end` are expected, and `ready` and `done-K` written
+    is_first : whether this process writes these files
+    step : function that runs one step
+    gather : function that returns the numbers of all processes as a list, on each of them
+    steps_a_call : how many steps one call of `step()` runs
     """
     for _ in range(3):
         step()
@@ -26,12 +28,12 @@ def take_turns(folder, is_first, step, gather, steps_a_call=1):
         while not (folder / f"go-{turn}").exists():
             if (folder / "end").exists():
                 return
-            time.sleep(0.2)  # often enough, and seldom enough not to disturb the others
-        gather(0)  # all start together
-        if turn == 0:  # nobody else works now: so this is how long a step takes
+            time.sleep(0.2)  # rarely enough not to disturb whose turn it is
+        gather(0)  # a barrier
+        if turn == 0:  # no other contender runs now, so this is the time of a step
             for _ in range(3):
-                steps = int(gather(steps_in(TURN / 7, timed(step, steps), steps))[0])
-            steps = int(gather(steps_in(TURN, timed(step, steps), steps))[0])
+                steps = int(gather(steps_in(TURN_S / 7, timed(step, steps), steps))[0])
+            steps = int(gather(steps_in(TURN_S, timed(step, steps), steps))[0])
         step()
         seconds = max(gather(timed(step, steps) / steps_a_call))
         if is_first:
@@ -40,7 +42,7 @@ def take_turns(folder, is_first, step, gather, steps_a_call=1):
 
 
 def timed(step, count):
-    """Return the seconds that a step takes."""
+    """Return the seconds per step."""
     began = time.perf_counter()
     for _ in range(count):
         step()
@@ -48,12 +50,12 @@ def timed(step, count):
 
 
 def steps_in(seconds, a_step, most_before):
-    """Return how many steps to make; not too many more than the time was taken of."""
+    """Return how many steps take that long; at most 20 times what `a_step` was measured on."""
     return max(2, min(20 * most_before, round(seconds / a_step)))
 
 
 def put(path: Path, text: str) -> None:
-    """Let a file appear with its content."""
+    """Write a file that appears with its content complete."""
     temporary = path.with_suffix(".new")
     temporary.write_text(text)
     temporary.rename(path)

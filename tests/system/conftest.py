@@ -11,7 +11,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import ranks
 
 # These take a minute and more, and mostly wait: the others can go on beside them.
-FIRST = ("test_slurm_jobs.py", "test_scripts.py", "test_packaging.py")
+FIRST = ("test_slurm_jobs.py", "test_scripts.py", "test_benchmarks.py", "test_packaging.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

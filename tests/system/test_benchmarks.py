@@ -1,0 +1,99 @@
+"""Every script has a short form that a test runs; here are those of the benchmarks and recipes.
+
+What they measure is not looked at, only that they do, and print their table: with turns
+of a moment, one round, small networks, and the peers that the test environment has.
+"""
+
+import importlib.util
+import os
+import re
+import sys
+from pathlib import Path
+
+import pytest
+from hosts import can_make_hosts
+from ranks import ROOT, Ended, Job, distbp, mpiexec
+
+SCRIPTS = ROOT / "scripts"
+FASHION = Path("/usr/share/datasets/fashion-mnist")
+PEERS = [name for name in ("torch", "sklearn") if importlib.util.find_spec(name)]
+# In test_scripts.py; and what `distbp slurm` writes is submitted in test_slurm_jobs.py.
+ELSEWHERE = {"demo", "test", "compare_digests", "train.sbatch", "sweep.sbatch"}
+# Each script here: the options of its short form, and the rows of the tables that it prints.
+SHORT = {
+    "bench/calls": (["--cases", "20-8-3:4"], 0),
+    "bench/combine": (["--rounds", 1, "--megabytes", 0.01], 1),
+    "bench/epochs": (["handwritten.h5", "--rounds", 1, "--epochs", 1], 2),
+    "bench/many_epochs": (["--rounds", 1, "--epochs", 2], 3),
+    "bench/memory": (["digits.h5", "--ranks", "1,2", "--", "--epochs", 40], 2),
+    "bench/safety": (["--rounds", 1, "--trial"], 0),
+    "bench/scaling": (["--rounds", 1, "--ranks", "1,2", "--without-hosts"], 6),
+    "bench/steps": (["--rounds", 1, "--cases", "20-8-3:64", "--picture", "steps.png"], 1),
+    "bench/wire": (["--rounds", 1, "--megabytes", 0.01, "--layouts", "1+1"], 1),
+    "code_metrics": (["--unused"], 0),
+    "soak": (["--minutes", 0.001, "--calm", 0.05, "--busy", 1, "--ranks", 2], 6),
+    "recipes/fashion-mnist": ([FASHION, 2, "--epochs", 1, "--hidden", 8], 0),
+    "recipes/curves": None,  # drawn by the recipe above
+}
+# How many rows each peer adds; in the tables of `steps` it adds columns.
+PEER_ROWS = {
+    "bench/epochs": {"torch": 2, "sklearn": 1},
+    "bench/many_epochs": {"torch": 1, "sklearn": 1},
+    "bench/steps": {"torch": 0, "sklearn": 0},
+}
+
+
+def script(name: str, *words: object, folder: Path, limit: float = 300.0) -> Ended:
+    """Run a script with the Python of the tests first on the PATH; it must succeed."""
+    variables = {
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONWARNINGS": "",
+        "DISTBP_BENCH_TURN_S": "0.02",
+    }
+    path = SCRIPTS / name
+    python = [sys.executable] if b"python" in path.read_bytes()[:40] else []
+    ended = Job([*python, path, *words], folder, variables, limit).wait()
+    assert ended.status == 0, str(ended)
+    return ended
+
+
+def test_no_script_is_left_out():
+    """A new one is run by a test, here or elsewhere."""
+    names = {
+        str(path.relative_to(SCRIPTS))
+        for path in SCRIPTS.rglob("*")
+        if path.is_file() and (os.access(path, os.X_OK) or path.suffix == ".sbatch")
+    }
+    assert names <= set(SHORT) | ELSEWHERE
+    assert set(SHORT) <= names
+
+
+@pytest.mark.parametrize("name", [name for name, form in SHORT.items() if form])
+def test_short_form(name, data, tmp_path):
+    """It ends well, and its tables have a row for each thing measured."""
+    words, rows = SHORT[name]
+    if name == "bench/wire" and not can_make_hosts():
+        pytest.skip("needs root and namespaces")
+    if FASHION in words and not FASHION.is_dir():
+        pytest.skip(f"there is no {FASHION}")
+    if "handwritten.h5" in words:
+        source = SCRIPTS / "digits.npz"
+        distbp("import", source, "handwritten.h5", "--test-fraction", 0.2, folder=tmp_path)
+    (tmp_path / "digits.h5").symlink_to(data["digits"])
+    if name in PEER_ROWS:
+        words = [*words, "--peers", ",".join(PEERS)]
+        words += [word for peer in PEERS for word in (f"--{peer}", sys.executable)]
+        rows += sum(PEER_ROWS[name][peer] for peer in PEERS)
+    ended = script(name, *words, folder=tmp_path)
+    table = [line for line in ended.out.splitlines() if line.startswith("| ")]
+    headers = len(re.findall(r"^\|-", ended.out, re.M))
+    assert len(table) - headers == rows, str(ended)
+    assert ended.out.strip(), str(ended)
+
+
+def test_the_prediction_that_scaling_compares_with(tmp_path):
+    program = SCRIPTS / "bench" / "predicted.py"
+    command = [mpiexec(), "-n", "2", sys.executable, program, "20-8-3:64", "2"]
+    ended = Job(command, tmp_path).wait()
+    assert ended.status == 0, str(ended)
+    assert '"seconds":' in ended.out

@@ -102,12 +102,13 @@ def add_evaluate(verbs: Any) -> None:
 def run_evaluate(arguments: argparse.Namespace) -> int:
     if is_to_start_ranks(arguments):
         return start_ranks(arguments)
-    from distbp.parallel.comm import connect
+    from distbp.parallel.rank_errors import abort_on_error
+    from distbp.parallel.topology import connect
     from distbp.training.evaluation import Evaluator
     from distbp.training.inputs import open_model_and_data
 
     comm = connect()
-    with comm.abort_on_error():
+    with abort_on_error(comm):
         checkpoint, data = open_model_and_data(arguments.model, arguments.data, comm)
         split = data.split(arguments.split)
         is_regression = data.task == "regression"
@@ -143,13 +144,14 @@ def add_predict(verbs: Any) -> None:
 def run_predict(arguments: argparse.Namespace) -> int:
     if is_to_start_ranks(arguments):
         return start_ranks(arguments)
-    from distbp.parallel.comm import connect
+    from distbp.parallel.rank_errors import abort_on_error
+    from distbp.parallel.topology import connect
     from distbp.training.inputs import open_model_and_data
     from distbp.training.prediction import write_predictions
 
     comm = connect()
     refuse_overwriting(arguments.out, arguments.model, arguments.data)
-    with comm.abort_on_error():
+    with abort_on_error(comm):
         checkpoint, data = open_model_and_data(arguments.model, arguments.data, comm)
         write_predictions(comm, checkpoint, data, arguments.split, Path(arguments.out))
     if comm.rank == 0:
@@ -213,10 +215,11 @@ def run_plan(arguments: argparse.Namespace) -> int:
     if is_to_start_ranks(arguments):
         return start_ranks(arguments)
     from distbp.launch.planner import PlanRequest, plan_report
-    from distbp.parallel.comm import connect
+    from distbp.parallel.rank_errors import abort_on_error
+    from distbp.parallel.topology import connect
 
     comm = connect()
-    with comm.abort_on_error():
+    with abort_on_error(comm):
         given = {one.name: getattr(arguments, one.name) for one in fields(PlanRequest)}
         lines = plan_report(PlanRequest(**given), comm)
     if comm.rank == 0:

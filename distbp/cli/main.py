@@ -17,8 +17,7 @@ from distbp.cli.commands import VERBS
 from distbp.cli.parser import Parser
 from distbp.cli.train_command import run_train
 from distbp.errors import ConfigError, DistbpError, LaunchError
-from distbp.parallel import environment
-from distbp.parallel.environment import launcher_rank, ranks_started
+from distbp.parallel.environment import LaunchEnvironment
 from distbp.version import __version__
 
 # OpenBLAS makes a thread a core when it is loaded; with many ranks that is too many
@@ -33,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and end this process, and with it all ranks."""
     console.steady_streams()
     console.install_handlers()
-    environment.die_with_parent()
+    LaunchEnvironment.from_environ().die_with_parent()
     try:
         status = run(parse(sys.argv[1:] if argv is None else argv))
     except DistbpError as error:
@@ -45,12 +44,13 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
 
 
 def end(status: int) -> NoReturn:
-    """End this process; at once if it is one of those that others have left by dying."""
+    """End this process; at once if other ranks have failed."""
     sys.stdout.flush()
     sys.stderr.flush()
-    comm = sys.modules.get("distbp.comm")  # without it no rank was started
-    if comm is not None:
-        comm.exit_after_shrink(status)
+    if "distbp.parallel.rank_errors" in sys.modules:  # otherwise no ranks were connected
+        from distbp.parallel.rank_errors import exit_after_shrink
+
+        exit_after_shrink(status)
     sys.exit(status)
 
 
@@ -72,26 +72,29 @@ def run(arguments: argparse.Namespace) -> int:
     except DistbpError:
         raise
     except BaseException as error:
-        from distbp.parallel import comm
+        launch = LaunchEnvironment.from_environ()
+        if launch.ranks_started > 1:
+            from distbp.parallel.rank_errors import report_and_abort
 
-        started = ranks_started(os.environ)
-        if started > 1:
             trace = "".join(traceback.format_exception(error))
-            comm.fail(launcher_rank(os.environ), started, trace)
+            report_and_abort(launch.launcher_rank, launch.ranks_started, trace)
         raise
     if arguments.run is not run_train and (failure := console.lost_output()):
         raise DistbpError(f"The output cannot be written: {failure.strerror}. Make room for it.")
     if status == 0 and is_first():
-        environment.write_completion_file()
+        LaunchEnvironment.from_environ().write_completion_file()
     return status
 
 
 def is_first() -> bool:
     """Return whether this is the rank that speaks for all where all have the same to say."""
-    comm = sys.modules.get("distbp.comm")
-    if comm is not None and comm.connected:  # the launcher's first one may have died
-        return bool(comm.connected[0].rank == 0)
-    return launcher_rank(os.environ) == 0
+    if "distbp.parallel.topology" in sys.modules:
+        from distbp.parallel.topology import connected_topology
+
+        topology = connected_topology()
+        if topology is not None:  # the launcher's rank 0 may have failed
+            return topology.rank == 0
+    return LaunchEnvironment.from_environ().launcher_rank == 0
 
 
 def end_all(error: DistbpError) -> int:
@@ -101,23 +104,24 @@ def end_all(error: DistbpError) -> int:
     as one has failed, and the one might be the one that has not printed yet. If the
     others have no trouble they are ended.
     """
-    from distbp.parallel import comm
+    from distbp.parallel.rank_errors import abort_unless_all_arrive, timed_barrier
+    from distbp.parallel.topology import Topology, connect
 
     try:
-        ranks = comm.connect() if ranks_started(os.environ) > 1 else comm.Comm()
+        ranks = connect() if LaunchEnvironment.from_environ().ranks_started > 1 else Topology()
     except LaunchError:
-        ranks = comm.Comm()
+        ranks = Topology()
     if ranks.size == 1:
         if is_first():
             tell(error)
         else:
             time.sleep(1.0)  # give the one that prints its time
         return error.status
-    ranks.abort_unless_all_arrive(error)
-    texts = ranks.allgather(str(error))
+    abort_unless_all_arrive(ranks, error)
+    texts = ranks.world.allgather(str(error))
     if texts.index(str(error)) == ranks.rank:
         tell(error)
-    ranks.timed_barrier()
+    timed_barrier(ranks)
     return error.status
 
 
@@ -125,7 +129,7 @@ def tell(error: DistbpError) -> None:
     """Print an error, and let the process that started the ranks know of it."""
     sys.stderr.write(f"distbp: {error}\n")
     sys.stderr.flush()
-    environment.write_error_file(error)
+    LaunchEnvironment.from_environ().write_error_file(error)
 
 
 def make_parser() -> Parser:

@@ -1,7 +1,6 @@
 """The option `--ranks`."""
 
 import argparse
-import os
 
 from distbp.cli.parser import Parser, without
 from distbp.errors import ConfigError
@@ -19,9 +18,9 @@ def is_to_start_ranks(arguments: argparse.Namespace) -> bool:
     ConfigError
         A launcher has started ranks already.
     """
-    from distbp.parallel.environment import ranks_started
+    from distbp.parallel.environment import LaunchEnvironment
 
-    ranks, started = arguments.ranks, ranks_started(os.environ)
+    ranks, started = arguments.ranks, LaunchEnvironment.from_environ().ranks_started
     if ranks is None:
         return False
     if ranks < 1:

@@ -39,13 +39,13 @@ def run_train(arguments: argparse.Namespace) -> int:
         if arguments.resume
         else (new_config(arguments.config, given))
     )
-    from distbp.parallel import environment
-    from distbp.parallel.comm import connect
+    from distbp.parallel.environment import LaunchEnvironment
+    from distbp.parallel.topology import connect
     from distbp.training.loop import train
 
     comm = connect()
     if comm.rank == 0:
-        environment.write_started_file()
+        LaunchEnvironment.from_environ().write_started_file()
     train(config, bool(arguments.resume), comm)
     return 0
 

@@ -25,7 +25,7 @@ from typing import IO, NamedTuple, TextIO
 from distbp import terminal
 from distbp.errors import LaunchError
 from distbp.launch import processes
-from distbp.parallel import comm, environment
+from distbp.parallel import environment, mpi
 from distbp.parallel.environment import RANKS_VARIABLE
 from distbp.training import stop_request
 
@@ -121,8 +121,8 @@ class MpiLaunch:
         variables = launcher.variables | {
             RANKS_VARIABLE: str(ranks),
             environment.TOKEN_VARIABLE: token,
-            environment.STARTED_VARIABLE: str(self.folder / "started"),
-            environment.DONE_VARIABLE: str(self.folder / "done"),
+            environment.STARTED_FILE_VARIABLE: str(self.folder / "started"),
+            environment.COMPLETION_FILE_VARIABLE: str(self.folder / "done"),
             terminal.TERMINAL_WIDTHS_VARIABLE: "{},{}".format(*terminal.terminal_widths()),
             "TMPDIR": str(self.folder),  # a launcher that is killed leaves files there
         }
@@ -273,7 +273,7 @@ def make_launcher(ranks: int, fault_tolerant: bool = False) -> Launcher:
     """
     if ranks == 1:
         return Launcher([], {}, signal.SIGKILL)
-    library = comm.mpi_library()
+    library = mpi.library_version()
     if not library:
         raise LaunchError(
             f"--ranks {ranks} needs MPI, but no MPI library can be loaded. Install one: "

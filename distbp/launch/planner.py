@@ -28,11 +28,12 @@ from distbp.network.optimizers import OPTIMIZERS
 from distbp.network.parameters import layer_views, theta_size
 from distbp.network.update import Update
 from distbp.parallel import host
-from distbp.parallel.comm import Comm, Group
+from distbp.parallel.comm import Group
 from distbp.parallel.internode import make_exchanges, run_exchanges
 from distbp.parallel.reduction import make_reduction
 from distbp.parallel.reduction_plan import count_slices, plan_exchanges
 from distbp.parallel.shards import default_shards, rank_shards, subtrees
+from distbp.parallel.topology import Topology
 from distbp.training.config import check_shards
 from distbp.training.options import flag
 
@@ -138,20 +139,20 @@ class StepPrediction:
         return self.compute + self.sum + self.wait + self.network
 
 
-def plan_report(request: PlanRequest, comm: Comm) -> list[str]:
+def plan_report(request: PlanRequest, comm: Topology) -> list[str]:
     """Return the lines that `distbp plan` prints; collective.
 
     Parameters
     ----------
     request : PlanRequest
-    comm : Comm
+    comm : Topology
         Its ranks measure, all at the same time, as they would compute at the same time.
     """
     sizes, batch_size = request.sizes, request.batch_size
     shards = request.shards or default_shards(batch_size, sizes)
-    per_node = request.ranks_a_node or len(host.cores())
+    per_node = request.ranks_a_node or len(host.usable_cores())
     rows = -(-batch_size // shards)
-    host.use_threads(1)
+    host.set_blas_threads(1)
     costs = measure_costs(
         comm, sizes, request.dtype, rows, request.latency * 1e-6, request.bandwidth * 1e9 / 8
     )
@@ -232,13 +233,13 @@ def predict_step(
 
 
 def measure_costs(
-    comm: Comm, sizes: Sequence[int], dtype: str, rows: int, latency: float, bandwidth: float
+    comm: Topology, sizes: Sequence[int], dtype: str, rows: int, latency: float, bandwidth: float
 ) -> StepCosts:
     """Measure what a step consists of; collective, and the slowest rank counts.
 
     Parameters
     ----------
-    comm : Comm
+    comm : Topology
     sizes : sequence of int
     dtype : str
     rows : int
@@ -255,11 +256,11 @@ def measure_costs(
     barrier = 1e-6  # a guess for several ranks, which a single one cannot measure
     if comm.node_size > 1:
         barrier = _median_seconds(comm.node_barrier(), _BARRIER_CALLS) / (comm.node_size - 1)
-    cross_node = comm.cross_node_comm()
+    cross_node = comm.cross_node
     # One rank per node measures: several would share the bandwidth of their node.
     if cross_node is not None and cross_node.size > 1 and comm.node_rank == 0:
         latency, bandwidth = _measure_network(cross_node, size, dtype)
-    latency, bandwidth = comm.broadcast([latency, bandwidth])
+    latency, bandwidth = comm.world.broadcast([latency, bandwidth])
     measured = {
         "shard": per_shard,
         "add": _median_seconds(lambda: np.add(one, other, out=one)) / size,
@@ -269,7 +270,7 @@ def measure_costs(
         "latency": latency,
         "bandwidth": bandwidth,
     }
-    all_ranks = comm.allgather(measured)
+    all_ranks = comm.world.allgather(measured)
     slowest = {name: max(rank[name] for rank in all_ranks) for name in measured}
     return StepCosts(**slowest | {"bandwidth": min(rank["bandwidth"] for rank in all_ranks)})
 
@@ -293,7 +294,7 @@ def _shard_work(network: Network, rows: int) -> Callable[[], object]:
 
 def _update_work(network: Network) -> Callable[[], object]:
     """Return a function that completes a step on one rank: the update, without a gradient."""
-    reduction, _ = make_reduction("node", Comm(), 1, Update(network, OPTIMIZERS["sgd"]()))
+    reduction, _ = make_reduction("node", Topology(), 1, Update(network, OPTIMIZERS["sgd"]()))
     return lambda: reduction.reduce_and_update(1, 0.0)
 
 

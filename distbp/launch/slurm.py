@@ -15,7 +15,7 @@ from pathlib import Path
 from string import Template
 
 from distbp.errors import ConfigError
-from distbp.parallel.comm import mpi_library
+from distbp.parallel import mpi
 from distbp.training.config import Config
 from distbp.training.options import as_arguments, check, flag, option
 from distbp.training.setup import check_places
@@ -228,8 +228,8 @@ def make_batch_script(
     tasks = _array_tasks(batch)
     for task in tasks:
         _check_task(config, configure([*arguments, *task]), task)
-    mpi = batch.mpi or ("pmi2" if mpi_library().startswith("MPICH") else "pmix")
-    return _fill_template(replace(batch, mpi=mpi), python, config, tasks)
+    interface = batch.mpi or ("pmi2" if mpi.library_version().startswith("MPICH") else "pmix")
+    return _fill_template(replace(batch, mpi=interface), python, config, tasks)
 
 
 def _array_tasks(batch: BatchOptions) -> list[list[str]]:

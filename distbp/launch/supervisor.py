@@ -17,8 +17,7 @@ from pathlib import Path
 
 from distbp.errors import StoppedError
 from distbp.launch.mpiexec import POLL_INTERVAL_S, MpiLaunch, StopSignals
-from distbp.parallel import environment
-from distbp.parallel.environment import init_timeout
+from distbp.parallel.environment import LaunchEnvironment, Outcome
 from distbp.storage.checkpoint import read_checkpoint
 from distbp.storage.run_directory import find_checkpoint, list_checkpoints
 
@@ -81,7 +80,7 @@ class Supervisor:
     ) -> None:
         self.ranks, self.max_restarts, self.folder = ranks, max_restarts, folder
         self.start_arguments, self.resume_arguments = start_arguments, resume_arguments
-        self.init_timeout = init_timeout()
+        self.init_timeout = LaunchEnvironment.from_environ().init_timeout
         self.step = _newest_step(folder) if max_restarts else None  # of the newest checkpoint
         # Not the same: a damaged checkpoint sets a run back to an older one.
         self.furthest_step = self.step or 0
@@ -101,7 +100,7 @@ class Supervisor:
         with StopSignals() as signals:
             while True:
                 launch, reason = self._run_once(signals)
-                may_retry = launch.outcome == environment.FAILED and self.max_restarts
+                may_retry = launch.outcome == Outcome.FAILED and self.max_restarts
                 if launch.outcome and not may_retry:
                     return launch.status
                 seconds = time.monotonic() - launch.started_at

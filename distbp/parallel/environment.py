@@ -1,123 +1,157 @@
-"""What a launcher has told this process in its environment: how many ranks, and which one.
+"""What a launcher tells a rank by environment variables, and what the rank reports back.
 
-What ties a rank to the process that started it by `--ranks`.
-
-The starter marks the environment of all that it starts with a token, and names two
-files in which the ranks say that they have found each other, and how they have ended.
-The launcher's exit status says neither: it is 0 after several kinds of disaster. A
-rank that was started otherwise has nothing to say and nobody to follow.
+Launchers (mpirun, srun, `distbp train --ranks N`) say how many ranks they started and which
+one a process is. `LaunchEnvironment` is the only reader of these variables. With `--ranks`,
+the supervising process also marks the environment with a token, by which it finds all
+processes of the job, and names two files: the ranks write one when they have connected, the
+other when they end. The launcher's exit status cannot replace them: it is 0 after several
+kinds of failure.
 """
 
 import ctypes
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
-from typing import Any
 
 from distbp.errors import ConfigError, DistbpError, StoppedError
 
-# Where launchers say how many ranks they started, and which one a process is.
-RANKS_VARIABLE = "DISTBP_RANKS"
-SIZE_VARIABLES = (RANKS_VARIABLE, "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS")
-# What Open MPI sets where a run may go on without ranks that have died (ULFM).
-SURVIVES_VARIABLE = "OMPI_MCA_mpi_ft_enable"
-LIMIT_VARIABLE = "DISTBP_START_LIMIT"
-RANK_VARIABLES = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK", "SLURM_PROCID")
+RANKS_VARIABLE = "DISTBP_RANKS"  # set by --ranks
+TOKEN_VARIABLE = "DISTBP_TOKEN"  # noqa: S105 (a mark, not a secret)
+STARTED_FILE_VARIABLE = "DISTBP_STARTED"
+COMPLETION_FILE_VARIABLE = "DISTBP_DONE"
+_INIT_TIMEOUT_VARIABLE = "DISTBP_START_LIMIT"
+_DEFAULT_INIT_TIMEOUT_S = "120"
+_OPEN_MPI_SIZE = "OMPI_COMM_WORLD_SIZE"
+# In order of precedence: --ranks knows best, and inside a SLURM job srun may see only mpirun.
+_SIZE_VARIABLES = (RANKS_VARIABLE, _OPEN_MPI_SIZE, "PMI_SIZE", "SLURM_STEP_NUM_TASKS")
+_RANK_VARIABLES = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK", "SLURM_PROCID")
+_PR_SET_PDEATHSIG = 1  # of prctl(2)
 
 
-def ranks_started(environment: Any) -> int:
-    """Return how many ranks the launcher says it started; 1 without one."""
-    for name in SIZE_VARIABLES:
-        if environment.get(name, "").isdecimal():
-            return int(environment[name])
-    return 1
+class Outcome(StrEnum):
+    """How the ranks ended: the first word of the completion file."""
+
+    DONE = "done"
+    STOPPED = "stopped"  # on request, after a checkpoint
+    REFUSED = "refused"  # a restart would end the same way
+    FAILED = "failed"  # a restart may succeed
 
 
-def launcher_rank(environment: Any) -> int:
-    """Return the rank that the launcher gave this process, without starting MPI."""
-    for name in RANK_VARIABLES:
-        if environment.get(name, "").isdecimal():
-            return int(environment[name])
-    return 0
+@dataclass(frozen=True)
+class LaunchEnvironment:
+    """The environment variables of a launch, parsed.
 
-
-def ulfm_enabled() -> bool:
-    """Return whether a run goes on when ranks die: Open MPI's `mpirun --with-ft ulfm`."""
-    return os.environ.get(SURVIVES_VARIABLE) == "1"
-
-
-def init_timeout() -> int:
-    """Return how many seconds the ranks have to find each other.
-
-    Raises
-    ------
-    ConfigError
-        The environment has no number for it.
+    Attributes
+    ----------
+    ranks_started : int
+        By the launcher; 1 without one.
+    ranks_requested : int or None
+        By `--ranks`; None if another launcher started this process.
+    launcher_rank : int
+        The launcher's number of this process, known before MPI starts; 0 without a launcher.
+    has_open_mpi_launcher : bool
+    ulfm_enabled : bool
+        Whether Open MPI lets the survivors continue when a rank fails (`--with-ft ulfm`).
+    in_slurm_step : bool
+        Whether srun started this process.
+    init_timeout_text : str
+        As the user wrote it; see `init_timeout`.
+    is_supervised : bool
+        Whether `--ranks` started this process.
+    started_file, completion_file : Path or None
+        Where a supervised rank reports to.
     """
-    text = os.environ.get(LIMIT_VARIABLE, "120")
-    if not text.isdecimal() or int(text) < 1:
-        raise ConfigError(f"{LIMIT_VARIABLE}={text}: expected seconds, at least 1.")
-    return int(text)
+
+    ranks_started: int = 1
+    ranks_requested: int | None = None
+    launcher_rank: int = 0
+    has_open_mpi_launcher: bool = False
+    ulfm_enabled: bool = False
+    in_slurm_step: bool = False
+    init_timeout_text: str = _DEFAULT_INIT_TIMEOUT_S
+    is_supervised: bool = False
+    started_file: Path | None = None
+    completion_file: Path | None = None
+
+    @classmethod
+    def from_environ(cls, environ: Mapping[str, str] = os.environ) -> "LaunchEnvironment":
+        """Return what the variables say, by default those of this process as they are now."""
+        size = _first_number(environ, _SIZE_VARIABLES)
+        started, completion = (
+            Path(environ[name]) if name in environ else None
+            for name in (STARTED_FILE_VARIABLE, COMPLETION_FILE_VARIABLE)
+        )
+        return cls(
+            ranks_started=1 if size is None else size,
+            ranks_requested=_first_number(environ, [RANKS_VARIABLE]),
+            launcher_rank=_first_number(environ, _RANK_VARIABLES) or 0,
+            has_open_mpi_launcher=_OPEN_MPI_SIZE in environ,
+            ulfm_enabled=environ.get("OMPI_MCA_mpi_ft_enable") == "1",
+            in_slurm_step="SLURM_STEP_ID" in environ,
+            init_timeout_text=environ.get(_INIT_TIMEOUT_VARIABLE, _DEFAULT_INIT_TIMEOUT_S),
+            is_supervised=TOKEN_VARIABLE in environ,
+            started_file=started,
+            completion_file=completion,
+        )
+
+    @property
+    def init_timeout(self) -> int:
+        """Return how many seconds the ranks have to connect to each other.
+
+        Raises
+        ------
+        ConfigError
+            The variable is not a positive number. (Not raised before the value is needed:
+            verbs that start no ranks ignore it.)
+        """
+        text = self.init_timeout_text
+        if not text.isdecimal() or int(text) < 1:
+            raise ConfigError(
+                f"{_INIT_TIMEOUT_VARIABLE}={text}: expected a number of seconds, at least 1."
+            )
+        return int(text)
+
+    def die_with_parent(self) -> None:
+        """Have the kernel kill this rank when its launcher dies: MPI does not on its own."""
+        if self.is_supervised:
+            signal_on_parent_death(signal.SIGKILL)()
+
+    def write_started_file(self) -> None:
+        """Report that all ranks have connected."""
+        _write(self.started_file, "started")
+
+    def write_completion_file(self) -> None:
+        """Report that the command has succeeded."""
+        _write(self.completion_file, f"{Outcome.DONE} 0")
+
+    def write_error_file(self, error: DistbpError) -> None:
+        """Report the error that all ranks have ended with."""
+        outcomes = {StoppedError: Outcome.STOPPED, DistbpError: Outcome.FAILED}
+        outcome = outcomes.get(type(error), Outcome.REFUSED)
+        _write(self.completion_file, f"{outcome} {error.status}\n{error}")
 
 
-def memory_plug(environment: Any) -> list[bytearray]:
-    """Return what fills the gaps between this process's objects, under SLURM, while it is kept.
-
-    MPICH sends its address and the memory behind it, 4 kB in all. If there is much text of
-    Python's, such as docstrings, a message gets too long for SLURM's PMI, which cuts it, and
-    no rank finds another. MPI's own objects, to which new memory goes now, are mostly zeros.
-    """
-    if "SLURM_STEP_ID" not in environment:
-        return []
-    return [bytearray(size) for size in range(4096, 512, -64) for _ in range(20)]
+def _first_number(environ: Mapping[str, str], names: Iterable[str]) -> int | None:
+    """Return the first of the variables that is a number."""
+    values = (environ.get(name, "") for name in names)
+    return next((int(value) for value in values if value.isdecimal()), None)
 
 
-TOKEN_VARIABLE = "DISTBP_TOKEN"  # noqa: S105 (no secret: all may know it)
-STARTED_VARIABLE = "DISTBP_STARTED"
-DONE_VARIABLE = "DISTBP_DONE"
-
-# The words of an end, which an exit status and, from the next line on, a sentence follow.
-DONE = "done"
-STOPPED = "stopped"  # saved, by request
-REFUSED = "refused"  # starting again would not mend it
-FAILED = "failed"  # starting again may
-
-
-def die_with_parent() -> None:
-    """End this rank when the launcher dies: a rank that computes would not notice."""
-    if TOKEN_VARIABLE in os.environ:
-        signal_on_parent_death(signal.SIGKILL)()
-
-
-def write_started_file() -> None:
-    """Say that the ranks have found each other."""
-    _say(STARTED_VARIABLE, "started")
-
-
-def write_completion_file() -> None:
-    """Say that all that was asked for has been done."""
-    _say(DONE_VARIABLE, f"{DONE} 0")
-
-
-def write_error_file(error: DistbpError) -> None:
-    """Say what all ranks have ended with."""
-    kinds = {StoppedError: STOPPED, DistbpError: FAILED}
-    _say(DONE_VARIABLE, f"{kinds.get(type(error), REFUSED)} {error.status}\n{error}")
-
-
-def _say(variable: str, text: str) -> None:
-    if variable in os.environ:
-        Path(os.environ[variable]).write_text(f"{text}\n", encoding="utf-8")
+def _write(path: Path | None, text: str) -> None:
+    if path is not None:
+        path.write_text(f"{text}\n", encoding="utf-8")
 
 
 def signal_on_parent_death(number: int) -> Callable[[], None]:
-    """Return what lets the calling process have a signal when its parent dies, however it does.
+    """Return a function after whose call the kernel sends this process a signal on parent death.
 
-    To be made before a fork and called behind it, where nothing may be loaded.
+    Make it before a fork and call it in the child, where nothing may be imported any more.
     """
     if sys.platform != "linux":
         return lambda: None
-    prctl, set_parent_death_signal = ctypes.CDLL(None).prctl, 1
-    return lambda: prctl(set_parent_death_signal, number)
+    prctl = ctypes.CDLL(None).prctl
+    return lambda: prctl(_PR_SET_PDEATHSIG, number)

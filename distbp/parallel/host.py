@@ -1,4 +1,4 @@
-"""The machine that a rank runs on: its cores, its BLAS, what fixes its bits."""
+"""The machine that a rank runs on: its cores, its BLAS, and what determines its rounding."""
 
 import os
 import platform
@@ -13,45 +13,46 @@ from distbp.errors import ConfigError
 from distbp.version import __version__
 
 
-def use_threads(threads: int) -> None:
-    """Let BLAS use `threads` threads from now on, whatever the environment says.
+def set_blas_threads(threads: int) -> None:
+    """Make BLAS use `threads` threads from now on, whatever the environment says.
 
     Raises
     ------
     ConfigError
-        The BLAS in use does not do as it is told: other threads, other bits.
+        The BLAS in use ignores it. Another number of threads may round differently.
     """
     threadpoolctl.threadpool_limits(threads, user_api="blas")
-    used = [blas["num_threads"] for blas in blas_libraries()]
+    used = [blas["num_threads"] for blas in _blas_libraries()]
     if any(count != threads for count in used):
         raise ConfigError(
-            f"--threads {threads} cannot be had: BLAS uses {', '.join(map(str, used))}."
+            f"--threads {threads} has no effect: this BLAS still uses "
+            f"{', '.join(map(str, used))}. Use another build of NumPy, or that number."
         )
 
 
-def blas_libraries() -> list[dict[str, Any]]:
-    """Return what threadpoolctl knows of the BLAS libraries that are loaded."""
+def _blas_libraries() -> list[dict[str, Any]]:
+    """Return what threadpoolctl knows about the BLAS libraries that are loaded."""
     return [info for info in threadpoolctl.threadpool_info() if info["user_api"] == "blas"]
 
 
-def cores() -> list[int]:
-    """Return the numbers of the cores that this process may use."""
+def usable_cores() -> list[int]:
+    """Return the IDs of the CPU cores that this process may run on."""
     if hasattr(os, "sched_getaffinity"):
         return sorted(os.sched_getaffinity(0))
     return list(range(os.cpu_count() or 1))
 
 
-def bits() -> dict[str, str]:
-    """Return what a result's last bits depend on, beside configuration and data."""
+def numeric_platform() -> dict[str, str]:
+    """Return what the last bits of a result depend on, besides configuration and data."""
     blas = " + ".join(
         f"{info['internal_api']} {info['version']} {info.get('architecture', '')}".strip()
-        for info in blas_libraries()
+        for info in _blas_libraries()
     )
-    return {"cpu": cpu(), "numpy": np.__version__, "blas": blas or "unknown"}
+    return {"cpu": cpu_model(), "numpy": np.__version__, "blas": blas or "unknown"}
 
 
-def versions() -> dict[str, str]:
-    """Return the versions of what writes a checkpoint."""
+def software_versions() -> dict[str, str]:
+    """Return the versions of the software that writes a checkpoint."""
     return {
         "distbp": __version__,
         "python": platform.python_version(),
@@ -60,11 +61,11 @@ def versions() -> dict[str, str]:
     }
 
 
-def cpu() -> str:
+def cpu_model() -> str:
     """Return the processor's model name."""
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith(("model name", "CPU part")):
+            if line.startswith(("model name", "CPU part")):  # x86-64, ARM
                 return line.partition(":")[2].strip()
     except OSError:
         pass

@@ -29,7 +29,7 @@ import numpy as np
 from distbp.errors import DistbpError
 from distbp.network.parameters import THETA_BLOCK
 from distbp.network.update import UPDATE_CHUNK, Update, is_finite
-from distbp.parallel.comm import Comm, Group
+from distbp.parallel.comm import Group
 from distbp.parallel.internode import (
     BoundAddition,
     Exchange,
@@ -40,7 +40,9 @@ from distbp.parallel.internode import (
 )
 from distbp.parallel.reduction_plan import ReductionPlan, plan_reduction
 from distbp.parallel.shards import Interval
+from distbp.parallel.shared_array import SharedArray
 from distbp.parallel.step_totals import STATS_WIDTH, StepTotals
+from distbp.parallel.topology import Topology
 
 _SLOT_ALIGNMENT = 16  # numbers; shared vectors start at a multiple of it: at a cache line
 
@@ -289,25 +291,27 @@ def _bind_chunks(
         yield list(additions), results[-1] if results else gradient[cut]
 
 
-def _make_plan(comm: Comm, shards: int, update: Update, node_sizes: Sequence[int]) -> ReductionPlan:
+def _make_plan(
+    comm: Topology, shards: int, update: Update, node_sizes: Sequence[int]
+) -> ReductionPlan:
     theta = update.network.theta
     return plan_reduction(theta.size, STATS_WIDTH, shards, node_sizes, comm.rank, theta.itemsize)
 
 
-def _make_node(comm: Comm, shards: int, update: Update) -> tuple[GradientReduction, str | None]:
+def _make_node(comm: Topology, shards: int, update: Update) -> tuple[GradientReduction, str | None]:
     """Return the ordered sum with one copy of everything per node."""
     reasons: list[str] = []
 
     def allocate(shape: tuple[int, ...], dtype: np.dtype, rows: Interval) -> np.ndarray:
-        shared = comm.shared_array(shape, dtype, rows)
-        known = comm.allgather([shared.is_shared, shared.trouble])
+        shared = SharedArray(comm, shape, dtype, rows)
+        known = comm.world.allgather([shared.is_shared, shared.reason])
         reasons.extend(text for _, text in known if text)
         if not all(is_shared for is_shared, _ in known):
             raise _NotSharedError(reasons[0])
         return shared.array
 
     plan = _make_plan(comm, shards, update, comm.node_sizes)
-    peers, barrier = comm.cross_node_comm(), comm.node_barrier()
+    peers, barrier = comm.cross_node, comm.node_barrier()
     try:
         buffers = _allocate_buffers(plan, update, allocate)
     except _NotSharedError as error:  # on all ranks
@@ -324,24 +328,24 @@ def _make_node(comm: Comm, shards: int, update: Update) -> tuple[GradientReducti
     return OrderedReduction(plan, update, buffers, barrier, peers), warning
 
 
-def _make_tree(comm: Comm, shards: int, update: Update) -> tuple[GradientReduction, str | None]:
+def _make_tree(comm: Topology, shards: int, update: Update) -> tuple[GradientReduction, str | None]:
     """Return the ordered sum as if each rank were a node of its own: by messages only."""
     plan = _make_plan(comm, shards, update, [1] * comm.size)
     buffers = _allocate_buffers(plan, update, lambda shape, dtype, _: np.zeros(shape, dtype))
-    return OrderedReduction(plan, update, buffers, lambda: None, comm), None
+    return OrderedReduction(plan, update, buffers, lambda: None, comm.world), None
 
 
 def _make_allreduce(
-    comm: Comm, shards: int, update: Update
+    comm: Topology, shards: int, update: Update
 ) -> tuple[GradientReduction, str | None]:
     """Return the textbook's sum, of which every rank updates a copy of θ of its own."""
     plan = _make_plan(comm, shards, update, [1] * comm.size)
     slots = np.zeros((plan.node_slots, plan.width), update.network.dtype)
-    return AllreduceReduction(plan, update, slots, comm.allreduce), None
+    return AllreduceReduction(plan, update, slots, comm.world.allreduce), None
 
 
 # By the names of --combine; the text says why a reduction is slower than it could be.
-REDUCTIONS: dict[str, Callable[[Comm, int, Update], tuple[GradientReduction, str | None]]] = {
+REDUCTIONS: dict[str, Callable[[Topology, int, Update], tuple[GradientReduction, str | None]]] = {
     "node": _make_node,
     "tree": _make_tree,
     "allreduce": _make_allreduce,
@@ -349,14 +353,14 @@ REDUCTIONS: dict[str, Callable[[Comm, int, Update], tuple[GradientReduction, str
 
 
 def make_reduction(
-    name: str, comm: Comm, shards: int, update: Update
+    name: str, comm: Topology, shards: int, update: Update
 ) -> tuple[GradientReduction, str | None]:
     """Return a reduction, and a warning if it is slower than it could be; collective.
 
     Parameters
     ----------
     name : {'node', 'tree', 'allreduce'}
-    comm : Comm
+    comm : Topology
     shards : int
         S, of a batch.
     update : Update

@@ -1,82 +1,77 @@
-"""Memory that the ranks of a node share, and how they wait for each other in it.
+"""Memory that the ranks of a node share: a file that all of them map.
 
-Both need no message: memory is a file that all ranks of a node map, and the
-`Barrier` is a row of counters in it. The file is unlinked as soon as all have
-mapped it, so that no kind of death leaves it behind.
+Rank 0 of the node creates the file in `/dev/shm`, or if there is no room in the folder for
+temporary files, and unlinks it as soon as all ranks have mapped it: whatever kills them,
+nothing is left behind. What lies in the memory is up to `barrier` and `shared_array`.
 """
 
-import math
 import mmap
 import os
 import secrets
 import tempfile
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Protocol
 
-import numpy as np
+from distbp.parallel.comm import Group
 
-from distbp.parallel.barrier import Node
-
-FOLDERS = ("/dev/shm", tempfile.gettempdir())  # noqa: S108 (a random name, O_EXCL)
-TOKEN = 16  # bytes that prove that two ranks see the same memory
+_FOLDERS = ("/dev/shm", tempfile.gettempdir())  # noqa: S108 (a random name, O_EXCL)
+_TOKEN_BYTES = 16  # at the end of the file: proof that two ranks have mapped the same one
 
 
-class Ranks(Protocol):
-    """The ranks of a run, as much as is asked of them."""
+def allocate_shared(node: Group, size: int, own: tuple[int, int]) -> tuple[mmap.mmap | None, str]:
+    """Return memory that all ranks of a node share, zeros at first; collective.
 
-    node_rank: int
+    Parameters
+    ----------
+    node : Group
+    size : int
+        In bytes.
+    own : (start, stop)
+        The bytes that this rank reserves; together the ranks reserve all. So a full folder is
+        an error here and not a SIGBUS later, and on a NUMA machine the pages are near the
+        rank that uses them.
 
-    @property
-    def node_size(self) -> int: ...
-    @property
-    def node_comm(self) -> Node: ...
-    def collective_errors(self) -> AbstractContextManager[None]: ...
-
-
-def share(node: Node, size: int, own: tuple[int, int]) -> tuple[mmap.mmap | None, str]:
-    """Return `size` bytes that all ranks of a node see, or None, and why not; collective.
-
-    Each rank reserves its `own` bytes [start, stop), together all of them: so a full
-    folder is an error here, not a SIGBUS later, and memory is near to its user. The
-    second value also says why the best folder would not do.
+    Returns
+    -------
+    mmap or None
+        None, on all ranks, if one of them cannot map it.
+    str
+        Why the first folder could not be used; empty if it could.
     """
-    troubles = ""
-    for folder in FOLDERS:
-        memory, trouble = _share_in(folder, node, size, own)
-        troubles += f"; {trouble}" if troubles and trouble else trouble
+    reasons: list[str] = []
+    for folder in _FOLDERS:
+        memory, reason = _allocate_in(folder, node, size, own)
         if memory is not None:
-            return memory, troubles
-    return None, troubles
+            return memory, "; ".join(reasons)
+        reasons.append(reason)
+    return None, "; ".join(reasons)
 
 
-def _share_in(
-    folder: str, node: Node, size: int, own: tuple[int, int]
+def _allocate_in(
+    folder: str, node: Group, size: int, own: tuple[int, int]
 ) -> tuple[mmap.mmap | None, str]:
-    """Try one folder."""
-    path, token, trouble = _offer(folder, size) if node.rank == 0 else ("", "", "")
-    path, token, trouble = node.broadcast([path, token, trouble])
+    """Try one folder; return the memory, or None and the reason."""
+    path, token, reason = _create_file(folder, size) if node.rank == 0 else ("", "", "")
+    path, token, reason = node.broadcast([path, token, reason])
     if not path:
-        return None, trouble
-    memory, trouble = _map(path, size, token, own)
-    troubles = [text for text in node.allgather(trouble) if text]
+        return None, reason
+    memory, reason = _map_file(path, size, token, own)
+    reasons = [text for text in node.allgather(reason) if text]
     if node.rank == 0:
         Path(path).unlink(missing_ok=True)
-    return (None, troubles[0]) if troubles else (memory, "")
+    return (None, reasons[0]) if reasons else (memory, "")
 
 
-def _offer(folder: str, size: int) -> tuple[str, str, str]:
-    """Make a file for `size` bytes and a token behind them; return name, token and trouble."""
-    token = secrets.token_bytes(TOKEN)
+def _create_file(folder: str, size: int) -> tuple[str, str, str]:
+    """Create a file for `size` bytes and a token behind them; return path, token and reason."""
+    token = secrets.token_bytes(_TOKEN_BYTES)
     path = Path(folder, f"distbp-{os.getpid()}-{secrets.token_hex(4)}")
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
     except OSError as error:
         return "", "", f"{folder}: {error.strerror}"
     try:
-        os.ftruncate(descriptor, size + TOKEN)
-        _reserve(descriptor, size, size + TOKEN)
+        os.ftruncate(descriptor, size + _TOKEN_BYTES)
+        _reserve(descriptor, size, size + _TOKEN_BYTES)
         os.pwrite(descriptor, token, size)
     except OSError as error:
         path.unlink()
@@ -86,71 +81,25 @@ def _offer(folder: str, size: int) -> tuple[str, str, str]:
     return str(path), token.hex(), ""
 
 
-def _map(path: str, size: int, token: str, own: tuple[int, int]) -> tuple[mmap.mmap | None, str]:
-    """Reserve this rank's bytes of the file and map all; return it, or why not."""
+def _map_file(
+    path: str, size: int, token: str, own: tuple[int, int]
+) -> tuple[mmap.mmap | None, str]:
+    """Reserve this rank's bytes of the file and map all of it; return it, or the reason."""
     folder = str(Path(path).parent)
     try:
         with open(path, "r+b") as file:
             _reserve(file.fileno(), *own)
-            memory = mmap.mmap(file.fileno(), size + TOKEN)
+            memory = mmap.mmap(file.fileno(), size + _TOKEN_BYTES)
     except OSError as error:
         return None, f"{folder}: {error.strerror}"
-    except ValueError:
-        return None, f"{folder}: another file under the same name"
+    except ValueError:  # it is smaller
+        return None, f"{folder}: another file has the same name"
+    # Ranks of a node may run in different containers, each with a folder of this name.
     if memory[size:].hex() != token:
-        return None, f"{folder}: not the same for all ranks of a node"
+        return None, f"{folder}: not the same folder for all ranks of the node"
     return memory, ""
 
 
 def _reserve(descriptor: int, start: int, stop: int) -> None:
     if start < stop and hasattr(os, "posix_fallocate"):
         os.posix_fallocate(descriptor, start, stop - start)
-
-
-class SharedArray:
-    """An array of which a node has one copy, or each rank if they cannot share memory.
-
-    Parameters
-    ----------
-    comm : Comm
-    shape, dtype
-    rows : (start, stop), optional
-        Of the first axis, what this rank is to reserve; together all. By default the
-        node's first rank reserves everything.
-
-    Attributes
-    ----------
-    array : array of `shape` and `dtype`, zeros
-    is_shared : bool
-        Whether all ranks of the node have this one copy.
-    is_owner : bool
-        Whether this rank is the one to fill its copy.
-    trouble : str
-        Why it is not shared, or not in the best place.
-    """
-
-    def __init__(
-        self,
-        comm: Ranks,
-        shape: tuple[int, ...],
-        dtype: np.dtype,
-        rows: tuple[int, int] | None = None,
-    ) -> None:
-        self._comm = comm
-        memory, self.trouble = None, ""
-        if comm.node_size > 1:
-            row = math.prod(shape[1:]) * dtype.itemsize
-            start, stop = rows or (0, shape[0] if comm.node_rank == 0 else 0)
-            memory, self.trouble = share(comm.node_comm, shape[0] * row, (start * row, stop * row))
-        self.is_shared = memory is not None or comm.node_size == 1
-        self.is_owner = memory is None or comm.node_rank == 0
-        if memory is None:
-            self.array = np.zeros(shape, dtype)
-        else:
-            self.array = np.frombuffer(memory, dtype, math.prod(shape)).reshape(shape)
-
-    def fill(self, function: Callable[[np.ndarray], None]) -> None:
-        """Let the owner of each copy call `function` on it; collective."""
-        with self._comm.collective_errors():
-            if self.is_owner:
-                function(self.array)

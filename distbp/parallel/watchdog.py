@@ -1,10 +1,10 @@
-"""Who keeps the others waiting: noticed by the ranks of its node, named, and ended.
+"""Detect a hung rank, and kill it.
 
-A rank that is stopped, runs in a circle or is lost in input and output does not die, and
-MPI waits for it for ever. So each rank writes into shared memory how often it has met the
-others, from a thread of its own. If that stands still on a node for longer than the limit,
-those that have met the others less often than they should are shown and killed: then they
-are dead, and what follows is what follows a death.
+A rank that hangs (SIGSTOP, an infinite loop, blocked I/O) does not die, and MPI waits for it
+forever. So a thread of each rank writes the rank's heartbeat, a count of barriers and
+collectives, into memory that the node shares. When no heartbeat of a node has changed for
+longer than the stall limit, the ranks whose count is behind are reported with their stacks
+and killed: the other ranks then handle a rank failure like any other.
 """
 
 import faulthandler
@@ -20,104 +20,113 @@ from pathlib import Path
 
 import numpy as np
 
-from distbp.parallel.barrier import COUNTER_STRIDE, process_numbers
-from distbp.parallel.comm import STDERR, Comm, fail
+from distbp.parallel.barrier import COUNTER_STRIDE, node_pids
+from distbp.parallel.mpi import STDERR_FD
+from distbp.parallel.rank_errors import report_and_abort
+from distbp.parallel.shared_array import SharedArray
+from distbp.parallel.topology import Topology
 
-FIRST, FEW = 3, 5  # times the limit, until ranks have met a few times: for the first step
-STACK_DUMP_S = 0.5  # seconds for a rank to show its stacks
-FAILURE_GRACE_S = 5.0  # seconds after a death for the others to notice it themselves
-SHOW_STACKS = signal.SIGQUIT  # as by Ctrl-\: a rank shows its stacks, and ends
+# The first step loads libraries and pages, and may take longer than any other.
+_STARTUP_LIMIT_FACTOR = 3  # on the stall limit
+_STARTUP_BEATS = 5
+_MAX_CHECK_INTERVAL_S = 1.0
+_CHECKS_PER_LIMIT = 5
+_STACK_DUMP_S = 0.5  # for a hung rank to print its stacks
+_FAILURE_GRACE_S = 5.0  # for the other ranks to notice a death by themselves
+_STACK_DUMP_SIGNAL = signal.SIGQUIT  # as by Ctrl-\: prints the stacks, then ends the process
 
 
 class Watchdog:
-    """Watches the ranks of this node, between `with` and its end; collective to make.
+    """Watches the ranks of this node inside a `with` block; making one is collective.
 
     Parameters
     ----------
-    comm : Comm
+    topology : Topology
     limit : float
-        Seconds for which nothing may move.
+        The stall limit in seconds.
     """
 
-    def __init__(self, comm: Comm, limit: float) -> None:
-        self._comm, self._limit = comm, limit
-        counts = comm.shared_array((comm.node_size, COUNTER_STRIDE), np.dtype(np.int64))
-        self._is_alone = comm.size == 1 or not counts.is_shared
-        self._counts = counts.array[:, 0]
-        self._pids = process_numbers(comm.node_comm)
-        self._end = threading.Event()
-        self._period = min(1.0, limit / 5)
+    def __init__(self, topology: Topology, limit: float) -> None:
+        self._topology, self._limit = topology, limit
+        shape = (topology.node_size, COUNTER_STRIDE)
+        heartbeats = SharedArray(topology, shape, np.dtype(np.int64))
+        self._is_off = topology.size == 1 or not heartbeats.is_shared
+        self._heartbeats = heartbeats.array[:, 0]
+        self._pids = node_pids(topology.node)
+        self._stopped = threading.Event()
+        self._interval = min(_MAX_CHECK_INTERVAL_S, limit / _CHECKS_PER_LIMIT)
 
     def __enter__(self) -> "Watchdog":
-        if not self._is_alone:
-            # What stands for standard error in a notebook is no file.
-            faulthandler.register(SHOW_STACKS, STDERR, all_threads=True, chain=True)
+        if not self._is_off:
+            # By number: in a notebook sys.stderr is not a file.
+            faulthandler.register(_STACK_DUMP_SIGNAL, STDERR_FD, all_threads=True, chain=True)
             threading.Thread(target=self._watch, daemon=True).start()
         return self
 
-    def __exit__(self, *error: object) -> None:
-        self._end.set()
+    def __exit__(self, *exception: object) -> None:
+        self._stopped.set()
 
     def _watch(self) -> None:
-        """Look again and again, until nothing has moved for too long."""
-        comm, counts = self._comm, self._counts
-        began, last, moved = comm.heartbeat(), -1, time.monotonic()
-        while not self._end.wait(self._period):
-            counts[comm.node_rank] = comm.heartbeat()
-            now, total = time.monotonic(), int(counts.sum())
-            if total != last:
-                last, moved = total, now
-            elif now - moved > self._limit * (FIRST if counts.max() < began + FEW else 1):
-                self._act(lagging_ranks(counts.tolist()), now - moved)
-            elif now - moved > FAILURE_GRACE_S and any(is_dead(pid) for pid in self._pids):
-                self._give_up("another rank on this node has died")
+        """Check the heartbeats until they have stopped for too long."""
+        topology, heartbeats = self._topology, self._heartbeats
+        first, last_total, changed_at = topology.heartbeat(), -1, time.monotonic()
+        while not self._stopped.wait(self._interval):
+            heartbeats[topology.node_rank] = topology.heartbeat()
+            now, total = time.monotonic(), int(heartbeats.sum())
+            is_starting = heartbeats.max() < first + _STARTUP_BEATS
+            if total != last_total:
+                last_total, changed_at = total, now
+            elif now - changed_at > self._limit * (_STARTUP_LIMIT_FACTOR if is_starting else 1):
+                self._on_stall(lagging_ranks(heartbeats.tolist()), now - changed_at)
+            elif now - changed_at > _FAILURE_GRACE_S and any(map(_is_dead, self._pids)):
+                # MPI has not reported it, as it does not without fault tolerance.
+                self._abort("another rank of this node has died")
 
-    def _act(self, guilty: Sequence[int], seconds: float) -> None:
-        """End those that are lagging_ranks; if none is, others than these have to be waited for."""
-        rank = self._comm.node_rank
-        if rank in guilty:
-            return  # the others see to it
-        if not guilty:
+    def _on_stall(self, lagging: Sequence[int], seconds: float) -> None:
+        """Kill the ranks of this node that are behind; if none is, wait for other nodes first."""
+        node_rank = self._topology.node_rank
+        if node_rank in lagging:
+            return  # another rank's watchdog kills this one
+        if not lagging:
+            # The hung rank is on another node, whose watchdogs have as much time again.
             if seconds > 2 * self._limit:
-                self._give_up(
-                    f"nothing has moved for {seconds:.0f} s: another node, or the network"
-                )
+                self._abort(f"no progress for {seconds:.0f} s: another node or the network hangs")
             return
-        if rank == min(set(range(len(self._pids))) - set(guilty)):
-            for place in guilty:
-                self.kill_hung_rank(place, seconds)
-        if not self._end.wait(FAILURE_GRACE_S):
-            self._give_up("a rank on this node was ended")
+        if node_rank == min(set(range(len(self._pids))) - set(lagging)):
+            for hung in lagging:
+                self._kill_hung_rank(hung, seconds)
+        if not self._stopped.wait(_FAILURE_GRACE_S):
+            self._abort("a hung rank of this node was killed")
 
-    def kill_hung_rank(self, place: int, seconds: float) -> None:
-        """Show where a rank is, and kill it."""
-        pid = self._pids[place]
-        number = self._comm.rank - self._comm.node_rank + place
+    def _kill_hung_rank(self, node_rank: int, seconds: float) -> None:
+        """Report a rank with its stacks, and kill it."""
+        pid = self._pids[node_rank]
+        rank = self._topology.rank - self._topology.node_rank + node_rank
         sys.stderr.write(
-            f"distbp: rank {number} on {platform.node()} (process {pid}, {state_of(pid)}) has kept "
-            f"the others waiting for {seconds:.0f} s and is ended. If that was honest work, raise "
-            f"--stall-limit. Its stacks, as far as it can show them:\n"
+            f"distbp: rank {rank} on {platform.node()} (pid {pid}, {_process_state(pid)}) made no "
+            f"progress for {seconds:.0f} s; killing it. Raise --stall-limit if a step can take "
+            f"that long. Its stacks, if it can still print them:\n"
         )
         sys.stderr.flush()
-        for what, pause in ((SHOW_STACKS, STACK_DUMP_S), (signal.SIGKILL, 0.0)):
+        for number, pause in ((_STACK_DUMP_SIGNAL, _STACK_DUMP_S), (signal.SIGKILL, 0.0)):
             if pid:
-                with suppress(ProcessLookupError):  # it has ended, and was buried
-                    os.kill(pid, what)
+                with suppress(ProcessLookupError):  # it ended after the stack dump
+                    os.kill(pid, number)
             time.sleep(pause)
 
-    def _give_up(self, why: str) -> None:
-        """End all ranks, unless they have moved on meanwhile."""
-        if not self._end.is_set():
-            fail(self._comm.rank, self._comm.size, f"{why}.\n")
+    def _abort(self, reason: str) -> None:
+        """Abort all ranks, unless the watched block has ended meanwhile."""
+        if not self._stopped.is_set():
+            report_and_abort(self._topology.rank, self._topology.size, f"{reason}.\n")
 
 
-def lagging_ranks(counts: Sequence[int]) -> list[int]:
-    """Return the places of those who have met the others less often than somebody else."""
-    return [place for place, count in enumerate(counts) if count < max(counts)]
+def lagging_ranks(heartbeats: Sequence[int]) -> list[int]:
+    """Return the positions of the heartbeats that are behind the most advanced one."""
+    return [rank for rank, count in enumerate(heartbeats) if count < max(heartbeats)]
 
 
-def state_of(pid: int) -> str:
-    """Return what Linux says of a process: running, sleeping, stopped, …"""
+def _process_state(pid: int) -> str:
+    """Return what Linux says about a process: running, sleeping, stopped, …"""
     try:
         lines = Path(f"/proc/{pid}/status").read_text("utf-8").splitlines()
     except OSError:
@@ -127,6 +136,6 @@ def state_of(pid: int) -> str:
     )
 
 
-def is_dead(pid: int) -> bool:
-    """Return whether a process has ended; not for 0, which stands for an unknown one."""
-    return pid > 0 and state_of(pid) in ("state unknown", "zombie", "dead")
+def _is_dead(pid: int) -> bool:
+    """Return whether a process has ended; False for 0, which stands for an unknown one."""
+    return pid > 0 and _process_state(pid) in ("state unknown", "zombie", "dead")

@@ -14,8 +14,8 @@ import numpy as np
 from distbp.data.batches import BatchLoader
 from distbp.data.dataset import Split
 from distbp.network.network import Network
-from distbp.parallel.comm import Comm
 from distbp.parallel.shards import middle, rank_shards
+from distbp.parallel.topology import Topology
 from distbp.storage.scaling import Scaling
 
 BLOCK = 1024  # rows
@@ -53,7 +53,7 @@ class Evaluator:
 
     Parameters
     ----------
-    comm : Comm
+    comm : Topology
     network : Network
     split : Split
     scaling : Scaling
@@ -62,7 +62,7 @@ class Evaluator:
     """
 
     def __init__(
-        self, comm: Comm, network: Network, split: Split, scaling: Scaling, is_regression: bool
+        self, comm: Topology, network: Network, split: Split, scaling: Scaling, is_regression: bool
     ) -> None:
         self.comm, self.network, self.split = comm, network, split
         self.is_regression = is_regression
@@ -114,7 +114,7 @@ class Evaluator:
         everything = np.zeros((self.blocks, sums.shape[1]))
         everything[first:stop] += sums  # not -0.0, which would depend on the number of ranks
         # Each number is one rank's; to it all others add 0, so MPI's order is no matter.
-        self.comm.allreduce(everything)
+        self.comm.world.allreduce(everything)
         total = tree_sum(everything)
         rows = len(self.split)
         if self.is_regression:

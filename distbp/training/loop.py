@@ -22,10 +22,12 @@ from distbp.network import rng
 from distbp.network.network import Network
 from distbp.network.parameters import digest
 from distbp.parallel import host
-from distbp.parallel.comm import Comm, connect
-from distbp.parallel.environment import ulfm_enabled
+from distbp.parallel.environment import LaunchEnvironment
+from distbp.parallel.rank_errors import abort_on_error, collective_errors, is_rank_failure
 from distbp.parallel.reduction import make_reduction
+from distbp.parallel.shared_array import SharedArray
 from distbp.parallel.step_totals import StepTotals
+from distbp.parallel.topology import Topology, connect, shrink
 from distbp.parallel.watchdog import Watchdog
 from distbp.storage.checkpoint import Checkpoint
 from distbp.training.config import Config
@@ -73,7 +75,7 @@ class Result:
     digest: str
 
 
-def train(config: Config, resume: bool = False, comm: Comm | None = None) -> Result:
+def train(config: Config, resume: bool = False, comm: Topology | None = None) -> Result:
     """Train a network on all ranks of this run.
 
     Parameters
@@ -81,7 +83,7 @@ def train(config: Config, resume: bool = False, comm: Comm | None = None) -> Res
     config : Config
     resume : bool
         Go on with the run in `config.out` where its last checkpoint is.
-    comm : Comm, optional
+    comm : Topology, optional
         The ranks; by default those that this process was started with.
 
     Returns
@@ -99,8 +101,8 @@ def train(config: Config, resume: bool = False, comm: Comm | None = None) -> Res
         several ranks ends all of them.
     """
     comm = comm or connect()
-    with comm.abort_on_error():
-        with comm.collective_errors():
+    with abort_on_error(comm):
+        with collective_errors(comm):
             check_places(config)
         checkpoint = open_model(config.out, comm) if resume else None
         run = Run(config, comm, checkpoint)
@@ -109,7 +111,8 @@ def train(config: Config, resume: bool = False, comm: Comm | None = None) -> Res
                 try:
                     return run.train()
                 except Exception as failure:
-                    if not ulfm_enabled() or not comm.is_rank_failure(failure):
+                    launch = LaunchEnvironment.from_environ()
+                    if not launch.ulfm_enabled or not is_rank_failure(failure, run.comm):
                         raise
                     run = run.recover_from_rank_failure(failure)
 
@@ -120,7 +123,7 @@ class Run:
     Parameters
     ----------
     config : Config
-    comm : Comm
+    comm : Topology
     checkpoint : Checkpoint, optional
         Where to go on.
     survivor_of : Run, optional
@@ -130,15 +133,15 @@ class Run:
     def __init__(
         self,
         config: Config,
-        comm: Comm,
+        comm: Topology,
         checkpoint: Checkpoint | None = None,
         survivor_of: "Run | None" = None,
     ) -> None:
         self.comm = comm
-        with comm.collective_errors():
-            host.use_threads(config.threads)
+        with collective_errors(comm):
+            host.set_blas_threads(config.threads)
         self.data = data = open_data(Path(config.data), comm)
-        with comm.collective_errors():
+        with collective_errors(comm):
             self.config = config = config.resolved(data)
             if checkpoint is not None:
                 check_resumed(config, checkpoint)
@@ -146,7 +149,7 @@ class Run:
         check_identical_on_all_ranks(comm, config, data)
         self.rows, self.validation = split_validation(config, data, comm)
         self.batches = math.ceil(len(self.rows) / config.batch_size)
-        self.order = comm.shared_array((len(self.rows),), np.dtype(np.int64))
+        self.order = SharedArray(comm, (len(self.rows),), np.dtype(np.int64))
         self.update = make_update(config, network, len(self.rows))
         self.reduction, trouble = make_reduction(
             config.combine, comm, config.shards or 1, self.update
@@ -166,7 +169,7 @@ class Run:
             for name, split in (("validation", self.validation), ("test", data.splits.get("test")))
             if split is not None
         }
-        with comm.collective_errors():
+        with collective_errors(comm):
             if checkpoint is not None:
                 self.progress = restore(checkpoint, config, data, network, self.update)
         self.recorder = RunRecorder(
@@ -174,7 +177,7 @@ class Run:
         )
         self.place = Place(self.progress, self.update, self.batches)
         self._repeated = self._gone_from = -1  # places where that was done
-        with comm.collective_errors():
+        with collective_errors(comm):
             self.recorder.open(is_new=checkpoint is None, is_saved=survivor_of is None)
         if survivor_of is None:
             self._introduce(checkpoint, trouble)
@@ -182,12 +185,14 @@ class Run:
     def _introduce(self, checkpoint: Checkpoint | None, trouble: str | None) -> None:
         """Say what is trained, by what, and what may not be as the user thinks."""
         comm, config, show = self.comm, self.config, self.recorder
-        machines = comm.allgather([comm.node, host.cores(), host.bits()])
+        own = [comm.node_index, host.usable_cores(), host.numeric_platform()]
+        machines = comm.world.allgather(own)
         if comm.rank == 0:
             for text in [*warnings(config, machines, checkpoint), *([trouble] if trouble else [])]:
                 show.warn(text)
+            ulfm_enabled = LaunchEnvironment.from_environ().ulfm_enabled
             for text in introduction(
-                config, self.network, machines, len(self.rows), self.progress, ulfm_enabled()
+                config, self.network, machines, len(self.rows), self.progress, ulfm_enabled
             ):
                 show.info(text)
 
@@ -196,21 +201,22 @@ class Run:
 
         Raises `failure` again if no rank has died.
         """
-        comm, dead = self.comm, []
+        comm, dead = self.comm, list[int]()
         self.recorder.end()
         while True:
             try:
-                dead += comm.shrink()
+                comm, failed = shrink(comm)
+                dead += failed
                 if not dead:
                     raise failure
                 # A node can be a step ahead of another one, whose last message was lost.
-                if self.place.number() > comm.allgather_int(self.place.number()).min():
+                if self.place.number() > comm.world.allgather_int(self.place.number()).min():
                     self.place.undo()
                 run = Run(self.config, comm, self.recorder.checkpoint(), self)
                 run._warn(lost(dead, comm.size, run.progress))
                 return run
             except Exception as again:
-                if again is failure or not comm.is_rank_failure(again):
+                if again is failure or not is_rank_failure(again, comm):
                     raise
 
     def train(self) -> Result:
@@ -222,7 +228,7 @@ class Run:
             with self.watch, np.errstate(over="ignore", invalid="ignore", divide="ignore"):
                 while self.progress.epoch < self.config.epochs and not self._is_out_of_patience():
                     self._epoch()
-            with self.comm.collective_errors():
+            with collective_errors(self.comm):
                 self.recorder.close()
             return self._result(time.monotonic() - began)
         finally:
@@ -245,9 +251,14 @@ class Run:
 
     def _where_time_went(self) -> str:
         comm = self.comm
-        mine = [platform.node(), comm.node, len(self.reduction.schedule), *self.timing.parts()]
-        cores = all_cores(comm.allgather([comm.node, host.cores(), None]))
-        return summary([RankTime(*one) for one in comm.allgather(mine)], len(cores))
+        mine = [
+            platform.node(),
+            comm.node_index,
+            len(self.reduction.schedule),
+            *self.timing.parts(),
+        ]
+        cores = all_cores(comm.world.allgather([comm.node_index, host.usable_cores(), None]))
+        return summary([RankTime(*one) for one in comm.world.allgather(mine)], len(cores))
 
     def _epoch(self) -> None:
         progress, batch_size = self.progress, self.config.batch_size
@@ -320,8 +331,9 @@ class Run:
         """
         progress, policy = self.progress, self.config.on_nan
         found = self.gradient.find_nan(batch, progress.epoch, progress.step)
-        is_whole = all(self.comm.allgather(bool(np.isfinite(self.network.theta).all())))
-        texts = [f"rank {r}: {text}" for r, text in enumerate(self.comm.allgather(found)) if text]
+        is_whole = all(self.comm.world.allgather(bool(np.isfinite(self.network.theta).all())))
+        everywhere = self.comm.world.allgather(found)
+        texts = [f"rank {r}: {text}" for r, text in enumerate(everywhere) if text]
         text = self._not_finite(texts[0] if texts else "in the sum, or in the new parameters")
         if not texts and self._repeated != self.place.number():  # perhaps it was a processor's slip
             self._repeated = self.place.number()
@@ -346,10 +358,10 @@ class Run:
             raise DivergedError(f"{text} It is so for the second time: this is not chance.")
         self._gone_from = self.place.number()
         self._warn(text)
-        with self.comm.collective_errors():
+        with collective_errors(self.comm):
             self.recorder.flush()
         checkpoint = open_model(self.config.out, self.comm)  # all see the last save now
-        with self.comm.collective_errors():
+        with collective_errors(self.comm):
             before = restore(checkpoint, self.config, self.data, self.network, self.update)
         vars(self.progress).update(vars(before) | {"rate_factor": factor})
         self.place.before = self.place.now()
@@ -361,9 +373,9 @@ class Run:
 
     def _stop(self) -> None:
         """Save where the run is, and end it on all ranks."""
-        with self.comm.collective_errors():
+        with collective_errors(self.comm):
             self.recorder.close()
-        reason = next(filter(None, self.comm.allgather(self.stopping.reason)))
+        reason = next(filter(None, self.comm.world.allgather(self.stopping.reason)))
         progress = self.progress
         raise StoppedError(
             f"stopped by {reason} in epoch {progress.epoch + 1} after step {progress.step} of "
@@ -405,7 +417,7 @@ class Run:
 
     def _replicas_differ(self) -> bool:
         """Return whether θ has not the same bits on all ranks; then the run has gone back."""
-        digests = self.comm.allgather_int(int(digest(self.network.theta)[:15], 16))
+        digests = self.comm.world.allgather_int(int(digest(self.network.theta)[:15], 16))
         odd = np.flatnonzero(digests != digests[0])
         if len(odd):
             self._go_back(

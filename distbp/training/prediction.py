@@ -9,7 +9,8 @@ import numpy as np
 from distbp.data.batches import BatchLoader
 from distbp.data.dataset import DataSet, Split
 from distbp.errors import DataError, DistbpWarning
-from distbp.parallel.comm import Comm
+from distbp.parallel.rank_errors import collective_errors
+from distbp.parallel.topology import Topology
 from distbp.storage import hdf5_file
 from distbp.storage.checkpoint import Checkpoint
 from distbp.storage.run_directory import read_newest_checkpoint
@@ -59,7 +60,7 @@ def predict(model: str | Path, x: np.ndarray) -> np.ndarray:
 
 
 def write_predictions(
-    comm: Comm, checkpoint: Checkpoint, data: DataSet, split: str, path: Path
+    comm: Topology, checkpoint: Checkpoint, data: DataSet, split: str, path: Path
 ) -> None:
     """Write what a model puts out for each row of a split to an HDF5 file; collective.
 
@@ -72,8 +73,8 @@ def write_predictions(
     parts: list[np.ndarray] = []
     evaluator.run(look=lambda start, a: parts.append(a.copy()))
     mine = np.concatenate(parts) if parts else np.empty((0, network.sizes[-1]), network.dtype)
-    output = comm.gather_rows(mine)
-    with comm.collective_errors():
+    output = comm.world.gather_rows(mine)
+    with collective_errors(comm):
         if comm.rank == 0:
             about = {"classes": data.classes, "split": split, "data": data.identity}
             with hdf5_file.create_file(path, "distbp-prediction", 1, DataError) as file:

@@ -279,8 +279,8 @@ class RunRecorder:
             "shape": self.data.about["shape"],
             "data": self.data.identity,
             "config": self.config.to_dict(),
-            "machine": host.bits() | {"threads": self.config.threads},
-            "versions": host.versions(),
+            "machine": host.numeric_platform() | {"threads": self.config.threads},
+            "versions": host.software_versions(),
         }
 
     def checkpoint(self) -> Checkpoint:

@@ -14,8 +14,8 @@ import numpy as np
 
 from distbp.network.parameters import theta_size
 from distbp.network.update import Update
-from distbp.parallel.comm import Comm
 from distbp.parallel.reduction import GradientReduction
+from distbp.parallel.topology import Topology
 from distbp.training.gradient import BatchGradient
 
 
@@ -42,14 +42,14 @@ class SdcCheck:
 
     Parameters
     ----------
-    comm : Comm
+    comm : Topology
     update : Update
     reduction : GradientReduction
     gradient : BatchGradient
     """
 
     def __init__(
-        self, comm: Comm, update: Update, reduction: GradientReduction, gradient: BatchGradient
+        self, comm: Topology, update: Update, reduction: GradientReduction, gradient: BatchGradient
     ) -> None:
         self._comm, self._update = comm, update
         self._reduction, self._gradient = reduction, gradient
@@ -59,12 +59,11 @@ class SdcCheck:
         first = self._checksums()
         self._recompute(batch, epoch, step, rate)
         second = self._checksums()
-        places = [
-            f"rank {r} on {host}" for r, host in enumerate(self._comm.allgather(platform.node()))
-        ]
+        world = self._comm.world
+        places = [f"rank {r} on {host}" for r, host in enumerate(world.allgather(platform.node()))]
         replicas = [
             (place, old, new)
-            for place, (old, new) in zip(places, self._comm.allgather([first, second]), strict=True)
+            for place, (old, new) in zip(places, world.allgather([first, second]), strict=True)
             if old
         ]
         texts = [

@@ -13,7 +13,8 @@ from distbp.network.network import Network
 from distbp.network.optimizers import OPTIMIZERS
 from distbp.network.schedules import cosine_factor, step_factor, warmup_factor
 from distbp.network.update import Update
-from distbp.parallel.comm import Comm
+from distbp.parallel.shared_array import filled_shared_array
+from distbp.parallel.topology import Topology
 from distbp.storage.checkpoint import Checkpoint
 from distbp.storage.run_directory import load
 from distbp.training.config import Config
@@ -30,14 +31,14 @@ def check_places(config: Config) -> None:
         raise ConfigError("distbp train needs a directory for the run: --out RUN.")
 
 
-def check_identical_on_all_ranks(comm: Comm, config: Config, data: DataSet) -> None:
+def check_identical_on_all_ranks(comm: Topology, config: Config, data: DataSet) -> None:
     """Raise ConfigError on all ranks if one of them was started for something else.
 
     A data set may have another name on another node, but not other content.
     """
     mine = {flag(name): value for name, value in config.to_dict().items() if name != "data"}
     mine |= {"the data set": data.identity, "distbp": __version__}
-    known = comm.allgather(mine)
+    known = comm.world.allgather(mine)
     for rank, other in enumerate(known):
         for name, value in other.items():
             if value != known[0].get(name):
@@ -106,7 +107,7 @@ def learning_rate(config: Config, progress: Progress, step: int, batches: int) -
     return (config.learning_rate or 0.0) * factor
 
 
-def split_validation(config: Config, data: DataSet, comm: Comm) -> tuple[Split, Split | None]:
+def split_validation(config: Config, data: DataSet, comm: Topology) -> tuple[Split, Split | None]:
     """Return the training rows and the validation rows, held out of train if asked for.
 
     Raises
@@ -131,7 +132,7 @@ def split_validation(config: Config, data: DataSet, comm: Comm) -> tuple[Split, 
         chosen = rng.permutation(n, config.seed, rng.HOLDOUT)
         rows[: n - held], rows[n - held :] = np.sort(chosen[held:]), np.sort(chosen[:held])
 
-    rows = comm.fill_shared_array((n,), np.dtype(np.int64), choose)
+    rows = filled_shared_array(comm, (n,), np.dtype(np.int64), choose)
     return train.subset(rows[: n - held]), train.subset(rows[n - held :])
 
 

@@ -9,8 +9,8 @@ from turns import take_turns
 from distbp.network.network import Network
 from distbp.network.optimizers import OPTIMIZERS
 from distbp.network.update import Update
-from distbp.parallel.comm import Comm, connect
 from distbp.parallel.reduction import make_reduction
+from distbp.parallel.topology import Topology, connect
 
 REDUCTION = {"write": "node", "local": "node"}
 
@@ -18,7 +18,7 @@ REDUCTION = {"write": "node", "local": "node"}
 def main():
     how, megabytes, folder = sys.argv[1], float(sys.argv[2]), Path(sys.argv[3])
     ranks = connect()
-    comm = Comm() if how == "local" else ranks  # local: a rank on its own
+    comm = Topology() if how == "local" else ranks  # local: a rank on its own
     size = int(megabytes * 1e6 / 4)
     network = Network((size - 1, 1), theta=np.zeros(size, np.float32))
     update = Update(network, OPTIMIZERS["sgd"]())
@@ -31,11 +31,11 @@ def main():
         # As backprop does: the rank that computes a gradient has it in its cache.
         np.copyto(reduction.slots[0][:size], gradient)
         if how == "write":
-            ranks.barrier()
+            ranks.world.barrier()
         else:
             reduction.reduce_and_update(64, 0.01)
 
-    take_turns(folder, ranks.rank == 0, step, ranks.allgather)
+    take_turns(folder, ranks.rank == 0, step, ranks.world.allgather)
 
 
 main()

@@ -168,11 +168,13 @@ def _peer_python(name, given):
 def describe_machine():
     """Return a line about the machine that the figures were measured on."""
     return (
-        f"{host.cpu()}, {len(host.cores())} cores; {host.bits()['blas']}; "
+        f"{host.cpu_model()}, {len(host.usable_cores())} cores; {host.numeric_platform()['blas']}; "
         f"load {os.getloadavg()[0]:.1f} before the start"
     )
 
 
 def write_json(path, results):
     if path:
-        Path(path).write_text(json.dumps({"machine": host.bits(), "results": results}, indent=1))
+        Path(path).write_text(
+            json.dumps({"machine": host.numeric_platform(), "results": results}, indent=1)
+        )

@@ -10,8 +10,8 @@ from turns import take_turns
 from distbp.data import dataset
 from distbp.errors import DataError
 from distbp.network.parameters import layer_views
-from distbp.parallel.comm import connect
 from distbp.parallel.step_totals import STATS_WIDTH, StepTotals
+from distbp.parallel.topology import connect
 from distbp.storage import hdf5_file, scaling
 from distbp.training.config import Config
 from distbp.training.loop import Run
@@ -88,7 +88,7 @@ def main():
     path = folder / "data.h5"
     if comm.rank == 0:
         write_data(path, n_in, n_out)
-    comm.barrier()
+    comm.world.barrier()
     how, _, shards = how.partition("=")
     combine = {"silent": "node", "shards": "node", "iallreduce": "allreduce"}.get(how, how)
     config = Config(
@@ -114,7 +114,7 @@ def main():
         run.progress.step = 0
         run.step(next(batches))
 
-    take_turns(folder, comm.rank == 0, step, comm.allgather)
+    take_turns(folder, comm.rank == 0, step, comm.world.allgather)
 
 
 if __name__ == "__main__":

@@ -6,11 +6,11 @@ import sys
 from distbp.launch.planner import measure_costs, predict_step
 from distbp.network.parameters import theta_size
 from distbp.parallel import host
-from distbp.parallel.comm import connect
 from distbp.parallel.shards import default_shards
+from distbp.parallel.topology import connect
 
 comm = connect()
-host.use_threads(1)
+host.set_blas_threads(1)
 sizes_text, _, batch_text = sys.argv[1].partition(":")
 sizes, batch = [int(n) for n in sizes_text.split("-")], int(batch_text)
 shards = default_shards(batch, sizes)

@@ -1,6 +1,6 @@
-"""The same suite at 1, 2, 3 and 4 ranks: what its tests are given, and that they ran.
+"""The same suite on 1, 2, 3 and 4 ranks: its fixtures, and a check that it ran.
 
-A test gathers what every rank has seen by mpi4py itself, not by what is tested, and
+A test gathers what every rank has found with mpi4py itself, not with the code under test, and
 asserts on every rank.
 """
 
@@ -12,24 +12,25 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("OMPI_MCA_mpi_yield_when_idle", "1")  # ranks outnumber the cores
+os.environ.setdefault("OMPI_MCA_mpi_yield_when_idle", "1")  # there are more ranks than cores
 
 import pytest
 from mpi4py import MPI
 
-from distbp.parallel.comm import Comm
+from distbp.parallel.comm import Group
+from distbp.parallel.topology import Topology, make_topology
 
 sys.path.insert(0, str(Path(__file__).parent))
-from nodes import Dealt
+from nodes import TwoNodes
 
 WORLD = MPI.COMM_WORLD
 ran = {"mpi": 0, "other": 0}
 
 
 @pytest.fixture(params=["one node", "two nodes"])
-def comm(request: pytest.FixtureRequest) -> Comm:
-    """Return all ranks, on this one node or as if they were dealt out to two."""
-    return Comm(WORLD if request.param == "one node" else Dealt(WORLD))
+def comm(request: pytest.FixtureRequest) -> Topology:
+    """Return all ranks, on this node or as if they were distributed over two."""
+    return make_topology(Group(WORLD if request.param == "one node" else TwoNodes(WORLD)))
 
 
 @pytest.fixture
@@ -39,17 +40,17 @@ def everywhere() -> Callable[[Any], list[Any]]:
 
 
 @pytest.fixture(autouse=True)
-def no_forcing_to_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Do not wait for the disk: no test here is about a loss of power."""
+def no_fsync(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Do not wait for the disk: no test here is about a power failure."""
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    # Ranks that share one folder for temporary files remove each other's old ones, and fail.
+    # Ranks that share pytest's folder for temporary files would remove each other's old ones.
     root = tempfile.mkdtemp(prefix=f"distbp-rank-{WORLD.rank}-")
     os.environ["PYTEST_DEBUG_TEMPROOT"] = root
     config.add_cleanup(lambda: shutil.rmtree(root, ignore_errors=True))
-    if WORLD.rank > 0:  # they have the same to say
+    if WORLD.rank > 0:  # their reports would repeat that of rank 0
         config.option.verbose -= 2
         config.option.reportchars = ""
 
@@ -60,7 +61,7 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Fail a run of these tests in which none has run: pytest has nothing against it."""
+    """Fail if no MPI test has run: pytest-mpi skips them silently without --with-mpi."""
     asked = session.config.option.with_mpi or session.config.option.only_mpi
     if session.testscollected and not ran["mpi"] and (asked or not ran["other"]):
         session.exitstatus = pytest.ExitCode.TESTS_FAILED

@@ -1,96 +1,65 @@
-"""Messages and numbering: what one rank says is what the others hear."""
+"""Messages: what one rank sends is what the others receive."""
 
 import numpy as np
 import pytest
-from mpi4py import MPI
-from nodes import Dealt
 
-from distbp.parallel.comm import Comm
+from distbp.parallel.rank_errors import timed_barrier
+from distbp.parallel.topology import Topology
 
 pytestmark = pytest.mark.mpi
 
 
-def numbers_of(comm: Comm) -> tuple[int, ...]:
-    return comm.rank, comm.size, comm.node, comm.nodes, comm.node_rank, comm.node_size
-
-
-def test_one_node_keeps_the_launchers_numbers(everywhere):
-    """On one node rank and place on the node are the launcher's rank."""
-    world = MPI.COMM_WORLD
-    found = everywhere(numbers_of(Comm(world)))
-    assert found == [(r, world.size, 0, 1, r, world.size) for r in range(world.size)]
-
-
-def test_ranks_of_a_node_are_made_a_run(comm, everywhere):
-    """Whatever the mapping, ranks count node by node, and on a node as the launcher did."""
-    found = everywhere(numbers_of(comm))
-    assert sorted(numbers[0] for numbers in found) == list(range(comm.size))
-    in_order = sorted(found)
-    assert [numbers[2] for numbers in in_order] == sorted(numbers[2] for numbers in found)
-    for node in range(comm.nodes):
-        places = [numbers[4:] for numbers in in_order if numbers[2] == node]
-        assert places == [(place, len(places)) for place in range(len(places))]
-
-
-def test_dealt_ranks_are_renumbered(everywhere):
-    """Ranks dealt out to two nodes in turn: first the even ones, then the odd ones."""
-    size = MPI.COMM_WORLD.size
-    found = everywhere(Comm(Dealt(MPI.COMM_WORLD)).rank)
-    order = [*range(0, size, 2), *range(1, size, 2)]
-    assert found == [order.index(rank) for rank in range(size)]
-
-
-def test_a_lone_comm_needs_no_mpi():
-    """Without MPI every message is to oneself."""
-    alone, array = Comm(), np.arange(3.0)
-    assert numbers_of(alone) == (0, 1, 0, 1, 0, 1)
-    assert alone.allgather({"a": 1}) == [{"a": 1}]
-    assert alone.broadcast("x") == "x"
-    assert alone.allgather_int(7).tolist() == [7]
-    assert alone.gather_rows(array) is array
-    alone.allreduce(array)
-    alone.barrier()
-    assert alone.timed_barrier()
+def test_a_lone_group_sends_nothing():
+    """Without MPI, every collective returns the own value."""
+    alone, array = Topology(), np.arange(3.0)
+    assert alone.world.allgather({"a": 1}) == [{"a": 1}]
+    assert alone.world.broadcast("x") == "x"
+    assert alone.world.allgather_int(7).tolist() == [7]
+    assert alone.world.gather_rows(array) is array
+    alone.world.allreduce(array)
+    alone.world.barrier()
+    assert timed_barrier(alone)
     assert array.tolist() == [0.0, 1.0, 2.0]
+    assert alone.heartbeat() == 0
 
 
-def test_gather_numbers(comm, everywhere):
+def test_allgather_int(comm, everywhere):
     """Every rank has every rank's number, the largest int64 included."""
-    found = everywhere(comm.allgather_int(2**63 - 1 - comm.rank).tolist())
+    found = everywhere(comm.world.allgather_int(2**63 - 1 - comm.rank).tolist())
     assert found == [[2**63 - 1 - rank for rank in range(comm.size)]] * comm.size
 
 
-def test_gather(comm, everywhere):
-    """JSON of any kind and length arrives, in the order of the ranks."""
+def test_allgather(comm, everywhere):
+    """JSON of any kind and length arrives, in rank order."""
     for value in (None, "", "δ²\n", [], {"a": [1.5, None, True]}, "x" * 100_000):
-        found = everywhere(comm.allgather([comm.rank, value]))
+        found = everywhere(comm.world.allgather([comm.rank, value]))
         assert found == [[[rank, value] for rank in range(comm.size)]] * comm.size
 
 
-def test_gather_of_unequal_lengths(comm, everywhere):
-    found = everywhere(comm.allgather("x" * (1000 * comm.rank)))
+def test_allgather_of_unequal_lengths(comm, everywhere):
+    found = everywhere(comm.world.allgather("x" * (1000 * comm.rank)))
     assert found == [["x" * (1000 * rank) for rank in range(comm.size)]] * comm.size
 
 
 def test_broadcast_from_every_root(comm, everywhere):
     for root in range(comm.size):
-        found = everywhere(comm.broadcast({"σ": comm.rank}, root))
+        found = everywhere(comm.world.broadcast({"σ": comm.rank}, root))
         assert found == [{"σ": root}] * comm.size
 
 
 def test_allreduce(comm, everywhere):
     array = np.array([comm.rank, 1.0])
-    comm.allreduce(array)
+    comm.world.allreduce(array)
     assert everywhere(array.tolist()) == [[sum(range(comm.size)), comm.size]] * comm.size
 
 
 @pytest.mark.parametrize("empty", ["none", "first", "last", "all but the last"])
 def test_gather_rows(comm, everywhere, empty):
-    """Rank 0 has the rows of all in order; a rank may have none."""
+    """Rank 0 gets the rows of all ranks in order; a rank may have none."""
     dtype = "float32"
     counts = counts_with(comm.size, empty)
     rows = np.full((counts[comm.rank], 3), comm.rank, dtype) + np.arange(3, dtype=dtype)
-    gathered = comm.gather_rows(rows)
+    gathered = comm.world.gather_rows(rows)
     expected = [[r, r + 1, r + 2] for r in range(comm.size) for _ in range(counts[r])]
     found = everywhere((comm.rank, gathered.dtype == dtype, gathered.tolist()))
     assert (0, True, expected) in found
@@ -111,20 +80,20 @@ def counts_with(size: int, empty: str) -> list[int]:
 
 @pytest.mark.parametrize("empty", ["none", "first", "last", "all but the last"])
 def test_allgatherv(comm, everywhere, empty):
-    """An array of which each rank has a run is whole on every rank."""
+    """An array of which each rank has a slice is complete on every rank."""
     counts = counts_with(comm.size, empty)
     ends = np.cumsum(counts)
     mine = np.s_[ends[comm.rank] - counts[comm.rank] : ends[comm.rank]]
     array = np.full(ends[-1], np.nan)
     array[mine] = comm.rank
     if comm.size > 1:
-        comm.start_allgatherv(array, counts).Wait()
+        comm.world.start_allgatherv(array, counts).Wait()
     expected = [float(rank) for rank, count in enumerate(counts) for _ in range(count)]
     assert everywhere(array.tolist()) == [expected] * comm.size
 
 
 def test_alltoallv(comm, everywhere):
-    """Rank r sends r + s numbers to rank s, none if r is s; displacements may leave gaps."""
+    """Rank r sends r + s numbers to rank s, none to itself; displacements may leave gaps."""
     ranks = range(comm.size)
 
     def sent(source, target):
@@ -139,7 +108,7 @@ def test_alltoallv(comm, everywhere):
     receive_counts = [len(sent(source, comm.rank)) for source in ranks]
     receive = np.empty(sum(receive_counts))
     starts = np.cumsum(receive_counts) - receive_counts
-    comm.start_alltoallv(
+    comm.world.start_alltoallv(
         send, (counts, [gap * target for target in ranks]), receive, (receive_counts, starts)
     ).Wait()
     found = everywhere((comm.rank, receive.tolist()))

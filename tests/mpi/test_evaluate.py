@@ -8,7 +8,7 @@ from mpi4py import MPI
 
 from distbp.data.dataset import DataSet
 from distbp.network.network import Network
-from distbp.parallel.comm import Comm
+from distbp.parallel.topology import Topology
 from distbp.storage.checkpoint import Checkpoint
 from distbp.training.evaluation import BLOCK, Evaluator
 from distbp.training.prediction import write_predictions
@@ -39,7 +39,7 @@ def test_score_has_the_bits_of_one_rank(comm, everywhere, mpi_tmp_path, write):
     for rows in PRIMES:
         data = written(mpi_tmp_path, write, rows)
         arguments = (model(data), data.split("test"), data.scaling, not data.classes)
-        expected = Evaluator(Comm(), *arguments).score()
+        expected = Evaluator(Topology(), *arguments).score()
         found = everywhere(Evaluator(comm, *arguments).score())
         assert found == [expected] * comm.size
         assert expected.rows == rows
@@ -64,7 +64,7 @@ def test_predictions_are_in_the_order_of_the_rows(comm, everywhere, mpi_tmp_path
     network = model(data)
     checkpoint = Checkpoint(network, {}, data.scaling, {"config": {"threads": 1}})
     alone, path = mpi_tmp_path / f"alone-{comm.rank}.h5", mpi_tmp_path / "p.h5"
-    write_predictions(Comm(), checkpoint, data, "test", alone)
+    write_predictions(Topology(), checkpoint, data, "test", alone)
     write_predictions(comm, checkpoint, data, "test", path)
     MPI.COMM_WORLD.Barrier()
     assert all(everywhere(path.read_bytes() == alone.read_bytes()))

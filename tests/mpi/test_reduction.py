@@ -9,9 +9,9 @@ from mpi4py import MPI
 from distbp.network.network import Network
 from distbp.network.optimizers import OPTIMIZERS
 from distbp.network.update import Update
-from distbp.parallel.comm import Comm
 from distbp.parallel.reduction import REDUCTIONS, make_reduction
 from distbp.parallel.step_totals import STATS_WIDTH
+from distbp.parallel.topology import Topology
 
 pytestmark = pytest.mark.mpi
 
@@ -95,7 +95,7 @@ def test_the_order_shows_in_these_numbers(shards):
 
 def test_clipping_has_the_bits_of_one_process(comm, everywhere):
     """The norm is of the whole gradient: a third barrier, and the same on any number of ranks."""
-    alone = steps(Comm(), "node", 8, 10_000, "float32", clip_norm=2.0)
+    alone = steps(Topology(), "node", 8, 10_000, "float32", clip_norm=2.0)
     for name in ("node", "tree"):
         found = steps(comm, name, 8, 10_000, "float32", clip_norm=2.0)
         assert all(everywhere(is_same(found, alone))), name

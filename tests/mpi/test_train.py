@@ -12,7 +12,7 @@ from samples import RECIPES
 from distbp import Config
 from distbp.errors import ConfigError, DistbpError
 from distbp.network.parameter_store import ParameterStore
-from distbp.parallel.comm import Comm
+from distbp.parallel.topology import Topology
 from distbp.training.loop import Result, Run, train
 
 pytestmark = pytest.mark.mpi
@@ -37,7 +37,7 @@ def alone(tmp_path_factory, data_sets):
     @cache
     def train_alone(name: str) -> Result:
         out = tmp_path_factory.mktemp("alone") / "run"
-        return train(configured(name, data_sets, out), comm=Comm())
+        return train(configured(name, data_sets, out), comm=Topology())
 
     return train_alone
 

@@ -67,6 +67,6 @@ def test_a_wrong_mpi_is_refused(slurm, data, tmp_path):
     words = ["train", data["digits"], *WORDS, "--out", tmp_path / "run"]
     ended = srun(slurm, ["-N2", "-n4"], words, mpi=WRONG, check=False)
     assert ended.returncode != 0
-    assert "4 ranks were started, but each finds itself alone" in ended.stderr, ended.stderr
+    assert "4 ranks were started, but each one sees only itself" in ended.stderr, ended.stderr
     assert "--mpi=pmi" in ended.stderr
     assert not (tmp_path / "run").exists()

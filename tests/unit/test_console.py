@@ -12,11 +12,9 @@ import warnings
 from contextlib import suppress
 
 import pytest
-import threadpoolctl
 
 from distbp.console import ProgressBar
-from distbp.errors import ConfigError, DistbpWarning
-from distbp.parallel import host
+from distbp.errors import DistbpWarning
 from distbp.terminal import launcher_above, terminal_columns
 
 logger = logging.getLogger("distbp.console")
@@ -122,35 +120,3 @@ def test_bar_on_a_terminal(terminal, handlers, monkeypatch, capsys):
     assert "75%" in text
     assert "distbp: warning: two" in text
     assert capsys.readouterr().out == "one\n"
-
-
-# The machine.
-
-
-@pytest.fixture
-def one_thread():
-    yield
-    host.use_threads(1)
-
-
-def test_threads_are_what_was_asked_for(one_thread):
-    """BLAS does as it is told, whatever the environment says."""
-    host.use_threads(2)
-    assert {blas["num_threads"] for blas in host.blas_libraries()} == {2}
-
-
-def test_threads_that_cannot_be_had(monkeypatch, one_thread):
-    """A BLAS that uses others is refused: other threads, other bits."""
-    monkeypatch.setattr(threadpoolctl, "threadpool_limits", lambda *a, **k: None)
-    with pytest.raises(ConfigError, match=r"--threads 7 cannot be had: BLAS uses \d"):
-        host.use_threads(7)
-
-
-def test_what_fixes_the_bits():
-    """CPU, NumPy and BLAS are known by name, and at least one core may be used."""
-    bits = host.bits()
-    assert set(bits) == {"cpu", "numpy", "blas"}
-    assert all(bits.values())
-    assert "openblas" in bits["blas"].lower() or "mkl" in bits["blas"].lower()
-    assert len(host.cores()) >= 1
-    assert set(host.versions()) == {"distbp", "python", "h5py", "hdf5"}

@@ -29,8 +29,9 @@ MODULES = {
         "optimizers", "parameter_store", "update", "schedules",
     ],
     "parallel": [
-        "shards", "host", "environment", "barrier", "shared_memory", "comm", "step_totals",
-        "reduction_plan", "internode", "reduction", "watchdog",
+        "shards", "host", "environment", "mpi", "comm", "shared_memory", "barrier", "topology",
+        "rank_errors", "shared_array", "step_totals", "reduction_plan", "internode", "reduction",
+        "watchdog",
     ],
     "storage": [
         "checksum", "hdf5_checks", "hdf5_chunks", "atomic", "hdf5_file", "lock", "scaling",
@@ -110,7 +111,7 @@ def test_an_arrow_that_runs_up_is_seen(monkeypatch):
 def test_one_file_knows_mpi():
     """The network never sees a communicator."""
     using = {n for n, t in TREES.items() if any(m.startswith("mpi4py") for m in imported(t))}
-    assert using == {"parallel.comm"}
+    assert using == {"parallel.mpi"}
 
 
 def test_the_checks_see_what_they_look_for():

@@ -61,7 +61,7 @@ def wait_for(path) -> None:
 
 def test_the_launcher_is_this_pythons_own(tmp_path):
     """Three ranks find each other: otherwise every test here would test nothing."""
-    code = "from distbp.parallel.comm import connect; print(connect().allgather(1))"
+    code = "from distbp.parallel.topology import connect; print(connect().world.allgather(1))"
     ended = Job([mpiexec(), "-n", "3", sys.executable, "-c", code], tmp_path).wait()
     assert ended.out.count("[1, 1, 1]") == 3, ended
 

@@ -18,8 +18,8 @@ from typing import Any
 # name of a place: module, and the function in it
 PLACES = {
     "configuration": ("distbp.training.config", "Config.__post_init__"),
-    "connect": ("distbp.parallel.comm", "connect"),
-    "start": ("distbp.parallel.comm", "Comm.__init__"),
+    "connect": ("distbp.parallel.topology", "connect"),
+    "start": ("distbp.parallel.topology", "make_topology"),
     "data": ("distbp.data.dataset", "DataSet.__init__"),
     "backprop": ("distbp.network.network", "Network.backprop"),
     "combine": ("distbp.parallel.reduction", "OrderedReduction.reduce_and_update"),

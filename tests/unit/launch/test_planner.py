@@ -17,7 +17,7 @@ from distbp.launch.planner import (
     predict_step,
 )
 from distbp.network.parameters import THETA_BLOCK, theta_size
-from distbp.parallel.comm import Comm
+from distbp.parallel.topology import Topology
 
 P = 64 * THETA_BLOCK
 COSTS = StepCosts(
@@ -105,7 +105,9 @@ def test_the_table_has_a_line_for_each_prediction():
 
 def test_measured_costs_are_plausible():
     """All are positive, and larger for a larger network; one node does not measure a network."""
-    small, large = (measure_costs(Comm(), (20, n, 3), "float32", 16, 1e-5, 1e9) for n in (10, 1000))
+    small, large = (
+        measure_costs(Topology(), (20, n, 3), "float32", 16, 1e-5, 1e9) for n in (10, 1000)
+    )
     assert min(small.shard, small.add, small.step) > 0
     assert small.update >= 0
     assert large.shard > small.shard
@@ -114,7 +116,7 @@ def test_measured_costs_are_plausible():
 
 def test_the_report_describes_the_request():
     lines = plan_report(
-        PlanRequest((6, 5, 4), batch_size=64, shards=4, up_to=5, ranks_a_node=2), Comm()
+        PlanRequest((6, 5, 4), batch_size=64, shards=4, up_to=5, ranks_a_node=2), Topology()
     )
     size = theta_size((6, 5, 4))
     assert lines[0].startswith(f"6-5-4, {size} parameters; batches of 64 rows, 4 shards of 16;")

@@ -10,11 +10,10 @@ import pytest
 from distbp.cli.main import parse
 from distbp.cli.parser import without
 from distbp.cli.train_command import resuming
-from distbp.errors import ConfigError, DataError, DistbpError, StoppedError
+from distbp.errors import ConfigError
 from distbp.launch import supervisor
 from distbp.launch.mpiexec import StopSignals
 from distbp.launch.supervisor import Supervisor
-from distbp.parallel import environment
 
 
 class FakeLaunches:
@@ -173,36 +172,6 @@ def test_the_time_limit_of_the_start_must_be_a_number(monkeypatch):
     monkeypatch.setenv("DISTBP_START_LIMIT", "soon")
     with pytest.raises(ConfigError, match="DISTBP_START_LIMIT=soon"):
         make_supervisor(0)
-
-
-@pytest.mark.parametrize(
-    ("error", "first"),
-    [
-        (StoppedError("x"), "stopped 75"),
-        (ConfigError("x"), "refused 2"),
-        (DataError("x"), "refused 1"),
-        (DistbpError("x"), "failed 1"),
-    ],
-)
-def test_the_completion_file_after_an_error(tmp_path, monkeypatch, error, first):
-    monkeypatch.setenv(environment.DONE_VARIABLE, str(tmp_path / "done"))
-    environment.write_error_file(error)
-    assert (tmp_path / "done").read_text() == f"{first}\nx\n"
-
-
-def test_the_completion_file_after_success(tmp_path, monkeypatch):
-    monkeypatch.setenv(environment.DONE_VARIABLE, str(tmp_path / "done"))
-    environment.write_completion_file()
-    assert (tmp_path / "done").read_text() == "done 0\n"
-
-
-def test_ranks_that_distbp_did_not_start_write_no_files(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    for name in (environment.DONE_VARIABLE, environment.STARTED_VARIABLE):
-        monkeypatch.delenv(name, raising=False)
-    environment.write_started_file()
-    environment.write_completion_file()
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_arguments_passed_on_to_ranks():

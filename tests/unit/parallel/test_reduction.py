@@ -5,6 +5,7 @@ real ones.
 """
 
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from threading import Barrier, Lock
 from types import SimpleNamespace
 
@@ -17,11 +18,12 @@ from distbp.network.network import Network
 from distbp.network.optimizers import OPTIMIZERS
 from distbp.network.parameters import THETA_BLOCK
 from distbp.network.update import UPDATE_CHUNK, Update
-from distbp.parallel.comm import Comm
 from distbp.parallel.reduction import REDUCTIONS, make_reduction
 from distbp.parallel.reduction_plan import _slice_cuts
 from distbp.parallel.shards import middle
+from distbp.parallel.shared_array import SharedArray
 from distbp.parallel.step_totals import CORRECT, COST, STATS_WIDTH
+from distbp.parallel.topology import Topology
 from distbp.training.config import EXACT_REDUCTIONS, REDUCTION_NAMES
 
 SIZE = 2 * THETA_BLOCK + 37
@@ -29,16 +31,31 @@ STEPS = 3
 DONE = SimpleNamespace(Wait=lambda: None)
 
 
-class Threads(Comm):
-    """One of several ranks in this process, spread over nodes as `layout` says."""
+@pytest.fixture(scope="module", autouse=True)
+def threads_share_memory():
+    """Let ranks that are threads share arrays without a file."""
+
+    def shared_array(comm, *arguments):
+        share = comm.shared_array if isinstance(comm, Threads) else partial(SharedArray, comm)
+        return share(*arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("distbp.parallel.reduction.SharedArray", shared_array)
+        yield
+
+
+class Threads:
+    """One of several ranks in this process, spread over nodes as `layout` says.
+
+    It stands for both the `Topology` and the `Group` of all ranks.
+    """
 
     def __init__(self, place, shared):
-        super().__init__()
-        self.shared = shared
+        self.world, self.shared = self, shared
         self.rank, self.size, self.node_sizes = place, sum(shared["layout"]), shared["layout"]
         nodes = [node for node, size in enumerate(self.node_sizes) for _ in range(size)]
-        self.node = nodes[place]
-        self.node_rank = place - nodes.index(self.node)
+        self.node_index = nodes[place]
+        self.node_rank = place - nodes.index(self.node_index)
         self.calls = 0
 
     def _exchange(self, value, group=None):
@@ -55,7 +72,8 @@ class Threads(Comm):
         self.barrier()
         return values
 
-    def cross_node_comm(self):
+    @property
+    def cross_node(self):
         if self.node_rank >= min(self.node_sizes):
             return None
         firsts = np.cumsum([0, *self.node_sizes[:-1]])
@@ -63,15 +81,15 @@ class Threads(Comm):
 
     def shared_array(self, shape, dtype, rows=None):
         self.calls += 1
-        key = self.node, self.calls
+        key = self.node_index, self.calls
         with self.shared["lock"]:
             array = self.shared["memory"].setdefault(key, np.zeros(shape, dtype))
         return SimpleNamespace(
-            array=array, is_shared=self.shared["is_shared"], trouble=self.shared["trouble"]
+            array=array, is_shared=self.shared["is_shared"], reason=self.shared["reason"]
         )
 
     def node_barrier(self):
-        return self.shared["node barriers"][self.node].wait
+        return self.shared["node barriers"][self.node_index].wait
 
     def allreduce(self, array):
         total = sum(self._exchange(array.copy())[::-1])  # an order of its own
@@ -129,12 +147,12 @@ def run(layout, name, shards, gradients, is_shared=True, **options):
     shared = {
         "layout": layout, "slots": [None] * ranks, "barrier": Barrier(ranks), "lock": Lock(),
         "memory": {}, "node barriers": [Barrier(size) for size in layout], "peer barriers": {},
-        "is_shared": is_shared, "trouble": "" if is_shared else "no room",
+        "is_shared": is_shared, "reason": "" if is_shared else "no room",
     }  # fmt: skip
 
     def of_rank(rank):
         try:
-            comm = Comm() if ranks == 1 else Threads(rank, shared)
+            comm = Topology() if ranks == 1 else Threads(rank, shared)
             sizes, theta = (size - 1, 1), np.zeros(size, gradients.dtype)
             network = Network(sizes, dtype=theta.dtype.name, theta=theta)
             update = Update(network, OPTIMIZERS["sgd"](), **options)
@@ -275,7 +293,7 @@ def test_slots_are_few(name):
     """A rank has one slot per level of the tree, not one per shard."""
     for shards in (1, 8, 64, 1000):
         update = Update(Network((9, 1)), OPTIMIZERS["sgd"]())
-        reduction, _ = make_reduction(name, Comm(), shards, update)
+        reduction, _ = make_reduction(name, Topology(), shards, update)
         assert [shard for shard, _ in reduction.schedule] == list(range(shards))
         assert len(reduction.slots) <= shards.bit_length()
 
@@ -285,7 +303,7 @@ def test_the_configuration_lists_the_reductions():
     found = {}
     for name in REDUCTIONS:
         update = Update(Network((9, 1)), OPTIMIZERS["sgd"]())
-        found[name] = make_reduction(name, Comm(), 2, update)[0].is_exact
+        found[name] = make_reduction(name, Topology(), 2, update)[0].is_exact
     assert found == {name: name in EXACT_REDUCTIONS for name in REDUCTION_NAMES}
 
 

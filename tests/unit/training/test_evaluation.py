@@ -11,7 +11,7 @@ from distbp.data.batches import BatchLoader
 from distbp.data.dataset import DataSet
 from distbp.errors import ConfigError, DataError
 from distbp.network.network import Network
-from distbp.parallel.comm import Comm
+from distbp.parallel.topology import Topology
 from distbp.storage import hdf5_file
 from distbp.storage.checkpoint import Checkpoint
 from distbp.storage.scaling import Scaling
@@ -38,7 +38,7 @@ def network_for(data, dtype="float64"):
 def evaluator_of(path, network, comm=None):
     data = DataSet(path)
     is_regression = data.task == "regression"
-    return Evaluator(comm or Comm(), network, data.splits["test"], data.scaling, is_regression)
+    return Evaluator(comm or Topology(), network, data.splits["test"], data.scaling, is_regression)
 
 
 def at_once(path, network):
@@ -141,7 +141,7 @@ def test_predictions_are_in_the_order_of_the_rows(digits, tmp_path):
     data = DataSet(digits)
     network = network_for(data, "float32")
     checkpoint = Checkpoint(network, {}, data.scaling, {})
-    write_predictions(Comm(), checkpoint, data, "test", tmp_path / "p.h5")
+    write_predictions(Topology(), checkpoint, data, "test", tmp_path / "p.h5")
     a, _, _ = at_once(digits, network)
     with h5py.File(tmp_path / "p.h5") as file:
         np.testing.assert_allclose(file["output"][...], a, atol=1e-5)
@@ -154,7 +154,7 @@ def test_predictions_of_numbers_have_no_label(numbers, tmp_path):
     """A regression's output is all there is."""
     data = DataSet(numbers)
     checkpoint = Checkpoint(network_for(data), {}, data.scaling, {})
-    write_predictions(Comm(), checkpoint, data, "train", tmp_path / "p.h5")
+    write_predictions(Topology(), checkpoint, data, "train", tmp_path / "p.h5")
     with h5py.File(tmp_path / "p.h5") as file:
         assert set(file) == {"about", "output"}
         assert file["output"].shape == (7, 3)
@@ -167,9 +167,9 @@ def test_predict_takes_rows_as_they_were(tmp_path, rows):
     x = rng.integers(0, 256, (rows, 4, 3), dtype=np.uint8)
     scaling = Scaling(rng.normal(size=12), rng.uniform(0.1, 2, 12))
     samples.write(path, {"train": (x, np.arange(rows) % 2)}, scaling, classes=2)
-    train(Config(data=path, out=run, epochs=1, quiet=True), comm=Comm())
-    checkpoint, data = open_model_and_data(str(run), str(path), Comm())
-    write_predictions(Comm(), checkpoint, data, "train", tmp_path / "p.h5")
+    train(Config(data=path, out=run, epochs=1, quiet=True), comm=Topology())
+    checkpoint, data = open_model_and_data(str(run), str(path), Topology())
+    write_predictions(Topology(), checkpoint, data, "train", tmp_path / "p.h5")
     with h5py.File(tmp_path / "p.h5") as file:
         np.testing.assert_array_equal(predict(run, x), file["output"][...], strict=True)
     assert predict(run, x[:0]).shape == (0, 2)
@@ -201,4 +201,4 @@ def test_opening_what_is_no_data_set(tmp_path):
     """The path is named."""
     (tmp_path / "d.h5").write_bytes(b"no")
     with pytest.raises(DataError, match=r"d\.h5 cannot be read"):
-        open_data(tmp_path / "d.h5", Comm())
+        open_data(tmp_path / "d.h5", Topology())

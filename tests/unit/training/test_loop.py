@@ -23,8 +23,8 @@ from distbp.network.optimizers import OPTIMIZERS
 from distbp.network.parameters import digest, layer_views
 from distbp.network.schedules import plateau_factor
 from distbp.network.update import Update
-from distbp.parallel.comm import Comm
 from distbp.parallel.step_totals import COST
+from distbp.parallel.topology import Topology
 from distbp.storage import hdf5_file, run_directory
 from distbp.storage.checkpoint import read_checkpoint
 from distbp.storage.run_directory import RunDirectory, find_checkpoint, load
@@ -58,7 +58,7 @@ def run(tmp_path, data):
     def train_with(name="digits", **options):
         defaults = {"hidden": (9,), "batch_size": 70, "epochs": 3, "quiet": True}
         config = Config(data=data(name), out=str(tmp_path / f"run{next(count)}"))
-        return train(replace(config, **defaults | options), comm=Comm())
+        return train(replace(config, **defaults | options), comm=Topology())
 
     return train_with
 
@@ -66,7 +66,7 @@ def run(tmp_path, data):
 def resumed(path, **changes):
     """Go on with a run as `distbp train --resume` does."""
     config = Config(**read_checkpoint(find_checkpoint(path)).about["config"])
-    return train(config.resumed({"out": str(path), **changes}), resume=True, comm=Comm())
+    return train(config.resumed({"out": str(path), **changes}), resume=True, comm=Topology())
 
 
 def rows(path, split):
@@ -200,7 +200,7 @@ def test_equal_configurations_give_equal_bits(run):
 def test_a_new_order_every_epoch(run, data):
     """Rows are shuffled anew: two epochs of one batch a row are not twice the same."""
     config = Config(data=data("digits"), out=str(run().path) + "x", quiet=True)
-    parts, orders = Run(config, Comm()), []
+    parts, orders = Run(config, Topology()), []
     for epoch in range(3):
         parts.progress.epoch = epoch
         parts.order.fill(parts._shuffle)
@@ -216,7 +216,7 @@ def test_dropout_depends_on_epoch_step_and_shard(data, tmp_path):
         data=data("digits"), out=str(tmp_path / "run"), dropout=0.5, batch_size=20, shards=2,
         quiet=True,
     )  # fmt: skip
-    parts = Run(config, Comm())
+    parts = Run(config, Topology())
     batch = np.arange(20)
 
     def cost(rows, epoch, step):
@@ -272,7 +272,7 @@ def test_patience_without_validation_looks_at_the_training_cost(run):
 def test_validation_rows_are_held_out(run, data, tmp_path):
     """They are part of the training set, never trained on, the same in every epoch."""
     config = Config(data=data("digits"), out=str(tmp_path / "held"), validation=0.2, quiet=True)
-    parts = Run(config, Comm())
+    parts = Run(config, Topology())
     held, left = parts.validation.rows, parts.rows.rows
     assert len(held) == round(0.2 * N)
     assert sorted([*held, *left]) == list(range(N))
@@ -428,9 +428,9 @@ def test_going_on_with_another_configuration(run):
     result = run(epochs=1)
     config = Config(**read_checkpoint(find_checkpoint(result.path)).about["config"])
     with pytest.raises(ConfigError, match="--learning-rate"):
-        train(replace(config, learning_rate=0.7, epochs=2), resume=True, comm=Comm())
+        train(replace(config, learning_rate=0.7, epochs=2), resume=True, comm=Topology())
     with pytest.raises(ConfigError, match="--hidden"):
-        train(replace(config, hidden=(3,), epochs=2), resume=True, comm=Comm())
+        train(replace(config, hidden=(3,), epochs=2), resume=True, comm=Topology())
 
 
 def test_nothing_to_go_on_with(data, tmp_path):
@@ -438,7 +438,7 @@ def test_nothing_to_go_on_with(data, tmp_path):
     (tmp_path / "empty").mkdir()
     config = Config(data=data("digits"), out=str(tmp_path / "empty"), quiet=True)
     with pytest.raises(CheckpointError, match=r"empty has no checkpoint"):
-        train(config, resume=True, comm=Comm())
+        train(config, resume=True, comm=Topology())
 
 
 def test_a_directory_with_a_run_is_not_used_again(run, data):
@@ -446,7 +446,7 @@ def test_a_directory_with_a_run_is_not_used_again(run, data):
     result = run(epochs=1)
     before = (result.path / "config.toml").read_bytes()
     with pytest.raises(CheckpointError, match="already contains a run"):
-        train(Config(data=data("digits"), out=str(result.path), quiet=True), comm=Comm())
+        train(Config(data=data("digits"), out=str(result.path), quiet=True), comm=Topology())
     assert (result.path / "config.toml").read_bytes() == before
 
 
@@ -454,7 +454,7 @@ def test_a_run_needs_a_directory(data, tmp_path, monkeypatch):
     """Without one nothing is written, least of all into the current directory."""
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError, match="--out"):
-        train(Config(data=data("digits"), epochs=1, quiet=True), comm=Comm())
+        train(Config(data=data("digits"), epochs=1, quiet=True), comm=Topology())
     assert not list(tmp_path.iterdir())
 
 
@@ -523,7 +523,7 @@ def test_after_a_cost_that_is_no_number(run, tmp_path):
     with pytest.raises(DistbpError, match="not a finite number"):
         run(learning_rate=1e39)
     bad = Config(**config.to_dict() | {"out": str(tmp_path / "run1"), "learning_rate": 0.1})
-    assert train(bad, comm=Comm()).digest == good.digest
+    assert train(bad, comm=Topology()).digest == good.digest
 
 
 # Trouble with the disk.
@@ -655,13 +655,13 @@ def test_missing_data(tmp_path):
     """Neither a file that is not there nor one without training rows makes a directory."""
     config = Config(data=str(tmp_path / "none.h5"), out=str(tmp_path / "run"), quiet=True)
     with pytest.raises(DataError, match=r"none\.h5"):
-        train(config, comm=Comm())
+        train(config, comm=Topology())
     path = samples.digits(tmp_path / "test.h5", {"train": 9, "test": 9})
     with h5py.File(path, "r+") as file:
         samples.forget_arrays(file)
         del file["train"]
     with pytest.raises(ConfigError, match=r"test\.h5 has no split 'train'; it has test"):
-        train(replace(config, data=str(path)), comm=Comm())
+        train(replace(config, data=str(path)), comm=Topology())
     assert not (tmp_path / "run").exists()
 
 
@@ -723,7 +723,7 @@ def pictures(tmp_path_factory):
 def test_steps_allocate_nothing(pictures, tmp_path, peak, options):
     """Over many steps Python and NumPy never hold 4 kB more than before; after them, nothing."""
     config = Config(data=pictures, out=str(tmp_path / "run"), quiet=True, batch_size=64)
-    parts = Run(replace(config, **{"hidden": (100,)} | options), Comm())
+    parts = Run(replace(config, **{"hidden": (100,)} | options), Topology())
     parts.order.fill(parts._shuffle)
     size = parts.config.batch_size
 

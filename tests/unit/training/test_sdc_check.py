@@ -7,7 +7,7 @@ import pytest
 import samples
 
 from distbp.network.parameter_store import ParameterStore
-from distbp.parallel.comm import Comm
+from distbp.parallel.topology import Topology
 from distbp.training.config import Config
 from distbp.training.loop import train
 
@@ -41,8 +41,8 @@ def flip(monkeypatch):
 
 def test_a_check_changes_nothing(config, tmp_path):
     """The recomputed step is the same step."""
-    without = train(replace(config, out=str(tmp_path / "without"), check_every=0), comm=Comm())
-    assert train(config, comm=Comm()).digest == without.digest
+    without = train(replace(config, out=str(tmp_path / "without"), check_every=0), comm=Topology())
+    assert train(config, comm=Topology()).digest == without.digest
 
 
 @pytest.mark.parametrize(("array", "index", "layer"), [(0, 3, 1), (0, -1, 3), (1, -9, 3)])
@@ -51,9 +51,9 @@ def test_a_flipped_bit_is_located_and_corrected(
     config, tmp_path, flip, handlers, capsys, array, index, layer, bit
 ):
     """In θ or optimizer state, whether the bit matters or not: the warning names layer and step."""
-    undisturbed = train(replace(config, out=str(tmp_path / "undisturbed")), comm=Comm())
+    undisturbed = train(replace(config, out=str(tmp_path / "undisturbed")), comm=Topology())
     flip(10, array, index, bit)
-    assert train(config, comm=Comm()).digest == undisturbed.digest
+    assert train(config, comm=Topology()).digest == undisturbed.digest
     err = capsys.readouterr().err
     assert f"by epoch 2, step 2: layer {layer} in the memory of rank 0 on" in err
     assert err.count("Silent data corruption detected") == 1
@@ -61,6 +61,6 @@ def test_a_flipped_bit_is_located_and_corrected(
 
 def test_without_a_check_the_flip_stays(config, tmp_path, flip):
     """The test above can fail: the flip changes the result."""
-    undisturbed = train(replace(config, out=str(tmp_path / "undisturbed")), comm=Comm())
+    undisturbed = train(replace(config, out=str(tmp_path / "undisturbed")), comm=Topology())
     flip(10, 0, 3, 22)
-    assert train(replace(config, check_every=0), comm=Comm()).digest != undisturbed.digest
+    assert train(replace(config, check_every=0), comm=Topology()).digest != undisturbed.digest

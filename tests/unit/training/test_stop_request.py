@@ -14,7 +14,7 @@ import pytest
 import samples
 
 from distbp.errors import DistbpError, StoppedError
-from distbp.parallel.comm import Comm
+from distbp.parallel.topology import Topology
 from distbp.storage.checkpoint import read_checkpoint, write_checkpoint
 from distbp.storage.run_directory import find_checkpoint
 from distbp.training.config import Config
@@ -36,7 +36,7 @@ def config(tmp_path, data):
 
 def resumed(config, **changes):
     before = Config(**read_checkpoint(find_checkpoint(config.out)).about["config"])
-    return train(before.resumed(changes), resume=True, comm=Comm())
+    return train(before.resumed(changes), resume=True, comm=Topology())
 
 
 def timeless(path):
@@ -67,12 +67,12 @@ def at_step(monkeypatch):
 @pytest.mark.parametrize("number", SIGNALS)
 def test_a_signal_stops_a_run_that_goes_on_exactly(config, tmp_path, at_step, number):
     """In the middle of an epoch: saved after that step; the rest ends as if nothing had been."""
-    whole = train(replace(config, out=str(tmp_path / "whole")), comm=Comm())
+    whole = train(replace(config, out=str(tmp_path / "whole")), comm=Topology())
     once = iter([lambda: os.kill(os.getpid(), number)])
     at_step(1, 3, lambda *_: next(once, lambda: None)())
     place = "in epoch 2 after step 5 of 8"
     with pytest.raises(StoppedError, match=f"{number.name} {place}") as stop:
-        train(config, comm=Comm())
+        train(config, comm=Topology())
     assert stop.value.status == 75
     assert f"--resume {config.out}" in str(stop.value)
     assert read_checkpoint(find_checkpoint(config.out)).about["progress"]["step"] == 5
@@ -83,7 +83,7 @@ def test_a_signal_stops_a_run_that_goes_on_exactly(config, tmp_path, at_step, nu
 def test_handlers_are_put_back(config):
     """A library's user has his own."""
     before = [signal.getsignal(number) for number in SIGNALS]
-    train(config, comm=Comm())
+    train(config, comm=Topology())
     assert [signal.getsignal(number) for number in SIGNALS] == before
 
 
@@ -91,7 +91,7 @@ def test_a_second_ctrl_c_does_not_wait(config, at_step):
     """The first one asks, as any signal does; the second one is Python's own again."""
     at_step(1, 3, lambda *_: [os.kill(os.getpid(), signal.SIGINT) for _ in range(2)])
     with pytest.raises(KeyboardInterrupt):
-        train(config, comm=Comm())
+        train(config, comm=Topology())
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
@@ -100,7 +100,7 @@ def test_an_ignored_signal_stays_ignored(config, at_step):
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         at_step(1, 3, lambda *_: os.kill(os.getpid(), signal.SIGINT))
-        assert len(train(config, comm=Comm()).history) == 3
+        assert len(train(config, comm=Topology()).history) == 3
     finally:
         signal.signal(signal.SIGINT, before)
 
@@ -108,7 +108,7 @@ def test_an_ignored_signal_stays_ignored(config, at_step):
 def test_training_in_a_thread(config):
     """Where Python handles no signals, the rest works."""
     results = []
-    thread = threading.Thread(target=lambda: results.append(train(config, comm=Comm())))
+    thread = threading.Thread(target=lambda: results.append(train(config, comm=Topology())))
     thread.start()
     thread.join(60)
     assert len(results[0].history) == 3
@@ -117,7 +117,7 @@ def test_training_in_a_thread(config):
 def test_a_run_stops_when_its_time_is_over(config):
     """After at least one step, so that it comes to an end however often it is resumed."""
     with pytest.raises(StoppedError, match="its --time-limit in epoch 1 after step 1 of 8"):
-        train(replace(config, time_limit="0s"), comm=Comm())
+        train(replace(config, time_limit="0s"), comm=Topology())
     assert len(resumed(config, time_limit="1h").history) == 3
 
 
@@ -140,7 +140,7 @@ def test_a_position_after_large_costs(config, tmp_path):
         file["train/y"][...] *= 1e12
     large = replace(config, data=str(path), cost=None, optimizer="adam", time_limit="0s")
     with pytest.raises(StoppedError):
-        train(large, comm=Comm())
+        train(large, comm=Topology())
     assert read_checkpoint(find_checkpoint(config.out)).about["progress"]["cost"] > 2**63
     assert len(resumed(config, time_limit="1h").history) == 3
 
@@ -155,7 +155,7 @@ def test_a_run_stops_while_it_skips_steps(config, at_step):
     for step in range(2, 8):
         at_step(0, step, spoil)
     with pytest.raises(StoppedError, match="in epoch 1 after step 4 of 8"):
-        train(replace(config, on_nan="skip"), comm=Comm())
+        train(replace(config, on_nan="skip"), comm=Topology())
 
 
 # Numbers that are none.
@@ -171,7 +171,7 @@ def test_a_nan_stops_a_run_at_its_step(config, at_step, combine):
     at_step(1, 3, poison)
     config = replace(config, checkpoint_every="1steps", combine=combine)
     with pytest.raises(DistbpError) as stop:
-        train(config, comm=Comm())
+        train(config, comm=Topology())
     assert "epoch 2, step 4 of 8: rank 0: the gradient of layer 1, rows" in str(stop.value)
     saved = read_checkpoint(find_checkpoint(config.out))
     assert (saved.about["progress"]["epoch"], saved.about["progress"]["step"]) == (1, 3)
@@ -185,7 +185,7 @@ def test_a_nan_in_the_data_is_found_by_its_row(config, tmp_path, name):
     with h5py.File(path, "r+") as file:
         file[f"train/{name}"][17] = np.nan
     with pytest.raises(DistbpError, match=r"step \d+ of") as stop:
-        train(replace(config, data=str(path), cost=None), comm=Comm())
+        train(replace(config, data=str(path), cost=None), comm=Topology())
     where = "layer 1, row 17," if name == "x" else "the gradient of layer 1, rows"
     assert where in str(stop.value)
 
@@ -193,7 +193,7 @@ def test_a_nan_in_the_data_is_found_by_its_row(config, tmp_path, name):
 def test_a_step_can_be_skipped(config, at_step, handlers, capsys):
     """It changes nothing, is told, and counts in no average."""
     at_step(0, 2, poison)
-    result = train(replace(config, on_nan="skip"), comm=Comm())
+    result = train(replace(config, on_nan="skip"), comm=Topology())
     assert "epoch 1, step 3 of 8" in capsys.readouterr().err
     assert result.history[0]["step"] == 7
     assert np.isfinite([record["train_cost"] for record in result.history]).all()
@@ -204,7 +204,7 @@ def test_a_run_can_go_back(config, at_step, handlers, capsys):
     """To the last checkpoint, with half the learning rate, which a resume keeps."""
     once = iter([poison] * 3)  # both shards of the step, and the search for the place
     at_step(1, 3, lambda *words: next(once, lambda *_: None)(*words))
-    result = train(replace(config, on_nan="rollback", checkpoint_every="5steps"), comm=Comm())
+    result = train(replace(config, on_nan="rollback", checkpoint_every="5steps"), comm=Topology())
     assert "epoch 2, step 2; the learning rate has the factor 0.5" in capsys.readouterr().err
     assert [record["learning_rate"] for record in result.history] == [0.1, 0.05, 0.05]
     assert resumed(config, epochs=4).history[-1]["learning_rate"] == 0.05
@@ -214,7 +214,7 @@ def test_a_run_can_go_back_to_its_beginning(config, at_step):
     """Where a learning rate that is too high shows first."""
     once = iter([poison] * 3)
     at_step(0, 0, lambda *words: next(once, lambda *_: None)(*words))
-    result = train(replace(config, on_nan="rollback"), comm=Comm())
+    result = train(replace(config, on_nan="rollback"), comm=Topology())
     assert [record["learning_rate"] for record in result.history] == [0.05] * 3
 
 
@@ -222,22 +222,22 @@ def test_a_last_step_without_finite_numbers(config):
     """Where a step does not look at the new parameters, the run does before it calls them good."""
     bad = {"combine": "allreduce", "hidden": (), "batch_size": 1000, "epochs": 1}
     with pytest.raises(DistbpError, match="after the last step, which is not saved"):
-        train(replace(config, **bad, learning_rate=1e41), comm=Comm())
+        train(replace(config, **bad, learning_rate=1e41), comm=Topology())
 
 
 def test_a_run_that_only_goes_back_is_given_up(config, at_step):
     """The same NaN at every learning rate is no matter of the learning rate."""
     at_step(1, 3, poison)
     with pytest.raises(DistbpError, match=r"epoch 2, step 4 of 8"):
-        train(replace(config, on_nan="rollback"), comm=Comm())
+        train(replace(config, on_nan="rollback"), comm=Topology())
 
 
 def test_a_slip_is_computed_again(config, tmp_path, at_step, handlers, capsys):
     """A NaN that is not there at the second look changes nothing."""
-    whole = train(replace(config, out=str(tmp_path / "whole")), comm=Comm())
+    whole = train(replace(config, out=str(tmp_path / "whole")), comm=Topology())
     once = iter([poison])
     at_step(1, 3, lambda *words: next(once, lambda *_: None)(*words))
-    assert train(config, comm=Comm()).digest == whole.digest
+    assert train(config, comm=Topology()).digest == whole.digest
     assert "All ranks compute it again" in capsys.readouterr().err
 
 
@@ -252,9 +252,9 @@ def test_a_slip_is_computed_again(config, tmp_path, at_step, handlers, capsys):
 )  # fmt: skip
 def test_a_checkpoint_that_says_nonsense(config, part, change):
     """Its checksum is valid, its content is not: one sentence."""
-    train(replace(config, epochs=1), comm=Comm())
+    train(replace(config, epochs=1), comm=Topology())
     checkpoint = read_checkpoint(find_checkpoint(config.out))
     checkpoint.about[part] |= change
     write_checkpoint(Path(config.out) / "last.h5", checkpoint)
     with pytest.raises(DistbpError):
-        train(replace(config, epochs=2), resume=True, comm=Comm())
+        train(replace(config, epochs=2), resume=True, comm=Topology())

@@ -1,0 +1,89 @@
+"""Load, start and abort MPI. The only file that imports mpi4py.
+
+MPI starts when it is first needed, not on import: a process that no launcher started never
+starts it. What is sent once it runs is in `comm`.
+"""
+
+import atexit
+import faulthandler
+import os
+import signal
+import sys
+import time
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from distbp.parallel.environment import LaunchEnvironment
+
+if TYPE_CHECKING:
+    from mpi4py.MPI import Comm as Comm
+    from mpi4py.MPI import Request as Request
+
+STDERR_FD = 2
+_FLUSH_WAIT_S = 0.3  # for the launcher to forward what was written: an abort would overtake it
+
+
+def init() -> Any:
+    """Return mpi4py's module MPI, initialized.
+
+    The process is killed by SIGALRM, with its stacks on stderr, if initialization takes longer
+    than the launch environment allows.
+
+    Raises
+    ------
+    ImportError, RuntimeError
+        There is no mpi4py, or no MPI library that it can load.
+    """
+    import mpi4py
+
+    mpi4py.rc.initialize = False  # by default the import would do it, without a time limit
+    from mpi4py import MPI
+
+    if not MPI.Is_initialized():
+        launch = LaunchEnvironment.from_environ()
+        # If a rank died meanwhile, the others may wait in Init_thread forever, where no
+        # Python thread and no Python signal handler runs: hence the kernel's alarm.
+        faulthandler.register(signal.SIGALRM, STDERR_FD, chain=True)
+        signal.alarm(launch.init_timeout)
+        _plug = memory_plug(launch)
+        MPI.Init_thread()
+        signal.alarm(0)
+        atexit.register(MPI.Finalize)
+    return MPI
+
+
+def memory_plug(launch: LaunchEnvironment) -> list[bytearray]:
+    """Return objects that fill the gaps in this process's heap, under SLURM; keep them for Init.
+
+    MPICH publishes its address through SLURM's PMI together with the memory behind it, 4 kB in
+    all, which is encoded more briefly where it is zero. If the heap there is full of text, such
+    as Python's docstrings, the message exceeds PMI's limit, is truncated, and no rank connects.
+    With the gaps filled, MPICH's own objects get fresh memory, which is mostly zeros.
+    """
+    if not launch.in_slurm_step:
+        return []
+    return [bytearray(size) for size in range(4096, 512, -64) for _ in range(20)]
+
+
+def library_version() -> str:
+    """Return name and version of the MPI library, without initializing it; '' if there is none."""
+    import mpi4py
+
+    mpi4py.rc.initialize = False
+    try:
+        from mpi4py import MPI
+
+        words = MPI.Get_library_version().replace(",", " ").split()
+    except (ImportError, RuntimeError):
+        return ""
+    if words[0] == "MPICH":
+        return f"MPICH {words[2]}"
+    return " ".join(word.lstrip("v") for word in words[:3])
+
+
+def abort(status: int) -> NoReturn:
+    """End all ranks with a non-zero exit status, once the launcher has this rank's output."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    time.sleep(_FLUSH_WAIT_S)
+    init().COMM_WORLD.Abort(status)
+    os._exit(status)  # an Abort that returns has not ended this process

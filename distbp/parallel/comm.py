@@ -17,7 +17,7 @@ from distbp.errors import LaunchError
 from distbp.parallel import mpi
 
 # What MPI's vector collectives take to describe a buffer: counts, displacements (in items).
-Layout = tuple[Any, Any]
+_Layout = tuple[Any, Any]
 
 
 class Group:
@@ -115,7 +115,7 @@ class Group:
         return self._mpi.Iallgatherv(mpi.init().IN_PLACE, [array, counts])
 
     def start_alltoallv(
-        self, send: np.ndarray, send_layout: Layout, receive: np.ndarray, receive_layout: Layout
+        self, send: np.ndarray, send_layout: _Layout, receive: np.ndarray, receive_layout: _Layout
     ) -> "mpi.Request":
         """Start to exchange one slice with each rank."""
         return self._mpi.Ialltoallv([send, send_layout], [receive, receive_layout])

@@ -44,14 +44,14 @@ def init() -> Any:
         # Python thread and no Python signal handler runs: hence the kernel's alarm.
         faulthandler.register(signal.SIGALRM, STDERR_FD, chain=True)
         signal.alarm(launch.init_timeout)
-        _plug = memory_plug(launch)
+        _plug = _memory_plug(launch)
         MPI.Init_thread()
         signal.alarm(0)
         atexit.register(MPI.Finalize)
     return MPI
 
 
-def memory_plug(launch: LaunchEnvironment) -> list[bytearray]:
+def _memory_plug(launch: LaunchEnvironment) -> list[bytearray]:
     """Return objects that fill the gaps in this process's heap, under SLURM; keep them for Init.
 
     MPICH publishes its address through SLURM's PMI together with the memory behind it, 4 kB in

@@ -43,10 +43,10 @@ def collective_errors(topology: Topology) -> Iterator[None]:
         yield
     except DistbpError as error:
         raised = error
-    raise_on_all_ranks(topology, raised)
+    _raise_on_all_ranks(topology, raised)
 
 
-def raise_on_all_ranks(topology: Topology, error: DistbpError | None) -> None:
+def _raise_on_all_ranks(topology: Topology, error: DistbpError | None) -> None:
     """Raise the `error` of the lowest rank that has one on every rank; collective.
 
     The text names that rank, unless all ranks have the same error.

@@ -42,7 +42,8 @@ class Topology:
         The node's barrier in shared memory; None if the node has one rank or cannot share
         memory. It belongs to the process, not to a run: file descriptors would grow otherwise.
     exits : Group
-        All ranks again, for those that may have failed: they do not wait where others send.
+        A duplicate of all ranks, for `timed_barrier` only: a rank that gives up may be at
+        another point of the program than the others, and must not match their collectives.
     """
 
     world: Group = field(default_factory=Group)
@@ -64,22 +65,22 @@ class Topology:
 
     @property
     def nodes(self) -> int:
-        """The number of nodes."""
+        """Return the number of nodes."""
         return len(self.node_sizes)
 
     @property
     def node_index(self) -> int:
-        """The number of this rank's node."""
+        """Return the number of this rank's node."""
         return bisect_right(list(accumulate(self.node_sizes)), self.rank)
 
     @property
     def node_rank(self) -> int:
-        """This rank's number on its node."""
+        """Return this rank's number on its node."""
         return self.node.rank
 
     @property
     def node_size(self) -> int:
-        """The number of ranks on this rank's node."""
+        """Return the number of ranks on this rank's node."""
         return self.node.size
 
     def node_barrier(self) -> Callable[[], None]:
@@ -145,7 +146,11 @@ def make_topology(
 
 
 class _Process:
-    """The topology that this process belongs to, once it is known."""
+    """The topology that this process belongs to, once it is known.
+
+    State of the module, as MPI's COMM_WORLD is that of the process: it is started once, and
+    once it has shrunk no earlier topology can be used by anyone.
+    """
 
     topology: Topology | None = None
     has_shrunk = False

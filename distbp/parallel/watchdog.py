@@ -77,7 +77,7 @@ class Watchdog:
             if total != last_total:
                 last_total, changed_at = total, now
             elif now - changed_at > self._limit * (_STARTUP_LIMIT_FACTOR if is_starting else 1):
-                self._on_stall(lagging_ranks(heartbeats.tolist()), now - changed_at)
+                self._on_stall(_lagging_ranks(heartbeats.tolist()), now - changed_at)
             elif now - changed_at > _FAILURE_GRACE_S and any(map(_is_dead, self._pids)):
                 # MPI has not reported it, as it does not without fault tolerance.
                 self._abort("another rank of this node has died")
@@ -120,7 +120,7 @@ class Watchdog:
             report_and_abort(self._topology.rank, self._topology.size, f"{reason}.\n")
 
 
-def lagging_ranks(heartbeats: Sequence[int]) -> list[int]:
+def _lagging_ranks(heartbeats: Sequence[int]) -> list[int]:
     """Return the positions of the heartbeats that are behind the most advanced one."""
     return [rank for rank, count in enumerate(heartbeats) if count < max(heartbeats)]
 

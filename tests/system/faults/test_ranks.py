@@ -26,7 +26,7 @@ def test_a_deadlock_is_a_failure_with_stacks(tmp_path, data, kind):
     for rank in range(3):
         assert f"rank-{rank}-" in report, report
     assert "faulty.py" in report, "where it stands still is not said"
-    assert report.count("combine.py") >= 2, "where the others wait is not said"
+    assert report.count("reduction.py") >= 2, "where the others wait is not said"
     assert "epoch" in report or "parameters" in report, "what was written is missing"
     assert limit <= seconds < limit + 3
     assert job.processes() == []

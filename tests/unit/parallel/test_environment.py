@@ -11,7 +11,7 @@ from distbp.parallel.environment import (
     TOKEN_VARIABLE,
     LaunchEnvironment,
 )
-from distbp.parallel.mpi import memory_plug
+from distbp.parallel.mpi import _memory_plug
 
 
 @pytest.mark.parametrize(
@@ -110,6 +110,6 @@ def test_without_a_supervisor_no_file_is_written(tmp_path, monkeypatch):
 
 def test_memory_is_plugged_under_slurm_only():
     """Before MPI starts there; elsewhere nothing is allocated."""
-    assert memory_plug(LaunchEnvironment.from_environ({})) == []
-    plug = memory_plug(LaunchEnvironment.from_environ({"SLURM_STEP_ID": "0"}))
+    assert _memory_plug(LaunchEnvironment.from_environ({})) == []
+    plug = _memory_plug(LaunchEnvironment.from_environ({"SLURM_STEP_ID": "0"}))
     assert sum(map(len, plug)) > 1e6

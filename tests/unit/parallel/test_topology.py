@@ -134,3 +134,12 @@ def test_before_a_shrink_a_topology_is_the_latest():
     comm = Topology()
     assert latest(comm) is comm
     assert not has_shrunk()
+
+
+def test_after_a_shrink_that_of_the_survivors_is_the_latest(monkeypatch):
+    """An error after it concerns them: the old communicators cannot be used any more."""
+    survivors = Topology()
+    monkeypatch.setattr("distbp.parallel.topology._Process.topology", survivors)
+    monkeypatch.setattr("distbp.parallel.topology._Process.has_shrunk", True)
+    assert latest(Topology()) is survivors
+    assert connect() is survivors

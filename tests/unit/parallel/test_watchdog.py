@@ -4,14 +4,14 @@ import os
 
 from distbp.parallel import watchdog
 from distbp.parallel.topology import Topology
-from distbp.parallel.watchdog import Watchdog, lagging_ranks
+from distbp.parallel.watchdog import Watchdog, _lagging_ranks
 
 
 def test_lagging_ranks():
     """Those behind the most advanced one; none if all have come as far."""
-    assert lagging_ranks([5, 5, 5]) == []
-    assert lagging_ranks([5, 4, 5, 3]) == [1, 3]
-    assert lagging_ranks([0]) == []
+    assert _lagging_ranks([5, 5, 5]) == []
+    assert _lagging_ranks([5, 4, 5, 3]) == [1, 3]
+    assert _lagging_ranks([0]) == []
 
 
 def test_states_of_processes():

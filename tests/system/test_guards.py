@@ -12,7 +12,7 @@ SKIPPED_MODULE = "import pytest\npytest.importorskip('no_such_module')\n"
 def test_a_run_in_which_no_mpi_test_ran_fails():
     """pytest has nothing against skipping everything; here it is a mistake in the command."""
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider"]
-    ended = Job([*command, "tests/mpi/test_trouble.py"], ROOT, {"PYTHONWARNINGS": ""}).wait()
+    ended = Job([*command, "tests/mpi/test_rank_errors.py"], ROOT, {"PYTHONWARNINGS": ""}).wait()
     assert ended.status == 1, str(ended)
     assert "no MPI test ran" in ended.out, str(ended)
 

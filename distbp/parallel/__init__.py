@@ -55,17 +55,19 @@ the run in memory, and training continues on them. Without ULFM the job ends.
 
 Modules, in reading order
 =========================
-shards         which rows are a shard, which shards a rank's, and the tree of the sum
-host           cores, BLAS and software versions of the machine
-environment    what launchers tell a rank by environment variables, and what it reports back
-mpi            start and abort MPI; the only import of mpi4py
-comm           `Group`: every message that the program sends
-shared_memory  memory that the ranks of a node share
-barrier        the barrier in it
-topology       `Topology`: the ranks by node; `connect`, `shrink`
-rank_errors    what ranks do about the error of one of them
-shared_array   arrays in shared memory
-internode      how nodes complete a sum together
-reduction      from gradients to new parameters
-watchdog       detects and kills hung ranks
+shards          which rows are a shard, which shards a rank's, and the tree of the sum
+host            cores, BLAS and software versions of the machine
+environment     what launchers tell a rank by environment variables, and what it reports back
+mpi             start and abort MPI; the only import of mpi4py
+comm            `Group`: every message that the program sends
+shared_memory   memory that the ranks of a node share
+barrier         the barrier in it
+topology        `Topology`: the ranks by node; `connect`, `shrink`
+rank_errors     what ranks do about the error of one of them
+shared_array    arrays in shared memory
+step_totals     what is summed along with the gradient
+reduction_plan  who adds what, as a value
+internode       how nodes complete a sum together
+reduction       from gradients to new parameters
+watchdog        detects and kills hung ranks
 """

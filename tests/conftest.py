@@ -1,7 +1,7 @@
-"""What all tests share: where their own modules are, and what a skipped test means.
+"""For all tests: the import path of their helpers, and what a skipped test means.
 
-With DISTBP_TEST_NO_SKIP=1, as in CI, a skip is a failure: a machine that is meant to
-run everything has lost something. Otherwise skips are listed at the end.
+With DISTBP_TEST_NO_SKIP=1, as in CI, a skip is a failure: a machine that should be able to run
+all tests lacks something. Otherwise skips are listed at the end.
 """
 
 import os
@@ -32,14 +32,15 @@ def pytest_make_collect_report(collector: pytest.Collector) -> pytest.CollectRep
 
 
 def without_skip(report):
-    """Return the report, of a failure if it was of a skip and skips are not allowed."""
+    """Return the report, as a failure if it is a skip and skips are not allowed."""
     if NO_SKIP and report.skipped and not hasattr(report, "wasxfail"):
         report.outcome = "failed"
-        report.longrepr = f"skipped, where nothing may be: {report.longrepr}"
+        report.longrepr = f"skipped, although DISTBP_TEST_NO_SKIP=1: {report.longrepr}"
     return report
 
 
-# `&` of a shell and `nohup` let commands ignore a signal; what these tests start must not.
+# Programs that these tests start must not ignore signals, as the tests themselves may because
+# they were started by `nohup` or by `&` in a shell.
 for number, default in (
     (signal.SIGINT, signal.default_int_handler),
     (signal.SIGHUP, signal.SIG_DFL),

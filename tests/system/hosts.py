@@ -1,10 +1,9 @@
-"""Several hosts on one machine, joined by cables that can be made slow, or pulled.
+"""Simulated hosts on one machine, on network links that can be slow, or disconnected.
 
-A host is a process that holds network, mount, IPC and host-name namespaces of its
-own: with an address, /etc/hosts and /dev/shm that are no other host's. The cables
-end in a bridge, or in a `relay` where they are to have a delay, inside a namespace
-too: nothing is added to this machine's network, and no host can leave it. Needs
-root. Files, users and process numbers are the machine's.
+A host is a process with network, mount, IPC and host-name namespaces of its own, and thus with
+an address, /etc/hosts and /dev/shm of its own. Files, users and process ids are shared with the
+machine. The links end in a bridge, or in a `relay` if they have a delay. It has a namespace
+too: nothing is added to the machine's network, and no host can reach it. Requires root.
 """
 
 import os
@@ -19,15 +18,15 @@ from typing import Any
 
 RELAY = Path(__file__).with_name("relay.py")
 PREFIX = "10.77.0."
-UP = 10.0  # seconds for a host to be there
+START_TIMEOUT_S = 10.0  # for the relay
 
-# What holds a host: it says when it is ready, and ends with who started it.
-HOLD = """
+# The process that keeps the namespaces of a host: it prints "ready" and sleeps.
+HOLD_SCRIPT = """
 hostname "$1" && ip link set lo up && mount -t tmpfs -o mode=1777 tmpfs /dev/shm &&
 mount --bind "$2" /etc/hosts && echo ready && exec sleep infinity
 """
-RSH = """#!/bin/sh
-# Stands in for ssh between the hosts: a clean environment, one line for the shell.
+RSH_SCRIPT = """#!/bin/sh
+# Replaces ssh between the hosts: runs a shell command in an empty environment.
 while :; do case $1 in -[lpioFbcDEeIJLmOQRSWw]) shift 2 ;; -*) shift ;; *) break ;; esac done
 case $1 in
 {cases}
@@ -40,7 +39,7 @@ exec nsenter -t "$pid" -n -u -i -m --wd=/ -- env -i HOME="$HOME" USER=root \\
 
 
 def can_make_hosts() -> bool:
-    """Return whether this machine lets us: root, and the kernel's namespaces."""
+    """Return whether this machine allows it: root, and namespaces in the kernel."""
     tried = subprocess.run(
         ["unshare", "--net", "--uts", "--ipc", "--mount", "ip", "link", "set", "lo", "up"],
         capture_output=True, check=False,
@@ -49,17 +48,17 @@ def can_make_hosts() -> bool:
 
 
 class Hosts:
-    """Hosts n1, n2, …, to be used in a `with` statement.
+    """Hosts n1, n2, …, in a `with` statement.
 
     Parameters
     ----------
     count : int
     folder : path
-        For what they need; short, and not to be shared with another `Hosts`.
+        For their files; a short path, not shared with other hosts.
     rate : float, optional
-        Bits a second that a cable carries, each way.
+        Of a link, in bits per second and direction.
     delay : float, optional
-        Seconds from one end to the other.
+        Of a link, in seconds and direction.
     """
 
     def __init__(
@@ -77,7 +76,7 @@ class Hosts:
         try:
             for name in names:
                 self._hold(name)
-            self._wire()
+            self._connect()
         except BaseException:
             self.__exit__()
             raise
@@ -94,7 +93,7 @@ class Hosts:
         self._holders.clear()
 
     def _hold(self, name: str) -> None:
-        words = ["sh", "-c", HOLD, "sh", name, self.folder / "hosts"]
+        words = ["sh", "-c", HOLD_SCRIPT, "sh", name, self.folder / "hosts"]
         self._holders[name] = holder = subprocess.Popen(
             ["setpriv", "--pdeathsig", "KILL", "unshare", "--net", "--uts", "--ipc", "--mount",
              "--propagation", "private", "--", *words],
@@ -104,7 +103,7 @@ class Hosts:
         if holder.stdout.readline() != "ready\n":
             raise RuntimeError(f"host {name} did not start")
 
-    def _wire(self) -> None:
+    def _connect(self) -> None:
         if self.delay is None:
             self._run("switch", "ip link add br0 type bridge forward_delay 0")
             self._run(
@@ -123,9 +122,9 @@ class Hosts:
                 [*self.inside("switch"), sys.executable, RELAY, *map(str, words)],
                 stdin=subprocess.DEVNULL, text=True,
             )  # fmt: skip
-            until = time.monotonic() + UP
+            deadline = time.monotonic() + START_TIMEOUT_S
             while not ready.exists():
-                if time.monotonic() > until:
+                if time.monotonic() > deadline:
                     raise RuntimeError("the relay did not start")
                 time.sleep(0.02)
         for name in self.names:
@@ -142,36 +141,36 @@ class Hosts:
         return PREFIX + ("254" if name == "switch" else name[1:])
 
     def inside(self, name: str) -> list[str]:
-        """Return what to put before a command, to let it run on a host."""
+        """Return the prefix of a command that runs it on a host."""
         pid = str(self._holders[name].pid)
         return ["nsenter", "-t", pid, "-n", "-u", "-i", "-m", f"--wd={Path.cwd()}", "--"]
 
     def processes(self, name: str) -> list[int]:
-        """Return the processes on a host, but for the one that holds it."""
+        """Return the processes on a host, without the one that keeps its namespaces."""
         holder = self._holders[name].pid
-        space, found = os.readlink(f"/proc/{holder}/ns/net"), []
+        namespace, found = os.readlink(f"/proc/{holder}/ns/net"), []
         for path in Path("/proc").glob("[0-9]*/ns/net"):
             try:
-                if os.readlink(path) == space:
+                if os.readlink(path) == namespace:
                     found.append(int(path.parts[2]))
-            except OSError:  # it has ended
+            except OSError:  # it has exited
                 continue
         return [pid for pid in found if pid != holder]
 
     def kill(self, name: str) -> None:
-        """Let a host lose its power: all its processes end at once."""
+        """Kill all processes of a host, as a power failure does."""
         for pid in self.processes(name):
             try:
                 os.kill(pid, signal.SIGKILL)
             except ProcessLookupError:
                 continue
 
-    def plug(self, name: str, is_in: bool) -> None:
-        """Pull a host's cable, or put it in again."""
-        self._run(name, f"ip link set eth0 {'up' if is_in else 'down'}")
+    def set_link(self, name: str, is_up: bool) -> None:
+        """Disconnect a host from the network, or connect it again."""
+        self._run(name, f"ip link set eth0 {'up' if is_up else 'down'}")
 
-    def sent(self, name: str) -> int:
-        """Return how many bytes a host has sent so far."""
+    def bytes_sent(self, name: str) -> int:
+        """Return the number of bytes that a host has sent so far."""
         text = subprocess.run(
             [*self.inside(name), "cat", "/proc/net/dev"], capture_output=True, text=True, check=True
         ).stdout
@@ -183,14 +182,13 @@ class Hosts:
         bin_folder: Path,
         layout: Sequence[int],
         words: Sequence[Any],
-        survives: bool = False,
+        fault_tolerant: bool = False,
     ) -> list[str]:
         """Return the command that starts `layout[i]` ranks on the i-th host.
 
-        `survives` lets Open MPI go on when one of them dies.
-
-        `words` is what is to be started, by its full path, with the environment that
-        it needs: over ssh, too, there is none.
+        `words` is the program by its full path, its arguments, and in front of it the
+        environment that it needs (`environment`), because ssh passes none on.
+        `fault_tolerant` lets Open MPI continue after a rank failure.
         """
         names = self.names[: len(layout)]
         rsh = self.folder / "rsh"
@@ -198,7 +196,7 @@ class Hosts:
             f"{name} | {self.address(name)}) pid={self._holders[name].pid} ;;"
             for name in self.names
         )
-        rsh.write_text(RSH.format(cases=cases))
+        rsh.write_text(RSH_SCRIPT.format(cases=cases))
         rsh.chmod(0o755)
         file = self.folder / f"layout-{'-'.join(map(str, layout))}"
         is_openmpi = (bin_folder / "prterun").exists()
@@ -206,19 +204,10 @@ class Hosts:
         file.write_text("".join(line.format(*pair) for pair in zip(names, layout, strict=True)))
         if is_openmpi:
             launcher = [
-                *(
-                    "mpirun",
-                    "--hostfile",
-                    file,
-                    "--mca",
-                    "plm",
-                    "ssh",
-                    "--mca",
-                    "plm_ssh_agent",
-                    rsh,
-                ),
+                *("mpirun", "--hostfile", file),
+                *("--mca", "plm", "ssh", "--mca", "plm_ssh_agent", rsh),
                 *("--bind-to", "none", "--mca", "mpi_yield_when_idle", "1", "-np", sum(layout)),
-                *(("--with-ft", "ulfm") if survives else ()),
+                *(("--with-ft", "ulfm") if fault_tolerant else ()),
             ]
         else:
             launcher = [
@@ -230,10 +219,10 @@ class Hosts:
 
 
 def environment(**variables: str) -> list[str]:
-    """Return what to put before a command, to let it have an environment over ssh."""
+    """Return the prefix of a command that sets variables, to be started over ssh."""
     return ["/usr/bin/env", *(f"{name}={value}" for name, value in variables.items())]
 
 
 def quoted(words: Sequence[Any]) -> str:
-    """Return a command as it is typed."""
+    """Return a command quoted for the shell."""
     return shlex.join(map(str, words))

@@ -1,10 +1,10 @@
-"""Ranks started from outside, under a deadline, of which nothing is left behind.
+"""Start distbp from outside, with a time limit, and make sure that no process is left behind.
 
-A `Job` is a command in a session of its own. All processes that come of it carry a
-token in their environment, whatever launcher stands between: so they are found,
-asked for their stacks and ended. A job that passes its deadline, or leaves a process
-behind, fails the test with all that it wrote. `distbp` runs the command line, alone
-or on several ranks, and returns how it `Ended`.
+A `Job` is a command in a session of its own. All processes that descend from it carry a
+token in their environment, whatever launcher is in between: by it they are found, asked
+for their stacks, and killed. A job that exceeds its time limit or leaves a process behind fails
+the test, with everything it has printed. `distbp` runs the command line, on one rank or
+several, and returns how it `Ended`.
 """
 
 import contextlib
@@ -26,14 +26,14 @@ from typing import Any
 import pytest
 
 TOKEN = "DISTBP_TEST_TOKEN"
-LIMIT = 120.0  # seconds for a command, many times of what any takes on a quiet machine
-PATIENCE = 5.0  # seconds for the processes of a command that has ended to go
+LIMIT = 120.0  # seconds for a command, many times what any takes on an idle machine
+EXIT_TIMEOUT_S = 5.0  # for the processes of a command to exit after it
 FULL = os.environ.get("DISTBP_TEST_FULL") == "1"
 
 INSIDE = Path(__file__).parent / "inside"
 ROOT = Path(__file__).parents[2]
-running: list["Job"] = []  # what has not been waited for yet
-SEGMENTS = ("mpich_shm_*", "sm_segment.*", "vader_segment.*")  # what MPIs leave in /dev/shm
+running: list["Job"] = []  # jobs that have not been waited for
+MPI_SEGMENTS = ("mpich_shm_*", "sm_segment.*", "vader_segment.*")  # in /dev/shm
 
 
 @dataclass(frozen=True)
@@ -68,13 +68,13 @@ class Job:
     ----------
     command : sequence of str
     folder : path
-        Where it runs.
+        The working directory.
     environment : dict, optional
-        Variables beside those of `base_environment`.
+        Variables in addition to those of `base_environment`.
     limit : float
-        Seconds until it has to have ended.
+        Time limit in seconds.
     files : (stdout, stderr), optional
-        File descriptors to write to; by default what it writes is kept for `Ended`.
+        File descriptors to write to; by default the output is kept for `Ended`.
     options
         For subprocess.Popen.
     """
@@ -91,7 +91,8 @@ class Job:
         self.command, self.limit = list(map(str, command)), limit
         self.folder = Path(folder)
         self.token = secrets.token_hex(16)
-        self.scratch = Path(tempfile.mkdtemp(prefix="job"))  # short: sockets are put in it
+        # A short path, because Unix sockets are created in it.
+        self.scratch = Path(tempfile.mkdtemp(prefix="job"))
         self.scratch.chmod(0o777)
         stacks = self.scratch / "stacks"
         stacks.mkdir()
@@ -101,7 +102,7 @@ class Job:
             "TMPDIR": str(self.scratch),
             "DISTBP_TEST_STACKS": str(stacks),
         }
-        self._segments = segments()
+        self._segments_before = mpi_segments()
         self.began = time.monotonic()
         with self._file("out").open("wb") as out, self._file("err").open("wb") as err:
             self.process = subprocess.Popen(
@@ -114,19 +115,19 @@ class Job:
                 **{"start_new_session": True} | options,
             )
         running.append(self)
-        # Nothing that is older can come of this job: other people's processes are not read.
-        self._oldest = started(self.process.pid) or 0
+        # Processes that are older cannot belong to this job, and need not be examined.
+        self._oldest = start_time(self.process.pid) or 0
 
     def _file(self, name: str) -> Path:
         return self.scratch / f"{name}.txt"
 
     def processes(self) -> list[int]:
-        """Return the living processes that carry the token."""
-        mark = f"{TOKEN}={self.token}".encode()
-        return [pid for pid in newer_than(self._oldest) if mark in environment_of(pid)]
+        """Return the running processes that carry the token."""
+        entry = f"{TOKEN}={self.token}".encode()
+        return [pid for pid in processes_since(self._oldest) if entry in environment_of(pid)]
 
     def ranks(self) -> list[int]:
-        """Return the processes that are ranks: Pythons that a launcher has started."""
+        """Return the processes that are ranks: the Pythons started by a launcher."""
         names = (b"\0OMPI_COMM_WORLD_RANK=", b"\0PMI_RANK=")
         return [
             pid
@@ -136,16 +137,16 @@ class Job:
         ]
 
     def wait(self) -> Ended:
-        """Wait for the end of all its processes; fail the test if it does not come in time."""
-        trouble = ""
+        """Wait until all processes have exited; fail the test if they do not in time."""
+        failure = ""
         try:
             self.process.wait(max(0.0, self.began + self.limit - time.monotonic()))
         except subprocess.TimeoutExpired:
-            trouble = f"has not ended after {self.limit:g} s\n" + self._stacks()
+            failure = f"did not end within {self.limit:g} s\n" + self._stacks()
         ended_at = time.time()
-        left = [] if trouble else self._left()
+        left = [] if failure else self._processes_left()
         if left:
-            trouble = f"has left {len(left)} processes: {', '.join(left)}\n" + self._stacks()
+            failure = f"left {len(left)} processes behind: {', '.join(left)}\n" + self._stacks()
         self.end()
         result = Ended(
             command=" ".join(self.command),
@@ -155,27 +156,27 @@ class Job:
             seconds=time.monotonic() - self.began,
             ended_at=ended_at,
         )
-        files = [str(path) for path in [*self.scratch.glob("distbp-*"), *orphaned_memory()]]
+        files = [str(path) for path in [*self.scratch.glob("distbp-*"), *orphaned_segments()]]
         self.clear()
         if files:
-            trouble += f"has left {', '.join(files)}\n"
-        if trouble:
-            pytest.fail(f"{trouble}\n{result}", pytrace=False)
+            failure += f"left {', '.join(files)} behind\n"
+        if failure:
+            pytest.fail(f"{failure}\n{result}", pytrace=False)
         return result
 
-    def _left(self) -> list[str]:
-        """Return what is still there a while after the end."""
-        until = time.monotonic() + PATIENCE
-        while (pids := self.processes()) and time.monotonic() < until:
+    def _processes_left(self) -> list[str]:
+        """Return the processes that are still running a while after the command has ended."""
+        deadline = time.monotonic() + EXIT_TIMEOUT_S
+        while (pids := self.processes()) and time.monotonic() < deadline:
             time.sleep(0.02)
         return [f"{name_of(pid)} ({pid})" for pid in pids]
 
     def _stacks(self) -> str:
-        """Return the stacks of all Pythons that can still say them."""
-        asked = [pid for pid in self.processes() if catches(pid, signal.SIGUSR2)]
-        # One that is stopped says where it stood as soon as it goes on, and then all may go on.
+        """Return the stacks of all Pythons that can still print them."""
+        pids = [pid for pid in self.processes() if handles_signal(pid, signal.SIGUSR2)]
+        # A stopped process prints its stack once it continues; others may continue then, too.
         for number in (signal.SIGUSR2, signal.SIGCONT):
-            for pid in asked:
+            for pid in pids:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, number)
             time.sleep(0.3)
@@ -183,33 +184,33 @@ class Job:
         return "".join(f"{path.name}:\n{text}\n" for path in files if (text := path.read_text()))
 
     def end(self) -> None:
-        """Kill all processes of this job; there are none when this returns."""
-        until = time.monotonic() + PATIENCE
+        """Kill all processes of this job; none is running when this returns."""
+        deadline = time.monotonic() + EXIT_TIMEOUT_S
         while pids := self.processes():
             for pid in pids:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
-            if time.monotonic() > until:
-                raise RuntimeError(f"cannot be ended: {pids}")
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"processes {pids} do not exit after SIGKILL")
             time.sleep(0.02)
-        self.process.wait(PATIENCE)
+        self.process.wait(EXIT_TIMEOUT_S)
 
     def clear(self) -> None:
-        """Remove the files of this job, and the memory that MPI left when it was killed."""
+        """Remove the files of this job, and shared memory that a killed MPI left behind."""
         running.remove(self)
         shutil.rmtree(self.scratch, ignore_errors=True)
-        if new := segments() - self._segments:
-            used = maps()
+        if new := mpi_segments() - self._segments_before:
+            mapped = mapped_segments()
             for path in new:
-                if str(path) not in used:
+                if str(path) not in mapped:
                     path.unlink(missing_ok=True)
 
 
 def base_environment() -> dict[str, str]:
-    """Return the environment of a shell from which somebody starts distbp.
+    """Return the environment of a shell from which a user starts distbp.
 
-    Without what would say that this process is itself a rank; with what lets root,
-    and more ranks than cores, be started by Open MPI.
+    It does not have the variables by which this process might be mistaken for a rank, and it
+    has those that let Open MPI start ranks as root, and more of them than there are cores.
     """
     foreign = ("OMPI_", "PMI_", "PMIX_", "PRTE_", "DISTBP_", "PYTEST_", "OPENBLAS_", "OMP_", "MPI")
     variables = {k: v for k, v in os.environ.items() if not k.startswith(foreign)}
@@ -230,23 +231,23 @@ def base_environment() -> dict[str, str]:
 
 @functools.cache
 def mpiexec(bin: Path = Path(sys.executable).parent) -> str:
-    """Return the launcher of this Python's MPI."""
+    """Return the launcher of the MPI that this Python uses."""
     path = shutil.which("mpiexec", path=str(bin)) or shutil.which("mpiexec")
     if path is None:
-        pytest.fail("there is no mpiexec beside Python or on the PATH")
+        pytest.fail("there is no mpiexec next to Python or on the PATH")
     return path
 
 
 @functools.cache
 def is_open_mpi() -> bool:
-    answer = subprocess.run([mpiexec(), "--version"], capture_output=True, text=True, check=True)
-    return "Open MPI" in answer.stdout
+    version = subprocess.run([mpiexec(), "--version"], capture_output=True, text=True, check=True)
+    return "Open MPI" in version.stdout
 
 
 def command_of(
     arguments: Sequence[Any], n: int | None = None, python: str = sys.executable
 ) -> list[str]:
-    """Return the command that runs distbp alone, or by mpiexec on `n` ranks."""
+    """Return the command that runs distbp without a launcher, or by mpiexec on `n` ranks."""
     launcher = [mpiexec(), "-n", str(n)] if n else []
     return [*launcher, python, "-m", "distbp", *map(str, arguments)]
 
@@ -260,9 +261,9 @@ def distbp(
     limit: float = LIMIT,
     **options: Any,
 ) -> Ended:
-    """Run `distbp` with the arguments, alone or on `n` ranks; check its exit status.
+    """Run `distbp` without a launcher, or on `n` ranks; check its exit status.
 
-    `status` None stands for any that is not 0.
+    `status` None stands for any status but 0.
     """
     ended = Job(command_of(arguments, n), folder, environment, limit, **options).wait()
     assert ended.status == status if status is not None else ended.status != 0, str(ended)
@@ -270,9 +271,9 @@ def distbp(
 
 
 def fault(folder: Path, rank: int | str, place: str, kind: str, call: int = 1) -> dict[str, str]:
-    """Return the environment that makes a rank fail in that call of a place's function.
+    """Return the environment that injects a fault into a rank, at the given call of a place.
 
-    See inside/faulty.py; the moment is written to the file `fault` in the folder.
+    See inside/inject_fault.py; the time of the fault is written to the file `fault` in `folder`.
     """
     return {
         "DISTBP_TEST_FAULT": f"{rank}:{place}:{kind}:{call}",
@@ -281,7 +282,7 @@ def fault(folder: Path, rank: int | str, place: str, kind: str, call: int = 1) -
 
 
 def metrics(run: Path) -> list[dict[str, Any]]:
-    """Return the records of a run's metrics.jsonl, without what is measured by a clock."""
+    """Return the records of a run's metrics.jsonl, without those that depend on time."""
     records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert all(record.pop("seconds") >= 0 for record in records)
     assert all(record.pop("samples_per_s") >= 0 for record in records)
@@ -289,35 +290,35 @@ def metrics(run: Path) -> list[dict[str, Any]]:
 
 
 def kill(pids: Sequence[int], number: int = signal.SIGKILL) -> None:
-    """Send a signal to processes, of which the end of the first may be that of the others."""
-    assert pids, "there is nobody to be killed"
+    """Send a signal to processes; the end of the first may already have ended the others."""
+    assert pids, "there is no process to kill"
     os.kill(pids[0], number)
     for pid in pids[1:]:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, number)
 
 
-def plain(text: str) -> str:
-    """Return what distbp itself has written to standard error under a launcher.
+def distbp_messages(text: str) -> str:
+    """Return the lines of standard error that distbp itself has written.
 
-    Open MPI's launcher adds a box of its own when a rank ends with a status.
+    Open MPI's launcher adds a box of text when a rank ends with a status other than 0.
     """
     lines = text.splitlines()
     return "\n".join(line for line in lines if line.startswith("distbp: "))
 
 
-# Processes, by what Linux says of them
+# Processes, from /proc
 
 
-def newer_than(oldest: int) -> Iterator[int]:
-    """Yield the processes that were started at that clock tick or later, and live."""
+def processes_since(oldest: int) -> Iterator[int]:
+    """Yield the running processes that were started at that clock tick or later."""
     for entry in os.listdir("/proc"):
-        if entry.isdecimal() and (started(int(entry)) or -1) >= oldest:
+        if entry.isdecimal() and (start_time(int(entry)) or -1) >= oldest:
             yield int(entry)
 
 
-def started(pid: int) -> int | None:
-    """Return when a living process was started, in clock ticks; None if it has ended."""
+def start_time(pid: int) -> int | None:
+    """Return when a running process was started, in clock ticks; None if it has exited."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
@@ -336,10 +337,10 @@ def name_of(pid: int) -> str:
     try:
         return Path(f"/proc/{pid}/comm").read_text().strip()
     except OSError:
-        return "ended"
+        return "exited"
 
 
-def catches(pid: int, number: int) -> bool:
+def handles_signal(pid: int, number: int) -> bool:
     """Return whether a process has a handler for a signal, which would kill it otherwise."""
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
@@ -349,21 +350,21 @@ def catches(pid: int, number: int) -> bool:
     return bool(int(mask, 16) >> (number - 1) & 1)
 
 
-def segments() -> set[Path]:
-    """Return the files that MPIs share memory through."""
-    return {path for pattern in SEGMENTS for path in Path("/dev/shm").glob(pattern)}
+def mpi_segments() -> set[Path]:
+    """Return the shared memory segments of MPI libraries."""
+    return {path for pattern in MPI_SEGMENTS for path in Path("/dev/shm").glob(pattern)}
 
 
-def orphaned_memory() -> list[Path]:
-    """Return the files of distbp's in /dev/shm whose process has ended."""
+def orphaned_segments() -> list[Path]:
+    """Return the shared memory segments of distbp whose process has exited."""
     found = Path("/dev/shm").glob("distbp-*")
-    return [path for path in found if started(int(path.name.split("-")[1])) is None]
+    return [path for path in found if start_time(int(path.name.split("-")[1])) is None]
 
 
-def maps() -> str:
-    """Return what all living processes have mapped of /dev/shm."""
-    used = []
+def mapped_segments() -> str:
+    """Return the lines of all running processes' memory mappings that name /dev/shm."""
+    mapped = []
     for path in Path("/proc").glob("[0-9]*/maps"):
         with contextlib.suppress(OSError):
-            used += [line for line in path.read_text().splitlines() if "/dev/shm/" in line]
-    return "\n".join(used)
+            mapped += [line for line in path.read_text().splitlines() if "/dev/shm/" in line]
+    return "\n".join(mapped)

@@ -1,4 +1,4 @@
-"""A terminal of 100 columns and 30 lines, and what a person sees on it over time."""
+"""A terminal emulator: run a command on a pseudoterminal and record what the screen shows."""
 
 import fcntl
 import os
@@ -16,11 +16,10 @@ SEQUENCE = re.compile(r"\x1b(?:\[([?\d;]*)([A-Za-z])|\][^\x07]*\x07|[=>78])")
 
 
 class Screen:
-    """What a stream of characters and control sequences leaves on a screen.
+    """The screen of a terminal, from the characters and control sequences sent to it.
 
-    As much of a terminal as progress bars use: \\r, \\n, wrapping, colours (left
-    out), cursor up and down, erasing of lines and of the rest of the screen.
-    Lines that scroll out of sight are kept.
+    It knows what progress bars use: \\r, \\n, wrapping, colors (ignored), cursor up and down,
+    erasing lines and the rest of the screen. Lines that scroll off the top are kept.
     """
 
     def __init__(self, width: int) -> None:
@@ -31,7 +30,7 @@ class Screen:
         self._rest = ""
 
     def feed(self, text: str) -> None:
-        """Take in a piece of the stream; a sequence may be cut anywhere."""
+        """Process a part of the stream; it may end within a control sequence."""
         text = self._rest + text
         at = 0
         while at < len(text):
@@ -74,11 +73,11 @@ class Screen:
         elif letter == "B":
             self.row += count
         elif letter == "K":
-            whole = numbers == "2"
-            del self._line()[0 if whole else self.column :]
+            is_full = numbers == "2"
+            del self._line()[0 if is_full else self.column :]
         elif letter == "J":
             del self._line()[self.column :], self.rows[self.row + 1 :]
-        elif letter not in ("m", "h", "l", ""):  # colours; cursor hidden and shown
+        elif letter not in ("m", "h", "l", ""):  # colors; hide and show the cursor
             self.unknown.add(letter)
 
     @property
@@ -86,60 +85,62 @@ class Screen:
         return ["".join(row).rstrip() for row in self.rows]
 
 
-class Seen:
-    """All that was on a terminal while a command ran.
+class Recording:
+    """What a terminal showed while a command ran.
 
     Attributes
     ----------
     ended : Ended
     text : str
-        Everything that was written, as it came.
-    looks : list of list of str
-        The lines on the screen, before each return to the start of a line.
+        Everything that was written, unprocessed.
+    frames : list of list of str
+        The lines on the screen before each carriage return.
     """
 
-    def __init__(self, ended: Ended, text: str, looks: list[list[str]]) -> None:
-        self.ended, self.text, self.looks = ended, text, looks
+    def __init__(self, ended: Ended, text: str, frames: list[list[str]]) -> None:
+        self.ended, self.text, self.frames = ended, text, frames
 
     @property
     def last(self) -> list[str]:
-        return [line for line in self.looks[-1] if line]
+        return [line for line in self.frames[-1] if line]
 
     def bars(self) -> list[list[str]]:
-        """Return, for each look, the lines that are a bar."""
-        return [[line for line in look if "%" in line and "left" in line] for look in self.looks]
+        """Return, for each frame, the lines that are a progress bar."""
+        return [[line for line in frame if "%" in line and "left" in line] for frame in self.frames]
 
 
-def watch(command, folder: Path, width: int = 100, typed: tuple[str, str] | None = None) -> Seen:
-    """Run a command on a terminal of its own and look on.
+def record(
+    command, folder: Path, width: int = 100, typed: tuple[str, str] | None = None
+) -> Recording:
+    """Run a command on a terminal of its own and record the screen.
 
-    `typed` (text, keys) are keys that are pressed as soon as the text is to be seen.
+    `typed` is (text, keys): the keys are typed as soon as the text has been printed.
     """
-    ours, theirs = pty.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 30, width, 0, 0))
+    controller, terminal = pty.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 30, width, 0, 0))
     job = Job(
-        command, folder, files=(theirs, theirs), start_new_session=False,
-        preexec_fn=lambda: os.login_tty(os.dup(theirs)),
+        command, folder, files=(terminal, terminal), start_new_session=False,
+        preexec_fn=lambda: os.login_tty(os.dup(terminal)),
     )  # fmt: skip
-    os.close(theirs)
-    screen, pieces, looks = Screen(width), [], []
+    os.close(terminal)
+    screen, pieces, frames = Screen(width), [], []
     while time.monotonic() < job.began + job.limit:
-        if not select.select([ours], [], [], 0.05)[0]:
+        if not select.select([controller], [], [], 0.05)[0]:
             if job.process.poll() is not None:
                 break
             continue
         try:
-            piece = os.read(ours, 65536).decode(errors="replace")
-        except OSError:  # all have closed it
+            piece = os.read(controller, 65536).decode(errors="replace")
+        except OSError:  # all processes have closed it
             break
         pieces.append(piece)
-        for part in re.split(r"(?=\r)", piece):  # how much comes at once is the launcher's affair
+        for part in re.split(r"(?=\r)", piece):  # a launcher may forward several frames at once
             screen.feed(part)
-            looks.append(screen.lines)
+            frames.append(screen.lines)
         if typed and typed[0] in "".join(pieces):
-            os.write(ours, typed[1].encode())
+            os.write(controller, typed[1].encode())
             typed = None
-    os.close(ours)
+    os.close(controller)
     ended = job.wait()
-    assert not screen.unknown, f"control sequences that Screen does not know: {screen.unknown}"
-    return Seen(ended, "".join(pieces), looks or [[]])
+    assert not screen.unknown, f"unknown control sequences: {screen.unknown}"
+    return Recording(ended, "".join(pieces), frames or [[]])

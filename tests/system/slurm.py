@@ -1,14 +1,14 @@
-"""A SLURM cluster on one machine: a controller and nodes, each on a host of its own.
+"""A SLURM cluster on one machine: a controller and nodes, each on a simulated host.
 
-Debian's slurmctld, slurmd and munge, with a configuration of their own. Every node says
-that it has `cpus` cores, whatever the machine has. Ends with the `with` statement.
+It runs Debian's slurmctld, slurmd and munge with a configuration of its own, and is shut down
+at the end of the `with` statement. Every node claims to have `cpus` cores, whatever the
+machine has.
 
-Jobs of the partition `high` preempt those of `main`, which are put back into the queue;
-those of `graced` are told by SIGTERM first.
+Jobs in the partition `high` preempt those in `main` and `graced`, which are requeued; those in
+`graced` receive SIGTERM first.
 """
 
 import contextlib
-import os
 import platform
 import resource
 import secrets
@@ -20,11 +20,20 @@ from pathlib import Path
 from typing import Any
 
 from hosts import Hosts
+from ranks import base_environment
 
-UP = 40.0  # seconds for all nodes to be idle
-JOB = 100.0  # seconds for a job to end, however often it is put back into the queue
-PACE = 0.7  # seconds from one start to the next: a slurmd does not always bear many at once
-ENDS = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "PREEMPTED", "OUT_OF_MEMORY")
+CLUSTER_TIMEOUT_S = 40.0  # for all nodes to become idle
+JOB_TIMEOUT_S = 100.0  # for a job to end, requeues included
+START_INTERVAL_S = 0.7  # between two job starts: slurmd fails when many come at once
+FINAL_STATES = (
+    "COMPLETED",
+    "FAILED",
+    "CANCELLED",
+    "TIMEOUT",
+    "NODE_FAIL",
+    "PREEMPTED",
+    "OUT_OF_MEMORY",
+)
 PROGRAMS = ("/usr/sbin/slurmctld", "/usr/sbin/slurmd", "/usr/sbin/munged")
 CONFIGURATION = """
 ClusterName=test
@@ -77,35 +86,35 @@ def has_slurm() -> bool:
 
 @contextlib.contextmanager
 def cluster(nodes: int, folder: Path, cpus: int = 4) -> Iterator["Slurm"]:
-    """Let there be a cluster, with a folder for its hosts."""
+    """Start a cluster, with a folder for the files of its hosts."""
     with tempfile.TemporaryDirectory(prefix="slurm") as name:
-        Path(name).chmod(0o755)  # munge wants everybody to reach its socket
-        with Hosts(nodes + 1, folder) as hosts, Slurm(hosts, Path(name), cpus) as up:
-            yield up
+        Path(name).chmod(0o755)  # munge requires that all users can reach its socket
+        with Hosts(nodes + 1, folder) as hosts, Slurm(hosts, Path(name), cpus) as slurm:
+            yield slurm
 
 
 class Slurm:
-    """A cluster on hosts that are up: the last one is the controller's.
+    """A cluster on running hosts, the last of which is the controller.
 
     Parameters
     ----------
     hosts : Hosts
     folder : path
-        For keys, sockets, state and logs; short.
+        For keys, sockets, state and logs; a short path.
     cpus : int
-        Of a node.
+        Per node.
 
     Attributes
     ----------
-    avoided : list of str
-        Nodes on which no job is to start again.
+    excluded : list of str
+        Nodes on which no requeued job may start.
     """
 
     def __init__(self, hosts: Hosts, folder: Path, cpus: int = 4) -> None:
         self.hosts, self.folder, self.cpus = hosts, folder, cpus
         *self.nodes, self.head = hosts.names
-        self.avoided: list[str] = []
-        self._hurried: set[str] = set()
+        self.excluded: list[str] = []
+        self._released: set[str] = set()
         self._daemons: list[subprocess.Popen[bytes]] = []
 
     def __enter__(self) -> "Slurm":
@@ -128,7 +137,7 @@ class Slurm:
                 cpus=self.cpus,
             )
         )
-        make_pmix_found()
+        link_pmix()
         try:
             self._start(
                 "/usr/sbin/munged", "-F", "-S", folder / "munge.sock",
@@ -171,70 +180,70 @@ class Slurm:
 
     def _idle(self) -> int:
         ended = self.run("sinfo", "-h", "-N", "-t", "idle", "-o", "%N", check=False)
-        return len(set(ended.stdout.split()))  # one of each partition
+        return len(set(ended.stdout.split()))  # a node is listed for each partition
 
     def submit(self, script: Path, *options: Any, **variables: str) -> str:
-        """Submit a batch script from its folder, with more variables; return the job's number."""
+        """Submit a batch script from its folder, with more variables; return the job id."""
         words = ["sbatch", "--parsable", "-D", script.parent, *options, script]
-        time.sleep(PACE)
+        time.sleep(START_INTERVAL_S)
         return self.run("env", *(f"{k}={v}" for k, v in variables.items()), *words).stdout.strip()
 
     def about(self, job: str) -> dict[str, str]:
-        """Return what SLURM knows of a job: JobState, Restarts, ExitCode and more."""
+        """Return what SLURM reports about a job: JobState, Restarts, ExitCode and more."""
         text = self.run("scontrol", "show", "job", "-o", job).stdout
         return dict(word.split("=", 1) for word in text.split() if "=" in word)
 
-    def hurry(self) -> None:
-        """Let the jobs that were put back start soon, on nodes that live, and have time.
+    def release_requeued_jobs(self) -> None:
+        """Let requeued jobs start soon, on nodes that are up, with a full time limit.
 
-        SLURM would let them wait for two minutes, and notices late that a node is lost.
+        SLURM would delay them for two minutes, and is slow to notice that a node is down.
         """
         form = "JobArrayID:30,RestartCnt:10"
         for line in self.run("squeue", "-h", "-t", "PENDING", "-O", form).stdout.splitlines():
             job, restarts = line.split()
-            if restarts != "0" and line not in self._hurried:
-                self._hurried.add(line)
-                # At once is too soon: what was sent for the last start may end this one.
+            if restarts != "0" and line not in self._released:
+                self._released.add(line)
+                # Not immediately: signals meant for the last start might end this one.
                 change = "StartTime=now+4", "TimeLimit=10", "ReqNodeList="
-                avoided = f"ExcNodeList={','.join(self.avoided)}"
-                self.run("scontrol", "update", f"jobid={job}", *change, avoided)
-                time.sleep(PACE)
+                excluded = f"ExcNodeList={','.join(self.excluded)}"
+                self.run("scontrol", "update", f"jobid={job}", *change, excluded)
+                time.sleep(START_INTERVAL_S)
 
     def ended(self, job: str) -> dict[str, str]:
-        """Wait for the end of a job; return what is known of it then."""
-        until, before = time.monotonic() + JOB, ""
+        """Wait for the end of a job; return what SLURM reports about it then."""
+        deadline, previous = time.monotonic() + JOB_TIMEOUT_S, ""
         while True:
             about = self.about(job)
             state = about["JobState"]
-            if state == "COMPLETED" or (state in ENDS and state == before):
-                return about  # a job that is put back may look as if it had ended, for a moment
-            if time.monotonic() > until:
-                raise RuntimeError(f"job {job} has not ended: {about}")
-            before = state
-            self.hurry()
+            if state == "COMPLETED" or (state in FINAL_STATES and state == previous):
+                return about  # a job that is being requeued has a final state for a moment
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"job {job} did not end within {JOB_TIMEOUT_S:g} s: {about}")
+            previous = state
+            self.release_requeued_jobs()
             time.sleep(0.5)
 
     def run(
         self, *words: Any, check: bool = True, limit: float = 90
     ) -> subprocess.CompletedProcess:
-        """Run a client of SLURM on the controller's host."""
+        """Run one of SLURM's commands on the controller."""
         return subprocess.run(
             [*self.hosts.inside(self.head), *map(str, words)],
-            env=os.environ | {"SLURM_CONF": str(self.configuration)},
+            env=base_environment() | {"SLURM_CONF": str(self.configuration)},
             stdin=subprocess.DEVNULL, capture_output=True, text=True, check=check, timeout=limit,
         )  # fmt: skip
 
 
-def wait_for(is_there, what: str) -> None:
-    until = time.monotonic() + UP
-    while not is_there():
-        if time.monotonic() > until:
-            raise RuntimeError(f"{what}: not there after {UP:g} s")
+def wait_for(condition, what: str) -> None:
+    deadline = time.monotonic() + CLUSTER_TIMEOUT_S
+    while not condition():
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"{what}: not ready after {CLUSTER_TIMEOUT_S:g} s")
         time.sleep(0.1)
 
 
-def make_pmix_found() -> None:
-    """Make the link by which Debian's SLURM opens PMIx; only libpmix-dev has it."""
+def link_pmix() -> None:
+    """Create the link by which Debian's SLURM loads PMIx; only libpmix-dev has it."""
     folder = Path(f"/usr/lib/{platform.machine()}-linux-gnu/pmix2/lib")
     link = folder / "libpmix.so"
     if not link.exists() and (folder / "libpmix.so.2").exists():

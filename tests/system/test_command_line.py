@@ -1,4 +1,4 @@
-"""distbp as a person types it: what is printed, where, how often, and the exit status."""
+"""The command line as users see it: what is printed, where, how often, and the exit status."""
 
 import json
 import re
@@ -8,18 +8,18 @@ import h5py
 import numpy as np
 import pytest
 import samples
-from ranks import FULL, Job, command_of, distbp, is_open_mpi, metrics, plain
+from ranks import FULL, Job, command_of, distbp, distbp_messages, is_open_mpi, metrics
 
 VERBS = ("import", "train", "evaluate", "predict", "info", "digest", "plan")
-NUMBERS = (None, 1, 2, 3)  # of ranks; None is alone
-DIGITS = re.compile(r"[0-9a-f]{64}\n")
+RANK_COUNTS = (None, 1, 2, 3)  # None: without a launcher
+DIGEST_LINE = re.compile(r"[0-9a-f]{64}\n")
 
 
-# What goes well
+# Success
 
 
-def test_help_lists_the_verbs_and_version_is_a_line(tmp_path):
-    """--help and --version start no MPI, and write to standard output only."""
+def test_help_lists_the_verbs_and_version_prints_one_line(tmp_path):
+    """Neither starts MPI or writes to standard error."""
     ended = distbp("--help", folder=tmp_path)
     assert all(re.search(rf"^ +{verb} ", ended.out, re.MULTILINE) for verb in VERBS), str(ended)
     assert ended.err == ""
@@ -36,8 +36,8 @@ def test_every_verb_has_help(tmp_path, verb):
 
 
 @pytest.mark.parametrize("start", [{}, {"n": 2}], ids=str)
-def test_plan_says_which_ranks_pay(tmp_path, start):
-    """Measured on these ranks, for ranks that are not here."""
+def test_plan_recommends_a_number_of_ranks(tmp_path, start):
+    """It measures on the ranks that it is started on, and predicts for larger numbers."""
     words = ["plan", "--sizes", "50,20,3", "--batch-size", 64, "--shards", 8, "--up-to", 100]
     ended = distbp(*words, "--ranks-a-node", 4, folder=tmp_path, **start)
     assert ended.err == ""
@@ -48,7 +48,7 @@ def test_plan_says_which_ranks_pay(tmp_path, start):
 
 
 def test_from_a_source_to_predictions(tmp_path):
-    """import, train, evaluate, predict, info and digest, one after the other, at two ranks."""
+    """import, train, evaluate, predict, info and digest, one after the other, on two ranks."""
     random = np.random.default_rng(0)
     y = random.integers(0, 3, 211)
     lines = [
@@ -58,13 +58,13 @@ def test_from_a_source_to_predictions(tmp_path):
     ]  # fmt: skip
     (tmp_path / "points.csv").write_text("\n".join(["width,height,kind", *lines]) + "\n")
     on_two = {"folder": tmp_path, "n": 2}
-    alone = {"folder": tmp_path}
-    distbp("import", "points.csv", "points.h5", "--label", "kind", "--test-fraction", 0.2, **alone)
-    assert "3 classes" in distbp("info", "points.h5", **alone).out
+    on_one = {"folder": tmp_path}
+    distbp("import", "points.csv", "points.h5", "--label", "kind", "--test-fraction", 0.2, **on_one)
+    assert "3 classes" in distbp("info", "points.h5", **on_one).out
     trained = distbp("train", "points.h5", "--out", "run", "--epochs", 3, "--hidden", 8, **on_two)
     assert trained.err == ""
-    assert "2-8-3" in distbp("info", "run", **alone).out
-    assert distbp("digest", "run", **alone).out == trained.digest + "\n"
+    assert "2-8-3" in distbp("info", "run", **on_one).out
+    assert distbp("digest", "run", **on_one).out == trained.digest + "\n"
     text = distbp("evaluate", "run", "points.h5", **on_two).out
     assert re.fullmatch(r"test: 4\d rows, cost \d\.\d+, accuracy \d+\.\d+%\n", text)
     distbp("predict", "run", "points.h5", "--out", "p.h5", "--split", "train", **on_two)
@@ -75,7 +75,7 @@ def test_from_a_source_to_predictions(tmp_path):
 
 @pytest.mark.parametrize("n", [None, 2])
 def test_a_clean_run_writes_nothing_to_standard_error(tmp_path, data, n):
-    """A line an epoch, what it starts with and what it ends with: on standard output."""
+    """A line per epoch, the setup before and the summary after it, all on standard output."""
     ended = distbp(
         "train", data["digits"], "--out", "run", "--epochs", 2, "--shards", 4, folder=tmp_path, n=n
     )
@@ -89,7 +89,7 @@ def test_a_clean_run_writes_nothing_to_standard_error(tmp_path, data, n):
 
 
 @pytest.mark.parametrize("start", [{}, {"n": 2}, {"ranks": 2}])
-def test_quiet_is_quiet(tmp_path, data, start):
+def test_quiet_prints_nothing(tmp_path, data, start):
     words = ["train", data["digits"], "--out", "run", "--epochs", 1, "--quiet", "--shards", 4]
     if "ranks" in start:
         words += ["--ranks", start["ranks"]]
@@ -97,8 +97,8 @@ def test_quiet_is_quiet(tmp_path, data, start):
     assert (ended.out, ended.err) == ("", ""), str(ended)
 
 
-def test_what_a_run_leaves(tmp_path, data):
-    """config.toml, metrics.jsonl and checkpoints; best and last are files, not links."""
+def test_the_files_of_a_run(tmp_path, data):
+    """config.toml, metrics.jsonl, checkpoints, lock; best.h5 and last.h5 are files, not links."""
     words = ("train", data["digits packed"], "--out", "run", "--epochs", 5, "--keep", 2)
     distbp(*words, "--hidden", "20,10", folder=tmp_path, n=2)
     run = tmp_path / "run"
@@ -116,7 +116,7 @@ def test_what_a_run_leaves(tmp_path, data):
 
 
 def test_the_configuration_of_a_run_can_be_used_again(tmp_path, data):
-    """config.toml is one for --config; what is typed goes before what is in it."""
+    """config.toml is valid for --config; options on the command line take precedence."""
     recipe = samples.RECIPES["adam, penalties, cosine"]
     first = distbp("train", data["digits"], "--out", "run", *recipe.flags(), folder=tmp_path)
     words = ("train", "--config", "run/config.toml", "--out")
@@ -127,8 +127,8 @@ def test_the_configuration_of_a_run_can_be_used_again(tmp_path, data):
     assert other.digest != first.digest
 
 
-def test_init_from_starts_from_a_models_weights(tmp_path, data, run):
-    """A learning rate of 0 leaves the first weights: they are the other model's."""
+def test_init_from_starts_with_the_weights_of_a_model(tmp_path, data, run):
+    """With a learning rate of 0 the initial weights remain: they are those of the model."""
     words = ("train", data["digits"], "--out", "new", "--epochs", 1, "--learning-rate", 0)
     first = distbp(*words, "--init-from", run, folder=tmp_path)
     assert distbp("digest", run, folder=tmp_path).out == first.digest + "\n"
@@ -136,16 +136,16 @@ def test_init_from_starts_from_a_models_weights(tmp_path, data, run):
 
 def test_digest_prints_a_digest_and_nothing_else(tmp_path, run):
     ended = distbp("digest", run, folder=tmp_path)
-    assert DIGITS.fullmatch(ended.out)
+    assert DIGEST_LINE.fullmatch(ended.out)
     assert ended.err == ""
 
 
 @pytest.mark.parametrize("name", ["digits", "numbers"])
-def test_evaluate_for_programs(tmp_path, data, name):
-    """One JSON object, equal to the last bit for any number of ranks, and to metrics.jsonl."""
+def test_evaluate_prints_json(tmp_path, data, name):
+    """Equal to the last bit on any number of ranks, and to metrics.jsonl."""
     distbp("train", data[name], "--out", "run", "--epochs", 1, folder=tmp_path)
     words = ("evaluate", "run", data[name], "--json")
-    texts = {distbp(*words, folder=tmp_path, n=n).out for n in (NUMBERS if FULL else (None, 3))}
+    texts = {distbp(*words, folder=tmp_path, n=n).out for n in (RANK_COUNTS if FULL else (None, 3))}
     assert len(texts) == 1
     score = json.loads(texts.pop())
     measure = "accuracy" if name == "digits" else "r2"
@@ -155,25 +155,25 @@ def test_evaluate_for_programs(tmp_path, data, name):
     assert score["rows"] == samples.ROWS["test"]
 
 
-def test_predictions_are_equal_byte_by_byte(tmp_path, data, run):
-    """Alone, on one, two and three ranks, and on ranks that distbp starts itself."""
+def test_predictions_are_identical_on_any_number_of_ranks(tmp_path, data, run):
+    """Byte by byte: without a launcher, on 1, 2 and 3 ranks, and with --ranks."""
     words = ("predict", run, data["digits"], "--split", "train")
     files = []
-    for n in NUMBERS:
+    for n in RANK_COUNTS:
         ended = distbp(*words, "--out", f"{n}.h5", folder=tmp_path, n=n)
         assert ended.out == f"{n}.h5: 503 rows\n"
-        assert plain(ended.err) == ""
+        assert distbp_messages(ended.err) == ""
         files.append((tmp_path / f"{n}.h5").read_bytes())
     distbp(*words, "--out", "r.h5", "--ranks", 2, folder=tmp_path)
     files.append((tmp_path / "r.h5").read_bytes())
     assert len(set(files)) == 1
 
 
-# What goes wrong
+# Errors
 
 DATA, RUN = "data set", "run"
 
-# name: words, exit status, what the message has to say
+# name: arguments, exit status, parts of the message
 ERRORS = {
     "no verb": ([], 2, ["VERB"]),
     "misspelt verb": (["trian", DATA], 2, ["trian", "train"]),
@@ -184,21 +184,23 @@ ERRORS = {
     ),
     "option before the verb": (["--ranks", "2", "train", DATA], 2, ["--ranks"]),
     "option of another verb": (["evaluate", RUN, DATA, "--epochs", "3"], 2, ["--epochs"]),
-    "one word too many": (["train", DATA, "more", "--out", "new"], 2, ["more"]),
-    "option without its value": (["train", DATA, "--out"], 2, ["--out"]),
+    "extra argument": (["train", DATA, "more", "--out", "new"], 2, ["more"]),
+    "option without a value": (["train", DATA, "--out"], 2, ["--out"]),
     "not a number": (["train", DATA, "--out", "new", "--epochs", "ten"], 2, ["--epochs", "ten"]),
     "out of bounds": (["train", DATA, "--out", "new", "--dropout", "1"], 2, ["--dropout", "1"]),
     "unknown choice": (["train", DATA, "--out", "new", "--cost", "x"], 2, ["--cost", "quadratic"]),
-    "bad sizes": (["train", DATA, "--out", "new", "--hidden", "10,x"], 2, ["--hidden", "10,x"]),
-    "bad sizes to plan": (["plan", "--sizes", "10,x"], 2, ["--sizes", "10,x"]),
+    "invalid sizes": (["train", DATA, "--out", "new", "--hidden", "10,x"], 2, ["--hidden", "10,x"]),
+    "invalid sizes for plan": (["plan", "--sizes", "10,x"], 2, ["--sizes", "10,x"]),
     "no data": (["train", "--out", "new"], 2, ["DATA.h5"]),
     "no directory": (["train", DATA], 2, ["--out"]),
-    "no effect": (["train", DATA, "--out", "new", "--momentum", "0.5"], 2, ["--momentum", "sgd"]),
-    "contradiction": (["train", "--resume", RUN, "--out", "new"], 2, ["--resume", "--out"]),
+    "option without effect": (
+        ["train", DATA, "--out", "new", "--momentum", "0.5"], 2, ["--momentum", "sgd"],
+    ),
+    "contradicting options": (["train", "--resume", RUN, "--out", "new"], 2, ["--resume", "--out"]),
     "too many shards": (
         ["train", DATA, "--out", "new", "--batch-size", "4", "--shards", "5"], 2, ["--shards 5"],
     ),
-    "nothing held out": (
+    "empty validation set": (
         ["train", DATA, "--out", "new", "--validation", "0.0001"], 2, ["--validation", "503"],
     ),
     "missing data": (["train", "no.h5", "--out", "new"], 1, ["no.h5", "No such file"]),
@@ -208,45 +210,46 @@ ERRORS = {
     "missing model": (["evaluate", "no.h5", DATA], 1, ["no.h5", "No such file"]),
     "not a model": (["digest", DATA], 1, ["digits.h5"]),
     "empty run": (["digest", "empty"], 1, ["empty"]),
-    "another width": (["evaluate", RUN, "narrow.h5"], 2, ["narrow.h5", "48", "11"]),
-    "no such split": (["evaluate", RUN, DATA, "--split", "validation"], 2, ["validation"]),
+    "wrong number of inputs": (["evaluate", RUN, "narrow.h5"], 2, ["narrow.h5", "48", "11"]),
+    "missing split": (["evaluate", RUN, DATA, "--split", "validation"], 2, ["validation"]),
     "run exists": (["train", DATA, "--out", RUN], 1, ["--resume", "--out"]),
-    "other mathematics": (["train", "--resume", RUN, "--seed", "1"], 2, ["--seed", "1", "0"]),
+    "fixed option": (["train", "--resume", RUN, "--seed", "1"], 2, ["--seed", "1", "0"]),
     "fewer epochs": (["train", "--resume", RUN, "--epochs", "1"], 2, ["--epochs 1: 2 are done"]),
-    "no run": (["train", "--resume", "no"], 2, ["--resume no"]),
+    "missing run": (["train", "--resume", "no"], 2, ["--resume no"]),
     "no ranks": (["train", DATA, "--out", "new", "--ranks", "0"], 2, ["--ranks 0"]),
-    "no TOML": (["train", DATA, "--out", "new", "--config", "text.txt"], 2, ["text.txt"]),
-    "no place": (["predict", RUN, DATA, "--out", "no/p.h5"], 1, ["no/p.h5"]),
-    "no source": (["import", "no.npz", "new.h5"], 1, ["no.npz"]),
-    "unknown source": (["import", "text.txt", "new.h5"], 1, ["text.txt"]),
+    "not TOML": (["train", DATA, "--out", "new", "--config", "text.txt"], 2, ["text.txt"]),
+    "missing folder": (["predict", RUN, DATA, "--out", "no/p.h5"], 1, ["no/p.h5"]),
+    "missing source": (["import", "no.npz", "new.h5"], 1, ["no.npz"]),
+    "unknown format": (["import", "text.txt", "new.h5"], 1, ["text.txt"]),
 }  # fmt: skip
 
 UNDER_MPI = (
-    *("misspelt option", "missing data", "another width", "run exists", "other mathematics"),
+    *("misspelt option", "missing data", "wrong number of inputs", "run exists"),
+    "fixed option",
 )
 BY_LAUNCHER = ("train", "evaluate", "predict")
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory, data, run):
-    """Return a folder with what can be mistaken for something else, and how words are read."""
-    folder = tmp_path_factory.mktemp("place")
-    (folder / "text.txt").write_text("not what you think\n")
+def workspace(tmp_path_factory, data, run):
+    """Return a folder with files that are not what the errors above need."""
+    folder = tmp_path_factory.mktemp("workspace")
+    (folder / "text.txt").write_text("plain text\n")
     (folder / "empty").mkdir()
     samples.numbers(folder / "narrow.h5")
     return folder
 
 
-def spelled(words, data, run) -> list[str]:
-    """Return the words of an error with the paths of the data set and the run."""
+def with_paths(words, data, run) -> list[str]:
+    """Return the arguments with the paths of the data set and of the run."""
     paths = {DATA: str(data["digits"]), RUN: str(run), f"{RUN}/last.h5": str(run / "last.h5")}
     return [paths.get(word, word) for word in words]
 
 
 def assert_one_sentence(ended, status: int, parts: list[str]) -> None:
-    """One message, of distbp's own, without a traceback; nothing on standard output."""
+    """One message by distbp, without a traceback; nothing on standard output."""
     assert ended.status == status, str(ended)
-    message = plain(ended.err)
+    message = distbp_messages(ended.err)
     assert message.count("distbp: ") == 1, str(ended)
     assert all(part in message for part in parts), str(ended)
     assert "Traceback" not in ended.err, str(ended)
@@ -255,13 +258,13 @@ def assert_one_sentence(ended, status: int, parts: list[str]) -> None:
 
 
 @pytest.mark.parametrize("name", ERRORS)
-def test_an_error_is_one_sentence(place, data, run, name):
+def test_an_error_is_one_sentence(workspace, data, run, name):
     words, status, parts = ERRORS[name]
-    ended = Job(command_of(spelled(words, data, run)), place).wait()
+    ended = Job(command_of(with_paths(words, data, run)), workspace).wait()
     assert_one_sentence(ended, status, parts)
-    assert ended.err == plain(ended.err) + "\n", str(ended)
-    assert not (place / "new").exists()
-    assert not (place / "new.h5").exists()
+    assert ended.err == distbp_messages(ended.err) + "\n", str(ended)
+    assert not (workspace / "new").exists()
+    assert not (workspace / "new.h5").exists()
 
 
 @pytest.mark.parametrize(
@@ -270,59 +273,59 @@ def test_an_error_is_one_sentence(place, data, run, name):
     if FULL
     else UNDER_MPI,
 )
-def test_an_error_is_printed_once_by_three_ranks(place, data, run, name):
-    """By one of them, before the launcher ends the others; with the same exit status."""
+def test_an_error_is_printed_once_by_three_ranks(workspace, data, run, name):
+    """By one rank, before the launcher kills the others; with the same exit status."""
     if name == "no ranks":
-        return  # --ranks under mpiexec is another mistake: below
+        return  # --ranks under mpiexec is another error, tested below
     words, status, parts = ERRORS[name]
-    ended = Job(command_of(spelled(words, data, run), n=3), place).wait()
+    ended = Job(command_of(with_paths(words, data, run), n=3), workspace).wait()
     assert_one_sentence(ended, status, parts)
 
 
-@pytest.mark.parametrize("name", ["missing data", "bad sizes"])
-def test_an_error_is_printed_once_by_ranks_started_here(place, data, run, name):
+@pytest.mark.parametrize("name", ["missing data", "invalid sizes"])
+def test_an_error_is_printed_once_with_ranks_option(workspace, data, run, name):
     words, status, parts = ERRORS[name]
-    ended = Job(command_of([*spelled(words, data, run), "--ranks", 3]), place).wait()
+    ended = Job(command_of([*with_paths(words, data, run), "--ranks", 3]), workspace).wait()
     assert_one_sentence(ended, status, parts)
 
 
-def test_ranks_and_a_launcher_are_one_too_many(place, data):
+def test_ranks_option_under_a_launcher_is_refused(workspace, data):
     words = ["train", data["digits"], "--out", "new", "--ranks", 2]
-    ended = Job(command_of(words, n=2), place).wait()
+    ended = Job(command_of(words, n=2), workspace).wait()
     assert_one_sentence(ended, 2, ["--ranks 2", "launcher"])
 
 
 def test_a_run_is_resumed_from_another_folder(tmp_path, data):
-    """Its data set may have to be named: the sentence that says so is the way."""
-    away = tmp_path / "a b"
-    away.mkdir()
+    """If its data set is not found from there, the message says how to name it."""
+    elsewhere = tmp_path / "a b"
+    elsewhere.mkdir()
     (tmp_path / "data.h5").write_bytes(data["digits"].read_bytes())
     ended = distbp("train", "data.h5", "--out", "a run", "--epochs", 1, folder=tmp_path)
     assert "\nnext   distbp evaluate 'a run' data.h5\n" in ended.out
     words = ["train", "--resume", "../a run", "--epochs", 2]
-    ended = Job(command_of(words), away).wait()
+    ended = Job(command_of(words), elsewhere).wait()
     assert_one_sentence(ended, 2, ["data.h5 is not there", "train DATA.h5 --resume"])
-    distbp("train", "../data.h5", *words[1:], folder=away)
+    distbp("train", "../data.h5", *words[1:], folder=elsewhere)
     assert len(metrics(tmp_path / "a run")) == 2
 
 
-def test_predict_does_not_overwrite_what_it_reads(tmp_path, data, run):
-    """A slip of the hand must not cost the data set, or the model."""
-    mine = samples.digits(tmp_path / "mine.h5")
+def test_predict_does_not_overwrite_its_input(tmp_path, data, run):
+    """Neither the data set nor the model."""
+    copy = samples.digits(tmp_path / "copy.h5")
     model = tmp_path / "model.h5"
     model.write_bytes((run / "last.h5").read_bytes())
-    for out in (mine, model):
+    for out in (copy, model):
         before = out.read_bytes()
-        ended = Job(command_of(["predict", model, mine, "--out", out]), tmp_path).wait()
+        ended = Job(command_of(["predict", model, copy, "--out", out]), tmp_path).wait()
         assert out.read_bytes() == before, str(ended)
         assert ended.status in (1, 2), str(ended)
 
 
-def test_a_run_that_diverges_says_so(tmp_path, data):
-    """A learning rate far too large: one sentence with the remedy; the ranks agree."""
+def test_divergence_is_an_error_with_a_remedy(tmp_path, data):
+    """A far too large learning rate is reported once, on all ranks at the same step."""
     words = ("train", data["numbers"], "--out", "run", "--learning-rate", 1e9, "--epochs", 9)
     ended = distbp(*words, folder=tmp_path, n=3, status=1)
-    message = plain(ended.err).splitlines()[-1]
+    message = distbp_messages(ended.err).splitlines()[-1]
     assert "--learning-rate" in message, str(ended)
     assert "not a finite number" in message, str(ended)
     assert "Traceback" not in ended.err
@@ -330,9 +333,9 @@ def test_a_run_that_diverges_says_so(tmp_path, data):
         assert np.isfinite(record["train_cost"])
 
 
-def test_open_mpis_launcher_adds_only_its_own_box(place):
-    """What `plain` leaves out is the launcher's, so that nothing of distbp's is overlooked."""
-    ended = Job(command_of(["train", "no.h5", "--out", "new"], n=2), place).wait()
+def test_only_launchers_add_lines_to_standard_error(workspace):
+    """So `distbp_messages` leaves out nothing that distbp has written."""
+    ended = Job(command_of(["train", "no.h5", "--out", "new"], n=2), workspace).wait()
     foreign = [line for line in ended.err.splitlines() if not line.startswith("distbp: ")]
     assert not any("distbp" in line for line in foreign), str(ended)
     assert is_open_mpi() or foreign == [], str(ended)

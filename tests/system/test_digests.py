@@ -1,9 +1,9 @@
-"""The same network, bit for bit, on any number of ranks.
+"""The trained network is bit-for-bit the same on any number of ranks.
 
-Every recipe is trained alone first. In the short form each is then trained on one
-number of ranks, in turn, so that each number is tried; in the long form on all.
-(tests/mpi trains every recipe on up to 4.) What is compared with the plain run does
-not name MPI: both MPIs have the same bits.
+Every recipe is first trained without MPI. Normally each is then trained on a single number of
+ranks, chosen so that all numbers occur; with DISTBP_TEST_FULL=1 on all of them. (tests/mpi trains
+every recipe on up to 4 ranks.) Both MPIs are compared with the same reference, and thus
+with each other.
 """
 
 import pytest
@@ -14,16 +14,16 @@ RANKS = (1, 2, 3, 4, 5, 7, 8, 11)
 
 
 def pairs() -> list[tuple[str, int]]:
-    """Return (recipe, ranks): all, or a part in which each recipe and each number occurs."""
+    """Return (recipe, ranks): all, or a selection with each recipe and each number of ranks."""
     if FULL:
         return [(name, n) for name in RECIPES for n in RANKS]
     return [(name, RANKS[-1 - i % len(RANKS)]) for i, name in enumerate(RECIPES)]
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory, data):
+def reference(tmp_path_factory, data):
     """Return a function that trains a recipe without MPI, once, and returns the directory."""
-    folder = tmp_path_factory.mktemp("alone")
+    folder = tmp_path_factory.mktemp("reference")
 
     def train(name: str):
         recipe = RECIPES[name]
@@ -36,24 +36,24 @@ def alone(tmp_path_factory, data):
 
 
 @pytest.mark.parametrize(("name", "n"), pairs())
-def test_any_number_of_ranks_gives_the_same_bits(tmp_path, data, alone, name, n):
-    """θ by its digest, and all numbers of all epochs; what is printed is what is stored."""
+def test_any_number_of_ranks_gives_the_same_digest(tmp_path, data, reference, name, n):
+    """And the same metrics in all epochs; the printed digest is the stored one."""
     recipe = RECIPES[name]
     words = ["train", data[recipe.data], "--out", "run", *recipe.flags()]
     ended = distbp(*words, folder=tmp_path, n=n)
-    expected = metrics(alone(name))
+    expected = metrics(reference(name))
     assert metrics(tmp_path / "run") == expected
     assert ended.digest == expected[-1]["digest"]
 
 
-def test_every_recipe_and_every_number_of_ranks_is_tried():
-    tried = pairs()
-    assert {name for name, _ in tried} == set(RECIPES)
-    assert {n for _, n in tried} == set(RANKS)
+def test_every_recipe_and_every_number_of_ranks_occurs():
+    selected = pairs()
+    assert {name for name, _ in selected} == set(RECIPES)
+    assert {n for _, n in selected} == set(RANKS)
 
 
 def test_digest_prints_what_train_printed(tmp_path, data):
-    """Also of a run's best model, and of a checkpoint file."""
+    """For a run, its best model and a checkpoint file."""
     ended = distbp(
         "train", data["digits"], "--out", "run", "--epochs", 1, "--ranks", 2, folder=tmp_path
     )
@@ -61,8 +61,8 @@ def test_digest_prints_what_train_printed(tmp_path, data):
         assert distbp("digest", model, folder=tmp_path).out == ended.digest + "\n"
 
 
-def test_another_seed_and_other_shards_have_other_bits(tmp_path, data):
-    """The tests above can fail: a digest is one of θ, and the cut of a batch shows in it."""
+def test_seed_shards_and_dtype_change_the_digest(tmp_path, data):
+    """The tests above can fail: the digest depends on θ, down to the order of summation."""
     words = ("train", data["digits"], "--epochs", 1)
     digests = {
         distbp(*words, "--out", f"run{i}", *more, folder=tmp_path).digest
@@ -71,8 +71,8 @@ def test_another_seed_and_other_shards_have_other_bits(tmp_path, data):
     assert len(digests) == 4
 
 
-def test_threads_given_to_blas_beforehand_change_no_bits(tmp_path, data):
-    """OPENBLAS_NUM_THREADS is not an option of distbp: --threads is."""
+def test_blas_threads_of_the_environment_are_ignored(tmp_path, data):
+    """OPENBLAS_NUM_THREADS does not change the digest: only --threads sets the number."""
     words = ("train", data["digits"], "--epochs", 1, "--hidden", 300)
     digests = {
         distbp(*words, "--out", f"run{t}", folder=tmp_path, environment=environment).digest

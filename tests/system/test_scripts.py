@@ -1,4 +1,4 @@
-"""The README's commands, from a fresh clone, as a newcomer gives them."""
+"""The scripts demo, test and compare_digests in a fresh clone, as a newcomer runs them."""
 
 import re
 import subprocess
@@ -7,13 +7,13 @@ import sys
 import pytest
 from ranks import ROOT, Job, is_open_mpi
 
-# Nothing of this checkout: what a clone needs, it installs.
+# No access to this checkout: the scripts install what they need.
 FRESH = {"PYTHONPATH": "", "PYTHONWARNINGS": "", "PYTHON": sys.executable}
-LIMIT = 1200.0  # seconds, with the download of what is installed
+LIMIT = 1200.0  # seconds, downloads included
 
 
 def cloned(folder):
-    """Return a fresh clone in the folder, at a path with a space."""
+    """Return a fresh clone in `folder`, at a path with a space."""
     command = ["git", "-c", "safe.directory=*", "clone", "--quiet", ROOT, folder / "a clone"]
     subprocess.run(command, check=True, capture_output=True)
     return folder / "a clone"
@@ -30,21 +30,21 @@ def mpi():
 
 
 def test_demo(clone, mpi):
-    """It installs distbp, trains five networks and says how good they are; once more, faster."""
+    """It prints the accuracy of five networks, and installs distbp only the first time."""
     command = ["scripts/demo", "--mpi", mpi]
     first = Job(command, clone, FRESH, LIMIT).wait()
     assert first.status == 0, str(first)
-    assert len(re.findall(r"^seed \d +\d\d\.\d\d% right$", first.out, re.M)) == 5, str(first)
-    median = re.search(r"^median +(\d\d\.\d\d)% right", first.out, re.M)
+    assert len(re.findall(r"^seed \d +\d\d\.\d\d% correct$", first.out, re.M)) == 5, str(first)
+    median = re.search(r"^median +(\d\d\.\d\d)% correct", first.out, re.M)
     assert median is not None, str(first)
     assert float(median[1]) >= 97.0
     again = Job(command, clone, FRESH, LIMIT).wait()
     assert again.status == 0, str(again)
-    assert "making" not in again.out + again.err
+    assert "creating" not in again.out + again.err
 
 
-def test_the_tests(clone, mpi, tmp_path):
-    """A short run of them passes, in environments that it makes itself."""
+def test_quick_tests(clone, mpi, tmp_path):
+    """They pass, in a virtual environment that the script creates."""
     environment = FRESH | {"DISTBP_TEST_HOME": str(tmp_path / "home")}
     ended = Job(["scripts/test", "--quick", "--mpi", mpi], clone, environment, LIMIT).wait()
     assert ended.status == 0, str(ended)

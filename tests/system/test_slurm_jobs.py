@@ -1,7 +1,7 @@
-"""Batch jobs that are disturbed end with the digest of a run that was not.
+"""Batch jobs in spite of faults end with the digest of an uninterrupted run.
 
-All jobs are submitted and disturbed at the same time, because SLURM looks for what has
-happened every 30 seconds only; then each test waits for its own.
+All jobs are submitted and disturbed at the same time, because SLURM checks its nodes and jobs
+only every 30 seconds; each test then waits for its own job.
 """
 
 import contextlib
@@ -34,31 +34,31 @@ pytestmark = pytest.mark.skipif(
 
 
 @dataclass
-class Job:
-    """A batch job: its number, the directory of its run, and what it writes."""
+class BatchJob:
+    """A batch job: its id, the directory of its run, and its output file."""
 
-    number: str
+    id: str
     run: Path
     out: Path
 
 
 @pytest.fixture(scope="module")
 def slurm(tmp_path_factory):
-    """A cluster of seven nodes, of which the first two stay as they are."""
-    with cluster(7, tmp_path_factory.mktemp("hosts"), cpus=16) as up:
-        yield up
+    """A cluster of seven nodes, of which the first two are not disturbed."""
+    with cluster(7, tmp_path_factory.mktemp("hosts"), cpus=16) as started:
+        yield started
 
 
 @pytest.fixture(scope="module")
-def alone(data, tmp_path_factory):
-    """The run of one rank that nobody disturbs."""
-    folder = tmp_path_factory.mktemp("alone")
+def reference(data, tmp_path_factory):
+    """Return the directory of an uninterrupted run on one rank."""
+    folder = tmp_path_factory.mktemp("reference")
     distbp("train", data["digits"], *WORDS, "--out", "run", folder=folder)
     return folder / "run"
 
 
-# Name of a job: options of `distbp slurm`, of `sbatch`, and the seconds that its training lasts,
-# the longer the later it is disturbed.
+# Name of a job: options of `distbp slurm`, options of `sbatch`, and the duration of its training
+# in seconds: longer for jobs that are disturbed later.
 JOBS = {
     "undisturbed": ("--nodes 2 --ranks-a-node 2", "", 5),
     "signal srun": ("--nodes 2", "", 12),
@@ -70,19 +70,19 @@ JOBS = {
     "ranks killed": ("--ranks-a-node 2", "", 15),
     "node killed": ("--nodes 2", "--nodelist=n1,n5", 20),
     "node killed mpirun": ("--nodes 2 --launcher mpirun", "--nodelist=n1,n5", 20),
-    "cable pulled": ("--nodes 2", "--nodelist=n6,n7", 20),
+    "node disconnected": ("--nodes 2", "--nodelist=n6,n7", 20),
     "cancelled": ("--nodes 2", "", 30),
     "array": ("--ranks-a-node 2 --seeds 2", "", 10),
     "wrong mpi": (f"--nodes 2 --mpi {WRONG}", "", 5),
 }
-OTHERS = ("cancelled", "array", "wrong mpi")  # with an end of their own
+OTHER_ENDS = ("cancelled", "array", "wrong mpi")
 
 
 @pytest.fixture(scope="module")
 def jobs(slurm, data, tmp_path_factory):
-    """Submit all jobs, and disturb each as soon as it has something to lose."""
+    """Submit all jobs, and disturb each as soon as it has a checkpoint."""
     folder = tmp_path_factory.mktemp("jobs")
-    slurm.avoided = ["n5", "n6", "n7"]
+    slurm.excluded = ["n5", "n6", "n7"]
     found = {name: submit(slurm, folder, data, name, *how) for name, how in JOBS.items()}
 
     def stop(job):
@@ -94,56 +94,59 @@ def jobs(slurm, data, tmp_path_factory):
         "array": lambda job: stop(f"{job}_1"),
         "requeued": lambda job: slurm.run("scontrol", "requeue", job),
         "ranks killed": lambda job: kill_ranks(found["ranks killed"].run),
-        "cable pulled": lambda job: slurm.hosts.plug("n6", False),
+        "node disconnected": lambda job: slurm.hosts.set_link("n6", False),
         "node killed mpirun": lambda job: (
-            saved(slurm, found["node killed"].run) and slurm.hosts.kill("n5")
+            has_checkpoint(slurm, found["node killed"].run) and slurm.hosts.kill("n5")
         ),
         "preempted": lambda job: (
-            saved(slurm, found["preempted with grace"].run) and preempt(slurm, folder)
+            has_checkpoint(slurm, found["preempted with grace"].run) and preempt(slurm, folder)
         ),
         "cancelled": lambda job: slurm.run("scancel", job),
     }
     for name, disturb in disturbances.items():
-        assert saved(slurm, found[name].run), name
-        disturb(found[name].number)
-        slurm.hurry()
+        assert has_checkpoint(slurm, found[name].run), name
+        disturb(found[name].id)
+        slurm.release_requeued_jobs()
     return found
 
 
 def submit(slurm, folder, data, name, options, more, seconds):
-    """Write and submit a batch script; return the job."""
+    """Write and submit a batch script."""
     run = folder / name
     training = ["train", data["digits"], *WORDS, "--out", run]
     script = folder / f"{name}.sbatch"
     with script.open("w") as file, contextlib.redirect_stdout(file):
         main.run(main.parse(["slurm", *options.split(), *map(str, training)]))
-    number = slurm.submit(
+    job_id = slurm.submit(
         script, *more.split(), f"--output={folder}/{name}.out",
         PYTHONPATH=f"{INSIDE}:{ROOT}", DISTBP_TEST_PACE=f"{seconds / STEPS:.4f}",
         DISTBP_START_LIMIT="20",
         OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1",
         PRTE_MCA_rmaps_default_mapping_policy=":oversubscribe", OMPI_MCA_mpi_yield_when_idle="1",
     )  # fmt: skip
-    return Job(number, run, folder / f"{name}.out")
+    return BatchJob(job_id, run, folder / f"{name}.out")
 
 
-def saved(slurm: Slurm, run: Path) -> bool:
-    """Wait for the first checkpoint of a run, or of the second one of an array.
+def has_checkpoint(slurm: Slurm, run: Path) -> bool:
+    """Wait for the first checkpoint of a run, or of task 1 of an array.
 
-    A start of MPI that hangs ends after its limit, and the job starts again.
+    If MPI_Init hangs, the job reaches its time limit for that and is requeued meanwhile.
     """
-    until, file = time.monotonic() + 90, run / ("1/last.h5" if run.name == "array" else "last.h5")
-    look = time.monotonic() + 5
-    while not file.exists() and time.monotonic() < until:
+    deadline, file = (
+        time.monotonic() + 90,
+        run / ("1/last.h5" if run.name == "array" else "last.h5"),
+    )
+    next_release = time.monotonic() + 5
+    while not file.exists() and time.monotonic() < deadline:
         time.sleep(0.05)
-        if time.monotonic() > look:
-            slurm.hurry()
-            look += 5
+        if time.monotonic() > next_release:
+            slurm.release_requeued_jobs()
+            next_release += 5
     return file.exists()
 
 
 def kill_ranks(run: Path) -> None:
-    """Kill the ranks that train in a directory: they leave the memory that they shared."""
+    """Kill the ranks that train in a directory: they leave their shared memory behind."""
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(OSError):
@@ -154,33 +157,33 @@ def kill_ranks(run: Path) -> None:
     kill(found)
 
 
-def working(slurm: Slurm, node: str) -> list[str]:
-    """Return what runs of batch scripts and ranks on a node."""
+def job_processes(slurm: Slurm, node: str) -> list[str]:
+    """Return the names of the processes of batch scripts and ranks on a node."""
     names = map(name_of, slurm.hosts.processes(node))
     return [name for name in names if name.startswith(("bash", "srun", "python"))]
 
 
 def preempt(slurm: Slurm, folder: Path) -> None:
-    """Let somebody more important have the third and the fourth node for a moment."""
-    script = folder / "important.sbatch"
+    """Run a job of higher priority on the third and the fourth node for a moment."""
+    script = folder / "priority.sbatch"
     script.write_text("#!/bin/sh\nsleep 1\n")
     slurm.submit(script, "-p", "high", "--nodelist=n3,n4", "--exclusive", "-o", "/dev/null")
 
 
-def check_end(slurm, job, alone):
-    """Check that a job has come to its end, and to what it would have without disturbance."""
-    about = slurm.ended(job.number)
+def check_result(slurm, job, reference):
+    """Check that a job has completed, with the result of the uninterrupted run."""
+    about = slurm.ended(job.id)
     assert about["JobState"] == "COMPLETED", (about, job.out.read_text())
-    assert metrics(job.run) == metrics(alone)
-    run, whole = (digest(load(path).theta) for path in (job.run, alone))
-    assert run == whole
+    assert metrics(job.run) == metrics(reference)
+    run_digest, reference_digest = (digest(load(path).theta) for path in (job.run, reference))
+    assert run_digest == reference_digest
     return about
 
 
-@pytest.mark.parametrize("name", [name for name in JOBS if name not in OTHERS])
-def test_the_end_is_that_of_a_run_alone(slurm, jobs, alone, name):
-    """A job that was disturbed was put back, and has gone on from its checkpoint."""
-    about = check_end(slurm, jobs[name], alone)
+@pytest.mark.parametrize("name", [name for name in JOBS if name not in OTHER_ENDS])
+def test_the_result_is_that_of_an_uninterrupted_run(slurm, jobs, reference, name):
+    """A disturbed job was requeued, and has resumed from its checkpoint."""
+    about = check_result(slurm, jobs[name], reference)
     text = jobs[name].out.read_text()
     if name == "undisturbed":
         assert about["Restarts"] == "0"
@@ -190,39 +193,39 @@ def test_the_end_is_that_of_a_run_alone(slurm, jobs, alone, name):
         assert "stopped by SIGUSR1 in epoch" in text, text
 
 
-def test_a_job_that_is_cancelled_does_not_come_back(slurm, jobs):
-    """Its ranks may save and say so; but it is not theirs to decide."""
-    about = slurm.ended(jobs["cancelled"].number)
+def test_a_cancelled_job_is_not_requeued(slurm, jobs):
+    """Although its ranks save a checkpoint and end with status 75."""
+    about = slurm.ended(jobs["cancelled"].id)
     assert (about["JobState"], about["Restarts"]) == ("CANCELLED", "0")
 
 
-def test_a_host_that_is_joined_again_changes_nothing(slurm, jobs, alone):
-    """What still runs there of the job has no say in the job that has come back elsewhere."""
-    job = jobs["cable pulled"]
-    before = check_end(slurm, job, alone)
-    assert working(slurm, "n6")
-    slurm.hosts.plug("n6", True)
+def test_a_node_that_is_reconnected_does_not_interfere(slurm, jobs, reference):
+    """Processes that still run there do not affect the job, which has restarted on other nodes."""
+    job = jobs["node disconnected"]
+    before = check_result(slurm, job, reference)
+    assert job_processes(slurm, "n6")
+    slurm.hosts.set_link("n6", True)
     for pid in slurm.hosts.processes("n6"):
-        if name_of(pid).startswith(("srun", "python")):  # they may wait for n7 for ever
+        if name_of(pid).startswith(("srun", "python")):  # they may wait for n7 without limit
             os.kill(pid, signal.SIGKILL)
-    wait_for(lambda: not working(slurm, "n6"), "the end of what was left on n6")
-    assert check_end(slurm, job, alone) == before
+    wait_for(lambda: not job_processes(slurm, "n6"), "exit of the processes on n6")
+    assert check_result(slurm, job, reference) == before
 
 
-def test_a_job_array_has_a_run_for_each_seed(slurm, jobs, alone, data, tmp_path):
-    """A task that is asked to stop comes back, and it alone."""
+def test_a_job_array_has_a_run_for_each_seed(slurm, jobs, reference, data, tmp_path):
+    """A task that is asked to stop is requeued, and only that task."""
     job = jobs["array"]
-    distbp("train", data["digits"], *WORDS, "--seed", 1, "--out", "alone", folder=tmp_path)
-    for seed, whole in enumerate([alone, tmp_path / "alone"]):
-        about = slurm.ended(f"{job.number}_{seed}")
+    distbp("train", data["digits"], *WORDS, "--seed", 1, "--out", "seed-1", folder=tmp_path)
+    for seed, expected in enumerate([reference, tmp_path / "seed-1"]):
+        about = slurm.ended(f"{job.id}_{seed}")
         assert about["JobState"] == "COMPLETED", job.out.read_text()
         assert about["Restarts"] == str(seed)
-        assert metrics(job.run / str(seed)) == metrics(whole)
+        assert metrics(job.run / str(seed)) == metrics(expected)
 
 
-def test_a_wrong_mpi_is_not_tried_for_ever(slurm, jobs):
+def test_a_wrong_mpi_is_not_retried_without_limit(slurm, jobs):
     job = jobs["wrong mpi"]
-    about = slurm.ended(job.number)
+    about = slurm.ended(job.id)
     assert about["JobState"] == "FAILED", job.out.read_text()
     assert int(about["Restarts"]) <= 3
     assert not (job.run / "last.h5").exists()

@@ -1,4 +1,4 @@
-"""What the unit tests share: NumPy that raises, and memory that is counted."""
+"""Fixtures of the unit tests: NumPy errors, log handlers, and memory allocations."""
 
 import logging
 import tracemalloc
@@ -11,9 +11,9 @@ from hypothesis import settings
 
 from distbp.console import ConsoleHandler, install_handlers
 
-# How long an example takes is the machine's affair, which may do other things too.
-settings.register_profile("untimed", deadline=None)
-settings.load_profile("untimed")
+# No time limit for an example: the machine may be busy with other programs.
+settings.register_profile("no_deadline", deadline=None)
+settings.load_profile("no_deadline")
 
 
 @pytest.fixture(autouse=True)
@@ -25,7 +25,7 @@ def numpy_raises() -> Iterator[None]:
 
 @pytest.fixture
 def handlers() -> Iterator[ConsoleHandler]:
-    """What distbp logs and warns of is printed, as by the command line."""
+    """Print what distbp logs and warns about, as the command line does."""
     logger, show = logging.getLogger("distbp"), warnings.showwarning
     with warnings.catch_warnings():
         yield install_handlers()
@@ -37,7 +37,7 @@ def handlers() -> Iterator[ConsoleHandler]:
 
 @pytest.fixture
 def peak() -> Callable[[Callable[[], object]], int]:
-    """Return a function that calls another one twice and counts the second call's new bytes."""
+    """Return a function that calls another one twice and returns the peak bytes of the second."""
 
     def measure(function: Callable[[], object]) -> int:
         function()

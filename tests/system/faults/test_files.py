@@ -1,7 +1,7 @@
-"""Files that must do no harm: damaged, malicious, partly written, or on a full disk.
+"""Damaged and hostile files, interrupted writes, and file systems that refuse to write.
 
-A malicious file is read in a process of its own, with limits on memory and time, so that a
-crash or an infinite loop of libhdf5 fails the test instead of ending it.
+Hostile files are opened in a separate process with limited memory and time, so that a crash or
+an endless loop of libhdf5 fails the test instead of ending it.
 """
 
 import json
@@ -22,10 +22,10 @@ from distbp.data.dataset import DATA_FORMAT
 from distbp.storage.checkpoint import CHECKPOINT_FORMAT
 
 MANY = 2000 if FULL else 300
-GROWTH = 200e6  # bytes
-# kind of file, as look.py has it: its format, and the array to be replaced
+MAX_GROWTH_BYTES = 200e6
+# For each kind of open_files.py: the array that is changed, and the format in the checksum header.
 TARGETS = {"checkpoint": "layers/1/w", "data": "train/x", "import": "train/x"}
-KINDS = {"checkpoint": CHECKPOINT_FORMAT, "data": DATA_FORMAT, "import": DATA_FORMAT}
+FORMATS = {"checkpoint": CHECKPOINT_FORMAT, "data": DATA_FORMAT, "import": DATA_FORMAT}
 
 
 @pytest.fixture(params=TARGETS)
@@ -35,30 +35,32 @@ def kind(request) -> str:
 
 @pytest.fixture
 def good(kind, run, data, tmp_path) -> Path:
-    """Return a valid file of the kind, in a folder of its own."""
+    """Return an intact file of the kind, in a folder of its own."""
     return shutil.copyfile(
         run / "last.h5" if kind == "checkpoint" else data["digits"], tmp_path / "good.h5"
     )
 
 
-def look(kind: str, good: Path, files: Iterable[Path], trace: Path | None = None) -> list[dict]:
-    """Open files in a process of their own; return the outcome of each."""
+def open_files(
+    kind: str, good: Path, files: Iterable[Path], trace: Path | None = None
+) -> list[dict]:
+    """Open files in a separate process; return the outcome of each."""
     names = good.with_name("names.txt")
     names.write_text("".join(f"{path}\n" for path in files))
-    command = [sys.executable, INSIDE / "look.py", kind, good]
+    command = [sys.executable, INSIDE / "open_files.py", kind, good]
     if trace:
         command = ["strace", "-f", "-qq", "-e", "trace=open,openat", "-o", trace, *command]
     command = ["sh", "-c", f'exec "$@" < "{names}"', "sh", *command]
     ended = Job(command, good.parent, limit=600).wait()
-    assert ended.status == 0, f"killed by a file:\n{ended}"[-3000:]
+    assert ended.status == 0, f"a file has killed the process:\n{ended}"[-3000:]
     *found, last = map(json.loads, ended.out.splitlines())
     assert len(found) == len(names.read_text().splitlines())
-    assert last["grown"] < GROWTH, last
+    assert last["grown"] < MAX_GROWTH_BYTES, last
     return found
 
 
 def check_refusal(found: dict) -> None:
-    """One or two sentences that name the file, at once."""
+    """The message is one or two sentences that name the file, and takes less than a second."""
     assert found["outcome"] == "refused", found
     assert found["seconds"] < 1, found
     assert found["file"] in found["text"], found
@@ -67,7 +69,7 @@ def check_refusal(found: dict) -> None:
     assert len(found["text"]) < 600, found
 
 
-# Changes that do no harm: all numbers are in the file, or what has changed is not read.
+# Changes that are harmless: all values are in the file, or the changed part is not read.
 HARMLESS = {
     "checkpoint": set(),
     "data": {"bytes appended"},
@@ -79,17 +81,17 @@ HARMLESS = {
 }  # fmt: skip
 
 
-def test_the_zoo(kind, good, tmp_path):
-    """Whatever HDF5 can do to harm its reader is refused at once; no other file is opened."""
+def test_hostile_files_are_refused(kind, good, tmp_path):
+    """Each dangerous feature of HDF5 is refused at once, and no other file is opened."""
     files = {}
     (tmp_path / hostile.SECRET).write_bytes(bytes(10_000))
     for name, change in hostile.ZOO.items():
         files[name] = tmp_path / f"{name.replace(' ', '-')}.h5"
         shutil.copyfile(good, files[name])
-        hostile.spoil(files[name], change, TARGETS[kind], KINDS[kind])
+        hostile.spoil(files[name], change, TARGETS[kind], FORMATS[kind])
     files |= hostile.no_files(tmp_path, good)
     trace = tmp_path / "trace.txt" if shutil.which("strace") else None
-    by_file = {found["file"]: found for found in look(kind, good, files.values(), trace)}
+    by_file = {found["file"]: found for found in open_files(kind, good, files.values(), trace)}
     for name, path in files.items():
         if name in HARMLESS[kind]:
             assert by_file[str(path)]["outcome"] != "other", name
@@ -109,9 +111,9 @@ def test_the_zoo(kind, good, tmp_path):
     ],
 )
 def test_damaged_structure(tmp_path, run, data, kind, name):
-    """HDF5 structure changed under a valid checksum: no crash, no hang, no memory exhausted.
+    """Changed bytes of HDF5 metadata, with a valid checksum: no crash, hang or memory exhaustion.
 
-    A file that is accepted has the right structure; its numbers may differ.
+    A file that is read nevertheless has the right structure; its values may differ.
     """
     good = tmp_path / "good.h5"
     shutil.copyfile(run / "last.h5" if kind == "checkpoint" else data[name], good)
@@ -120,8 +122,8 @@ def test_damaged_structure(tmp_path, run, data, kind, name):
     files = [tmp_path / f"{number:04d}.h5" for number in range(MANY)]
     for path in files:
         path.write_bytes(hostile.mutant(content, places, random))
-        hostile.rewrite_checksum(path, KINDS[kind])
-    found = look(kind, good, files)
+        hostile.rewrite_checksum(path, FORMATS[kind])
+    found = open_files(kind, good, files)
     outcomes = Counter(one["outcome"] for one in found)
     assert outcomes["other"] == 0, [one for one in found if one["outcome"] == "other"]
     for one in found:
@@ -133,30 +135,30 @@ def test_damaged_structure(tmp_path, run, data, kind, name):
 # Writing
 
 
-def saved(folder: Path, *words: str, start: Sequence[str] = ()) -> dict:
-    """Run save.py and return what it found."""
-    command = [*start, sys.executable, INSIDE / "save.py", words[0], folder, *words[1:]]
+def save_checkpoints(folder: Path, *words: str, start: Sequence[str] = ()) -> dict:
+    """Run save_checkpoints.py and return its report."""
+    command = [*start, sys.executable, INSIDE / "save_checkpoints.py", words[0], folder, *words[1:]]
     ended = Job(command, folder.parent, limit=600).wait()
     assert ended.status == 0, str(ended)
     return json.loads(ended.out)
 
 
 def test_killed_while_saving(tmp_path):
-    """kill -9 at any instant: the last acknowledged checkpoint, or a newer one, is there."""
-    found = saved(tmp_path / "run", "killed", str(200 if FULL else 30))
-    assert found["steps"] > 3, found  # some were killed after the first save
-    assert found["strays"] > 0, found  # and some in the middle of one
+    """SIGKILL at any time: the newest checkpoint is intact, and no older than acknowledged."""
+    found = save_checkpoints(tmp_path / "run", "killed", str(200 if FULL else 30))
+    assert found["steps"] > 3, found  # some processes were killed after the first save
+    assert found["strays"] > 0, found  # and some during a save
 
 
-def mounted(folder: Path) -> list[str]:
-    """Return what starts a command with a small file system of its own on a folder."""
+def on_small_file_system(folder: Path) -> list[str]:
+    """Return the prefix of a command that runs it with a small file system on a folder."""
     mount = f'mount -t tmpfs -o size=3m tmpfs "{folder}" && exec "$0" "$@"'
     start = ["unshare", "--map-root-user", "--mount", "sh", "-c", mount]
     folder.mkdir()
     try:
         subprocess.run([*start, "true"], check=True, capture_output=True)
     except (OSError, subprocess.CalledProcessError):
-        pytest.skip("this machine does not let a test mount a file system")
+        pytest.skip("this machine does not allow tests to mount a file system")
     return start
 
 
@@ -167,13 +169,15 @@ def mounted(folder: Path) -> list[str]:
         ("read-only", "Read-only file system", True),
         ("file size", "File too large", False),
         ("descriptors", "Too many open files", False),
-        ("nobody", "Permission denied", False),
+        ("permission", "Permission denied", False),
     ],
 )
-def test_what_the_system_refuses(tmp_path, cause, reason, needs_mount):
-    """One sentence with path and reason; the old checkpoint loads, and no other file is left."""
+def test_a_save_that_the_system_refuses(tmp_path, cause, reason, needs_mount):
+    """The message has path and cause; the previous checkpoint is intact, with no other files."""
     folder = tmp_path / "run"
-    found = saved(folder, "refused", cause, start=mounted(folder) if needs_mount else ())
+    found = save_checkpoints(
+        folder, "refused", cause, start=on_small_file_system(folder) if needs_mount else ()
+    )
     path = folder / "checkpoints" / "step-000000002.h5"
     assert found["message"] == f"{path} cannot be written: {reason}."
     assert (found["steps"], found["best"], found["messages"]) == (1, 1, [])
@@ -185,7 +189,7 @@ def test_what_the_system_refuses(tmp_path, cause, reason, needs_mount):
 
 
 def damage(path: Path) -> None:
-    """Change one bit of a number."""
+    """Flip one bit of a value."""
     content = bytearray(path.read_bytes())
     content[-5] ^= 16
     path.write_bytes(content)
@@ -193,14 +197,14 @@ def damage(path: Path) -> None:
 
 @pytest.fixture
 def long_run(tmp_path, data) -> Path:
-    """Return a run of three epochs, with a checkpoint of each; the last is damaged."""
+    """Return a run of three epochs, with a checkpoint of each; the newest is damaged."""
     distbp("train", data["digits"], "--out", "run", "--epochs", 3, folder=tmp_path)
-    damage(tmp_path / "run" / "last.h5")  # and with it the newest in checkpoints/
+    damage(tmp_path / "run" / "last.h5")  # and with it the newest in checkpoints/, a hard link
     return tmp_path / "run"
 
 
-def test_every_verb_uses_the_newest_valid_checkpoint(tmp_path, data, long_run):
-    """And says which is damaged, why, and which is used instead."""
+def test_every_verb_uses_the_newest_intact_checkpoint(tmp_path, data, long_run):
+    """With a warning that names the damaged file, the cause, and the file used instead."""
     older = sorted((long_run / "checkpoints").iterdir())[-2]
     for n in (None, 2):
         words = ("evaluate", "run", data["digits"], "--json")
@@ -218,11 +222,13 @@ def test_every_verb_uses_the_newest_valid_checkpoint(tmp_path, data, long_run):
     assert "run/last.h5 cannot be read" in ended.err
 
 
-def test_a_run_resumes_from_the_newest_valid_checkpoint(tmp_path, data, long_run):
-    """It ends with the same parameters as without damage; damaged files are replaced."""
-    whole = distbp("train", data["digits"], "--out", "whole", "--epochs", 3, folder=tmp_path)
+def test_a_run_resumes_from_the_newest_intact_checkpoint(tmp_path, data, long_run):
+    """The result is that of an undisturbed run, and the damaged files are replaced."""
+    reference = distbp(
+        "train", data["digits"], "--out", "reference", "--epochs", 3, folder=tmp_path
+    )
     ended = distbp("train", "--resume", "run", folder=tmp_path, n=2)
-    assert ended.digest == whole.digest
+    assert ended.digest == reference.digest
     assert "resumed after 2 epochs" in ended.out
     assert ended.err.count("run/last.h5 cannot be read") == 1
     for path in long_run.rglob("*.h5"):

@@ -1,8 +1,8 @@
-"""`train --ranks N --restarts K`: whatever dies, the run ends as if nothing had happened.
+"""`train --ranks N --restarts K`: whatever is killed, the result is that of an undisturbed run.
 
-Ranks and launchers are killed from outside, at moments that follow from the checkpoints
-that there are; faults of ranks come from inside/faulty.py. A `Job` fails if any process
-is left five seconds after its end.
+Ranks and launchers are killed from outside, when there is a checkpoint of a certain step;
+other faults are injected by inside/inject_fault.py. A `Job` fails if any of its processes is
+still running five seconds after its end.
 """
 
 import random
@@ -15,7 +15,7 @@ from ranks import FULL, Job, command_of, distbp, fault, is_open_mpi, kill, metri
 from distbp import load
 
 N = 3
-STEPS = 9  # an epoch: 503 rows
+STEPS = 9  # per epoch: 503 rows
 EPOCHS = 12
 WORDS = (
     *("--batch-size", 60, "--shards", 4, "--epochs", EPOCHS, "--optimizer", "adam"),
@@ -23,14 +23,14 @@ WORDS = (
 )
 ONCE = {"DISTBP_TEST_FAULT_ONCE": "1"}
 FAULTS = ("rank 0", "another rank", "all ranks", "launcher", "error")
-CARRIED_ON = ("rank 0", "another rank")
-AGAIN = "Restarting from"
+SURVIVED_BY_ULFM = ("rank 0", "another rank")
+RESTARTING = "Restarting from"
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory, data):
-    """Return the directory of a run that nothing has disturbed."""
-    folder = tmp_path_factory.mktemp("whole")
+def reference(tmp_path_factory, data):
+    """Return the directory of an undisturbed run."""
+    folder = tmp_path_factory.mktemp("reference")
     distbp("train", data["digits"], "--out", "run", *WORDS, folder=folder)
     return folder / "run"
 
@@ -45,18 +45,18 @@ def supervised(folder, data, *more, restarts=3, environment=None, n=N, epochs=EP
     )
 
 
-def assert_equal_runs(run, whole) -> None:
-    """Equal θ, and equal numbers of each epoch, each of them once."""
-    assert metrics(run) == metrics(whole)
+def assert_equal_runs(run, reference) -> None:
+    """Assert that θ and the metrics are equal, with each epoch listed once."""
+    assert metrics(run) == metrics(reference)
     for name in ("last.h5", "best.h5"):
-        assert (load(run / name).theta == load(whole / name).theta).all(), name
+        assert (load(run / name).theta == load(reference / name).theta).all(), name
 
 
 def wait_for_step(job: Job, run, step: int) -> None:
-    """Return when there is a checkpoint of that step, or a later one."""
+    """Return when there is a checkpoint of that step or a later one."""
     while newest(run) < step:
         assert job.process.poll() is None, str(job.wait())
-        assert time.monotonic() < job.began + job.limit, f"no step {step}"
+        assert time.monotonic() < job.began + job.limit, f"no checkpoint of step {step}"
         time.sleep(0.001)
 
 
@@ -65,7 +65,7 @@ def newest(run) -> int:
 
 
 def victims(job: Job, kind: str) -> list[int]:
-    """Return whom a fault kills."""
+    """Return the processes that a fault kills."""
     if kind == "launcher":
         return launchers(job)
     ranks = sorted(job.ranks(), key=rank_of)
@@ -77,19 +77,19 @@ def launchers(job: Job) -> list[int]:
 
 
 def rank_of(pid: int) -> bytes:
-    """Return the variable in which a launcher tells a process its rank."""
+    """Return the entry of the environment in which a launcher tells a process its rank."""
     with open(f"/proc/{pid}/environ", "rb") as file:
         variables = file.read().split(b"\0")
     names = (b"OMPI_COMM_WORLD_RANK=", b"PMI_RANK=")
     return next(variable for variable in variables if variable.startswith(names))
 
 
-# A job with faults ends as one without
+# Faults do not change the result
 
 
 @pytest.mark.parametrize("seed", range(40 if FULL else 8))
-def test_faults_at_random_change_nothing(tmp_path, data, whole, seed):
-    """One to three of them, of any kind, at any moment: equal bits, and a line for each."""
+def test_random_faults_do_not_change_the_result(tmp_path, data, reference, seed):
+    """One to three faults of any kind, at random times: equal θ, and a message for each."""
     chance = random.Random(seed)  # noqa: S311
     kinds = [FAULTS[seed % len(FAULTS)], *chance.choices(FAULTS[:-1], k=chance.choice((0, 1, 2)))]
     environment = None
@@ -103,27 +103,27 @@ def test_faults_at_random_change_nothing(tmp_path, data, whole, seed):
             kill(victims(job, kind))
     ended = job.wait()
     assert ended.status == 0, f"{kinds}\n{ended}"
-    # Open MPI lets the others go on without a rank that was killed: no restart, nearly always.
-    needed = [k for k in kinds if not (is_open_mpi() and k in CARRIED_ON)]
-    assert len(needed) <= ended.err.count(AGAIN) <= len(kinds), f"{kinds}\n{ended}"
-    assert_equal_runs(tmp_path / "run", whole)
-    assert "train cost" not in ended.out, "--quiet was lost"
+    # With Open MPI the other ranks continue without a restart, but not always.
+    needed = [k for k in kinds if not (is_open_mpi() and k in SURVIVED_BY_ULFM)]
+    assert len(needed) <= ended.err.count(RESTARTING) <= len(kinds), f"{kinds}\n{ended}"
+    assert_equal_runs(tmp_path / "run", reference)
+    assert "train cost" not in ended.out, "--quiet was not passed on"
 
 
 @pytest.mark.parametrize(("place", "kind"), [("connect", "kill"), ("start", "stop")])
-def test_a_start_that_does_not_succeed_is_another_attempt(tmp_path, data, place, kind):
-    """A rank dies before it has found the others, who may wait for ever; or it stands still."""
+def test_a_failed_start_is_retried(tmp_path, data, place, kind):
+    """A rank dies or hangs before the ranks have connected; the others may wait without limit."""
     environment = fault(tmp_path, 1, place, kind) | ONCE | {"DISTBP_START_LIMIT": "5"}
     ended = supervised(tmp_path, data, environment=environment, epochs=1).wait()
     assert ended.status == 0, str(ended)
-    assert ended.err.count(AGAIN) == 1, str(ended)
+    assert ended.err.count(RESTARTING) == 1, str(ended)
     if kind == "stop" or is_open_mpi():
         assert "did not connect within 5 s" in ended.err, str(ended)
     assert len(metrics(tmp_path / "run")) == 1
 
 
-def test_one_rank_and_a_resumed_run(tmp_path, data, whole):
-    """No launcher, and no other arguments the second time."""
+def test_one_rank_and_a_resumed_run(tmp_path, data, reference):
+    """There is no launcher, and the restart has the same arguments."""
     words = ("train", data["digits"], "--out", "run", *WORDS)
     environment = fault(tmp_path, "alone", "update", "kill", 30)
     distbp(*words, folder=tmp_path, status=-9, environment=environment)
@@ -132,52 +132,52 @@ def test_one_rank_and_a_resumed_run(tmp_path, data, whole):
     (tmp_path / "fault").unlink()
     ended = job.wait()
     assert ended.status == 0, str(ended)
-    assert ended.err.count(AGAIN) == 1, str(ended)
-    assert_equal_runs(tmp_path / "run", whole)
+    assert ended.err.count(RESTARTING) == 1, str(ended)
+    assert_equal_runs(tmp_path / "run", reference)
 
 
-# When it is not started again
+# When it is not restarted
 
 
 def test_it_gives_up_without_progress(tmp_path, data):
-    """Three starts that end at the same place: a table of them, and status 1."""
+    """Three launches that end at the same step: a list of them, and status 1."""
     environment = fault(tmp_path, "all", "update", "kill", 3)
     ended = supervised(tmp_path, data, restarts=2, environment=environment).wait()
     assert ended.status == 1, str(ended)
-    assert ended.err.count(AGAIN) == 2, str(ended)
+    assert ended.err.count(RESTARTING) == 2, str(ended)
     assert "giving up after 2 restarts without progress" in ended.err, str(ended)
     for number in (1, 2, 3):
         assert f"\n  launch {number}: " in ended.err, str(ended)
 
 
-def test_progress_earns_more_restarts(tmp_path, data, whole):
-    """Each start gets further and fails: two restarts in all, where one in a row is allowed."""
+def test_only_restarts_without_progress_are_limited(tmp_path, data, reference):
+    """Each launch gets further and fails: two restarts, where one without progress is allowed."""
     environment = fault(tmp_path, 1, "update", "error", 45)
     ended = supervised(tmp_path, data, restarts=1, environment=environment).wait()
     assert ended.status == 0, str(ended)
-    assert ended.err.count(f"{AGAIN} step ") == 2, str(ended)
-    assert_equal_runs(tmp_path / "run", whole)
+    assert ended.err.count(f"{RESTARTING} step ") == 2, str(ended)
+    assert_equal_runs(tmp_path / "run", reference)
 
 
-def test_what_is_refused_is_not_tried_again(tmp_path, data, run):
-    """What only the user can mend: once, with its own status."""
+def test_a_user_error_is_not_retried(tmp_path, data, run):
+    """It is reported once, with its own exit status."""
     job = Job(
         command_of(["train", "no.h5", "--out", "new", "--ranks", N, "--restarts", 3]), tmp_path
     )
     ended = job.wait()
     assert ended.status == 1, str(ended)
     assert ended.err.count("no.h5") == 1, str(ended)
-    assert AGAIN not in ended.err, str(ended)
+    assert RESTARTING not in ended.err, str(ended)
 
 
-def test_another_runs_checkpoint_is_not_gone_on_with(tmp_path, data):
-    """A directory that holds a run is refused, even if the first start fails otherwise."""
+def test_a_checkpoint_of_another_run_is_not_resumed(tmp_path, data):
+    """A directory that holds a run is refused, even if the first launch fails otherwise."""
     distbp("train", data["digits"], "--out", "run", "--epochs", 1, folder=tmp_path)
     before = (tmp_path / "run" / "last.h5").read_bytes()
     environment = fault(tmp_path, 1, "connect", "error") | ONCE
     ended = supervised(tmp_path, data, environment=environment).wait()
     assert ended.status == 1, str(ended)
-    assert ended.err.count(AGAIN) == 1, str(ended)
+    assert ended.err.count(RESTARTING) == 1, str(ended)
     assert "run already contains a run" in ended.err, str(ended)
     assert (tmp_path / "run" / "last.h5").read_bytes() == before
 
@@ -189,55 +189,55 @@ def test_another_runs_checkpoint_is_not_gone_on_with(tmp_path, data):
         (["--restarts", -1, "--ranks", 2], ["--restarts -1"]),
     ],
 )
-def test_who_restarts_has_to_start(tmp_path, data, words, parts):
+def test_restarts_option_needs_the_ranks_option(tmp_path, data, words, parts):
     ended = distbp("train", data["digits"], "--out", "run", *words, folder=tmp_path, status=2)
     assert ended.err.startswith("distbp: "), str(ended)
     assert all(part in ended.err for part in parts), str(ended)
 
 
-# Nobody outlives it
+# No process is left behind
 
 
-@pytest.mark.parametrize("who", ["supervisor", "launcher", "both"])
-def test_no_orphan(tmp_path, data, who):
-    """Not even of ranks of which one stands still, and the others wait for it."""
+@pytest.mark.parametrize("killed", ["supervisor", "launcher", "both"])
+def test_no_process_outlives_the_supervisor_or_launcher(tmp_path, data, killed):
+    """Even when one rank is stopped and the others wait for it."""
     job = supervised(tmp_path, data, restarts=0, epochs=100_000)
     wait_for_step(job, tmp_path / "run", 20)
     kill(victims(job, "another rank"), signal.SIGSTOP)
     time.sleep(0.2)
-    if who != "supervisor":
+    if killed != "supervisor":
         kill(launchers(job))
-    if who != "launcher":
+    if killed != "launcher":
         kill([job.process.pid])
     ended = job.wait()
-    assert ended.status == (1 if who == "launcher" else -9), str(ended)
-    if who == "launcher":
+    assert ended.status == (1 if killed == "launcher" else -9), str(ended)
+    if killed == "launcher":
         assert "continues from step" in ended.err, str(ended)
 
 
-# Asked to stop
+# Stop requests
 
 
 @pytest.mark.parametrize(
     ("number", "restarts"), [(signal.SIGTERM, 3), (signal.SIGINT, 0), (signal.SIGUSR1, 3)]
 )
 def test_a_signal_saves_and_stops(tmp_path, data, number, restarts):
-    """All of them are SIGUSR1 for the ranks; the run goes on exactly."""
+    """The ranks receive SIGUSR1; the resumed run has the result of an uninterrupted one."""
     job = supervised(tmp_path, data, restarts=restarts, epochs=100_000)
     wait_for_step(job, tmp_path / "run", 20)
     kill([job.process.pid], number)
     ended = job.wait()
     assert ended.status == 75, str(ended)
     assert ended.err.count("stopped by SIGUSR1 in epoch") == 1, str(ended)
-    assert AGAIN not in ended.err, str(ended)
+    assert RESTARTING not in ended.err, str(ended)
     epochs = ("--epochs", len(metrics(tmp_path / "run")) + 1)
     distbp("train", "--resume", "run", *epochs, folder=tmp_path)
-    distbp("train", data["digits"], "--out", "whole", *WORDS, *epochs, folder=tmp_path)
-    assert metrics(tmp_path / "run") == metrics(tmp_path / "whole")
+    distbp("train", data["digits"], "--out", "reference", *WORDS, *epochs, folder=tmp_path)
+    assert metrics(tmp_path / "run") == metrics(tmp_path / "reference")
 
 
-def test_who_insists_does_not_wait(tmp_path, data):
-    """A rank stands still, so nothing can be saved: a second signal ends all at once."""
+def test_a_second_signal_does_not_wait_for_a_checkpoint(tmp_path, data):
+    """A rank is stopped, so that none can be saved: all processes are killed at once."""
     job = supervised(tmp_path, data, epochs=100_000)
     wait_for_step(job, tmp_path / "run", 20)
     kill(victims(job, "another rank"), signal.SIGSTOP)
@@ -251,8 +251,8 @@ def test_who_insists_does_not_wait(tmp_path, data):
     assert "continues from step" in ended.err, str(ended)
 
 
-def test_other_verbs_just_end(tmp_path, data, run):
-    """They have nothing to save: not even a rank that stands still keeps them."""
+def test_a_signal_ends_other_verbs_immediately(tmp_path, data, run):
+    """They have nothing to save, and do not wait for a rank that is stopped."""
     environment = fault(tmp_path, 1, "prediction", "stop")
     words = ["evaluate", run, data["digits"], "--ranks", 2]
     job = Job(command_of(words), tmp_path, environment, limit=30)

@@ -1,4 +1,4 @@
-"""A signal to the launcher: all ranks stop at the same step, and the run goes on exactly."""
+"""Signals and time limits: all ranks stop after the same step, and the run can be resumed."""
 
 import os
 import signal
@@ -11,14 +11,15 @@ WORDS = ("--batch-size", 50, "--shards", 6, "--epochs", 150, "--quiet")
 
 
 @pytest.fixture(scope="module")
-def whole(data, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("whole")
+def reference(data, tmp_path_factory):
+    """Return the directory of an uninterrupted run."""
+    folder = tmp_path_factory.mktemp("reference")
     distbp("train", data["digits"], "--out", "run", *WORDS, folder=folder)
     return folder / "run"
 
 
-def test_a_signal_to_the_launcher_saves_and_stops(tmp_path, data, whole):
-    """SIGUSR1 is what both launchers pass on; one sentence, status 75, and the same end."""
+def test_a_signal_to_the_launcher_saves_and_stops(tmp_path, data, reference):
+    """By SIGUSR1, which both launchers forward: one message, status 75, and the same result."""
     words = ["train", data["digits"], "--out", "run", *WORDS]
     job = Job(command_of(words, n=3), tmp_path)
     while not (tmp_path / "run" / "last.h5").exists():
@@ -31,12 +32,12 @@ def test_a_signal_to_the_launcher_saves_and_stops(tmp_path, data, whole):
     before = metrics(tmp_path / "run")
     assert 0 < len(before) < 150
     distbp("train", "--resume", "run", folder=tmp_path, n=2)
-    assert metrics(tmp_path / "run") == metrics(whole)
+    assert metrics(tmp_path / "run") == metrics(reference)
     assert metrics(tmp_path / "run")[: len(before)] == before
 
 
-def test_one_rank_alone_may_be_asked(tmp_path, data):
-    """Who asks one rank has asked all; a time limit counts alike for all."""
+def test_a_signal_to_a_single_rank_stops_all(tmp_path, data):
+    """And so does a time limit, which is the same on all ranks."""
     words = ["train", data["digits"], "--out", "run", *WORDS]
     job = Job(command_of(words, n=3), tmp_path)
     while not (tmp_path / "run" / "last.h5").exists():

@@ -1,7 +1,7 @@
-"""What runs at the start of every Python that a system test starts: it asks for no import.
+"""Code that Python runs at its start, without an import, in every program of a system test.
 
-SIGUSR2 makes the process write the stacks of its threads to a file of its own; a
-fault, a pace or a measurement is put in place if the environment asks for it.
+It lets SIGUSR2 write the stacks of all threads to a file, and installs an injected
+fault, slower steps or a measurement if the environment requests them.
 """
 
 import faulthandler
@@ -10,7 +10,7 @@ import signal
 
 
 def rank() -> str:
-    """Return the rank that a launcher gave this process, or what it is instead."""
+    """Return the rank that a launcher gave this process; "alone" without a launcher."""
     for name in ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK"):
         if name in os.environ:
             return os.environ[name]
@@ -22,9 +22,9 @@ if "DISTBP_TEST_STACKS" in os.environ:
     faulthandler.register(signal.SIGUSR2, file=os.open(path, os.O_WRONLY | os.O_CREAT))
 
 if os.environ.get("DISTBP_TEST_FAULT", "").split(":")[0] in (rank(), "all"):
-    import faulty
+    import inject_fault
 
-    faulty.install(*os.environ["DISTBP_TEST_FAULT"].split(":")[1:])
+    inject_fault.install(*os.environ["DISTBP_TEST_FAULT"].split(":")[1:])
 
 if "DISTBP_TEST_PACE" in os.environ:
     import pace

@@ -1,18 +1,18 @@
-"""Ranks that do not find each other: refused, once, with the likely reason.
+"""Ranks that do not belong to one MPI world are refused, once, with the likely reason.
 
-The launcher of one MPI and a Python that uses the other one make N runs of one rank,
-which all write the same files. The virtual environment with the other MPI is named
-by DISTBP_TEST_OTHER_VENV.
+The launcher of one MPI with a Python that uses another one starts N separate runs of one
+rank, which would all write the same files. DISTBP_TEST_OTHER_VENV is the path of a virtual
+environment with the other MPI.
 """
 
 import os
 from pathlib import Path
 
 import pytest
-from ranks import FULL, Job, command_of, distbp, mpiexec, plain
+from ranks import FULL, Job, command_of, distbp, distbp_messages, mpiexec
 
 OTHER = os.environ.get("DISTBP_TEST_OTHER_VENV", "")
-needs_other = pytest.mark.skipif(not OTHER, reason="DISTBP_TEST_OTHER_VENV names no other MPI")
+needs_other = pytest.mark.skipif(not OTHER, reason="DISTBP_TEST_OTHER_VENV is not set")
 
 
 @needs_other
@@ -24,13 +24,15 @@ def test_the_launcher_of_another_mpi_is_refused(tmp_path, data, run, direction, 
         "evaluate": ["-m", "distbp", "evaluate", run, data["digits"]],
     }[verb]
     other = Path(OTHER, "bin")
-    ours = command_of([])[0]
+    own_python = command_of([])[0]
     launcher, python = (
-        (mpiexec(), other / "python") if direction == "this launcher" else (mpiexec(other), ours)
+        (mpiexec(), other / "python")
+        if direction == "this launcher"
+        else (mpiexec(other), own_python)
     )
-    # mpi4py may warn of it too.
+    # mpi4py may warn about it too.
     ended = Job([launcher, "-n", 3, python, *words], tmp_path, {"PYTHONWARNINGS": ""}).wait()
-    message = plain(ended.err)
+    message = distbp_messages(ended.err)
     assert ended.status == 1, str(ended)
     assert message.count("distbp: ") == 1, str(ended)
     assert "3 ranks were started" in message, str(ended)
@@ -41,28 +43,28 @@ def test_the_launcher_of_another_mpi_is_refused(tmp_path, data, run, direction, 
 
 
 @needs_other
-def test_ranks_does_not_take_another_mpis_launcher(tmp_path, data):
-    """With the other MPI first on the PATH, --ranks starts the one that Python uses."""
+def test_ranks_option_does_not_use_the_launcher_of_another_mpi(tmp_path, data):
+    """Even if the other MPI comes first on the PATH."""
     path = f"{OTHER}/bin:{os.environ['PATH']}"
     words = ("train", data["digits"], "--out", "run", "--epochs", 1, "--ranks", 2)
     ended = distbp(*words, folder=tmp_path, environment={"PATH": path})
     assert "2 ranks" in ended.out
 
 
-@pytest.mark.parametrize(("said", "n"), [(3, 2), (1, 2)])
-def test_another_number_of_ranks_than_asked_for_is_refused(tmp_path, data, said, n):
-    """What --ranks asked for is compared with what there is."""
+@pytest.mark.parametrize(("requested", "n"), [(3, 2), (1, 2)])
+def test_a_wrong_number_of_ranks_is_refused(tmp_path, data, requested, n):
+    """The number that --ranks requested is compared with the size of the world."""
     words = ["train", data["digits"], "--out", "new", "--epochs", 1]
-    ended = Job(command_of(words, n=n), tmp_path, {"DISTBP_RANKS": str(said)}).wait()
-    message = plain(ended.err)
+    ended = Job(command_of(words, n=n), tmp_path, {"DISTBP_RANKS": str(requested)}).wait()
+    message = distbp_messages(ended.err)
     assert ended.status == 1, str(ended)
     assert message.count("distbp: ") == 1, str(ended)
-    assert str(said) in message, str(ended)
+    assert str(requested) in message, str(ended)
     assert str(n) in message, str(ended)
     assert not (tmp_path / "new").exists()
 
 
-def test_a_python_without_a_launcher_is_alone(tmp_path, data):
-    """No launcher, no MPI variables: one rank, whatever MPI is installed."""
+def test_without_a_launcher_there_is_one_rank(tmp_path, data):
+    """Whatever MPI is installed."""
     ended = distbp("train", data["digits"], "--out", "run", "--epochs", 1, folder=tmp_path)
     assert "1 rank on 1 node" in ended.out

@@ -1,9 +1,9 @@
-"""A fault in one place of one rank: an exception, a death, a stand-still.
+"""Inject a fault into a rank: an exception, a kill, a hang, or a flipped bit.
 
-Asked for by DISTBP_TEST_FAULT=rank:place:kind:call, which is the number of the call
-from 1 that does not come back; `all` stands for every rank. The moment is written to
-DISTBP_TEST_FAULT_TIME; with DISTBP_TEST_FAULT_ONCE it does not happen again after that, to
-ranks that are started later.
+DISTBP_TEST_FAULT=rank:place:kind:call selects it. `call` is the number of the call, from 1,
+of the place's function that fails; `rank` may be `all`. The time of the fault is written to the
+file DISTBP_TEST_FAULT_TIME. With DISTBP_TEST_FAULT_ONCE set, the fault is not injected again
+when that file exists, as in ranks after a restart.
 """
 
 import importlib
@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-# name of a place: module, and the function in it
+# name of a place: module and function
 PLACES = {
     "configuration": ("distbp.training.config", "Config.__post_init__"),
     "connect": ("distbp.parallel.topology", "connect"),
@@ -33,7 +33,7 @@ PLACES = {
 
 
 def install(place: str, kind: str, call: str = "1") -> None:
-    """Let the given call of a place's function end in a fault."""
+    """Make the given call of a place's function fail."""
     module_name, name = PLACES[place]
     module = importlib.import_module(module_name)
     *owners, attribute = name.split(".")
@@ -44,7 +44,7 @@ def install(place: str, kind: str, call: str = "1") -> None:
     def faulty(*arguments: Any, **options: Any) -> Any:
         nonlocal calls
         calls += 1
-        if calls == int(call) and not has_been():
+        if calls == int(call) and not is_done():
             note_time()
             if kind == "flip":
                 flip(*arguments)
@@ -55,8 +55,8 @@ def install(place: str, kind: str, call: str = "1") -> None:
     setattr(owner, attribute, faulty)
 
 
-def has_been() -> bool:
-    """Return whether the fault has happened, and is to be the only one."""
+def is_done() -> bool:
+    """Return whether the fault has happened already and must not happen again."""
     once = "DISTBP_TEST_FAULT_ONCE" in os.environ
     return once and os.path.exists(os.environ["DISTBP_TEST_FAULT_TIME"])
 
@@ -67,7 +67,7 @@ def note_time() -> None:
 
 
 def error() -> None:
-    raise RuntimeError("a fault that a test made")
+    raise RuntimeError("an injected fault")
 
 
 def memory() -> None:
@@ -78,10 +78,10 @@ def interrupt() -> None:
     raise KeyboardInterrupt
 
 
-def trouble() -> None:
+def data_error() -> None:
     from distbp.errors import DataError
 
-    raise DataError("a trouble that a test made")
+    raise DataError("an injected data error")
 
 
 def disk_full() -> None:
@@ -89,7 +89,7 @@ def disk_full() -> None:
 
 
 def thread() -> None:
-    """Fail in a thread; this one goes on."""
+    """Raise an exception in another thread; this one continues."""
     threading.Thread(target=error, daemon=True).start()
 
 
@@ -120,7 +120,7 @@ KINDS: dict[str, Callable[[], None]] = {
     "error": error,
     "memory": memory,
     "interrupt": interrupt,
-    "trouble": trouble,
+    "data_error": data_error,
     "disk_full": disk_full,
     "thread": thread,
     "kill": kill,

@@ -1,4 +1,4 @@
-"""Standard output that takes nothing, and terminals that are closed: no run is lost."""
+"""Standard output that cannot be written, and closed terminals: no run is lost."""
 
 import fcntl
 import os
@@ -16,17 +16,17 @@ STARTS = {"alone": (), "ranks": ("--ranks", 2)}
 
 @pytest.mark.parametrize("start", STARTS)
 @pytest.mark.parametrize("where", ["> /dev/full", ">&-", ">&- 2>&-", "| head -n 1"])
-def test_a_run_does_not_need_its_output(tmp_path, data, start, where):
+def test_a_run_survives_write_errors_on_stdout(tmp_path, data, start, where):
     words = ["train", data["digits"], "--epochs", 20, *WORDS, "--out"]
-    distbp(*words, "seen", folder=tmp_path)
+    distbp(*words, "reference", folder=tmp_path)
     command = shlex.join(map(str, command_of([*words, "run", *STARTS[start]])))
     ended = Job(["bash", "-o", "pipefail", "-c", f"{command} {where}"], tmp_path).wait()
     assert ended.status == 0, str(ended)
     assert "Traceback" not in ended.err, str(ended)
-    assert metrics(tmp_path / "run") == metrics(tmp_path / "seen")
+    assert metrics(tmp_path / "run") == metrics(tmp_path / "reference")
 
 
-def test_a_result_that_cannot_be_printed_is_a_failure(tmp_path, run):
+def test_a_result_that_cannot_be_printed_is_an_error(tmp_path, run):
     command = shlex.join(map(str, command_of(["digest", run])))
     ended = Job(["sh", "-c", f"{command} > /dev/full"], tmp_path).wait()
     assert ended.status == 1, str(ended)
@@ -37,25 +37,25 @@ def test_a_result_that_cannot_be_printed_is_a_failure(tmp_path, run):
 
 @pytest.mark.parametrize("start", STARTS)
 def test_a_terminal_is_closed(tmp_path, data, start):
-    """The shell that started it has gone: the run saves, stops, and can go on."""
+    """The run saves a checkpoint and stops, and can be resumed."""
     words = ["train", data["digits"], "--out", "run", "--epochs", 2000, *WORDS, *STARTS[start]]
-    screen, terminal = pty.openpty()
+    controller, terminal = pty.openpty()
     job = Job(
         command_of(words), tmp_path, files=(terminal, terminal),
         preexec_fn=lambda: fcntl.ioctl(terminal, termios.TIOCSCTTY, 0),
     )  # fmt: skip
     os.close(terminal)
-    seen = b""
-    while b" 3/2000 |" not in seen:
-        assert time.monotonic() < job.began + job.limit, seen
-        seen += os.read(screen, 1 << 16)
-    os.close(screen)
+    output = b""
+    while b" 3/2000 |" not in output:
+        assert time.monotonic() < job.began + job.limit, output
+        output += os.read(controller, 1 << 16)
+    os.close(controller)
     ended = job.wait()
     assert ended.status == 75, str(ended)
     steps = len(metrics(tmp_path / "run"))
     assert 2 <= steps < 2000
     more = steps + 2
     distbp("train", "--resume", "run", "--epochs", more, folder=tmp_path)
-    whole = ["train", data["digits"], "--out", "whole", "--epochs", more, *WORDS]
-    distbp(*whole, folder=tmp_path)
-    assert metrics(tmp_path / "run") == metrics(tmp_path / "whole")
+    reference = ["train", data["digits"], "--out", "reference", "--epochs", more, *WORDS]
+    distbp(*reference, folder=tmp_path)
+    assert metrics(tmp_path / "run") == metrics(tmp_path / "reference")

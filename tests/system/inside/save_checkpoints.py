@@ -1,7 +1,7 @@
-"""Save checkpoints under faults, and report what is there afterwards.
+"""Save checkpoints while something goes wrong, and report which files exist afterwards.
 
-    save.py killed FOLDER TIMES     kill -9 at random instants of a loop of saves
-    save.py refused FOLDER CAUSE    save while the operating system refuses to write
+    save_checkpoints.py killed FOLDER TIMES     SIGKILL at random times in a loop of saves
+    save_checkpoints.py refused FOLDER CAUSE    save when the system refuses to write
 
 Prints one JSON object.
 """
@@ -26,11 +26,11 @@ from distbp.storage.checkpoint import Checkpoint, describe_network, read_checkpo
 from distbp.storage.run_directory import RunDirectory, read_newest_checkpoint
 from distbp.storage.scaling import Scaling
 
-NOBODY = 65534
+NOBODY_UID = 65534
 
 
 def make(steps: int) -> Checkpoint:
-    """Return a checkpoint of 1 MB in which all numbers are equal to its steps."""
+    """Return a checkpoint of 1 MB whose parameters and state all equal its number of steps."""
     network = Network((400, 200, 10))
     network.theta[...] = steps
     state = {name: np.full_like(network.theta, steps) for name in ("first_moment", "second_moment")}
@@ -43,16 +43,16 @@ def make(steps: int) -> Checkpoint:
 
 
 def steps_of(found: Checkpoint) -> int:
-    """Return the steps of a checkpoint after checking that all its numbers are equal to them."""
+    """Return the number of steps of a checkpoint, after checking that all its arrays equal it."""
     steps: int = found.about["progress"]["steps"]
     for array in (found.network.theta, *found.state.values()):
         if not (array == steps).all():
-            raise ValueError(f"numbers of other steps than {steps}")
+            raise ValueError(f"arrays belong to another step than {steps}")
     return steps
 
 
 def killed(folder: RunDirectory, times: str) -> dict[str, Any]:
-    """Kill a saving process repeatedly, and check the files each time."""
+    """Kill a process that saves checkpoints, repeatedly, and check the files each time."""
     folder.create()
     began = time.monotonic()
     folder.save(make(1), is_best=True)
@@ -61,10 +61,10 @@ def killed(folder: RunDirectory, times: str) -> dict[str, Any]:
     for number in range(int(times)):
         acknowledged = max(done, save_until_killed(folder, done, window))
         strays += len(temporaries(folder))
-        # As at the next start of a run.
+        # As the next start of the run does.
         folder.remove_temporary_files()
         if left := temporaries(folder):
-            raise ValueError(f"{left} are left")
+            raise ValueError(f"{left} were not removed")
         found, messages = read_newest_checkpoint(folder.path)
         done = steps_of(found)
         if messages or done < acknowledged:
@@ -75,19 +75,19 @@ def killed(folder: RunDirectory, times: str) -> dict[str, Any]:
 
 
 def save_until_killed(folder: RunDirectory, done: int, window: float) -> int:
-    """Kill a child that saves checkpoints; return the last that it has acknowledged."""
-    out, into = os.pipe()
+    """Kill a child that saves one checkpoint after the other; return the last acknowledged one."""
+    reading, writing = os.pipe()
     child = os.fork()
     if not child:
         for steps in range(done + 1, done + 10_000):
             folder.save(make(steps), is_best=steps % 3 == 0)
-            os.write(into, f"{steps}\n".encode())
+            os.write(writing, f"{steps}\n".encode())
         os._exit(1)
-    os.close(into)
+    os.close(writing)
     time.sleep(random.uniform(0.0, window))  # noqa: S311
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
-    with open(out, "rb") as pipe:
+    with open(reading, "rb") as pipe:
         return max([0, *map(int, pipe.read().split())])
 
 
@@ -121,11 +121,11 @@ def limit_descriptors(folder: Path) -> None:
 
 
 def become_nobody(folder: Path) -> None:
-    """Lose write permission in the folders, also as root."""
+    """Give up write permission in the folders, also as root."""
     for path in (folder, *folder.rglob("*/")):
         path.chmod(0o555)
     if os.geteuid() == 0:
-        os.seteuid(NOBODY)
+        os.seteuid(NOBODY_UID)
 
 
 def lift_limits() -> None:
@@ -140,12 +140,12 @@ CAUSES: dict[str, Callable[[Path], None]] = {
     "read-only": make_read_only,
     "file size": limit_files,
     "descriptors": limit_descriptors,
-    "nobody": become_nobody,
+    "permission": become_nobody,
 }
 
 
 def refused(folder: RunDirectory, cause: str) -> dict[str, Any]:
-    """Save once, then again while writing is refused; return what is left."""
+    """Save once, and again when the system refuses it; report which files exist then."""
     folder.create()
     folder.save(make(1), is_best=True)
     CAUSES[cause](folder.path)
@@ -165,9 +165,9 @@ def refused(folder: RunDirectory, cause: str) -> dict[str, Any]:
     }
 
 
-def main(what: str, folder: str, how: str) -> None:
-    function = {"killed": killed, "refused": refused}[what]
-    print(json.dumps(function(RunDirectory(Path(folder), keep=2), how)))
+def main(mode: str, folder: str, argument: str) -> None:
+    function = {"killed": killed, "refused": refused}[mode]
+    print(json.dumps(function(RunDirectory(Path(folder), keep=2), argument)))
 
 
 if __name__ == "__main__":

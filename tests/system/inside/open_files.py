@@ -1,10 +1,11 @@
-"""Open files that may be malicious, one after the other, and print the outcome of each.
+"""Open files that may be hostile, one after the other, and report the outcome of each.
 
-    look.py checkpoint|data|import GOOD < list of files
+    open_files.py checkpoint|data|import GOOD < list of files
 
-Prints a line of JSON per file: its outcome (`accepted`, `refused` or `other` structure), the
-message of the refusal, and CPU seconds; at the end, by how much the memory has grown since
-GOOD was read. A file that takes 5 seconds ends the process by a signal.
+Prints a line of JSON per file: the outcome (`intact`, `refused`, or `other` if it was read with
+another structure than GOOD), the error message, and the CPU time in seconds. The last line is
+the growth of memory since GOOD was read. A file that takes longer than 5 seconds kills
+the process by a signal.
 """
 
 import json
@@ -25,15 +26,15 @@ from distbp.data.tables import ImportOptions
 from distbp.errors import DistbpError
 from distbp.storage import checkpoint
 
-ROOM = 1 << 30  # bytes of address space beyond what is used already
+MEMORY_LIMIT = 1 << 30  # bytes of address space beyond those in use
 
 
-def look_at_checkpoint(path: Path) -> Any:
+def open_checkpoint(path: Path) -> Any:
     found = checkpoint.read_checkpoint(path)
     return found.network.sizes, found.network.dtype.name, [a.shape for a in found.state.values()]
 
 
-def look_at_data(path: Path) -> Any:
+def open_data(path: Path) -> Any:
     """Open a data set and read every row of it, as training does."""
     data = DataSet(path)
     for split in data.splits.values():
@@ -43,15 +44,15 @@ def look_at_data(path: Path) -> Any:
     return data.identity["rows"], data.n_in, data.n_out, data.task
 
 
-def look_at_source(path: Path) -> Any:
+def open_source(path: Path) -> Any:
     options = ImportOptions(x="train/x", y="train/y", task="classification")
     return importing.import_data(path, path.with_suffix(".out.h5"), options)["rows"]
 
 
-LOOKS: dict[str, Callable[[Path], Any]] = {
-    "checkpoint": look_at_checkpoint,
-    "data": look_at_data,
-    "import": look_at_source,
+OPENERS: dict[str, Callable[[Path], Any]] = {
+    "checkpoint": open_checkpoint,
+    "data": open_data,
+    "import": open_source,
 }
 
 
@@ -64,16 +65,16 @@ def address_space() -> int:
 
 
 def main(kind: str, good: str) -> None:
-    look = LOOKS[kind]
-    np.seterr(all="ignore")  # numbers of a damaged file may be anything
-    wanted, before = look(Path(good)), peak()
-    resource.setrlimit(resource.RLIMIT_AS, (address_space() + ROOM,) * 2)
+    open_file = OPENERS[kind]
+    np.seterr(all="ignore")  # a damaged file may contain any values
+    expected, before = open_file(Path(good)), peak()
+    resource.setrlimit(resource.RLIMIT_AS, (address_space() + MEMORY_LIMIT,) * 2)
     for name in map(str.rstrip, sys.stdin):
         print(end=json.dumps({"file": name})[:-1] + ", ", flush=True)
-        began, text = time.process_time(), ""  # others may want the processor too
+        began, text = time.process_time(), ""  # CPU time: other programs may be running
         signal.alarm(5)
         try:
-            outcome = "accepted" if look(Path(name)) == wanted else "other"
+            outcome = "intact" if open_file(Path(name)) == expected else "other"
         except DistbpError as error:
             outcome, text = "refused", str(error)
         signal.alarm(0)

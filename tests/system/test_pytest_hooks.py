@@ -1,4 +1,4 @@
-"""The guards around the tests: each is tripped once."""
+"""The hooks that fail a test run which tests less than it should: each is triggered once."""
 
 import sys
 
@@ -9,8 +9,8 @@ SKIPPED = "import pytest\n\ndef test_one():\n    pytest.skip('no reason')\n"
 SKIPPED_MODULE = "import pytest\npytest.importorskip('no_such_module')\n"
 
 
-def test_a_run_in_which_no_mpi_test_ran_fails():
-    """pytest has nothing against skipping everything; here it is a mistake in the command."""
+def test_a_test_run_without_any_mpi_test_fails():
+    """pytest accepts that everything is skipped; here the command must have been wrong."""
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider"]
     ended = Job([*command, "tests/mpi/test_rank_errors.py"], ROOT, {"PYTHONWARNINGS": ""}).wait()
     assert ended.status == 1, str(ended)
@@ -18,8 +18,8 @@ def test_a_run_in_which_no_mpi_test_ran_fails():
 
 
 @pytest.mark.parametrize("allowed", [True, False])
-def test_a_skip_is_a_failure_where_nothing_may_be_skipped(tmp_path, allowed):
-    """DISTBP_TEST_NO_SKIP=1, of a test and of a whole module; otherwise it is listed."""
+def test_a_skip_is_a_failure_if_skips_are_not_allowed(tmp_path, allowed):
+    """With DISTBP_TEST_NO_SKIP=1, for a test and for a module; otherwise it is listed."""
     (tmp_path / "pytest.ini").write_text("[pytest]\n")
     (tmp_path / "test_it.py").write_text(SKIPPED)
     (tmp_path / "test_module.py").write_text(SKIPPED_MODULE)

@@ -1,4 +1,4 @@
-"""The helper of these tests itself: nothing that hangs, or stays behind, goes unnoticed."""
+"""The helper of these tests: hangs and leftover processes do not go unnoticed."""
 
 import os
 import signal
@@ -14,7 +14,7 @@ TRAIN = ("--batch-size", 50, "--epochs", 5, "--shards", 4)
 
 @pytest.mark.parametrize("kind", ["stop", "sleep"] if FULL else ["stop"])
 def test_a_deadlock_is_a_failure_with_stacks(tmp_path, data, kind):
-    """One rank stands still in its third step: reported by limit + 3 s, with every stack."""
+    """One rank hangs in its third step: reported within limit + 3 s, with all stacks."""
     limit = 6.0
     command = command_of(["train", data["digits"], "--out", "run", *TRAIN], n=3)
     job = Job(command, tmp_path, fault(tmp_path, 1, "combine", kind, 3), limit)
@@ -22,29 +22,31 @@ def test_a_deadlock_is_a_failure_with_stacks(tmp_path, data, kind):
         job.wait()
     seconds = time.monotonic() - job.began
     report = str(caught.value)
-    assert f"has not ended after {limit:g} s" in report
+    assert f"did not end within {limit:g} s" in report
     for rank in range(3):
         assert f"rank-{rank}-" in report, report
-    assert "faulty.py" in report, "where it stands still is not said"
-    assert report.count("reduction.py") >= 2, "where the others wait is not said"
-    assert "epoch" in report or "parameters" in report, "what was written is missing"
+    assert "inject_fault.py" in report, "the stack of the rank that hangs is missing"
+    assert report.count("in reduce_and_update") >= 2, (
+        "the stacks of the ranks that wait are missing"
+    )
+    assert "epoch" in report or "parameters" in report, "the output is missing"
     assert limit <= seconds < limit + 3
     assert job.processes() == []
 
 
 def test_a_process_left_behind_is_a_failure(tmp_path, monkeypatch):
-    """A command that ends, and leaves a child in a session of its own."""
-    monkeypatch.setattr(ranks, "PATIENCE", 0.5)
+    """A command that ends but leaves a child in another session behind."""
+    monkeypatch.setattr(ranks, "EXIT_TIMEOUT_S", 0.5)
     code = "import subprocess; subprocess.Popen(['sleep', '1000'], start_new_session=True)"
     job = Job([sys.executable, "-W", "ignore", "-c", code], tmp_path)
-    with pytest.raises(pytest.fail.Exception, match="has left 1 processes: sleep"):
+    with pytest.raises(pytest.fail.Exception, match="left 1 processes behind: sleep"):
         job.wait()
     assert job.processes() == []
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_a_killed_launcher_takes_its_ranks_along(tmp_path, data, number):
-    """Ranks that lose their launcher do not stay behind: the next run needs the cores."""
+def test_ranks_end_with_their_launcher(tmp_path, data, number):
+    """Ranks whose launcher is killed do not keep running: the next run needs the cores."""
     words = ["train", data["digits"], "--out", "run", *TRAIN, "--epochs", 100_000]
     job = Job(command_of(words, n=2), tmp_path)
     wait_for(tmp_path / "run" / "last.h5")
@@ -53,18 +55,18 @@ def test_a_killed_launcher_takes_its_ranks_along(tmp_path, data, number):
 
 
 def wait_for(path) -> None:
-    until = time.monotonic() + 20
+    deadline = time.monotonic() + 20
     while not path.exists():
-        assert time.monotonic() < until, f"{path} does not appear"
+        assert time.monotonic() < deadline, f"{path} was not created"
         time.sleep(0.02)
 
 
-def test_the_launcher_is_this_pythons_own(tmp_path):
-    """Three ranks find each other: otherwise every test here would test nothing."""
+def test_the_launcher_belongs_to_this_python(tmp_path):
+    """Three ranks are in one world: otherwise these tests would test nothing."""
     code = "from distbp.parallel.topology import connect; print(connect().world.allgather(1))"
     ended = Job([mpiexec(), "-n", "3", sys.executable, "-c", code], tmp_path).wait()
     assert ended.out.count("[1, 1, 1]") == 3, ended
 
 
-def test_a_clean_end_is_no_failure(tmp_path):
+def test_success_is_not_a_failure(tmp_path):
     assert distbp("--version", folder=tmp_path).out.startswith("distbp ")

@@ -1,4 +1,4 @@
-"""What must not run side by side: two runs in a directory, ranks that were started for two."""
+"""Two runs in one directory, and ranks that were started with different options, are refused."""
 
 import json
 import os
@@ -6,7 +6,7 @@ import signal
 import time
 
 import pytest
-from ranks import Job, command_of, distbp, mpiexec, plain
+from ranks import Job, command_of, distbp, distbp_messages, mpiexec
 
 WORDS = ("--batch-size", 50, "--shards", 6, "--epochs", 100_000, "--quiet")
 
@@ -18,12 +18,12 @@ def wait_for(path, job):
 
 
 def test_a_second_run_in_a_directory_is_refused(tmp_path, data):
-    """In one sentence, at once, while the first one goes on; then the directory is free again."""
+    """At once and with one message, while the first continues; afterwards the lock is free."""
     words = ["train", data["digits"], "--out", "run", *WORDS]
     first = Job(command_of(words, n=2), tmp_path)
     wait_for(tmp_path / "run" / "last.h5", first)
     second = distbp("train", "--resume", "run", folder=tmp_path, n=2, status=1)
-    message = plain(second.err)
+    message = distbp_messages(second.err)
     assert message.count("is in use by process") == 1, str(second)
     assert first.process.poll() is None
     os.kill(first.process.pid, signal.SIGUSR1)
@@ -31,13 +31,13 @@ def test_a_second_run_in_a_directory_is_refused(tmp_path, data):
     distbp("train", "--resume", "run", "--time-limit", "0s", folder=tmp_path, status=75)
 
 
-def test_a_run_whose_directory_was_taken_over_ends(tmp_path, data):
-    """A host that was cut off: it writes nothing more, and says why."""
+def test_a_run_whose_lock_was_taken_over_ends(tmp_path, data):
+    """As on a host that was disconnected: it does not write any more, and reports why."""
     words = ["train", data["digits"], "--out", "run", *WORDS, "--checkpoint-every", "3steps"]
     job = Job(command_of(words, n=2), tmp_path)
     wait_for(tmp_path / "run" / "last.h5", job)
     lock = tmp_path / "run" / "lock"
-    other = json.loads(lock.read_text()) | {"token": "of another one", "host": "elsewhere"}
+    other = json.loads(lock.read_text()) | {"token": "another token", "host": "elsewhere"}
     lock.write_text(json.dumps(other))
     ended = job.wait()
     assert ended.status != 0, str(ended)
@@ -47,8 +47,8 @@ def test_a_run_whose_directory_was_taken_over_ends(tmp_path, data):
 
 
 @pytest.mark.parametrize("what", ["--seed", "the data set"])
-def test_ranks_that_were_started_for_two_runs_are_refused(tmp_path, data, what):
-    """Another option or another data set on one rank: named, and nothing is begun."""
+def test_ranks_with_different_arguments_are_refused(tmp_path, data, what):
+    """Another option or another data set on one rank is reported, and no run is created."""
     words = command_of(["train", data["digits"], "--out", "run", *WORDS])
     others = command_of(["train", data["digits"], "--out", "run", *WORDS, "--seed", 3])
     if what != "--seed":

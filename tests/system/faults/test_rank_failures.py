@@ -1,0 +1,94 @@
+"""Ranks are killed: the others continue, or the run is resumed; the result is the same.
+
+Open MPI lets the others continue (`--with-ft ulfm`). With MPICH the run ends and is resumed from
+its newest checkpoint.
+"""
+
+import os
+import random
+import signal
+import time
+
+import pytest
+from ranks import FULL, Job, command_of, distbp, fault, is_open_mpi, metrics
+
+N = 4
+WORDS = ("--batch-size", 50, "--shards", 6, "--epochs", 30, "--optimizer", "adam", "--dropout", 0.2)
+TIMES = 40 if FULL else 4
+# The place at which a rank is killed, and the number of the call.
+MOMENTS = [("backprop", 60), ("update", 40), ("evaluation", 3)]
+
+
+@pytest.fixture(scope="module")
+def reference(data, tmp_path_factory):
+    """Return the directory of a run without faults."""
+    folder = tmp_path_factory.mktemp("reference")
+    distbp("train", data["digits"], "--out", "run", *WORDS, folder=folder)
+    return folder / "run"
+
+
+def survive(tmp_path, data, reference, environment=None, while_running=None, ranks=N) -> str:
+    """Train while ranks are killed, check the result, and return the run's standard error."""
+    words = ["train", data["digits"], "--out", "run", *WORDS]
+    launcher, *rest = command_of(words, n=ranks)
+    command = [launcher, *(("--with-ft", "ulfm") if is_open_mpi() else ()), *rest]
+    job = Job(command, tmp_path, environment)
+    if while_running:
+        while_running(job)
+    ended = job.wait()
+    if is_open_mpi():
+        assert ended.status == 0, str(ended)
+    else:
+        assert ended.status != 0, str(ended)
+        has_checkpoint = (tmp_path / "run" / "last.h5").exists()
+        distbp(
+            *(["train", "--resume", "run"] if has_checkpoint else words),
+            folder=tmp_path,
+            n=ranks - 1,
+        )
+    assert metrics(tmp_path / "run") == metrics(reference), str(ended)
+    assert not list((tmp_path / "run").rglob(".*.tmp"))
+    return ended.err
+
+
+def assert_continued(err: str, *ranks: int) -> None:
+    if is_open_mpi():
+        failed = f"rank{'s' if len(ranks) > 1 else ''} {', '.join(map(str, ranks))}"
+        assert err.count(f"{failed} died. The run goes on after") == 1, err
+
+
+@pytest.mark.parametrize("rank", range(N) if FULL else [0, 2])
+@pytest.mark.parametrize(("place", "call"), MOMENTS, ids=[place for place, _ in MOMENTS])
+def test_a_rank_is_killed(tmp_path, data, reference, place, call, rank):
+    """Also rank 0, whose log, checkpoints and display another rank takes over."""
+    err = survive(tmp_path, data, reference, fault(tmp_path, rank, place, "kill", call))
+    assert (tmp_path / "fault").exists(), err
+    assert_continued(err, rank)
+
+
+def test_rank_0_is_killed_while_it_saves(tmp_path, data, reference):
+    """The interrupted save is repeated, and leaves no temporary file."""
+    err = survive(tmp_path, data, reference, fault(tmp_path, 0, "rename", "kill", 6))
+    assert_continued(err, 0)
+
+
+def kill(count: int, apart: float, seed: int):
+    """Return a function that kills ranks at a random time, one shortly after the other."""
+    chance = random.Random(seed)  # noqa: S311 (no secret)
+
+    def while_running(job: Job) -> None:
+        while not list(job.folder.glob("run/checkpoints/*.h5")):
+            assert time.monotonic() < job.began + job.limit
+            time.sleep(0.005)
+        time.sleep(chance.uniform(0, 0.3))
+        for pid in chance.sample(sorted(job.ranks()), count):
+            os.kill(pid, signal.SIGKILL)
+            time.sleep(chance.uniform(0, apart))
+
+    return while_running
+
+
+@pytest.mark.parametrize("seed", range(TIMES))
+def test_a_random_rank_is_killed_at_a_random_time(tmp_path, data, reference, seed):
+    """From outside, as by the kernel when memory runs out."""
+    survive(tmp_path, data, reference, while_running=kill(1, 0.0, seed))

@@ -1,5 +1,6 @@
 """Importing: small files of every format, and every way in which they can be invalid."""
 
+import codecs
 import dataclasses
 import gzip
 import hashlib
@@ -603,6 +604,8 @@ def unprivileged():
     """Drop privileges if the tests run as root, who may read everything."""
     is_root = os.geteuid() == 0
     if is_root:
+        # Python itself may be out of reach then, and remembers a codec that it did not find.
+        codecs.lookup("utf-8-sig")
         os.seteuid(65534)
     yield
     if is_root:

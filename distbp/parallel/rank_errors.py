@@ -26,7 +26,7 @@ from distbp.parallel.topology import Topology, connected_topology, has_shrunk, l
 _ABORT_GRACE_S = 3.0  # how far apart ranks may be that raise the same error
 _REMOTE_ABORT_WAIT_S = 1.0  # for the abort of another rank to reach this one
 _FIRST_REPORT_S = 0.5  # for rank 0 to report and abort before the others do
-_POLL_INTERVAL_S = 0.001
+_ARRIVAL_POLL_S = 0.001
 
 
 def is_rank_failure(error: BaseException, topology: Topology) -> bool:
@@ -116,7 +116,7 @@ def timed_barrier(topology: Topology) -> bool:
     while not request.Test():
         if time.monotonic() > deadline:
             return False
-        time.sleep(_POLL_INTERVAL_S)
+        time.sleep(_ARRIVAL_POLL_S)
     return True
 
 

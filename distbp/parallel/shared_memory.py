@@ -50,7 +50,7 @@ def _allocate_in(
     folder: str, node: Group, size: int, own: tuple[int, int]
 ) -> tuple[mmap.mmap | None, str]:
     """Try one folder; return the memory, or None and the reason."""
-    path, token, reason = _create_file(folder, size) if node.rank == 0 else ("", "", "")
+    path, token, reason = _create_shared_file(folder, size) if node.rank == 0 else ("", "", "")
     path, token, reason = node.broadcast([path, token, reason])
     if not path:
         return None, reason
@@ -61,7 +61,7 @@ def _allocate_in(
     return (None, reasons[0]) if reasons else (memory, "")
 
 
-def _create_file(folder: str, size: int) -> tuple[str, str, str]:
+def _create_shared_file(folder: str, size: int) -> tuple[str, str, str]:
     """Create a file for `size` bytes and a token behind them; return path, token and reason."""
     token = secrets.token_bytes(_TOKEN_BYTES)
     path = Path(folder, f"distbp-{os.getpid()}-{secrets.token_hex(4)}")

@@ -72,7 +72,9 @@ def test_the_file_is_unlinked_while_the_memory_is_in_use(comm, everywhere, monke
     """As soon as all ranks have mapped it: whatever kills them, it is not left behind."""
     names = []
     monkeypatch.setattr(
-        shared_memory, "_create_file", recording_paths(names, shared_memory._create_file)
+        shared_memory,
+        "_create_shared_file",
+        recording_paths(names, shared_memory._create_shared_file),
     )
     shared = SharedArray(comm, (4,), np.dtype(np.int64))
     created = everywhere(len(names))

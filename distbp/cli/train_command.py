@@ -75,14 +75,14 @@ def start_training(arguments: argparse.Namespace, given: dict[str, Any]) -> int:
     """Start this very command on several ranks, and again if it ends before its time."""
     from distbp.launch.supervisor import Supervisor
     from distbp.storage.run_directory import list_checkpoints
-    from distbp.training.setup import check_places
+    from distbp.training.config import check_paths_given
 
     ranks, restarts = arguments.ranks, arguments.restarts or 0
     first = without(arguments.argv, "--ranks", "--restarts")
     if arguments.resume:
         return Supervisor(ranks, restarts, arguments.resume, first, first).run()
     config = new_config(arguments.config, given)
-    check_places(config)
+    check_paths_given(config)
     if list_checkpoints(Path(config.out)):  # another run's: this one will be refused
         return Supervisor(ranks, restarts, config.out, first, first).run()
     return Supervisor(ranks, restarts, config.out, first, resuming(config.out, given)).run()

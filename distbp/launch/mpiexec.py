@@ -54,11 +54,11 @@ class StopSignals:
         self.first_at = 0.0
 
     def __enter__(self) -> "StopSignals":
-        self._previous = stop_request.take_signals(self._record)
+        self._previous = stop_request.install_signal_handlers(self._record)
         return self
 
     def __exit__(self, *exception: object) -> None:
-        stop_request.give_back(self._previous)
+        stop_request.restore_signal_handlers(self._previous)
 
     def _record(self, number: int, frame: object) -> None:
         self.first_at = self.first_at or time.monotonic()

@@ -16,9 +16,8 @@ from string import Template
 
 from distbp.errors import ConfigError
 from distbp.parallel import mpi
-from distbp.training.config import Config
+from distbp.training.config import Config, check_paths_given
 from distbp.training.options import as_arguments, check, flag, option
-from distbp.training.setup import check_places
 
 _LAUNCHERS = ("srun", "mpirun")
 _SRUN_MPI_TYPES = ("pmi2", "pmix")
@@ -224,7 +223,7 @@ def make_batch_script(
             "distbp slurm --nodes 2 train DATA.h5 --out RUN."
         )
     config = configure(arguments)
-    check_places(config)
+    check_paths_given(config)
     tasks = _array_tasks(batch)
     for task in tasks:
         _check_task(config, configure([*arguments, *task]), task)

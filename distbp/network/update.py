@@ -59,18 +59,10 @@ class Update:
         """Updates committed so far."""
         return self.store.steps
 
-    @steps.setter
-    def steps(self, steps: int) -> None:
-        self.store.steps = steps
-
     @property
     def state(self) -> dict[str, np.ndarray]:
         """The optimizer's current arrays (P,), by name."""
         return self.store.state
-
-    def undo(self) -> None:
-        """Take back the last step."""
-        self.store.rollback()
 
     def move(self, versions: Sequence[Arrays], owned: tuple[int, int], squares: np.ndarray) -> None:
         """Move θ and state to `versions` (see `ParameterStore.move`), and update a slice only.

@@ -1,1 +1,36 @@
-"""A run: its configuration, its state, and the loop over epochs and steps."""
+"""Training runs: from a configuration to a trained model, and from a model to predictions.
+
+The nouns, in the order in which to read them:
+
+    Config          the options of a run (`options`, `config`); frozen, the same on all ranks
+    BatchGradient   the gradients of this rank's shards of a mini-batch (`gradient`)
+    SdcCheck        recomputes a step to detect silent data corruption (`sdc_check`)
+    Evaluator       the cost and accuracy of a network on a split (`evaluation`; `prediction`
+                    writes its outputs, `inputs` opens models and data on all ranks)
+    Progress        where a run is: a `Position`, the totals of the epoch, a `History` (`state`)
+    StopRequest     a signal or a time limit (`stop_request`)
+    CheckpointSchedule  when a checkpoint is due (`checkpoint_schedule`); what it holds and how
+                    it is written is in `checkpoint_writer`
+    RunRecorder     rank 0's files, log lines (`messages`) and progress bar (`recorder`,
+                    `metrics_file`); the other ranks have a `NullRecorder`
+    RunParts        all of these and the network, assembled for one run (`setup`)
+    FaultDetector   inspects a step; `decide` chooses what to do about a fault (`recovery`)
+    Run             the loop over epochs and steps (`loop`), with its `timing`
+
+`train` assembles the `RunParts` and starts a `Run`. In each step
+
+1.  every rank writes the gradients of its shards, and with them its requests to stop or to save;
+2.  the reduction of `distbp.parallel` sums them and updates θ, the same on all ranks;
+3.  the loop replaces its `Progress` by the next one, and has the step inspected;
+4.  if there is a fault, all ranks come to the same `Diagnosis`, `decide` turns it into an
+    `Action` (continue, retry, skip, roll back, stop), and one `match` in the loop executes it;
+5.  the recorder is notified, and saves a checkpoint if one is due.
+
+A `Progress` never changes: the loop keeps the one from before the last step, and going back by a
+step, which ranks of different nodes may have to after a rank failure, means assigning it. What is
+kept longer is a checkpoint, in memory or on disk; restoring one is the only way a run
+is resumed, rolled back, or taken over by the surviving ranks.
+
+Whether a run takes place on one rank or many, nothing in this package sends a message of its
+own but to agree: on the inputs, on errors, on the parameters' digest before each checkpoint.
+"""

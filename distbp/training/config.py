@@ -246,6 +246,14 @@ class Config:
         )
 
 
+def check_paths_given(config: Config) -> None:
+    """Raise ConfigError unless the configuration names a data set and a directory."""
+    if not config.data:
+        raise ConfigError("distbp train needs a data set: distbp train DATA.h5 --out RUN.")
+    if not config.out:
+        raise ConfigError("distbp train needs a directory for the run: --out RUN.")
+
+
 def toml_value(value: Any) -> str:
     """Return a value in TOML, which is that of JSON but for one character."""
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

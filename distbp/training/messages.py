@@ -1,67 +1,229 @@
-"""What a person is told before a run starts, and when it has ended."""
+"""The lines that people read: before a run, while it trains, about its faults, and at its end.
+
+Pure functions that return text; who logs it, on which rank and at which level, is the
+recorder's business. `RankInfo` is what each rank tells of itself for the first lines.
+"""
 
 import shlex
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from distbp.data.dataset import DataSet
+from distbp.errors import CheckpointError
 from distbp.network.network import Network
 from distbp.network.parameters import digest
 from distbp.storage.checkpoint import Checkpoint
 from distbp.training.config import EXACT_REDUCTIONS, Config
-from distbp.training.state import Progress
+from distbp.training.state import EpochRecord, Position, Progress, score_of
 
-Machines = list[Any]  # of each rank: [node, numbers of its cores, what its bits depend on]
+
+class RankInfo(NamedTuple):
+    """Where a rank runs.
+
+    Attributes
+    ----------
+    node : int
+    cores : list of int
+        Numbers of the cores that the rank may use.
+    bits : dict of str
+        What the last bits of its results depend on: CPU, NumPy, BLAS.
+    """
+
+    node: int
+    cores: list[int]
+    bits: dict[str, str]
+
+
+# Before a run.
 
 
 def introduction(
     config: Config,
     network: Network,
-    machines: Machines,
+    ranks: Sequence[RankInfo],
     rows: int,
     progress: Progress,
     ulfm_enabled: bool,
 ) -> list[str]:
-    """Return what is trained, and by what, and what happens if a rank dies."""
+    """Return what is trained, on what hardware, and what happens if a rank dies."""
     sizes = "-".join(map(str, network.sizes))
     steps = -(-rows // config.batch_size)
-    nodes = {node for node, _, _ in machines}
+    nodes = {rank.node for rank in ranks}
     exact = "exact" if config.combine in EXACT_REDUCTIONS else "not exact"
     lines = [
         f"{sizes}, {network.theta.size:,} parameters, {config.dtype}; {rows:,} training rows, "
         f"{count(steps, 'step')} an epoch",
-        f"{count(len(machines), 'rank')} on {count(len(nodes), 'node')}, "
+        f"{count(len(ranks), 'rank')} on {count(len(nodes), 'node')}, "
         f"{count(config.shards or 1, 'shard')}, {count(config.threads, 'thread')} a rank, "
-        f"{count(len(all_cores(machines)), 'core')}; {exact} sums ({config.combine})",
+        f"{count(len(all_cores(ranks)), 'core')}; {exact} sums ({config.combine})",
     ]
-    if len(machines) > 1:
+    if len(ranks) > 1:
         lines.append(
-            "a rank that dies costs the step in flight: the others go on"
+            "if a rank dies, the others repeat the step in flight and continue"
             if ulfm_enabled
-            else "a rank that dies ends the run: the last checkpoint is kept, --resume goes on"
+            else "if a rank dies, the run ends; --resume continues from the last checkpoint"
         )
-    if progress.history or progress.step:
-        lines.append(
-            f"resumed after {count(progress.epoch, 'epoch')} and {count(progress.step, 'step')}"
-        )
-    if progress.epoch >= config.epochs:
-        lines.append("nothing to do: --epochs says how many there are to be in all")
+    epoch, step, _ = progress.position
+    if epoch or step:
+        lines.append(f"resumed after {_completed(progress.position)}")
+    if epoch >= config.epochs:
+        lines.append("nothing to do: all epochs are done; --epochs is their total number")
     return lines
 
 
-def lost(dead: list[int], left: int, progress: Progress) -> str:
-    """Return who has died, and who goes on from where."""
-    who = f"rank{'s' if len(dead) > 1 else ''} {', '.join(map(str, dead))}"
-    where = f"{count(progress.epoch, 'epoch')} and {count(progress.step, 'step')}"
+def warnings(config: Config, ranks: Sequence[RankInfo], checkpoint: Checkpoint | None) -> list[str]:
+    """Return what makes this run slower, or its last bits different, than a user may expect."""
+    n, shards, cores = len(ranks), config.shards or 1, len(all_cores(ranks))
+    texts = []
+    if n * config.threads > cores:
+        texts.append(
+            f"{count(n, 'rank')} of {count(config.threads, 'thread')} share "
+            f"{count(cores, 'core')}: more than one thread per core makes a run slower."
+        )
+    if n > shards:
+        texts.append(
+            f"{n - shards} of {n} ranks have nothing to compute, because a batch is split into "
+            f"{count(shards, 'shard')}: {count(shards, 'rank')} would be as fast. --shards {n} "
+            f"would use all ranks, but changes the last bits; distbp plan estimates whether that, "
+            f"or a larger batch, pays."
+        )
+    if config.combine not in EXACT_REDUCTIONS:
+        texts.append(
+            f"--combine {config.combine} is not exact: the last bits depend on the number of ranks."
+        )
+    return texts + _differing_hardware(ranks, checkpoint)
+
+
+def _differing_hardware(ranks: Sequence[RankInfo], checkpoint: Checkpoint | None) -> list[str]:
+    first, texts = ranks[0].bits, []
+    odd = next((rank for rank in range(len(ranks)) if ranks[rank].bits != first), None)
+    if odd is not None:
+        texts.append(
+            f"rank {odd} has {_differences(ranks[odd].bits, first)}, unlike rank 0: the last bits "
+            f"may differ from those of a run on another number of ranks."
+        )
+    before = checkpoint.about["machine"] if checkpoint else first
+    if any(before.get(key) != value for key, value in first.items()):
+        texts.append(
+            f"the run was started with {_differences(before, first)}: its last bits may differ "
+            f"from those of a run that was not interrupted."
+        )
+    return texts
+
+
+def _differences(these: dict[str, str], those: dict[str, str]) -> str:
+    return ", ".join(f"{key} {these.get(key)!r}" for key in those if these.get(key) != those[key])
+
+
+def all_cores(cores_of_ranks: Iterable[Sequence[Any]]) -> set[tuple[int, int]]:
+    """Return the cores that all ranks together may use, as (node, number).
+
+    Each rank's entry starts with its node and the numbers of its cores, as a RankInfo does.
+    """
+    return {(node, core) for node, numbers, *_ in cores_of_ranks for core in numbers}
+
+
+# While it trains.
+
+
+def step_status(progress: Progress, rows: int, speed: float, has_classes: bool) -> str:
+    """Return the figures beside the progress bar, when `rows` of the epoch are done."""
+    rows = max(rows - progress.skipped, 1)
+    text = f"cost {progress.cost / rows:.4f}"
+    if has_classes:
+        text += f" accuracy {progress.correct / rows:.2%}"
+    return f"{text} {speed:,.0f} samples/s"
+
+
+def epoch_line(record: EpochRecord, epochs: int, has_classes: bool) -> str:
+    """Return the line about an epoch that has ended."""
+    text = f"epoch {record['epoch']:{len(str(epochs))}d}/{epochs}"
+    for split in ("train", "validation", "test"):
+        cost, accuracy = record[f"{split}_cost"], record[f"{split}_accuracy"]
+        if cost is not None or accuracy is not None:
+            text += f" | {split} cost {score_of(cost):.4f}"
+        if accuracy is not None:
+            text += f" accuracy {accuracy:.2%}" if has_classes else f" R² {accuracy:.4f}"
+    return f"{text} | {record['seconds']:.1f} s, {record['samples_per_s']:,.0f} samples/s"
+
+
+# About faults.
+
+
+def not_finite_message(
+    location: str, position: Position, steps_per_epoch: int, learning_rate: float
+) -> str:
+    """Return where a step yielded a NaN or an infinity, and what may help."""
     return (
-        f"{who} died. The run goes on after {where} on {count(left, 'rank')}, to the same result."
+        f"A value is not a finite number in epoch {position.epoch + 1}, step "
+        f"{position.step + 1} of {steps_per_epoch}: {location}. Use a lower --learning-rate (now "
+        f"{learning_rate:g}) or --clip-norm, or see --on-nan; all checkpoints are from before."
+    )
+
+
+def corruption_message(where: str, position: Position) -> str:
+    """Return where the recomputation of the last step gave a different result."""
+    return (
+        f"Silent data corruption detected in epoch {position.epoch + 1}, step "
+        f"{position.step}: {where}. Test the memory of that host."
+    )
+
+
+def replicas_message(rank: int, position: Position) -> str:
+    """Return which rank's copy of the parameters is different from rank 0's."""
+    return (
+        f"After step {position.updates} the parameters of rank {rank} differ from those of rank 0."
+    )
+
+
+def rolled_back_message(progress: Progress) -> str:
+    """Return where a run continues after it was rolled back."""
+    position = progress.position
+    return (
+        f"The run was rolled back to the last checkpoint, epoch {position.epoch + 1}, step "
+        f"{position.step}; the learning rate is multiplied by {progress.rate_factor:g}."
+    )
+
+
+def rank_failure_message(dead: Sequence[int], size: int, position: Position) -> str:
+    """Return which ranks have died, and where the remaining `size` continue."""
+    who = f"rank{'s' if len(dead) > 1 else ''} {', '.join(map(str, dead))}"
+    return (
+        f"{who} died. Training continues after {_completed(position)} on {count(size, 'rank')}; "
+        f"the result stays the same."
+    )
+
+
+def retry_message(error: CheckpointError) -> str:
+    """Return what failed to be written, and that it is not the end."""
+    return f"{error} Training continues; the next checkpoint will try again."
+
+
+def diverged_message(learning_rate: float) -> str:
+    """Return why a run that is complete saves no last checkpoint."""
+    return (
+        f"A parameter is not a finite number after the last step, which is not saved. Use a lower "
+        f"--learning-rate (now {learning_rate:g}) or --clip-norm."
+    )
+
+
+# At its end.
+
+
+def stopped_message(reason: str, position: Position, steps_per_epoch: int, out: str) -> str:
+    """Return why and where a run stopped early, and how to resume it."""
+    return (
+        f"stopped by {reason} in epoch {position.epoch + 1} after step {position.step} of "
+        f"{steps_per_epoch}, with a checkpoint. Continue with distbp train --resume "
+        f"{shlex.quote(out)}."
     )
 
 
 def final_report(
     config: Config, data: DataSet, network: Network, is_stopped_early: bool
 ) -> list[str]:
-    """Return where the model is, and what to do next."""
+    """Return the model's digest, where it is, and what to do next."""
     out = Path(config.out)
     split = "" if "test" in data.splits else " --split train"
     lines = [
@@ -70,54 +232,13 @@ def final_report(
         f"next   distbp evaluate {shlex.quote(config.out)} {shlex.quote(config.data)}{split}",
     ]
     if is_stopped_early:
-        lines.insert(0, f"stopped: no better score for {count(config.patience or 0, 'epoch')}")
+        epochs = count(config.patience or 0, "epoch")
+        lines.insert(0, f"stopped early: no better score for {epochs} (--patience)")
     return lines
 
 
-def warnings(config: Config, machines: Machines, checkpoint: Checkpoint | None) -> list[str]:
-    """Return what makes this run slower, or its last bits others, than the user may think."""
-    ranks, shards, cores = len(machines), config.shards or 1, len(all_cores(machines))
-    bits = [bits for _, _, bits in machines]
-    texts = []
-    if ranks * config.threads > cores:
-        texts.append(
-            f"{count(ranks, 'rank')} of {count(config.threads, 'thread')} share "
-            f"{count(cores, 'core')}: more than one thread a core makes a run slower."
-        )
-    if ranks > shards:
-        texts.append(
-            f"{ranks - shards} of {ranks} ranks have nothing to compute, because a batch is cut "
-            f"into {count(shards, 'shard')}: {count(shards, 'rank')} would be as fast. "
-            f"--shards {ranks} would use them all, at the price of other last bits; distbp plan "
-            f"says whether that pays, or what batch would."
-        )
-    if config.combine not in EXACT_REDUCTIONS:
-        texts.append(
-            f"--combine {config.combine} is not exact: the last bits depend on the number of ranks."
-        )
-    odd = next((rank for rank in range(ranks) if bits[rank] != bits[0]), None)
-    if odd is not None:
-        texts.append(
-            f"rank {odd} has {differences(bits[odd], bits[0])}, unlike rank 0: another number of "
-            f"ranks may give other last bits."
-        )
-    before = checkpoint.about["machine"] if checkpoint else bits[0]
-    if any(before.get(key) != value for key, value in bits[0].items()):
-        texts.append(
-            f"the run was begun with {differences(before, bits[0])}: its last bits may differ from "
-            f"those of a run that was not interrupted."
-        )
-    return texts
-
-
-def differences(these: dict[str, str], those: dict[str, str]) -> str:
-    """Return what these say other than those."""
-    return ", ".join(f"{key} {these.get(key)!r}" for key in those if these.get(key) != those[key])
-
-
-def all_cores(machines: Machines) -> set[tuple[int, int]]:
-    """Return the cores that all ranks together may use, as (node, number)."""
-    return {(node, core) for node, cores, _ in machines for core in cores}
+def _completed(position: Position) -> str:
+    return f"{count(position.epoch, 'epoch')} and {count(position.step, 'step')}"
 
 
 def count(number: int, noun: str) -> str:

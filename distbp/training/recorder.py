@@ -1,321 +1,219 @@
-"""What a run leaves behind and shows: checkpoints, metrics, lines and a bar.
+"""What a run writes and shows: checkpoints, metrics, log lines and a progress bar.
 
-All the work of a `RunRecorder` is rank 0's, and none of it needs a message. Checkpoints are
-written by a thread while the training goes on. A save that fails in the middle of a run
-is announced and tried again when the next one is due; the last one has to succeed.
+Only rank 0 records: it has a `RunRecorder`, the others a `NullRecorder`, so that the loop
+need not ask which rank it is on. Neither sends a message. A `RunObserver` is the small part of
+a recorder that only wants to know how far a run is.
 """
 
 import logging
-import math
 import time
-from collections.abc import Callable
-from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 import numpy as np
 
 from distbp.console import ProgressBar
-from distbp.data.dataset import DataSet
 from distbp.errors import CheckpointError, DivergedError, FencedError
 from distbp.network.network import Network
-from distbp.network.update import Update
-from distbp.parallel import host
-from distbp.storage.background_writer import BackgroundWriter
-from distbp.storage.checkpoint import Checkpoint, describe_network
 from distbp.storage.lock import RunLock
 from distbp.storage.run_directory import RunDirectory, read_newest_checkpoint
+from distbp.training.checkpoint_schedule import CheckpointSchedule
+from distbp.training.checkpoint_writer import CheckpointBuilder, CheckpointWriter
 from distbp.training.config import Config
-from distbp.training.state import EpochRecord, Progress, score_of
+from distbp.training.messages import diverged_message, epoch_line, retry_message, step_status
+from distbp.training.metrics_file import MetricsFile
+from distbp.training.state import Progress
 
 logger = logging.getLogger(__name__)
 
-BEST_INTERVAL_S = 1.0  # seconds: where epochs are short, to write each new best would take longest
+
+class RunObserver(Protocol):
+    """What is notified as a run proceeds."""
+
+    def on_step(self, progress: Progress) -> None:
+        """Handle the end of a step that was applied."""
+
+    def on_epoch(self, progress: Progress) -> None:
+        """Handle the end of an epoch; its record is the last one of the history."""
+
+    def on_end(self, progress: Progress) -> None:
+        """Handle the end of the run, whether it is complete or stops early."""
 
 
-class RunRecorder:
-    """Keeps and shows a run.
+class NullRecorder:
+    """Records nothing: for all ranks but rank 0.
 
-    Parameters
+    Attributes
     ----------
-    config, data, network, update, progress : parts of the run, as they change
-    steps : int
-        Of an epoch.
-    is_writer : bool
-        Whether this is the rank that does it.
+    saves : int
+        Checkpoints of the whole run, once it has ended.
+    checkpoint_wait_s : float
+        Seconds for which training waited for them.
     """
 
-    def __init__(
-        self,
-        config: Config,
-        data: DataSet,
-        network: Network,
-        update: Update,
-        progress: Progress,
-        steps: int,
-        is_writer: bool,
-    ) -> None:
-        self.config, self.data, self.network, self.update = config, data, network, update
-        self.progress = progress
-        self.is_writer = is_writer
-        self.folder = RunDirectory(Path(config.out), config.keep)
-        self._bar = ProgressBar(config.epochs, steps, is_writer and not config.quiet)
-        self._every, self._unit = config.interval()
-        self._saver = BackgroundWriter()
-        self._lock = RunLock(self.folder.path)
-        self._saved_at = time.monotonic()
-        self._saved: tuple[int, int] | None = None
-        self._recorded = 0  # epochs in metrics.jsonl
-        self._best_at = -math.inf
-        self.saves, self.checkpoint_wait_s = (
-            0,
-            0.0,
-        )  # checkpoints, and seconds that they were waited for
+    saves = 0
+    checkpoint_wait_s = 0.0
 
-    def open(self, is_new: bool, is_saved: bool = True) -> None:
-        """Make the run's directory, or bring it to where the checkpoint was.
+    def open(self, progress: Progress, is_new: bool, is_on_disk: bool = True) -> None:
+        """Make the run's directory, or bring it to the state of `progress`, and lock it.
 
-        `is_saved` says whether that is on the disk.
+        `is_on_disk` says whether this state was read from there.
         """
-        if not self.is_writer:
-            return
-        if is_new:
-            self.folder.create()
-        elif is_saved:
-            self._saved = self._position()
-        self._lock.acquire()
-        try:
-            if not is_new and is_saved:
-                self._check_nobody_went_on()
-            self.folder.remove_temporary_files()
-            self.folder.write_text("config.toml", self.config.to_toml())
-            self._write_metrics()
-        except BaseException:
-            self._lock.release()
-            raise
 
-    def _check_nobody_went_on(self) -> None:
-        """Refuse to begin at an old checkpoint, if another run has ended since it was read."""
-        newest, _ = read_newest_checkpoint(self.folder.path)
-        if newest.about["progress"]["steps"] != self.update.steps:
-            raise CheckpointError(
-                f"{self.folder.path} has gone on while this run was starting. Resume it again."
-            )
+    def on_epoch_start(self, progress: Progress) -> None:
+        """Start the clock of an epoch, of which some steps may have been done before."""
 
-    def _write_metrics(self) -> None:
-        """Write all epochs; on the disk when this returns."""
-        self._lock.check_not_fenced()
-        lines = self.progress.history.lines
-        self.folder.write_text("metrics.jsonl", "".join(lines))
-        self._recorded = len(lines)
+    def on_step(self, progress: Progress) -> None:
+        """Show what is due after a step."""
 
-    def _add_metrics(self) -> None:
-        """Write the newest epoch, or all of them where that is not the next one there."""
-        self._lock.check_not_fenced()
-        lines = self.progress.history.lines
-        is_next, self._recorded = self._recorded == len(lines) - 1, -1
-        if is_next and self.folder.append_line("metrics.jsonl", lines[-1]):
-            self._recorded = len(lines)
-        else:
-            self._write_metrics()
-
-    def _position(self) -> tuple[int, int]:
-        return self.progress.epoch, self.progress.step
-
-    def info(self, text: str) -> None:
-        """Log a line, on the rank that does it, unless the run is to be quiet."""
-        if self.is_writer and not self.config.quiet:
-            logger.info("%s", text)
-
-    def warn(self, text: str) -> None:
-        """Log a warning, on the rank that does it."""
-        if self.is_writer:
-            logger.warning("%s", text)
-
-    def begin_epoch(self, rows: int) -> None:
-        """Start the epoch's clock; `rows` of it were done before."""
-        self._began, self._rows_before = time.monotonic(), rows
-
-    def after_step(self, rows: int) -> None:
-        """Show what is to be shown after a step; `rows` of the epoch are done."""
-        if self.is_writer and self._bar.wants_step():
-            self._bar.step(self.progress.epoch, self.progress.step, self._numbers(rows))
-
-    def after_epoch(self) -> None:
+    def on_epoch(self, progress: Progress) -> None:
         """Show, record and save what is due after an epoch."""
-        if not self.is_writer:
-            return
-        record = self.progress.history.records[-1]
-        self.info(self._describe(record))
-        try:
-            self._add_metrics()
-        except FencedError:
-            raise
-        except CheckpointError as error:
-            self._complain(error)
-        if self._unit == "epoch" and self.progress.epoch % self._every == 0:
-            self.save()
-        else:
-            self._keep_best()
 
-    def _keep_best(self) -> None:
-        """Write the best, when no checkpoint is due: at once, or held back if one just was."""
-        is_best = self.progress.history.is_best and np.isfinite(self.network.theta).all()
-        if time.monotonic() - self._best_at < BEST_INTERVAL_S:
-            if is_best:
-                self._saver.defer(self.checkpoint())
-        elif is_best:
-            self._saver.pop_deferred()  # was the best before
-            self._write_best(self.checkpoint())
-        else:
-            self._write_held()
-
-    def _write_held(self) -> None:
-        """Write the best that was held back, if one is.
-
-        Before any checkpoint: a run that goes on from that one does not come by here again.
-        """
-        held = self._saver.pop_deferred()
-        if held:
-            self._write_best(held)
-
-    def _write_best(self, checkpoint: Checkpoint) -> None:
-        self._best_at = time.monotonic()
-        self._start(checkpoint, self.folder.save_best)
-
-    def close(self) -> None:
-        """Save the last state, if it is not saved yet.
+    def on_end(self, progress: Progress) -> None:
+        """Save the last state, unless it is saved already.
 
         Raises
         ------
         CheckpointError
             It cannot be saved.
         DivergedError
-            It is not worth it.
+            It has a parameter that is not finite.
         """
-        if not self.is_writer:
-            return
-        self._write_metrics()
-        self._collect()
-        self._write_held()
-        self._saver.wait()
-        if self._saved != self._position():
-            self.save()
-            self._saver.wait()
-        if self._saved != self._position():
-            raise DivergedError(
-                "A parameter is not a finite number after the last step, which is not saved. Use "
-                f"a lower --learning-rate (now {self.config.learning_rate:g}) or --clip-norm."
+
+    def save(self, progress: Progress) -> None:
+        """Start to save a checkpoint of the current state."""
+
+    def flush(self) -> None:
+        """Return when all checkpoints that were started are on the disk."""
+
+    def close(self) -> None:
+        """Flush, and release the run's directory and the terminal."""
+
+    def info(self, text: str) -> None:
+        """Log a line, unless the run is to be quiet."""
+
+    def warn(self, text: str) -> None:
+        """Log a warning."""
+
+
+class RunRecorder(NullRecorder):
+    """Records and shows a run.
+
+    Parameters
+    ----------
+    config : Config
+    network : Network
+    builder : CheckpointBuilder
+    schedule : CheckpointSchedule
+    rows : int
+        Of the training set.
+    has_classes : bool
+        Whether there is an accuracy to show.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        network: Network,
+        builder: CheckpointBuilder,
+        schedule: CheckpointSchedule,
+        rows: int,
+        has_classes: bool,
+    ) -> None:
+        self._config, self._network, self._builder = config, network, builder
+        self._schedule, self._rows, self._has_classes = schedule, rows, has_classes
+        self.directory = RunDirectory(Path(config.out), config.keep)
+        self._lock = RunLock(self.directory.path)
+        self._metrics = MetricsFile(self.directory, self._lock)
+        self._writer = CheckpointWriter(self.directory, self._lock, schedule)
+        steps = -(-rows // config.batch_size)
+        self._bar = ProgressBar(config.epochs, steps, not config.quiet)
+
+    def open(self, progress: Progress, is_new: bool, is_on_disk: bool = True) -> None:
+        if is_new:
+            self.directory.create()
+        elif is_on_disk:
+            self._writer.saved = progress.position.batch
+        self._lock.acquire()
+        # From here to `close` no other run writes here; the newest checkpoint is read again,
+        # because one may have done so since the ranks read theirs.
+        try:
+            if not is_new and is_on_disk:
+                self._check_is_newest(progress)
+            self.directory.remove_temporary_files()
+            self.directory.write_text("config.toml", self._config.to_toml())
+            self._metrics.rewrite(progress.history.lines)
+        except BaseException:
+            self._lock.release()
+            raise
+
+    def _check_is_newest(self, progress: Progress) -> None:
+        """Refuse to resume if another run wrote a checkpoint after this one read its own."""
+        newest, _ = read_newest_checkpoint(self.directory.path)
+        if newest.about["progress"]["steps"] != progress.position.updates:
+            raise CheckpointError(
+                f"{self.directory.path}: another run has written a newer checkpoint since this "
+                f"one started. Resume it again."
             )
 
-    def end(self) -> None:
-        """Leave nothing under way."""
+    def on_epoch_start(self, progress: Progress) -> None:
+        self._began, self._rows_before = time.monotonic(), self._rows_done(progress)
+
+    def _rows_done(self, progress: Progress) -> int:
+        return min(progress.position.step * self._config.batch_size, self._rows)
+
+    def on_step(self, progress: Progress) -> None:
+        if self._bar.wants_step():
+            rows = self._rows_done(progress)
+            speed = (rows - self._rows_before) / (time.monotonic() - self._began)
+            status = step_status(progress, rows, speed, self._has_classes)
+            self._bar.step(progress.position.epoch, progress.position.step, status)
+
+    def on_epoch(self, progress: Progress) -> None:
+        history = progress.history
+        self.info(epoch_line(history.records[-1], self._config.epochs, self._has_classes))
+        try:
+            self._metrics.append(history.lines)
+        except FencedError:  # another run owns the directory: this one has to end
+            raise
+        except CheckpointError as error:
+            self.warn(retry_message(error))
+        if self._schedule.is_due_after_epoch(progress.position.epoch):
+            self.save(progress)
+        elif history.is_best and np.isfinite(self._network.theta).all():
+            self._writer.save_best(self._builder.build(progress))
+        else:
+            self._writer.write_due_best()
+
+    def on_end(self, progress: Progress) -> None:
+        self._metrics.rewrite(progress.history.lines)  # forced to the disk, unlike appended lines
+        self._writer.finish()
+        if self._writer.saved != progress.position.batch:
+            self.save(progress)
+            self._writer.wait()
+        if self._writer.saved != progress.position.batch:  # `save` refused to: θ is not finite
+            raise DivergedError(diverged_message(self._config.learning_rate or 0.0))
+        self.saves, self.checkpoint_wait_s = self._writer.saves, self._writer.wait_s
+
+    def save(self, progress: Progress) -> None:
+        # A checkpoint with a NaN would be useless, and the next step is going to report it.
+        if np.isfinite(self._network.theta).all():
+            is_new_best = progress.position.step == 0 and progress.history.is_best
+            self._writer.save(self._builder.build(progress), progress.position, is_new_best)
+
+    def flush(self) -> None:
+        self._writer.flush()
+
+    def close(self) -> None:
         try:
             self.flush()
         finally:
             self._lock.release()
             self._bar.close()
 
-    def flush(self) -> None:
-        """Return when what was saved is on the disk."""
-        if self.is_writer:
-            self._write_held()
-            self._collect()
+    def info(self, text: str) -> None:
+        if not self._config.quiet:
+            logger.info("%s", text)
 
-    def is_due_by_steps(self) -> bool:
-        """Return whether a checkpoint is due that all ranks know of."""
-        return self._unit == "step" and self.update.steps % self._every == 0
-
-    def is_due_by_time(self) -> bool:
-        """Return whether a checkpoint is due that only this rank knows of."""
-        return (
-            self._unit == "s"
-            and self.is_writer
-            and time.monotonic() - self._saved_at >= self._every
-        )
-
-    def save(self) -> None:
-        """Begin to save where the run is."""
-        if not self.is_writer or not np.isfinite(self.network.theta).all():
-            return  # of what is not finite the next step will tell
-        self._write_held()
-        is_new_best = self.progress.step == 0 and self.progress.history.is_best
-        self._start(self.checkpoint(), lambda checkpoint: self.folder.save(checkpoint, is_new_best))
-        self._saved, self._saved_at = self._position(), time.monotonic()
-
-    def _start(self, checkpoint: Checkpoint, write: Callable[[Checkpoint], None]) -> None:
-        """Let a thread write a checkpoint, once the one before is written."""
-
-        def write_unless_fenced(checkpoint: Checkpoint) -> None:
-            self._lock.check_not_fenced()
-            write(checkpoint)
-
-        began = time.perf_counter()
-        self._collect()
-        self._saver.start(checkpoint, write_unless_fenced)
-        self.saves += 1
-        self.checkpoint_wait_s += time.perf_counter() - began
-
-    def _collect(self) -> None:
-        """Wait for the save that is under way, and complain if it has failed."""
-        try:
-            self._saver.wait()
-        except FencedError:
-            raise
-        except CheckpointError as error:
-            self._saved = None
-            self._complain(error)
-
-    def _complain(self, error: CheckpointError) -> None:
-        self.warn(f"{error} The run goes on and tries again at the next checkpoint.")
-
-    @cached_property
-    def _about(self) -> dict[str, Any]:
-        """What a checkpoint says of itself that does not change in a run."""
-        return {
-            "network": describe_network(self.network),
-            "task": self.data.task,
-            "classes": self.data.classes,
-            "shape": self.data.about["shape"],
-            "data": self.data.identity,
-            "config": self.config.to_dict(),
-            "machine": host.numeric_platform() | {"threads": self.config.threads},
-            "versions": host.software_versions(),
-        }
-
-    def checkpoint(self) -> Checkpoint:
-        """Return where the run is, with arrays that change as it goes on."""
-        return Checkpoint(
-            network=self.network,
-            state=self.update.state,
-            scaling=self.data.scaling,
-            about=self._about
-            | {"progress": self.progress.position() | {"steps": self.update.steps}},
-            history=list(self.progress.history.lines),  # which grow while this is written
-        )
-
-    # What a person reads.
-
-    def _numbers(self, rows: int) -> str:
-        speed = (rows - self._rows_before) / (time.monotonic() - self._began)
-        rows = max(rows - self.progress.skipped, 1)
-        text = f"cost {self.progress.cost / rows:.4f}"
-        if self.data.classes:
-            text += f" accuracy {self.progress.correct / rows:.2%}"
-        return f"{text} {speed:,.0f} samples/s"
-
-    def _describe(self, record: EpochRecord) -> str:
-        name = "accuracy" if self.data.classes else "R²"
-        width = len(str(self.config.epochs))
-        text = f"epoch {record['epoch']:{width}d}/{self.config.epochs}"
-        for split in ("train", "validation", "test"):
-            cost, accuracy = record[f"{split}_cost"], record[f"{split}_accuracy"]
-            if cost is not None or accuracy is not None:
-                cost = score_of(cost)
-                text += f" | {split} cost {cost:.4f}"
-                text += "" if accuracy is None else f" {name} {_share(accuracy, name)}"
-        return f"{text} | {record['seconds']:.1f} s, {record['samples_per_s']:,.0f} samples/s"
-
-
-def _share(value: float, name: str) -> str:
-    return f"{value:.4f}" if name == "R²" else f"{value:.2%}"
+    def warn(self, text: str) -> None:
+        logger.warning("%s", text)

@@ -1,61 +1,227 @@
-"""The parts of a run that are made from its configuration and its data."""
+"""The parts of a run, made from its configuration, its data and perhaps a checkpoint.
 
-import json
+`assemble` makes them all, as `RunParts`, in one collective call. The parts know nothing of each
+other but what they are given here; the loop moves them, and whatever changes from step to step is
+in θ, the optimizer's state and the `Progress`. `restore` brings θ and state to a checkpoint.
+"""
+
 import math
-from typing import Any
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from distbp.data.dataset import DataSet, Split
-from distbp.errors import CheckpointError, ConfigError
+from distbp.errors import ConfigError
 from distbp.network import rng
 from distbp.network.network import Network
 from distbp.network.optimizers import OPTIMIZERS
 from distbp.network.schedules import cosine_factor, step_factor, warmup_factor
 from distbp.network.update import Update
-from distbp.parallel.shared_array import filled_shared_array
+from distbp.parallel import host
+from distbp.parallel.environment import LaunchEnvironment
+from distbp.parallel.rank_errors import collective_errors
+from distbp.parallel.reduction import GradientReduction, make_reduction
+from distbp.parallel.shared_array import SharedArray, filled_shared_array
 from distbp.parallel.topology import Topology
+from distbp.parallel.watchdog import Watchdog
 from distbp.storage.checkpoint import Checkpoint
 from distbp.storage.run_directory import load
+from distbp.training.checkpoint_schedule import CheckpointSchedule
+from distbp.training.checkpoint_writer import CheckpointBuilder
 from distbp.training.config import Config
+from distbp.training.evaluation import Evaluator
+from distbp.training.gradient import BatchGradient
+from distbp.training.inputs import open_data
+from distbp.training.messages import RankInfo, introduction, warnings
 from distbp.training.options import flag
-from distbp.training.state import History, Progress
+from distbp.training.recorder import NullRecorder, RunRecorder
+from distbp.training.sdc_check import SdcCheck
+from distbp.training.state import Progress, read_progress
+from distbp.training.stop_request import StopRequest
 from distbp.version import __version__
 
 
-def check_places(config: Config) -> None:
-    """Raise ConfigError unless the configuration names a data set and a directory."""
-    if not config.data:
-        raise ConfigError("distbp train needs a data set: distbp train DATA.h5 --out RUN.")
-    if not config.out:
-        raise ConfigError("distbp train needs a directory for the run: --out RUN.")
+@dataclass(frozen=True)
+class RunParts:
+    """What a run consists of.
+
+    Attributes
+    ----------
+    comm : Topology
+    config : Config
+        With nothing left open.
+    data : DataSet
+    network, update, reduction, gradient
+        θ, and what a step does to it.
+    sdc_check : SdcCheck
+    rows : Split
+        To train on: the training set without the rows held out for validation.
+    order : SharedArray of int64, (rows,)
+        Row numbers in the order of this epoch.
+    steps_per_epoch : int
+    evaluators : dict of Evaluator
+        By the name of the split: validation and test, as far as there are such splits.
+    watchdog : Watchdog
+    stop_request : StopRequest
+    schedule : CheckpointSchedule
+    builder : CheckpointBuilder
+    recorder : NullRecorder
+        A RunRecorder on rank 0.
+    start : Progress
+        Where the run starts.
+    """
+
+    comm: Topology
+    config: Config
+    data: DataSet
+    network: Network
+    update: Update
+    reduction: GradientReduction
+    gradient: BatchGradient
+    sdc_check: SdcCheck
+    rows: Split
+    order: SharedArray
+    steps_per_epoch: int
+    evaluators: dict[str, Evaluator]
+    watchdog: Watchdog
+    stop_request: StopRequest
+    schedule: CheckpointSchedule
+    builder: CheckpointBuilder
+    recorder: NullRecorder
+    start: Progress
+
+    def shuffle(self, epoch: int) -> None:
+        """Write the epoch's order of the training rows; collective."""
+
+        def write(order: np.ndarray) -> None:
+            chosen = rng.permutation(len(order), self.config.seed, rng.SHUFFLE, epoch)
+            order[...] = chosen if self.rows.rows is None else self.rows.rows[chosen]
+
+        self.order.fill(write)
 
 
-def check_identical_on_all_ranks(comm: Topology, config: Config, data: DataSet) -> None:
+def assemble(
+    config: Config,
+    comm: Topology,
+    checkpoint: Checkpoint | None = None,
+    predecessor: RunParts | None = None,
+) -> RunParts:
+    """Make the parts of a run; collective.
+
+    Parameters
+    ----------
+    config : Config
+    comm : Topology
+    checkpoint : Checkpoint, optional
+        Where to resume.
+    predecessor : RunParts, optional
+        Those of the same run before a rank failure; the checkpoint is then its state in memory.
+
+    Raises
+    ------
+    DistbpError
+        On all ranks, if one of them cannot make its parts.
+    """
+    # What can fail on one rank alone fails inside `collective_errors`, before the next message:
+    # a rank that raises by itself would leave the others waiting for it.
+    with collective_errors(comm):
+        host.set_blas_threads(config.threads)
+    data = open_data(Path(config.data), comm)
+    with collective_errors(comm):
+        config = config.resolved(data)
+        if checkpoint is not None:
+            _check_same_run(config, checkpoint)
+        network = _make_network(config, data, checkpoint is not None)
+    _check_identical_on_all_ranks(comm, config, data)
+    rows, validation = _split_validation(config, data, comm)
+    order = SharedArray(comm, (len(rows),), np.dtype(np.int64))
+    update = _make_update(config, network, len(rows))
+    shards = config.shards or 1
+    reduction, caution = make_reduction(config.combine, comm, shards, update)
+    gradient = BatchGradient(
+        network, reduction, rows, data.scaling, len(data.classes), config.batch_size, shards,
+        config.dropout,
+    )  # fmt: skip
+    sdc_check = SdcCheck(comm, update, reduction, gradient)
+    watchdog = Watchdog(comm, config.seconds("stall_limit") or math.inf)
+    evaluators = _make_evaluators(comm, network, data, validation)
+    start = Progress.at_start()
+    with collective_errors(comm):
+        if checkpoint is not None:
+            start = restore(checkpoint, config, data, network, update)
+    # Ranks' clocks differ; one of them decides when a checkpoint is due by time.
+    schedule = CheckpointSchedule(*config.interval(), has_clock=comm.rank == 0)
+    builder = CheckpointBuilder(config, data, network, update)
+    recorder = NullRecorder()
+    with collective_errors(comm):
+        if comm.rank == 0:
+            recorder = RunRecorder(
+                config, network, builder, schedule, len(rows), bool(data.classes)
+            )
+        recorder.open(start, is_new=checkpoint is None, is_on_disk=predecessor is None)
+    parts = RunParts(
+        comm, config, data, network, update, reduction, gradient, sdc_check, rows, order,
+        math.ceil(len(rows) / config.batch_size), evaluators, watchdog,
+        predecessor.stop_request if predecessor else StopRequest(config.seconds("time_limit")),
+        schedule, builder, recorder, start,
+    )  # fmt: skip
+    if predecessor is None:  # survivors have introduced themselves already
+        _introduce(parts, checkpoint, caution)
+    return parts
+
+
+def _make_evaluators(
+    comm: Topology, network: Network, data: DataSet, validation: Split | None
+) -> dict[str, Evaluator]:
+    splits = {"validation": validation, "test": data.splits.get("test")}
+    return {
+        name: Evaluator(comm, network, split, data.scaling, data.task == "regression")
+        for name, split in splits.items()
+        if split is not None
+    }
+
+
+def _introduce(parts: RunParts, checkpoint: Checkpoint | None, caution: str | None) -> None:
+    """Log what is trained, on what, and what may not be as the user expects; collective."""
+    comm, config, recorder = parts.comm, parts.config, parts.recorder
+    own = [comm.node_index, host.usable_cores(), host.numeric_platform()]
+    ranks = [RankInfo(*one) for one in comm.world.allgather(own)]
+    if comm.rank == 0:
+        for text in [*warnings(config, ranks, checkpoint), *([caution] if caution else [])]:
+            recorder.warn(text)
+        ulfm_enabled = LaunchEnvironment.from_environ().ulfm_enabled
+        for text in introduction(
+            config, parts.network, ranks, len(parts.rows), parts.start, ulfm_enabled
+        ):
+            recorder.info(text)
+
+
+def _check_identical_on_all_ranks(comm: Topology, config: Config, data: DataSet) -> None:
     """Raise ConfigError on all ranks if one of them was started for something else.
 
     A data set may have another name on another node, but not other content.
     """
-    mine = {flag(name): value for name, value in config.to_dict().items() if name != "data"}
-    mine |= {"the data set": data.identity, "distbp": __version__}
-    known = comm.world.allgather(mine)
-    for rank, other in enumerate(known):
-        for name, value in other.items():
-            if value != known[0].get(name):
+    own = {flag(name): value for name, value in config.to_dict().items() if name != "data"}
+    own |= {"the data set": data.identity, "distbp": __version__}
+    all_settings = comm.world.allgather(own)
+    for rank, settings in enumerate(all_settings):
+        for name, value in settings.items():
+            if value != all_settings[0].get(name):
                 raise ConfigError(
                     f"rank {rank} was started with {name} {value!r}, rank 0 with "
-                    f"{known[0].get(name)!r}: all ranks need the same."
+                    f"{all_settings[0].get(name)!r}. Start all ranks with the same."
                 )
 
 
-def check_resumed(config: Config, checkpoint: Checkpoint) -> None:
-    """Raise ConfigError if going on with `config` would make it another run."""
+def _check_same_run(config: Config, checkpoint: Checkpoint) -> None:
+    """Raise ConfigError if `config` changes what makes a run what it is."""
     before = Config.read(checkpoint.about["config"], config.out)
     before.resumed(config.to_dict() | {"hidden": config.hidden})
 
 
-def make_network(config: Config, data: DataSet, has_weights: bool) -> Network:
-    """Return the network to start from; its weights do not matter if a checkpoint has them.
+def _make_network(config: Config, data: DataSet, has_weights: bool) -> Network:
+    """Return the network to start from; a checkpoint, if there is one, will set its weights.
 
     Raises
     ------
@@ -83,8 +249,8 @@ def make_network(config: Config, data: DataSet, has_weights: bool) -> Network:
     return network
 
 
-def make_update(config: Config, network: Network, rows: int) -> Update:
-    """Return what turns gradients into new parameters; `rows` is the book's n."""
+def _make_update(config: Config, network: Network, rows: int) -> Update:
+    """Return the optimizer with its penalties; `rows` is the book's n, by which λ is divided."""
     return Update(
         network,
         OPTIMIZERS[config.optimizer](config.momentum),
@@ -94,12 +260,16 @@ def make_update(config: Config, network: Network, rows: int) -> Update:
     )
 
 
-def learning_rate(config: Config, progress: Progress, step: int, batches: int) -> float:
-    """Return η for a step of an epoch of `batches` steps."""
-    epoch = progress.epoch + step / batches
-    factor = warmup_factor(epoch, 1 / batches, config.warmup_epochs) * progress.rate_factor
+def learning_rate(config: Config, progress: Progress, step: int, steps_per_epoch: int) -> float:
+    """Return η for a step of the epoch under way."""
+    done = progress.position.epoch
+    epoch = done + step / steps_per_epoch
+    factor = progress.rate_factor
+    # Computed anew in every step: no state of its own that a checkpoint would have to hold.
+    if config.warmup_epochs:
+        factor *= warmup_factor(epoch, 1 / steps_per_epoch, config.warmup_epochs)
     if config.schedule == "step":
-        factor *= step_factor(progress.epoch, config.decay, config.decay_epochs)
+        factor *= step_factor(done, config.decay, config.decay_epochs)
     elif config.schedule == "cosine":
         factor *= cosine_factor(epoch, config.epochs)
     elif config.schedule == "plateau":
@@ -107,7 +277,7 @@ def learning_rate(config: Config, progress: Progress, step: int, batches: int) -
     return (config.learning_rate or 0.0) * factor
 
 
-def split_validation(config: Config, data: DataSet, comm: Topology) -> tuple[Split, Split | None]:
+def _split_validation(config: Config, data: DataSet, comm: Topology) -> tuple[Split, Split | None]:
     """Return the training rows and the validation rows, held out of train if asked for.
 
     Raises
@@ -121,30 +291,34 @@ def split_validation(config: Config, data: DataSet, comm: Topology) -> tuple[Spl
     if "validation" in data.splits:
         raise ConfigError(f"--validation {config.validation}: {data.path} has a validation split.")
     n = len(train)
-    held = round(n * config.validation)
-    if not 0 < held < n:
+    n_held = round(n * config.validation)
+    if not 0 < n_held < n:
         raise ConfigError(
-            f"--validation {config.validation} of {n} rows leaves {n - held} to train on and "
-            f"{held} to validate with; both need at least 1."
+            f"--validation {config.validation} of {n} rows leaves {n - n_held} to train on and "
+            f"{n_held} to validate with; both need at least 1."
         )
 
+    # By the seed alone, so that it does not depend on the ranks; sorted, because rows that are
+    # close in the file are read together.
     def choose(rows: np.ndarray) -> None:
         chosen = rng.permutation(n, config.seed, rng.HOLDOUT)
-        rows[: n - held], rows[n - held :] = np.sort(chosen[held:]), np.sort(chosen[:held])
+        rows[: n - n_held], rows[n - n_held :] = np.sort(chosen[n_held:]), np.sort(chosen[:n_held])
 
     rows = filled_shared_array(comm, (n,), np.dtype(np.int64), choose)
-    return train.subset(rows[: n - held]), train.subset(rows[n - held :])
+    return train.subset(rows[: n - n_held]), train.subset(rows[n - n_held :])
 
 
 def restore(
     checkpoint: Checkpoint, config: Config, data: DataSet, network: Network, update: Update
 ) -> Progress:
-    """Bring network and update to where a checkpoint was written; return where that is.
+    """Bring network and update to the state of a checkpoint; return its progress.
 
     Raises
     ------
     ConfigError
         The run was trained on other data.
+    CheckpointError
+        The checkpoint holds no valid progress.
     """
     about = checkpoint.about
     if about["data"] != data.identity:
@@ -152,34 +326,8 @@ def restore(
             f"{data.path} is not the data set that {config.out} was trained on. Name that one."
         )
     np.copyto(network.theta, checkpoint.network.theta)
-    for name, array in update.state.items():
+    for name, array in update.store.state.items():
         np.copyto(array, checkpoint.state[name])
-    progress, update.steps = where(about["progress"], checkpoint.history, config.out)
+    progress = read_progress(about["progress"], checkpoint.history, config.out)
+    update.store.steps = progress.position.updates
     return progress
-
-
-def where(position: dict[str, Any], lines: list[str], source: str) -> tuple[Progress, int]:
-    """Return where a run was, and how many steps it had made.
-
-    `lines` are those of metrics.jsonl.
-
-    Raises
-    ------
-    CheckpointError
-        That is not what the checkpoint says.
-    """
-    start = Progress().position() | {"steps": 0}
-    if position.keys() != start.keys() or any(
-        type(value) is not type(start[name])
-        or not 0 <= value < (math.inf if isinstance(value, float) else 2**63)
-        for name, value in position.items()
-    ):
-        raise CheckpointError(f"{source}: the checkpoint does not say where the run was.")
-    try:
-        history = History(map(json.loads, lines))
-    except (ValueError, LookupError, TypeError, RecursionError) as failure:
-        raise CheckpointError(f"{source}: the checkpoint's history is not one.") from failure
-    if len(history) != position["epoch"]:
-        raise CheckpointError(f"{source}: the checkpoint has not one record an epoch.")
-    rest = {name: value for name, value in position.items() if name != "steps"}
-    return Progress(**rest, history=history), position["steps"]

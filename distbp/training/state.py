@@ -1,40 +1,64 @@
-"""Where a run is, and what its epochs have brought.
+"""Where a run is, and the results of its epochs.
 
-Where a run is, and one step back from there.
-
-Ranks of several nodes can be a step, or the end of an epoch, apart when one of them dies.
-They go on where the last of them is: so each knows how to undo what it did last.
+A `Progress` is immutable: it consists of a `Position`, the totals of the epoch under way and
+the `History` of the completed epochs, and every step replaces it by another one. So the state
+of one step ago is simply the `Progress` of one step ago, and rolling back is an assignment.
+Nothing here knows of parameters, files or other ranks.
 """
 
 import json
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
+from distbp.errors import CheckpointError
 from distbp.network.schedules import plateau_factor
-from distbp.network.update import Update
 from distbp.training.evaluation import Score
 
 EpochRecord = dict[str, Any]
 
 
+class Position(NamedTuple):
+    """A point between two steps of a run; positions compare in the order they are reached.
+
+    Attributes
+    ----------
+    epoch, step : int
+        Completed epochs, and completed steps of the epoch after them.
+    updates : int
+        Updates of the parameters so far: the steps of all epochs but the skipped ones.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    updates: int = 0
+
+    @property
+    def batch(self) -> tuple[int, int]:
+        """Identify the mini-batch that comes next, however many steps before it were skipped."""
+        return self.epoch, self.step
+
+    def ordinal(self, steps_per_epoch: int) -> int:
+        """Return a number that grows with each step and with each end of an epoch."""
+        return self.epoch * (steps_per_epoch + 1) + self.step
+
+
 class History:
     """The records of all epochs, and what follows from them.
 
-    They are turned into text and compared as they come: after thousands of short epochs, to
-    do that with all of them at the end of each would take longer than the epoch.
+    Serialized and compared as they are appended: after thousands of short epochs, doing so for
+    all of them at the end of each would take longer than the epoch.
 
     Attributes
     ----------
     records : list of dict
-        One an epoch, as in metrics.jsonl.
+        One per epoch, as in metrics.jsonl.
     lines : list of str
-        The same as JSON, each with its end of line.
+        The same as JSON, each with its newline.
     scores : list of float
-        What plateau, patience and best look at: the validation cost, or the training cost.
+        What plateau, patience and best.h5 go by: the validation cost, or else the training cost.
     epochs_without_improvement : int
-        How many epochs have gone by since the best score.
+        Epochs since the best score.
     """
 
     def __init__(self, records: Iterable[EpochRecord] = ()) -> None:
@@ -52,6 +76,7 @@ class History:
     def append(self, record: EpochRecord) -> None:
         """Add the record of an epoch that has ended."""
         has_validation = record["validation_accuracy"] is not None
+        # Never the test set's cost: it must not influence the training.
         score = score_of(record["validation_cost" if has_validation else "train_cost"])
         self.epochs_without_improvement = (
             0 if not self.scores or score < self._best else self.epochs_without_improvement + 1
@@ -61,8 +86,8 @@ class History:
         self.lines.append(f"{json.dumps(record)}\n")
         self.scores.append(score)
 
-    def first(self, epochs: int) -> "History":
-        """Return what it was after that many epochs."""
+    def truncated(self, epochs: int) -> "History":
+        """Return the history as it was after so many epochs."""
         return History(self.records[:epochs])
 
     @property
@@ -71,108 +96,151 @@ class History:
         return len(self) > 0 and self.epochs_without_improvement == 0
 
     def plateau_factor(self, decay: float, patience: int) -> float:
-        """Return that of `schedules`; every step asks for it, but it changes with an epoch."""
+        """Return `schedules.plateau_factor` of the scores, computed once per epoch."""
         if self._plateau is None or self._plateau[:3] != (len(self), decay, patience):
             factor = plateau_factor(self.scores, decay, patience)
             self._plateau = len(self), decay, patience, factor
         return self._plateau[3]
 
 
-@dataclass
-class Progress:
-    """Where a run is.
+class Progress(NamedTuple):
+    """The state of a run, but for parameters and optimizer state.
 
     Attributes
     ----------
-    epoch, step : int
-        Whole epochs done, and steps done in the one after them.
+    position : Position
     cost, correct : float, int
-        Summed over the rows of those steps.
+        Summed over the rows of the epoch under way.
     skipped : int
-        Of those rows, the ones that changed nothing, because of a NaN.
+        Rows of the epoch whose step was skipped because of a NaN; not in the sums.
     rate_factor : float
-        On the learning rate: halved by each roll back.
+        Multiplies the learning rate: halved by each roll-back because of a NaN.
     history : History
-        Of the whole epochs.
+        Of the completed epochs. Shared by successive progresses: it grows in place.
     """
 
-    epoch: int = 0
-    step: int = 0
-    cost: float = 0.0
-    correct: int = 0
-    skipped: int = 0
-    rate_factor: float = 1.0
-    history: History = field(default_factory=History)
+    position: Position
+    cost: float
+    correct: int
+    skipped: int
+    rate_factor: float
+    history: History
 
-    def end_epoch(self, record: EpochRecord) -> None:
-        """Go on to the next epoch."""
+    @classmethod
+    def at_start(cls) -> "Progress":
+        """Return the progress of a run before its first step."""
+        return cls(Position(), 0.0, 0, 0, 1.0, History())
+
+    def after_step(self, cost: float, correct: float) -> "Progress":
+        """Return the progress after a step that was applied, given its sums over the rows."""
+        # Unpacked, not `_replace`d: this runs in every step, and a small step takes 50 µs in all.
+        (epoch, step, updates), total, total_correct, skipped, rate_factor, history = self
+        return Progress(
+            Position(epoch, step + 1, updates + 1),
+            total + cost,
+            total_correct + round(correct),
+            skipped,
+            rate_factor,
+            history,
+        )
+
+    def after_skip(self, rows: int) -> "Progress":
+        """Return the progress after a step of `rows` rows that was skipped."""
+        epoch, step, updates = self.position
+        return self._replace(
+            position=Position(epoch, step + 1, updates), skipped=self.skipped + rows
+        )
+
+    def after_epoch(self, record: EpochRecord) -> "Progress":
+        """Append the epoch's record and return the progress at the start of the next epoch."""
         self.history.append(record)
-        self.epoch += 1
-        self.step, self.cost, self.correct, self.skipped = 0, 0.0, 0, 0
+        epoch, _, updates = self.position
+        return Progress(Position(epoch + 1, 0, updates), 0.0, 0, 0, self.rate_factor, self.history)
 
-    def position(self) -> dict[str, Any]:
-        """Return all but the history."""
-        return {name: value for name, value in vars(self).items() if name != "history"}
+    def restored(self) -> "Progress":
+        """Return this progress without the records that were appended after it."""
+        return self._replace(history=self.history.truncated(self.position.epoch))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint's `about` holds under "progress": all but the history."""
+        # Part of the file format: older versions of distbp expect exactly these keys.
+        epoch, step, updates = self.position
+        return {
+            "epoch": epoch,
+            "step": step,
+            "cost": self.cost,
+            "correct": self.correct,
+            "skipped": self.skipped,
+            "rate_factor": self.rate_factor,
+            "steps": updates,
+        }
+
+
+def read_progress(stored: Mapping[str, Any], lines: list[str], source: str) -> Progress:
+    """Return the progress that a checkpoint holds.
+
+    Parameters
+    ----------
+    stored : dict
+        As written by `Progress.to_dict`.
+    lines : list of str
+        Of metrics.jsonl.
+    source : str
+        What to call the checkpoint in an error message.
+
+    Raises
+    ------
+    CheckpointError
+        The checkpoint has a valid checksum, but its content makes no sense.
+    """
+    # Whoever wrote the file, its values are used as counters and limits of loops: check them.
+    start = Progress.at_start().to_dict()
+    if stored.keys() != start.keys() or any(
+        type(value) is not type(start[name])
+        or not 0 <= value < (math.inf if isinstance(value, float) else 2**63)
+        for name, value in stored.items()
+    ):
+        raise CheckpointError(f"{source}: the checkpoint holds no valid position of a run.")
+    try:
+        history = History(map(json.loads, lines))
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
+        raise CheckpointError(f"{source}: the checkpoint's history is not valid.") from error
+    if len(history) != stored["epoch"]:
+        raise CheckpointError(
+            f"{source}: the checkpoint's history has {len(history)} records for "
+            f"{stored['epoch']} epochs."
+        )
+    position = Position(stored["epoch"], stored["step"], stored["steps"])
+    return Progress(
+        position,
+        stored["cost"],
+        stored["correct"],
+        stored["skipped"],
+        stored["rate_factor"],
+        history,
+    )
 
 
 def score_of(cost: float | None) -> float:
-    """Return the cost, or the worst of scores for one that was not a finite number."""
+    """Return the cost, or infinity, the worst score, for one that was not finite."""
     return math.inf if cost is None else cost
 
 
 def costs_and_accuracies(
     progress: Progress, rows: int, scores: Mapping[str, Score], is_regression: bool
 ) -> EpochRecord:
-    """Return those of an epoch of `rows` rows that ends here, None where there is none."""
+    """Return the costs and accuracies of an epoch of `rows` rows; None where there is none."""
     rows = max(rows - progress.skipped, 1)
     record: EpochRecord = {
-        "train_cost": finite(progress.cost / rows),
+        "train_cost": _json_cost(progress.cost / rows),
         "train_accuracy": None if is_regression else progress.correct / rows,
     }
     for name in ("validation", "test"):
-        record[f"{name}_cost"] = finite(scores[name].cost) if name in scores else None
+        record[f"{name}_cost"] = _json_cost(scores[name].cost) if name in scores else None
         record[f"{name}_accuracy"] = scores[name].accuracy if name in scores else None
     return record
 
 
-def finite(cost: float) -> float | None:
-    """Return the cost, or None if it is not a finite number: JSON has no other word for it."""
+def _json_cost(cost: float) -> float | None:
+    """Return the cost, or None if it is not finite: JSON has neither NaN nor infinity."""
     return cost if math.isfinite(cost) else None
-
-
-class Place:
-    """Where a run is.
-
-    Parameters
-    ----------
-    progress : Progress
-    update : Update
-        In two versions, or there is no way back.
-    batches : int
-        Steps of an epoch.
-
-    Attributes
-    ----------
-    before : dict
-        What `now` was before the last step, or the last end of an epoch.
-    """
-
-    def __init__(self, progress: Progress, update: Update, batches: int) -> None:
-        self._progress, self._update, self._batches = progress, update, batches
-        self.before = self.now()
-
-    def number(self) -> int:
-        """Return a number that grows with each step and with each end of an epoch."""
-        return self._progress.epoch * (self._batches + 1) + self._progress.step
-
-    def now(self) -> dict[str, Any]:
-        """Return where the run is."""
-        return vars(self._progress) | {"steps": self._update.steps}
-
-    def undo(self) -> None:
-        """Be where the run was `before`."""
-        before = dict(self.before)
-        if before.pop("steps") < self._update.steps:
-            self._update.undo()
-        vars(self._progress).update(before)
-        self._progress.history = self._progress.history.first(self._progress.epoch)

@@ -1,7 +1,7 @@
-"""What may ask a run to stop before its end: a signal, or the time.
+"""Requests to stop a run before its end: a signal, or a time limit.
 
-A rank only takes note here, and requests to stop with its next step (see `combine`): so
-all ranks stop after the same one, with a checkpoint, and the run can go on from there.
+A `StopRequest` only records that this rank was asked to stop. The rank passes that on with its
+next step (see `parallel.reduction`), so that all ranks stop after the same step, with a checkpoint.
 """
 
 import os
@@ -11,43 +11,45 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-SIGNALS = (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-SLURM_END = "SLURM_JOB_END_TIME"  # seconds since 1970
-MARGIN = 60.0  # seconds before the end of a SLURM job, to save and to leave
+_SIGNALS = (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+_SLURM_END_VARIABLE = "SLURM_JOB_END_TIME"  # in seconds since 1970
+_SLURM_MARGIN_S = 60.0  # to save and exit before the end of a SLURM job
 
 
-def take_signals(handler: Callable[[int, Any], None]) -> dict[signal.Signals, Any]:
-    """Let `handler` have all SIGNALS but those that are ignored; return who had them before.
+def install_signal_handlers(
+    handler: Callable[[int, Any], None],
+) -> dict[signal.Signals, Any]:
+    """Install `handler` for _SIGNALS; return the handlers that were there before.
 
-    What is ignored stays so: a shell's `&` wants it of Ctrl-C, nohup when a terminal is closed.
+    An ignored signal stays ignored: a shell's `&` wants that for Ctrl-C, nohup for SIGHUP.
     """
-    before = {number: signal.getsignal(number) for number in SIGNALS}
-    taken = {n: previous for n, previous in before.items() if previous != signal.SIG_IGN}
-    for number in taken:
+    before = {number: signal.getsignal(number) for number in _SIGNALS}
+    replaced = {n: previous for n, previous in before.items() if previous != signal.SIG_IGN}
+    for number in replaced:
         signal.signal(number, handler)
-    return taken
+    return replaced
 
 
-def give_back(before: Mapping[signal.Signals, Any]) -> None:
-    """Let those have the signals again that had them before."""
+def restore_signal_handlers(before: Mapping[signal.Signals, Any]) -> None:
+    """Undo `install_signal_handlers`, given what it returned."""
     for number, handler in before.items():
         signal.signal(number, handler)
 
 
 class StopRequest:
-    """Takes note of signals and of the time, between `with` and its end.
+    """Records signals, and the end of the time limit, while used as a context manager.
 
     Parameters
     ----------
     time_limit : float, optional
-        Seconds from now on.
+        Seconds from now.
     environment : mapping
-        In which SLURM may say when the job ends.
+        Where SLURM may have put the end of the job.
 
     Attributes
     ----------
     reason : str
-        Why to stop; empty while there is no reason.
+        Why to stop; empty if there is no reason.
     """
 
     def __init__(
@@ -57,29 +59,30 @@ class StopRequest:
         now, limits = time.monotonic(), []
         if time_limit is not None:
             limits.append((now + time_limit, "its --time-limit"))
-        if environment.get(SLURM_END, "").isdecimal():
-            left = int(environment[SLURM_END]) - time.time() - MARGIN
-            if left > 0:  # what is over already has to be saved as often as it can be
+        if environment.get(_SLURM_END_VARIABLE, "").isdecimal():
+            left = int(environment[_SLURM_END_VARIABLE]) - time.time() - _SLURM_MARGIN_S
+            # A job past its end would stop after every step: saving is all that it can do.
+            if left > 0:
                 limits.append((now + left, "the end of its SLURM job"))
-        self._until, self._limit = min(limits, default=(float("inf"), ""))
+        self._deadline, self._limit = min(limits, default=(float("inf"), ""))
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> "StopRequest":
-        # Python lets no other thread handle signals.
+        # Python lets only the main thread install signal handlers.
         if threading.current_thread() is threading.main_thread():
-            self._before = take_signals(self._note)
+            self._before = install_signal_handlers(self._record)
         return self
 
     def __exit__(self, *error: object) -> None:
-        give_back(self._before)
+        restore_signal_handlers(self._before)
 
-    def _note(self, number: int, frame: object) -> None:
+    def _record(self, number: int, frame: object) -> None:
         self.reason = signal.Signals(number).name
-        if number == signal.SIGINT:  # who types Ctrl-C once more does not want to wait
+        if number == signal.SIGINT:  # a second Ctrl-C interrupts at once
             signal.signal(number, self._before[signal.SIGINT])
 
-    def is_wanted(self) -> bool:
-        """Return whether this rank has a reason to stop."""
-        if not self.reason and time.monotonic() >= self._until:
+    def is_pending(self) -> bool:
+        """Return whether this rank was asked to stop."""
+        if not self.reason and time.monotonic() >= self._deadline:
             self.reason = self._limit
         return bool(self.reason)

@@ -1,8 +1,8 @@
-"""Where the time of the steps went: to compute, to wait, to update; and what would help.
+"""What the time of the steps was spent on, and what would make them faster.
 
 A step of a rank has three parts: backprop of its shards, waiting for other ranks or their
-messages, and the rest of the sum and the update. `Timing` adds them up, at the price of a
-few looks at the clock; `summary` says in one line what came of them on all ranks.
+messages, and the rest of the reduction and the update. `Timing` adds them up, for the price of
+a few readings of the clock; `timing_summary` turns the figures of all ranks into one line.
 """
 
 from collections.abc import Sequence
@@ -10,36 +10,36 @@ from dataclasses import dataclass
 
 import numpy as np
 
-MUCH = 0.25  # of a step: worth doing something about
-NOTICED = 2.0  # seconds: waiting for less is not worth a word
-OFTEN = 10.0  # seconds from one checkpoint to the next, below which there could be fewer
-UNEVEN = 0.1  # more compute than the median, with as many shards: another rank waits for it
+_LARGE_SHARE = 0.25  # of a step's time: worth acting on
+_MIN_CHECKPOINT_WAIT_S = 2.0  # shorter waits are not worth a hint
+_FREQUENT_CHECKPOINTS_S = 10.0  # seconds between two checkpoints, below which fewer would do
+_IMBALANCE = 0.1  # compute time above the median, for as many shards: the others wait for it
 
 
 @dataclass
 class Timing:
-    """Seconds of a rank's steps so far, by what they went to."""
+    """Seconds of a rank's steps so far, by what they were spent on."""
 
     steps: int = 0
     compute: float = 0.0
     wait: float = 0.0
     update: float = 0.0
 
-    def note(self, began: float, computed: float, ended: float, waited: float) -> None:
-        """Count a step, by the clock when it began and when its parts ended."""
+    def add_step(self, began: float, computed: float, ended: float, waited: float) -> None:
+        """Add a step, given the clock at its start and at the end of its parts."""
         self.steps += 1
         self.compute += computed - began
         self.wait += waited
         self.update += ended - computed - waited
 
-    def parts(self) -> list[float]:
-        """Return compute, wait and update, in seconds a step."""
+    def per_step(self) -> list[float]:
+        """Return the mean compute, wait and update time of a step, in seconds."""
         return [part / max(self.steps, 1) for part in (self.compute, self.wait, self.update)]
 
 
 @dataclass(frozen=True)
 class RankTime:
-    """A rank's seconds a step, the host it was on, and how many shards it had."""
+    """A rank's seconds per step, its host, and its number of shards."""
 
     host: str
     node: int
@@ -49,54 +49,59 @@ class RankTime:
     update: float
 
 
-def summary(ranks: Sequence[RankTime], cores: int) -> str:
-    """Return how long a step took, what it went to, who was slowest, and what would help."""
+def timing_summary(ranks: Sequence[RankTime], cores: int) -> str:
+    """Return the time of a step, its parts, the slowest rank, and what would help."""
     parts = np.mean([[rank.compute, rank.wait, rank.update] for rank in ranks], axis=0)
     seconds = float(parts.sum())
-    compute, wait, update = (parts / max(seconds, 1e-9)).tolist()
+    compute, wait, update = (parts / max(seconds, 1e-9)).tolist()  # a clock may be coarse
     text = f"{seconds * 1e6:,.0f} µs a step: {compute:.0%} compute"
     if len(ranks) == 1:
         return f"{text}, {update:.0%} update"
     slowest = max(range(len(ranks)), key=lambda rank: ranks[rank].compute)
-    usual = float(np.median([rank.compute for rank in ranks if rank.shards]))
-    extra = ranks[slowest].compute / max(usual, 1e-9) - 1
+    # The median of those with work: idle ranks would make every other one look slow.
+    median = float(np.median([rank.compute for rank in ranks if rank.shards]))
+    excess = ranks[slowest].compute / max(median, 1e-9) - 1
     return (
         f"{text}, {wait:.0%} wait, {update:.0%} update; slowest: rank {slowest} on "
-        f"{ranks[slowest].host}, {extra:+.0%}; {_help(ranks, cores, extra, wait, update)}"
+        f"{ranks[slowest].host}, {excess:+.0%}; {_suggestion(ranks, cores, excess, wait, update)}"
     )
 
 
 def checkpoint_hint(checkpoint_wait_s: float, saves: int, seconds: float) -> str | None:
-    """Return what helps a run of so many seconds that checkpoints have held up for long.
+    """Return what helps a run of `seconds` that waited long for its checkpoints.
 
-    None if they have not, or if they are far between already.
+    None if it did not, or if they are rare already.
     """
-    if checkpoint_wait_s < max(MUCH * seconds, NOTICED) or seconds > OFTEN * saves:
+    has_waited = checkpoint_wait_s >= max(_LARGE_SHARE * seconds, _MIN_CHECKPOINT_WAIT_S)
+    if not has_waited or seconds > _FREQUENT_CHECKPOINTS_S * saves:
         return None
     share = f"{checkpoint_wait_s / seconds:.0%}"
-    return f"{share} went to checkpoints; --checkpoint-every 60s saves less often"
+    return f"{share} of the time went to checkpoints; --checkpoint-every 60s saves less often"
 
 
-def _help(ranks: Sequence[RankTime], cores: int, extra: float, wait: float, update: float) -> str:
+def _suggestion(
+    ranks: Sequence[RankTime], cores: int, excess: float, wait: float, update: float
+) -> str:
+    """Return the first remedy that applies: the order is that of the usual gain."""
     shards = [rank.shards for rank in ranks]
     idle = shards.count(0)
     if idle:
         return f"{idle} had nothing to compute: fewer ranks, or --shards {len(ranks)}, would help"
-    if max(shards) > min(shards) and wait > MUCH:
+    if max(shards) > min(shards) and wait > _LARGE_SHARE:
         return (
             f"some have {max(shards)} shards and others {min(shards)}: a number of ranks that "
             f"divides {sum(shards)} would help"
         )
     if len(ranks) > cores:
         return f"ranks share cores: {cores} ranks would help"
-    if extra > UNEVEN and max(shards) == min(shards):
-        return "look what else runs there"
-    if wait > MUCH and len({rank.node for rank in ranks}) > 1:
-        return "the network takes long: a larger batch, or fewer nodes, would help (distbp plan)"
-    if wait > MUCH:
-        return "ranks wait for each other: look what else runs on their cores"
-    if update > MUCH:
+    if excess > _IMBALANCE and max(shards) == min(shards):
+        return "check what else runs on that host"
+    if wait > _LARGE_SHARE and len({rank.node for rank in ranks}) > 1:
+        return "the network is slow: a larger batch, or fewer nodes, would help (distbp plan)"
+    if wait > _LARGE_SHARE:
+        return "ranks wait for each other: check what else runs on their cores"
+    if update > _LARGE_SHARE:
         return "a larger --batch-size would help"
     if len(ranks) < sum(shards):
         return f"more ranks, up to {sum(shards)}, would help"
-    return "a larger --batch-size would employ more ranks"
+    return "a larger --batch-size would make use of more ranks"

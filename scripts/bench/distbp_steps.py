@@ -15,6 +15,7 @@ from distbp.parallel.topology import connect
 from distbp.storage import hdf5_file, scaling
 from distbp.training.config import Config
 from distbp.training.loop import Run
+from distbp.training.setup import assemble
 
 ROWS = 10_240
 
@@ -38,14 +39,14 @@ def write_data(path, n_in, n_out):
         hdf5_file.write_array(file, "train/y", random.integers(0, n_out, ROWS))
 
 
-def without_communication(run):
+def without_communication(parts):
     """Let each rank step by its own shards only: the step without any communication.
 
     It adds up and updates as if it were the only rank; the result is a different one.
     """
-    reduction, update = run.reduction, run.update
+    reduction, update = parts.reduction, parts.update
     partials = reduction.slots[: len(reduction.plan.partials)]
-    theta = run.network.theta.copy()
+    theta = parts.network.theta.copy()
     update.move([[theta.copy(), *state] for state in ([], [])], (0, theta.size), np.zeros(1))
 
     def reduce_and_update(rows, learning_rate):
@@ -58,14 +59,14 @@ def without_communication(run):
     reduction.reduce_and_update = reduce_and_update
 
 
-def iallreduce_each(run):
+def iallreduce_each(parts):
     """Sum as ShallowSpeed does: one Iallreduce for each array of weights and of biases."""
     from mpi4py import MPI
 
-    reduction, update = run.reduction, run.update
+    reduction, update = parts.reduction, parts.update
     total = reduction.slots[0]
     views = [
-        view for layers in layer_views(total[:-STATS_WIDTH], run.network.sizes) for view in layers
+        view for layers in layer_views(total[:-STATS_WIDTH], parts.network.sizes) for view in layers
     ]
     views.append(total[-STATS_WIDTH:])
     partials = reduction.slots[: len(reduction.plan.partials)]
@@ -101,17 +102,18 @@ def main():
         shards=int(shards) if shards else None,
         quiet=True,
     )
-    run = Run(config, comm)
+    parts = assemble(config, comm)
     if how == "silent":
-        without_communication(run)
+        without_communication(parts)
     if how == "iallreduce":
-        iallreduce_each(run)
+        iallreduce_each(parts)
+    run = Run(parts)
     order = np.random.default_rng(1).permutation(ROWS)
     size = config.batch_size
     batches = cycle([order[i : i + size] for i in range(0, ROWS - size + 1, size)])
 
     def step():
-        run.progress.step = 0
+        run.progress = parts.start
         run.step(next(batches))
 
     take_turns(folder, comm.rank == 0, step, comm.world.allgather)

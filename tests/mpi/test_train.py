@@ -14,6 +14,7 @@ from distbp.errors import ConfigError, DistbpError
 from distbp.network.parameter_store import ParameterStore
 from distbp.parallel.topology import Topology
 from distbp.training.loop import Result, Run, train
+from distbp.training.setup import assemble
 
 pytestmark = pytest.mark.mpi
 
@@ -93,9 +94,9 @@ def test_replicas_that_drift_apart_are_named(comm, everywhere, mpi_tmp_path, dat
     config = Config(data=str(data_sets["digits"]), quiet=True, epochs=2, combine="tree")
     for rank in range(comm.size):
         out = str(mpi_tmp_path / f"run-{rank}")
-        run = Run(replace(config, out=out), comm)
+        run = Run(assemble(replace(config, out=out), comm))
         if comm.rank == rank:
-            run.network.theta[0] += 0.01
+            run.parts.network.theta[0] += 0.01
         error = None
         try:
             run.train()

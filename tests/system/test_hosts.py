@@ -89,7 +89,9 @@ def test_a_rank_failure_on_one_of_several_hosts(hosts, data, reference, tmp_path
     assert (tmp_path / "fault").exists(), report
     if is_open_mpi():
         assert ended.returncode == 0, report
-        assert ended.stderr.count(f"rank {rank} died. The run goes on after 2 epochs") == 1, report
+        assert ended.stderr.count(f"rank {rank} died. Training continues after 2 epochs") == 1, (
+            report
+        )
     else:
         assert ended.returncode != 0, report
         run(hosts, [1] * len(layout), ["train", "--resume", tmp_path / "run"])

@@ -40,7 +40,8 @@ MODULES = {
     "data": ["dataset", "batches", "tables", "csv_source", "sources", "labels", "importing"],
     "training": [
         "options", "config", "gradient", "sdc_check", "inputs", "evaluation", "prediction",
-        "state", "recorder", "setup", "messages", "stop_request", "timing", "loop",
+        "state", "messages", "timing", "stop_request", "checkpoint_schedule", "checkpoint_writer",
+        "metrics_file", "recorder", "setup", "recovery", "loop",
     ],
     "launch": ["processes", "mpiexec", "supervisor", "slurm", "planner"],
     "cli": ["parser", "rank_options", "describe", "train_command", "commands", "main"],

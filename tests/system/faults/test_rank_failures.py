@@ -54,7 +54,7 @@ def survive(tmp_path, data, reference, environment=None, while_running=None, ran
 def assert_continued(err: str, *ranks: int) -> None:
     if is_open_mpi():
         failed = f"rank{'s' if len(ranks) > 1 else ''} {', '.join(map(str, ranks))}"
-        assert err.count(f"{failed} died. The run goes on after") == 1, err
+        assert err.count(f"{failed} died. Training continues after") == 1, err
 
 
 @pytest.mark.parametrize("rank", range(N) if FULL else [0, 2])

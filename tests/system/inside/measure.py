@@ -22,9 +22,9 @@ def install(folder: str, rank: str) -> None:
     @functools.wraps(train)
     def measured(run: Any) -> Any:
         result = train(run)
-        run.comm.world.barrier()
+        run.parts.comm.world.barrier()
         Path(folder, f"rank-{rank}.json").write_text(json.dumps(measurement()))
-        run.comm.world.barrier()
+        run.parts.comm.world.barrier()
         return result
 
     Run.train = measured

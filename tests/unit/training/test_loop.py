@@ -1,4 +1,4 @@
-"""Whole runs in one process: what is recorded, kept, gone on with, and refused.
+"""Complete runs in one process: records, checkpoints, resuming, and refusals.
 
 The same on several ranks is in tests/mpi. Data sets are those of `samples`.
 """
@@ -28,10 +28,11 @@ from distbp.parallel.topology import Topology
 from distbp.storage import hdf5_file, run_directory
 from distbp.storage.checkpoint import read_checkpoint
 from distbp.storage.run_directory import RunDirectory, find_checkpoint, load
-from distbp.training import loop
+from distbp.training import setup
 from distbp.training.config import Config
 from distbp.training.loop import Run, train
 from distbp.training.recorder import RunRecorder
+from distbp.training.setup import assemble
 
 N, CLASSES = samples.ROWS["train"], samples.N_CLASSES
 TIMES = ("seconds", "samples_per_s")
@@ -39,7 +40,7 @@ TIMES = ("seconds", "samples_per_s")
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """Return a function that gives the path of a sample data set, written once."""
+    """Return a function that returns the path of a sample data set, written once."""
     folder, written = tmp_path_factory.mktemp("data"), {}
 
     def of(name):
@@ -52,7 +53,7 @@ def data(tmp_path_factory):
 
 @pytest.fixture
 def run(tmp_path, data):
-    """Return a function that trains, alone, with a few options; each run in a new directory."""
+    """Return a function that trains on one rank with some options, each time in a new directory."""
     count = iter(range(100))
 
     def train_with(name="digits", **options):
@@ -64,13 +65,13 @@ def run(tmp_path, data):
 
 
 def resumed(path, **changes):
-    """Go on with a run as `distbp train --resume` does."""
+    """Resume a run as `distbp train --resume` does."""
     config = Config(**read_checkpoint(find_checkpoint(path)).about["config"])
     return train(config.resumed({"out": str(path), **changes}), resume=True, comm=Topology())
 
 
 def rows(path, split):
-    """Return x (n, n_0), y (n, n_L) of a split as a network takes them, in float64."""
+    """Return x (n, n_0) and y (n, n_L) of a split, scaled, in float64."""
     file = DataSet(path)
     part = file.splits[split]
     feed = BatchLoader(part, file.scaling, len(file.classes), len(part), np.dtype("f8"))
@@ -93,7 +94,7 @@ def cost_and_accuracy(network, x, y):
     return cost, float(np.mean(a.argmax(axis=1) == y.argmax(axis=1)))
 
 
-# What a run does.
+# What a run computes.
 
 
 def plainly(config, x, y, epochs):
@@ -122,7 +123,7 @@ def plainly(config, x, y, epochs):
     [(64, 4), (N, 1), (2 * N, 8), (N - 1, 100), (71, 71), (100, 7)],
 )
 def test_a_run_is_plain_gradient_descent(run, data, batch_size, shards):
-    """Every row once an epoch in the order of the seed, whatever the batches and shards.
+    """Every row once per epoch in the order of the seed, whatever the batches and shards.
 
     Batches larger than the data, last batches of one row and empty shards included.
     """
@@ -137,7 +138,7 @@ def test_a_run_is_plain_gradient_descent(run, data, batch_size, shards):
 
 
 def test_records(run, data):
-    """metrics.jsonl has one object an epoch, of the documented keys and recomputed values."""
+    """metrics.jsonl has one object per epoch, with the documented keys and recomputed values."""
     result = run("digits packed", dtype="float64", learning_rate=0.2)
     assert metrics(result.path) == result.history
     assert [record["epoch"] for record in result.history] == [1, 2, 3]
@@ -169,7 +170,7 @@ def test_train_cost_is_that_before_each_step(run, data):
 
 
 def test_a_run_learns(run):
-    """The digits of the sample are told apart after a few epochs."""
+    """The sample's digits are classified well after a few epochs."""
     history = run(epochs=8, hidden=(30,), optimizer="adam", learning_rate=0.01).history
     assert history[-1]["test_accuracy"] > 0.9
     assert history[-1]["train_cost"] < history[0]["train_cost"] / 2
@@ -198,12 +199,11 @@ def test_equal_configurations_give_equal_bits(run):
 
 
 def test_a_new_order_every_epoch(run, data):
-    """Rows are shuffled anew: two epochs of one batch a row are not twice the same."""
+    """Rows are shuffled again for each epoch."""
     config = Config(data=data("digits"), out=str(run().path) + "x", quiet=True)
-    parts, orders = Run(config, Topology()), []
+    parts, orders = assemble(config, Topology()), []
     for epoch in range(3):
-        parts.progress.epoch = epoch
-        parts.order.fill(parts._shuffle)
+        parts.shuffle(epoch)
         orders.append(parts.order.array.copy())
         assert sorted(orders[-1]) == list(range(N))
     assert (orders[0] != orders[1]).any()
@@ -211,12 +211,12 @@ def test_a_new_order_every_epoch(run, data):
 
 
 def test_dropout_depends_on_epoch_step_and_shard(data, tmp_path):
-    """The same rows lose other units in another epoch, step or shard; the same ones again here."""
+    """The same rows lose other units in another epoch, step or shard, but are reproducible."""
     config = Config(
         data=data("digits"), out=str(tmp_path / "run"), dropout=0.5, batch_size=20, shards=2,
         quiet=True,
     )  # fmt: skip
-    parts = Run(config, Topology())
+    parts = assemble(config, Topology())
     batch = np.arange(20)
 
     def cost(rows, epoch, step):
@@ -254,16 +254,16 @@ def test_schedules(run):
 
 
 def test_patience(run, handlers, capsys):
-    """A run stops when so many epochs brought no better score, and says so."""
+    """A run stops after so many epochs without a better score, and logs it."""
     result = run("digits packed", patience=2, epochs=60, learning_rate=4.0, quiet=False)
     scores = [record["validation_cost"] for record in result.history]
     best = scores.index(min(scores))
     assert len(scores) == best + 1 + 2 < 60
-    assert "stopped: no better score for 2 epochs" in capsys.readouterr().out
+    assert "stopped early: no better score for 2 epochs" in capsys.readouterr().out
 
 
-def test_patience_without_validation_looks_at_the_training_cost(run):
-    """Never at the test set: at learning rate 0 nothing gets better, not even by chance."""
+def test_patience_without_validation_uses_the_training_cost(run):
+    """Never the test set's: at learning rate 0 the training cost does not improve."""
     history = run(patience=1, epochs=9, learning_rate=0.0, dropout=0.0, shards=1).history
     costs = [record["train_cost"] for record in history]
     assert len(costs) == 2 + costs.index(min(costs))
@@ -272,17 +272,17 @@ def test_patience_without_validation_looks_at_the_training_cost(run):
 def test_validation_rows_are_held_out(run, data, tmp_path):
     """They are part of the training set, never trained on, the same in every epoch."""
     config = Config(data=data("digits"), out=str(tmp_path / "held"), validation=0.2, quiet=True)
-    parts = Run(config, Topology())
-    held, left = parts.validation.rows, parts.rows.rows
+    parts = assemble(config, Topology())
+    held, left = parts.evaluators["validation"].split.rows, parts.rows.rows
     assert len(held) == round(0.2 * N)
     assert sorted([*held, *left]) == list(range(N))
-    parts.order.fill(parts._shuffle)
+    parts.shuffle(0)
     assert sorted(parts.order.array) == list(left)
-    parts.train()
+    record = Run(parts).train().history[-1]
     x, y = rows(data("digits"), "train")
     cost, accuracy = cost_and_accuracy(parts.network, x[held], y[held])
-    assert parts.progress.history.records[-1]["validation_cost"] == pytest.approx(cost, rel=1e-5)
-    assert parts.progress.history.records[-1]["validation_accuracy"] == accuracy
+    assert record["validation_cost"] == pytest.approx(cost, rel=1e-5)
+    assert record["validation_accuracy"] == accuracy
 
 
 @pytest.mark.parametrize(
@@ -293,8 +293,8 @@ def test_validation_rows_are_held_out(run, data, tmp_path):
         ("digits", 0.9999, "leaves 0 to train on"),
     ],
 )
-def test_validation_that_cannot_be_had(run, name, validation, message):
-    """No second validation set, and no empty part."""
+def test_impossible_validation(run, name, validation, message):
+    """No second validation set, and no empty split."""
     with pytest.raises(ConfigError, match=message):
         run(name, validation=validation)
 
@@ -302,7 +302,7 @@ def test_validation_that_cannot_be_had(run, name, validation, message):
 # Checkpoints of a run.
 
 
-def test_best_is_the_best(run):
+def test_best_has_the_best_score(run):
     """best.h5 is the network of the lowest validation cost, last.h5 the last one."""
     result = run(
         "digits packed", epochs=4, hidden=(30,), learning_rate=2.0, checkpoint_every="3epochs"
@@ -330,7 +330,7 @@ def test_the_best_of_short_epochs_is_not_written_each_time(run, monkeypatch):
 
     monkeypatch.setattr(RunDirectory, "save", note)
     monkeypatch.setattr(RunDirectory, "save_best", note_best)
-    monkeypatch.setattr("distbp.training.recorder.BEST_INTERVAL_S", 1000.0)
+    monkeypatch.setattr("distbp.training.checkpoint_schedule._BEST_INTERVAL_S", 1000.0)
     result = run(epochs=8, learning_rate=0.02, checkpoint_every="6epochs")
     costs = [record["train_cost"] for record in result.history]
     assert costs == sorted(set(costs), reverse=True)  # each epoch is the best so far
@@ -338,8 +338,8 @@ def test_the_best_of_short_epochs_is_not_written_each_time(run, monkeypatch):
     assert digest(load(result.path / "best.h5").theta) == result.digest
 
 
-def test_the_best_that_was_held_back_has_to_be_written(run, monkeypatch):
-    """A run does not end well without it."""
+def test_a_deferred_best_has_to_be_written(run, monkeypatch):
+    """A run that cannot write it fails."""
     calls, save_best = [], RunDirectory.save_best
 
     def fails_at_last(self, checkpoint):
@@ -349,7 +349,7 @@ def test_the_best_that_was_held_back_has_to_be_written(run, monkeypatch):
         save_best(self, checkpoint)
 
     monkeypatch.setattr(RunDirectory, "save_best", fails_at_last)
-    monkeypatch.setattr("distbp.training.recorder.BEST_INTERVAL_S", 1000.0)
+    monkeypatch.setattr("distbp.training.checkpoint_schedule._BEST_INTERVAL_S", 1000.0)
     with pytest.raises(CheckpointError, match="disk full"):
         run(epochs=3, checkpoint_every="100epochs")
     assert calls == [1, 3]
@@ -361,7 +361,7 @@ def test_the_best_that_was_held_back_has_to_be_written(run, monkeypatch):
      ("8steps", 9, [8, 16, 24]), ("1000s", 9, [24])],
 )  # fmt: skip
 def test_checkpoints_that_are_due(run, every, keep, steps):
-    """They come when asked for, the last state always; only the newest are kept."""
+    """They are written on schedule, the last state always; only the newest are kept."""
     result = run(checkpoint_every=every, keep=keep)
     names = sorted(path.name for path in (result.path / "checkpoints").iterdir())
     assert names == [f"step-{step:09d}.h5" for step in steps]
@@ -381,7 +381,7 @@ def test_checkpoints_that_are_due(run, every, keep, steps):
     ],
     ids=["dropout, adam", "plateau, nesterov", "held out, cosine"],
 )
-def test_going_on_from_anywhere_changes_nothing(run, options):
+def test_resuming_anywhere_changes_nothing(run, options):
     """From the first step, the middle and the end of an epoch: equal bits and equal records."""
     whole = run(checkpoint_every="1steps", keep=1000, batch_size=101, **options)
     steps = len(list((whole.path / "checkpoints").iterdir()))
@@ -399,8 +399,8 @@ def test_going_on_from_anywhere_changes_nothing(run, options):
         assert digest(load(path).theta) == whole.digest
 
 
-def test_going_on_after_the_end(run):
-    """A run that is done does nothing more; with more epochs it is the longer run."""
+def test_resuming_after_the_end(run):
+    """A complete run does nothing more; with more epochs it equals the longer run."""
     short, long = run(epochs=2), run(epochs=4)
     before = (short.path / "last.h5").read_bytes()
     same = resumed(short.path)
@@ -413,8 +413,8 @@ def test_going_on_after_the_end(run):
     assert Config(**read_checkpoint(find_checkpoint(short.path)).about["config"]).epochs == 4
 
 
-def test_going_on_on_other_data(run, data, tmp_path):
-    """The data set is known by its content: a copy will do, another one will not."""
+def test_resuming_on_other_data(run, data, tmp_path):
+    """The data set is identified by its content: a copy is accepted, another one is not."""
     result = run(epochs=1)
     copied = shutil.copy(data("digits"), tmp_path / "copy.h5")
     resumed(result.path, data=str(copied), epochs=2)
@@ -423,7 +423,7 @@ def test_going_on_on_other_data(run, data, tmp_path):
         resumed(result.path, data=str(other), epochs=3)
 
 
-def test_going_on_with_another_configuration(run):
+def test_resuming_with_another_configuration(run):
     """A library's user cannot change the mathematics of a run either."""
     result = run(epochs=1)
     config = Config(**read_checkpoint(find_checkpoint(result.path)).about["config"])
@@ -433,16 +433,16 @@ def test_going_on_with_another_configuration(run):
         train(replace(config, hidden=(3,), epochs=2), resume=True, comm=Topology())
 
 
-def test_nothing_to_go_on_with(data, tmp_path):
-    """A directory without a checkpoint is named."""
+def test_nothing_to_resume(data, tmp_path):
+    """The message names the directory without a checkpoint."""
     (tmp_path / "empty").mkdir()
     config = Config(data=data("digits"), out=str(tmp_path / "empty"), quiet=True)
     with pytest.raises(CheckpointError, match=r"empty has no checkpoint"):
         train(config, resume=True, comm=Topology())
 
 
-def test_a_directory_with_a_run_is_not_used_again(run, data):
-    """The first run is left as it is."""
+def test_a_directory_with_a_run_is_not_reused(run, data):
+    """The first run is left unchanged."""
     result = run(epochs=1)
     before = (result.path / "config.toml").read_bytes()
     with pytest.raises(CheckpointError, match="already contains a run"):
@@ -451,14 +451,14 @@ def test_a_directory_with_a_run_is_not_used_again(run, data):
 
 
 def test_a_run_needs_a_directory(data, tmp_path, monkeypatch):
-    """Without one nothing is written, least of all into the current directory."""
+    """Without one nothing is written, in particular not into the current directory."""
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError, match="--out"):
         train(Config(data=data("digits"), epochs=1, quiet=True), comm=Topology())
     assert not list(tmp_path.iterdir())
 
 
-# Starting from another run.
+# Initial weights from another run.
 
 
 def test_init_from(run):
@@ -477,8 +477,8 @@ def test_init_from_another_shape(run):
         run(init_from=str(first.path), hidden=(8,))
 
 
-def test_the_first_run_is_not_needed_any_more(run):
-    """A run that was started from another one goes on after that one is gone."""
+def test_init_from_is_needed_only_once(run):
+    """A run can be resumed after the one it was initialized from was deleted."""
     first = run(epochs=1)
     second = run(init_from=str(first.path), epochs=1)
     whole = run(init_from=str(first.path), epochs=2)
@@ -486,7 +486,7 @@ def test_the_first_run_is_not_needed_any_more(run):
     assert resumed(second.path, epochs=2).digest == whole.digest
 
 
-# Numbers that are none.
+# NaN and infinity.
 
 
 def check_finite(path):
@@ -507,8 +507,8 @@ def check_finite(path):
         ({"learning_rate": 1e30, "optimizer": "momentum", "momentum": 0.99}, r"epoch 1, step"),
     ],
 )
-def test_a_cost_that_is_no_number(run, tmp_path, options, place, every):
-    """The run ends in one sentence with the place, and nothing infinite is kept."""
+def test_a_cost_that_is_not_finite(run, tmp_path, options, place, every):
+    """The run ends with one sentence that names the step; all checkpoints are finite."""
     with pytest.raises(DistbpError, match=f"not a finite number in {place}") as failure:
         run(checkpoint_every=every, init="large", **options)
     assert "--learning-rate" in str(failure.value)
@@ -516,8 +516,8 @@ def test_a_cost_that_is_no_number(run, tmp_path, options, place, every):
     check_finite(tmp_path / "run0")
 
 
-def test_after_a_cost_that_is_no_number(run, tmp_path):
-    """The last good checkpoint is there, and a run without any may be begun again."""
+def test_after_a_cost_that_is_not_finite(run, tmp_path):
+    """Without a checkpoint, the directory can be used for a new run."""
     good = run(epochs=2)
     config = Config(**read_checkpoint(find_checkpoint(good.path)).about["config"])
     with pytest.raises(DistbpError, match="not a finite number"):
@@ -526,11 +526,11 @@ def test_after_a_cost_that_is_no_number(run, tmp_path):
     assert train(bad, comm=Topology()).digest == good.digest
 
 
-# Trouble with the disk.
+# Write errors.
 
 
-def test_a_save_that_fails_is_tried_again(run, monkeypatch, handlers, capsys):
-    """In the middle a failed save is a warning; the run ends with all that it should have."""
+def test_a_failed_save_is_retried(run, monkeypatch, handlers, capsys):
+    """During the run a failed save is a warning; at its end all files are complete."""
     real, calls = RunDirectory.save, []
 
     def fails_at_first(self, checkpoint, is_best):
@@ -542,13 +542,13 @@ def test_a_save_that_fails_is_tried_again(run, monkeypatch, handlers, capsys):
     expected = run()
     monkeypatch.setattr(RunDirectory, "save", fails_at_first)
     result = run()
-    assert "disk full. The run goes on" in capsys.readouterr().err
+    assert "disk full. Training continues" in capsys.readouterr().err
     assert digest(load(result.path).theta) == expected.digest
     assert timeless(metrics(result.path)) == timeless(expected.history)
 
 
-def test_the_best_network_is_kept_although_a_save_failed(run, monkeypatch):
-    """If the last epoch is the best and its save is tried again, best.h5 is it, too."""
+def test_best_is_written_although_a_save_failed(run, monkeypatch):
+    """If the last epoch is the best and its save is retried, best.h5 is written too."""
     real, calls = RunDirectory.save, []
 
     def fails_at_first(self, checkpoint, is_best):
@@ -567,7 +567,7 @@ def test_the_best_network_is_kept_although_a_save_failed(run, monkeypatch):
 def test_every_epoch_is_in_the_metrics_although_a_write_failed(
     run, monkeypatch, handlers, capsys, which, is_full
 ):
-    """What could not be written after one epoch, or only half, is written later, once and whole."""
+    """What was not written, or only half, after one epoch is written later, once and completely."""
     add_line, write_text, added, failed = RunDirectory.append_line, RunDirectory.write_text, [], []
 
     def adds_half(self, name, line):
@@ -592,24 +592,24 @@ def test_every_epoch_is_in_the_metrics_although_a_write_failed(
     assert len(result.history) == 3
 
 
-def test_metrics_are_there_while_a_run_goes_on(run, monkeypatch):
-    """One line after each epoch; also if somebody has taken the file away meanwhile."""
-    seen, after_epoch = [], RunRecorder.after_epoch
+def test_metrics_are_written_during_a_run(run, monkeypatch):
+    """One line after each epoch, even if somebody deletes the file meanwhile."""
+    seen, on_epoch = [], RunRecorder.on_epoch
 
-    def looks(self):
-        after_epoch(self)
-        path = self.folder.path / "metrics.jsonl"
-        seen.append([record["epoch"] for record in metrics(self.folder.path)])
+    def looks(self, progress):
+        on_epoch(self, progress)
+        path = self.directory.path / "metrics.jsonl"
+        seen.append([record["epoch"] for record in metrics(path.parent)])
         if len(seen) == 2:
             path.unlink()
 
-    monkeypatch.setattr(RunRecorder, "after_epoch", looks)
+    monkeypatch.setattr(RunRecorder, "on_epoch", looks)
     run(epochs=4)
     assert seen == [[1], [1, 2], [1, 2, 3], [1, 2, 3, 4]]
 
 
 def test_the_last_save_has_to_succeed(run, monkeypatch):
-    """A run does not end well without its last checkpoint."""
+    """A run that cannot write its last checkpoint fails."""
 
     def fails(self, checkpoint, is_best):
         raise CheckpointError("disk full.")
@@ -619,11 +619,11 @@ def test_the_last_save_has_to_succeed(run, monkeypatch):
         run()
 
 
-# Other files, the same rows.
+# The same rows, stored differently.
 
 
 def rewritten(path, to, pad=0, **storage):
-    """Copy a data set with other storage of x, `pad` bytes further on in the file."""
+    """Copy a data set with x stored differently, `pad` bytes further into the file."""
     with (
         h5py.File(path) as file,
         hdf5_file.create_file(to, DATA_FORMAT, DATA_VERSION, DataError) as copy,
@@ -642,7 +642,7 @@ def rewritten(path, to, pad=0, **storage):
 
 @pytest.mark.parametrize("name", ["digits", "numbers"])
 def test_storage_does_not_matter(run, data, tmp_path, name):
-    """Chunked and packed rows, and rows at odd places of the file, train to the same bits."""
+    """Chunked, compressed and unaligned rows give the same bits."""
     expected = run(name, epochs=2).digest
     packed, moved = tmp_path / "packed.h5", tmp_path / "moved.h5"
     assert rewritten(data(name), packed, chunks=True, compression="gzip") is None
@@ -652,7 +652,7 @@ def test_storage_does_not_matter(run, data, tmp_path, name):
 
 
 def test_missing_data(tmp_path):
-    """Neither a file that is not there nor one without training rows makes a directory."""
+    """For a missing file, or one without training rows, no directory is made."""
     config = Config(data=str(tmp_path / "none.h5"), out=str(tmp_path / "run"), quiet=True)
     with pytest.raises(DataError, match=r"none\.h5"):
         train(config, comm=Topology())
@@ -665,11 +665,11 @@ def test_missing_data(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-# What is shown.
+# What is printed.
 
 
-def test_what_a_person_reads(run, handlers, capsys):
-    """The network, the ranks, a line an epoch, and at the end the digest and where the model is."""
+def test_printed_lines(run, handlers, capsys):
+    """The network, the ranks, a line per epoch, and at the end the digest and the model's path."""
     result = run(quiet=False)
     lines = capsys.readouterr().out.splitlines()
     assert "48-9-5" in lines[0]
@@ -681,15 +681,15 @@ def test_what_a_person_reads(run, handlers, capsys):
 
 
 def test_quiet(run, handlers, capsys):
-    """Nothing is printed unless something is wrong."""
+    """Nothing is printed but warnings and errors."""
     run(quiet=True)
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err == ""
 
 
-def test_sums_that_are_not_exact_are_announced(run, handlers, capsys):
-    """A run that gives up the promise of equal bits says so, even when it is quiet."""
+def test_inexact_sums_are_warned_of(run, handlers, capsys):
+    """A run whose bits depend on the number of ranks warns of that, even with --quiet."""
     exact, other = run(), run(combine="allreduce")
     assert "not exact" in capsys.readouterr().err
     assert other.history[-1]["train_cost"] == pytest.approx(exact.history[-1]["train_cost"])
@@ -723,21 +723,21 @@ def pictures(tmp_path_factory):
 def test_steps_allocate_nothing(pictures, tmp_path, peak, options):
     """Over many steps Python and NumPy never hold 4 kB more than before; after them, nothing."""
     config = Config(data=pictures, out=str(tmp_path / "run"), quiet=True, batch_size=64)
-    parts = Run(replace(config, **{"hidden": (100,)} | options), Topology())
-    parts.order.fill(parts._shuffle)
-    size = parts.config.batch_size
+    parts = assemble(replace(config, **{"hidden": (100,)} | options), Topology())
+    parts.shuffle(0)
+    run, size, steps_per_epoch = Run(parts), parts.config.batch_size, parts.steps_per_epoch
 
     def steps():
-        for _ in range(100 if size == 64 else 2 * parts.batches):
-            start = parts.progress.step % parts.batches * size
-            parts.step(parts.order.array[start : start + size])
+        for _ in range(100 if size == 64 else 2 * steps_per_epoch):
+            start = run.progress.position.step % steps_per_epoch * size
+            run.step(parts.order.array[start : start + size])
 
     assert peak(steps) < 4_000 + 16 * size  # softmax and argmax take numbers a row
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_a_save_that_dies_is_no_save(run, monkeypatch):
-    """Whatever ends the thread that saves ends the run too."""
+def test_a_crash_in_the_writer_thread_ends_the_run(run, monkeypatch):
+    """Whatever exception ends the thread that writes checkpoints ends the run too."""
 
     def fail(*_):
         raise MemoryError("no room")
@@ -747,17 +747,17 @@ def test_a_save_that_dies_is_no_save(run, monkeypatch):
         run()
 
 
-def test_a_run_that_has_gone_on_is_not_set_back(run, monkeypatch):
-    """Another one resumed it, and ended, between our look at its checkpoint and our lock."""
+def test_a_newer_checkpoint_is_not_overwritten(run, monkeypatch):
+    """Another process resumed the run and ended, after this one read the checkpoint."""
     path = run().path
-    open_data = loop.open_data
+    open_data = setup.open_data
 
     def slow(*words):
         monkeypatch.undo()
         resumed(path, epochs=5)
         return open_data(*words)
 
-    monkeypatch.setattr("distbp.training.loop.open_data", slow)
-    with pytest.raises(CheckpointError, match="has gone on while this run was starting"):
+    monkeypatch.setattr("distbp.training.setup.open_data", slow)
+    with pytest.raises(CheckpointError, match="another run has written a newer checkpoint"):
         resumed(path, epochs=4)
     assert len(resumed(path, epochs=6).history) == 6

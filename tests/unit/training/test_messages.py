@@ -1,4 +1,4 @@
-"""What a person is told before a run: what makes it slower, or its bits others."""
+"""The lines that people read, above all those about slow runs and differing bits."""
 
 import re
 from types import SimpleNamespace
@@ -7,62 +7,100 @@ import pytest
 
 from distbp.network.network import Network
 from distbp.training.config import Config
-from distbp.training.messages import introduction, warnings
-from distbp.training.state import Progress
+from distbp.training.messages import (
+    RankInfo,
+    epoch_line,
+    introduction,
+    rank_failure_message,
+    step_status,
+    warnings,
+)
+from distbp.training.state import Position, Progress
 
 BITS = {"cpu": "X", "numpy": "2.0", "blas": "openblas"}
 
 
-def machines(ranks, cores=None, nodes=1, bits=None):
-    """Return what ranks say of themselves, each of a node's with all its cores."""
-    cores = list(range(cores or ranks))
-    return [[rank % nodes, cores, (bits or {}).get(rank, BITS)] for rank in range(ranks)]
+def ranks(n, cores=None, nodes=1, bits=None):
+    """Return the `RankInfo` of n ranks, each with all cores of its node."""
+    cores = list(range(cores or n))
+    return [RankInfo(rank % nodes, cores, (bits or {}).get(rank, BITS)) for rank in range(n)]
 
 
 CONFIG = Config(shards=4, combine="tree")
 
 
-def test_nothing_to_warn_of():
-    """Ranks with a core and a shard each are as they should be."""
-    assert warnings(CONFIG, machines(4), None) == []
-    assert warnings(CONFIG, machines(4, cores=2, nodes=2), None) == []
+def test_no_warning():
+    """Ranks with a core and a shard each need none."""
+    assert warnings(CONFIG, ranks(4), None) == []
+    assert warnings(CONFIG, ranks(4, cores=2, nodes=2), None) == []
     same = SimpleNamespace(about={"machine": BITS | {"threads": 1}})
-    assert warnings(CONFIG, machines(1), same) == []
+    assert warnings(CONFIG, ranks(1), same) == []
 
 
 @pytest.mark.parametrize(
-    ("config", "ranks", "message"),
+    ("config", "infos", "message"),
     [
-        (CONFIG, machines(3, cores=2), "3 ranks of 1 thread share 2 cores"),
-        (Config(shards=4, threads=2), machines(2, cores=2), "2 ranks of 2 threads share 2 cores"),
-        (CONFIG, machines(7), "3 of 7 ranks have nothing to compute.*--shards 7 would use them"),
-        (Config(shards=4, combine="allreduce"), machines(1), "--combine allreduce is not exact"),
-        (CONFIG, machines(3, bits={2: BITS | {"cpu": "Y"}}), "rank 2 has cpu 'Y', unlike rank 0"),
+        (CONFIG, ranks(3, cores=2), "3 ranks of 1 thread share 2 cores"),
+        (Config(shards=4, threads=2), ranks(2, cores=2), "2 ranks of 2 threads share 2 cores"),
+        (CONFIG, ranks(7), "3 of 7 ranks have nothing to compute.*--shards 7 would use all ranks"),
+        (Config(shards=4, combine="allreduce"), ranks(1), "--combine allreduce is not exact"),
+        (CONFIG, ranks(3, bits={2: BITS | {"cpu": "Y"}}), "rank 2 has cpu 'Y', unlike rank 0"),
     ],
 )
-def test_warnings(config, ranks, message):
-    """One sentence each: what is so, and what it means."""
-    (text,) = warnings(config, ranks, None)
+def test_warnings(config, infos, message):
+    """One sentence each: the fact, and what it means."""
+    (text,) = warnings(config, infos, None)
     assert re.search(message, text)
 
 
-def test_a_run_that_was_begun_elsewhere():
-    """Another machine than the one before is named, because bits may differ."""
+def test_a_run_resumed_on_other_hardware():
+    """What differs from the hardware before is named, because the last bits may differ."""
     before = SimpleNamespace(about={"machine": BITS | {"numpy": "1.9", "threads": 1}})
-    (text,) = warnings(CONFIG, machines(1), before)
-    assert "begun with numpy '1.9'" in text
+    (text,) = warnings(CONFIG, ranks(1), before)
+    assert "started with numpy '1.9'" in text
 
 
 def test_introduction():
-    """Sizes, rows, ranks, sums, and what a death would cost; a line more where a run goes on."""
+    """Sizes, rows, ranks, sums, what a rank's death would cost, and where the run resumes."""
     network = Network((4, 3, 2))
-    lines = introduction(CONFIG, network, machines(2, nodes=2), 1000, Progress(), False)
+    lines = introduction(CONFIG, network, ranks(2, nodes=2), 1000, Progress.at_start(), False)
     assert lines[0] == "4-3-2, 23 parameters, float32; 1,000 training rows, 4 steps an epoch"
     assert lines[1].startswith("2 ranks on 2 nodes, 4 shards, 1 thread a rank, 4 cores; exact sums")
     assert lines[2:] == [
-        "a rank that dies ends the run: the last checkpoint is kept, --resume goes on"
+        "if a rank dies, the run ends; --resume continues from the last checkpoint"
     ]
-    lines = introduction(CONFIG, network, machines(2), 1000, Progress(), True)
-    assert lines[2] == "a rank that dies costs the step in flight: the others go on"
-    lines = introduction(CONFIG, network, machines(1), 1000, Progress(epoch=1, step=2), False)
+    lines = introduction(CONFIG, network, ranks(2), 1000, Progress.at_start(), True)
+    assert lines[2] == "if a rank dies, the others repeat the step in flight and continue"
+    at = Progress.at_start()._replace(position=Position(1, 2, 6))
+    lines = introduction(CONFIG, network, ranks(1), 1000, at, False)
     assert lines[2] == "resumed after 1 epoch and 2 steps"
+    at = Progress.at_start()._replace(position=Position(30, 0, 120))
+    assert introduction(CONFIG, network, ranks(1), 1000, at, False)[-1].startswith("nothing to do")
+
+
+def test_epoch_line():
+    """Costs and accuracies of the splits there are; a cost that was not finite is inf."""
+    record = {
+        "epoch": 3, "train_cost": 0.5, "train_accuracy": 0.75, "validation_cost": None,
+        "validation_accuracy": None, "test_cost": None, "test_accuracy": 0.5, "seconds": 2.0,
+        "samples_per_s": 1234.5,
+    }  # fmt: skip
+    assert epoch_line(record, 10, True) == (
+        "epoch  3/10 | train cost 0.5000 accuracy 75.00% | test cost inf accuracy 50.00% | 2.0 s, "
+        "1,234 samples/s"
+    )
+    assert "test cost inf R² 0.5000 |" in epoch_line(record, 10, False)
+
+
+def test_step_status():
+    """Means over the rows that were not skipped."""
+    progress = Progress.at_start()._replace(cost=6.0, correct=3, skipped=4)
+    assert step_status(progress, 16, 1000.0, True) == "cost 0.5000 accuracy 25.00% 1,000 samples/s"
+    assert step_status(progress, 4, 0.0, False) == "cost 6.0000 0 samples/s"
+
+
+def test_rank_failure_message():
+    """Who died, where the others continue, and how many they are."""
+    text = rank_failure_message([2], 3, Position(2, 1, 9))
+    assert text.startswith("rank 2 died. Training continues after 2 epochs and 1 step on 3 ranks;")
+    assert rank_failure_message([0, 2], 1, Position()).startswith("ranks 0, 2 died.")

@@ -55,7 +55,7 @@ def test_a_flipped_bit_is_located_and_corrected(
     flip(10, array, index, bit)
     assert train(config, comm=Topology()).digest == undisturbed.digest
     err = capsys.readouterr().err
-    assert f"by epoch 2, step 2: layer {layer} in the memory of rank 0 on" in err
+    assert f"in epoch 2, step 2: layer {layer} in the memory of rank 0 on" in err
     assert err.count("Silent data corruption detected") == 1
 
 

@@ -1,4 +1,4 @@
-"""What follows from the records of the epochs, as they come and all at once."""
+"""Positions, progress, and what follows from the records of the epochs."""
 
 import json
 import math
@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 
 from distbp.errors import CheckpointError
 from distbp.network.schedules import plateau_factor
-from distbp.training.setup import where
-from distbp.training.state import History, Progress
+from distbp.training.state import History, Position, Progress, read_progress
 
 scores = st.lists(st.sampled_from([0.5, 1.0, 2.0, 3.0, math.inf]), max_size=30)
 
@@ -32,15 +31,15 @@ def history(costs):
         *(([math.inf], 0), ([math.inf, math.inf], 1), ([math.inf, 3, math.inf, 4], 2)),
     ],
 )
-def test_waited(costs, epochs_without_improvement):
-    """An equal score is not a better one, and what is not a number is the worst."""
+def test_epochs_without_improvement(costs, epochs_without_improvement):
+    """An equal score is no improvement, and one that is not finite is the worst."""
     found = history(costs)
     assert found.epochs_without_improvement == epochs_without_improvement
     assert found.is_best == (epochs_without_improvement == 0 and len(costs) > 0)
 
 
-def test_a_score_that_is_no_number():
-    """It is worse than any number, so that it neither stops a run nor stays its best."""
+def test_a_score_that_is_nan():
+    """It is worse than any number, so that it neither stops a run nor remains the best."""
     records = [record(0.0) | {"train_cost": cost} for cost in (math.nan, 3.0, math.nan, 4.0)]
     assert [History(records[:n]).epochs_without_improvement for n in (2, 3, 4)] == [0, 1, 2]
     assert History(records[:2]).is_best
@@ -56,7 +55,7 @@ def test_best_is_the_first_minimum(costs):
 
 @given(scores, st.integers(1, 5))
 def test_plateau_factor(costs, patience):
-    """It is that of all scores so far, asked for after each epoch or only at the end."""
+    """It is that of all scores so far, whether called after each epoch or only at the end."""
     asked = History()
     for epoch, cost in enumerate(costs, 1):
         asked.append(record(cost))
@@ -66,27 +65,29 @@ def test_plateau_factor(costs, patience):
 
 
 @given(scores, st.integers(0, 30))
-def test_going_back(costs, epochs):
-    """It is as if what came after had not been."""
-    back = history(costs).first(epochs)
+def test_truncated(costs, epochs):
+    """It equals a history that never had the later records."""
+    back = history(costs).truncated(epochs)
     assert vars(back) == vars(history(costs[:epochs]))
 
 
 def test_the_validation_counts_where_there_is_one():
-    """Also if its cost is none."""
+    """Also if its cost is not finite."""
     one = record(1.0, validation_cost=3.0, validation_accuracy=0.5)
     other = record(1.0, validation_cost=None, validation_accuracy=0.5)
     assert History([one, other]).scores == [3.0, math.inf]
 
 
-POSITION = Progress(epoch=2).position() | {"steps": 8}
+STORED = Progress.at_start()._replace(position=Position(2, 0, 8)).to_dict()
 LINES = history([1 / 3, 0.1]).lines
 
 
-def test_where_a_checkpoint_was():
-    """The history is the one that was written, to the last bit."""
-    found, steps = where(POSITION, LINES, "run")
-    assert steps == 8
+def test_stored_progress():
+    """The keys and their order are those of all versions; the history survives bit for bit."""
+    assert list(STORED) == ["epoch", "step", "cost", "correct", "skipped", "rate_factor", "steps"]
+    found = read_progress(STORED, LINES, "run")
+    assert found.position == (2, 0, 8)
+    assert found.to_dict() == STORED
     assert found.history.lines == LINES
     assert found.history.records == [json.loads(line) for line in LINES]
 
@@ -94,15 +95,47 @@ def test_where_a_checkpoint_was():
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        (LINES[:1], "not one record an epoch"),
-        ([LINES[0], "[]"], "history is not one"),
-        ([LINES[0], "{}"], "history is not one"),
-        ([LINES[0], "{"], "history is not one"),
-        ([LINES[0], "[" * 100_000], "history is not one"),
-        ([LINES[0], json.dumps(record(1.0) | {"train_cost": "1"})], "history is not one"),
+        (LINES[:1], "has 1 records for 2 epochs"),
+        ([LINES[0], "[]"], "history is not valid"),
+        ([LINES[0], "{}"], "history is not valid"),
+        ([LINES[0], "{"], "history is not valid"),
+        ([LINES[0], "[" * 100_000], "history is not valid"),
+        ([LINES[0], json.dumps(record(1.0) | {"train_cost": "1"})], "history is not valid"),
     ],
 )
-def test_a_history_that_is_none(lines, message):
-    """It is refused in one sentence: a valid checksum proves nothing about the author."""
+def test_an_invalid_history(lines, message):
+    """It is refused in one sentence: a valid checksum says nothing about the content."""
     with pytest.raises(CheckpointError, match=f"run: the checkpoint.*{message}"):
-        where(POSITION, lines, "run")
+        read_progress(STORED, lines, "run")
+
+
+def test_progress_over_an_epoch():
+    """Steps add up, a skipped one counts its rows only, and an epoch's end starts anew."""
+    start = Progress.at_start()._replace(rate_factor=0.5)
+    stepped = start.after_step(1.5, 2.0).after_step(0.25, 1.0)
+    assert stepped == start._replace(position=Position(0, 2, 2), cost=1.75, correct=3)
+    skipped = stepped.after_skip(10)
+    assert skipped == stepped._replace(position=Position(0, 3, 2), skipped=10)
+    ended = skipped.after_epoch(record(1.0))
+    assert ended == start._replace(position=Position(1, 0, 2))
+    assert len(ended.history) == 1
+
+
+def test_an_epochs_end_can_be_undone():
+    """The history is shared and has grown; the restored progress has its own again."""
+    before = Progress.at_start().after_epoch(record(2.0))
+    after = before.after_epoch(record(1.0))
+    restored = before.restored()
+    assert restored.position == before.position
+    assert [len(one.history) for one in (restored, after)] == [1, 2]
+    assert restored.history.scores == [2.0]
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 4)), min_size=2))
+def test_positions_are_ordered(batches):
+    """By epoch and step; `ordinal` has the same order, an epoch's end before the next start."""
+    positions = sorted(Position(epoch, step, 0) for epoch, step in batches)
+    ordinals = [position.ordinal(4) for position in positions]
+    assert ordinals == sorted(ordinals)
+    assert len(set(ordinals)) == len(set(positions))
+    assert [position.batch for position in positions] == sorted(batches)

@@ -1,4 +1,4 @@
-"""A run that stops early: by a signal, by the time, or because of a NaN. It goes on exactly."""
+"""Runs that stop early, or recover: signals, time limits and NaN. Resuming is exact."""
 
 import json
 import os
@@ -20,7 +20,7 @@ from distbp.storage.run_directory import find_checkpoint
 from distbp.training.config import Config
 from distbp.training.gradient import BatchGradient
 from distbp.training.loop import train
-from distbp.training.stop_request import MARGIN, SIGNALS, SLURM_END, StopRequest
+from distbp.training.stop_request import _SIGNALS, _SLURM_END_VARIABLE, _SLURM_MARGIN_S, StopRequest
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def timeless(path):
 
 @pytest.fixture
 def at_step(monkeypatch):
-    """Return a function that has another called after a shard's gradient: (gradient, slot)."""
+    """Return a function that installs a call, of (gradient, slot), after a shard's gradient."""
 
     def install(epoch, step, call):
         backprop = BatchGradient._backprop
@@ -61,12 +61,12 @@ def at_step(monkeypatch):
     return install
 
 
-# Signals and times.
+# Signals and time limits.
 
 
-@pytest.mark.parametrize("number", SIGNALS)
-def test_a_signal_stops_a_run_that_goes_on_exactly(config, tmp_path, at_step, number):
-    """In the middle of an epoch: saved after that step; the rest ends as if nothing had been."""
+@pytest.mark.parametrize("number", _SIGNALS)
+def test_a_signal_stops_a_run_that_resumes_exactly(config, tmp_path, at_step, number):
+    """In the middle of an epoch: saved after that step; resuming gives the same bits."""
     whole = train(replace(config, out=str(tmp_path / "whole")), comm=Topology())
     once = iter([lambda: os.kill(os.getpid(), number)])
     at_step(1, 3, lambda *_: next(once, lambda: None)())
@@ -80,15 +80,15 @@ def test_a_signal_stops_a_run_that_goes_on_exactly(config, tmp_path, at_step, nu
     assert timeless(config.out) == timeless(whole.path)
 
 
-def test_handlers_are_put_back(config):
-    """A library's user has his own."""
-    before = [signal.getsignal(number) for number in SIGNALS]
+def test_signal_handlers_are_restored(config):
+    """A program that uses the library has its own."""
+    before = [signal.getsignal(number) for number in _SIGNALS]
     train(config, comm=Topology())
-    assert [signal.getsignal(number) for number in SIGNALS] == before
+    assert [signal.getsignal(number) for number in _SIGNALS] == before
 
 
-def test_a_second_ctrl_c_does_not_wait(config, at_step):
-    """The first one asks, as any signal does; the second one is Python's own again."""
+def test_a_second_ctrl_c_interrupts_at_once(config, at_step):
+    """The first one requests a stop, as any signal does; the second raises KeyboardInterrupt."""
     at_step(1, 3, lambda *_: [os.kill(os.getpid(), signal.SIGINT) for _ in range(2)])
     with pytest.raises(KeyboardInterrupt):
         train(config, comm=Topology())
@@ -96,7 +96,7 @@ def test_a_second_ctrl_c_does_not_wait(config, at_step):
 
 
 def test_an_ignored_signal_stays_ignored(config, at_step):
-    """A run behind `&` has nothing to do with the Ctrl-C of its terminal."""
+    """A background run (`&`) is not stopped by Ctrl-C in its terminal."""
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         at_step(1, 3, lambda *_: os.kill(os.getpid(), signal.SIGINT))
@@ -106,7 +106,7 @@ def test_an_ignored_signal_stays_ignored(config, at_step):
 
 
 def test_training_in_a_thread(config):
-    """Where Python handles no signals, the rest works."""
+    """Without signal handlers, which only the main thread can install, all else works."""
     results = []
     thread = threading.Thread(target=lambda: results.append(train(config, comm=Topology())))
     thread.start()
@@ -114,27 +114,27 @@ def test_training_in_a_thread(config):
     assert len(results[0].history) == 3
 
 
-def test_a_run_stops_when_its_time_is_over(config):
-    """After at least one step, so that it comes to an end however often it is resumed."""
+def test_a_run_stops_at_its_time_limit(config):
+    """After at least one step, so that a run that is resumed repeatedly completes."""
     with pytest.raises(StoppedError, match="its --time-limit in epoch 1 after step 1 of 8"):
         train(replace(config, time_limit="0s"), comm=Topology())
     assert len(resumed(config, time_limit="1h").history) == 3
 
 
 def test_the_end_of_a_slurm_job_is_a_limit():
-    """With a minute to save; a job that is over its time is not stopped at each step."""
+    """Less a minute to save; a job past its end does not stop after each step."""
     now = int(time.time())
-    over = StopRequest(environment={SLURM_END: str(now + int(MARGIN) + 1)})
-    assert not over.is_wanted()
+    over = StopRequest(environment={_SLURM_END_VARIABLE: str(now + int(_SLURM_MARGIN_S) + 1)})
+    assert not over.is_pending()
     time.sleep(1.1)
-    assert over.is_wanted()
+    assert over.is_pending()
     assert "SLURM" in over.reason
-    assert not StopRequest(environment={SLURM_END: str(now - 9)}).is_wanted()
-    assert not StopRequest(environment={}).is_wanted()
+    assert not StopRequest(environment={_SLURM_END_VARIABLE: str(now - 9)}).is_pending()
+    assert not StopRequest(environment={}).is_pending()
 
 
 def test_a_position_after_large_costs(config, tmp_path):
-    """A sum of costs may be larger than any count of steps, and the run goes on all the same."""
+    """A sum of costs may exceed the largest count of steps, and the run resumes all the same."""
     path = samples.numbers(tmp_path / "large.h5")
     with h5py.File(path, "r+") as file:
         file["train/y"][...] *= 1e12
@@ -146,7 +146,7 @@ def test_a_position_after_large_costs(config, tmp_path):
 
 
 def test_a_run_stops_while_it_skips_steps(config, at_step):
-    """What no step changes can be stopped too."""
+    """A run whose steps have no effect can be stopped too."""
 
     def spoil(gradient, slot):
         poison(gradient, slot)
@@ -158,7 +158,7 @@ def test_a_run_stops_while_it_skips_steps(config, at_step):
         train(replace(config, on_nan="skip"), comm=Topology())
 
 
-# Numbers that are none.
+# NaN and infinity.
 
 
 def poison(gradient, slot):
@@ -167,7 +167,7 @@ def poison(gradient, slot):
 
 @pytest.mark.parametrize("combine", ["node", "allreduce"])
 def test_a_nan_stops_a_run_at_its_step(config, at_step, combine):
-    """The message says where; what was saved is of an earlier step, and finite."""
+    """The message says where; the last checkpoint is from an earlier step, and finite."""
     at_step(1, 3, poison)
     config = replace(config, checkpoint_every="1steps", combine=combine)
     with pytest.raises(DistbpError) as stop:
@@ -180,7 +180,7 @@ def test_a_nan_stops_a_run_at_its_step(config, at_step, combine):
 
 @pytest.mark.parametrize("name", ["x", "y"])
 def test_a_nan_in_the_data_is_found_by_its_row(config, tmp_path, name):
-    """The layer that sees it first, and the row: what a user needs to mend the file."""
+    """The first layer with a NaN, and the row: what a user needs to repair the file."""
     path = samples.numbers(tmp_path / "bad.h5")
     with h5py.File(path, "r+") as file:
         file[f"train/{name}"][17] = np.nan
@@ -191,7 +191,7 @@ def test_a_nan_in_the_data_is_found_by_its_row(config, tmp_path, name):
 
 
 def test_a_step_can_be_skipped(config, at_step, handlers, capsys):
-    """It changes nothing, is told, and counts in no average."""
+    """It changes nothing, is reported, and counts in no average."""
     at_step(0, 2, poison)
     result = train(replace(config, on_nan="skip"), comm=Topology())
     assert "epoch 1, step 3 of 8" in capsys.readouterr().err
@@ -200,18 +200,18 @@ def test_a_step_can_be_skipped(config, at_step, handlers, capsys):
     assert 0 < result.history[0]["train_accuracy"] < 1
 
 
-def test_a_run_can_go_back(config, at_step, handlers, capsys):
-    """To the last checkpoint, with half the learning rate, which a resume keeps."""
+def test_a_run_can_be_rolled_back(config, at_step, handlers, capsys):
+    """To the last checkpoint, with half the learning rate, also after it is resumed."""
     once = iter([poison] * 3)  # both shards of the step, and the search for the place
     at_step(1, 3, lambda *words: next(once, lambda *_: None)(*words))
     result = train(replace(config, on_nan="rollback", checkpoint_every="5steps"), comm=Topology())
-    assert "epoch 2, step 2; the learning rate has the factor 0.5" in capsys.readouterr().err
+    assert "epoch 2, step 2; the learning rate is multiplied by 0.5" in capsys.readouterr().err
     assert [record["learning_rate"] for record in result.history] == [0.1, 0.05, 0.05]
     assert resumed(config, epochs=4).history[-1]["learning_rate"] == 0.05
 
 
-def test_a_run_can_go_back_to_its_beginning(config, at_step):
-    """Where a learning rate that is too high shows first."""
+def test_a_run_can_be_rolled_back_to_its_start(config, at_step):
+    """Where too high a learning rate shows first."""
     once = iter([poison] * 3)
     at_step(0, 0, lambda *words: next(once, lambda *_: None)(*words))
     result = train(replace(config, on_nan="rollback"), comm=Topology())
@@ -219,26 +219,26 @@ def test_a_run_can_go_back_to_its_beginning(config, at_step):
 
 
 def test_a_last_step_without_finite_numbers(config):
-    """Where a step does not look at the new parameters, the run does before it calls them good."""
+    """Where a step does not check the new parameters, the run does before it saves them."""
     bad = {"combine": "allreduce", "hidden": (), "batch_size": 1000, "epochs": 1}
     with pytest.raises(DistbpError, match="after the last step, which is not saved"):
         train(replace(config, **bad, learning_rate=1e41), comm=Topology())
 
 
-def test_a_run_that_only_goes_back_is_given_up(config, at_step):
-    """The same NaN at every learning rate is no matter of the learning rate."""
+def test_a_run_is_not_rolled_back_for_ever(config, at_step):
+    """A NaN at every learning rate is not due to the learning rate."""
     at_step(1, 3, poison)
     with pytest.raises(DistbpError, match=r"epoch 2, step 4 of 8"):
         train(replace(config, on_nan="rollback"), comm=Topology())
 
 
-def test_a_slip_is_computed_again(config, tmp_path, at_step, handlers, capsys):
-    """A NaN that is not there at the second look changes nothing."""
+def test_a_transient_nan_is_recomputed(config, tmp_path, at_step, handlers, capsys):
+    """A NaN that is not reproduced changes nothing."""
     whole = train(replace(config, out=str(tmp_path / "whole")), comm=Topology())
     once = iter([poison])
     at_step(1, 3, lambda *words: next(once, lambda *_: None)(*words))
     assert train(config, comm=Topology()).digest == whole.digest
-    assert "All ranks compute it again" in capsys.readouterr().err
+    assert "All ranks recompute the step" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -250,7 +250,7 @@ def test_a_slip_is_computed_again(config, tmp_path, at_step, handlers, capsys):
     ],
     ids=str,
 )  # fmt: skip
-def test_a_checkpoint_that_says_nonsense(config, part, change):
+def test_a_checkpoint_with_nonsense(config, part, change):
     """Its checksum is valid, its content is not: one sentence."""
     train(replace(config, epochs=1), comm=Topology())
     checkpoint = read_checkpoint(find_checkpoint(config.out))

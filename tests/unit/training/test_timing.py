@@ -1,14 +1,14 @@
-"""Where the time of the steps went, and the one line that is said of it."""
+"""What the time of the steps was spent on, and the line about it."""
 
 import re
 
 import pytest
 
-from distbp.training.timing import RankTime, Timing, checkpoint_hint, summary
+from distbp.training.timing import RankTime, Timing, checkpoint_hint, timing_summary
 
 
 def ranks(*computes, waits=None, update=10e-6, shards=None, nodes=None):
-    """Return the times of some ranks, in which only what is given is unusual."""
+    """Return the times of some ranks, ordinary but for what is given."""
     n = len(computes)
     waits, shards, nodes = waits or [0.0] * n, shards or [2] * n, nodes or [0] * n
     return [
@@ -18,26 +18,26 @@ def ranks(*computes, waits=None, update=10e-6, shards=None, nodes=None):
 
 
 def test_a_step_is_split_into_three_parts():
-    """Waiting is part of what follows computing; what is left is the update."""
+    """Waiting happens after computing; the rest of that time is the update."""
     timing = Timing()
-    timing.note(began=1.0, computed=4.0, ended=10.0, waited=2.0)
-    timing.note(began=10.0, computed=11.0, ended=13.0, waited=1.0)
-    assert timing.parts() == [2.0, 1.5, 2.5]
-    assert sum(timing.parts()) * timing.steps == 12.0
+    timing.add_step(began=1.0, computed=4.0, ended=10.0, waited=2.0)
+    timing.add_step(began=10.0, computed=11.0, ended=13.0, waited=1.0)
+    assert timing.per_step() == [2.0, 1.5, 2.5]
+    assert sum(timing.per_step()) * timing.steps == 12.0
 
 
-def test_before_the_first_step_there_is_nothing():
-    assert Timing().parts() == [0.0, 0.0, 0.0]
+def test_no_time_before_the_first_step():
+    assert Timing().per_step() == [0.0, 0.0, 0.0]
 
 
-def test_one_rank_waits_for_nobody():
-    text = summary(ranks(90e-6), cores=2)
+def test_one_rank_does_not_wait():
+    text = timing_summary(ranks(90e-6), cores=2)
     assert text == "100 µs a step: 90% compute, 10% update"
 
 
 def test_the_slowest_rank_is_named_with_its_host():
-    text = summary(ranks(100e-6, 150e-6, 100e-6, nodes=[0, 0, 1]), cores=4)
-    assert "slowest: rank 1 on n0, +50%; look what else runs there" in text
+    text = timing_summary(ranks(100e-6, 150e-6, 100e-6, nodes=[0, 0, 1]), cores=4)
+    assert "slowest: rank 1 on n0, +50%; check what else runs on that host" in text
     assert re.match(r"127 µs a step: 92% compute, 0% wait, 8% update", text)
 
 
@@ -47,25 +47,27 @@ def test_the_slowest_rank_is_named_with_its_host():
         (ranks(90e-6, 0.0, shards=[1, 0]), 2, "1 had nothing to compute"),
         (ranks(90e-6, 45e-6, waits=[0, 90e-6], shards=[2, 1]), 2, "divides 3"),
         (ranks(90e-6, 90e-6, 90e-6), 2, "ranks share cores: 2 ranks"),
-        (ranks(90e-6, 90e-6, waits=[90e-6] * 2, nodes=[0, 1]), 4, "the network takes long"),
+        (ranks(90e-6, 90e-6, waits=[90e-6] * 2, nodes=[0, 1]), 4, "the network is slow"),
         (ranks(90e-6, 90e-6, waits=[90e-6] * 2), 4, "ranks wait for each other"),
         (ranks(90e-6, 90e-6, update=60e-6), 4, "a larger --batch-size would help"),
         (ranks(90e-6, 90e-6), 4, "more ranks, up to 4, would help"),
-        (ranks(90e-6, 90e-6, shards=[1, 1]), 4, "would employ more ranks"),
+        (ranks(90e-6, 90e-6, shards=[1, 1]), 4, "would make use of more ranks"),
     ],
 )
-def test_what_would_help(times, cores, advice):
-    """The first thing that stands out, in few words."""
-    assert advice in summary(times, cores)
+def test_suggestions(times, cores, advice):
+    """The first remedy that applies."""
+    assert advice in timing_summary(times, cores)
 
 
 @pytest.mark.parametrize(
-    ("checkpoint_wait_s", "saves", "seconds", "is_said"),
+    ("checkpoint_wait_s", "saves", "seconds", "is_hinted"),
     [(6.0, 1000, 10.0, True), (6.0, 2, 10.0, True), (2.0, 1000, 10.0, False),
      (1.0, 1000, 1.5, False), (600.0, 10, 1000.0, False), (6.0, 0, 10.0, False)],
 )  # fmt: skip
-def test_who_saves_too_often_is_told(checkpoint_wait_s, saves, seconds, is_said):
-    """Not who waits for few saves that take long: they would not be fewer."""
+def test_frequent_checkpoints_are_hinted_at(checkpoint_wait_s, saves, seconds, is_hinted):
+    """Not a few slow ones: a longer interval would not reduce them."""
     text = checkpoint_hint(checkpoint_wait_s, saves, seconds)
-    assert (text is not None) == is_said
-    assert text is None or text.startswith("60% went to checkpoints; --checkpoint-every 60s")
+    assert (text is not None) == is_hinted
+    assert text is None or text.startswith(
+        "60% of the time went to checkpoints; --checkpoint-every 60s"
+    )

@@ -1,0 +1,174 @@
+"""From the state of a run to checkpoint files.
+
+A `CheckpointBuilder`, on every rank, puts together what a checkpoint holds: it is also how the
+state passes to the surviving ranks after a rank failure. A `CheckpointWriter`, on rank 0, copies
+it and writes it in a background thread while training continues. A write that fails is logged
+and repeated when the next checkpoint is due; only the last one has to succeed.
+"""
+
+import logging
+import time
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any
+
+from distbp.data.dataset import DataSet
+from distbp.errors import CheckpointError, FencedError
+from distbp.network.network import Network
+from distbp.network.update import Update
+from distbp.parallel import host
+from distbp.storage.background_writer import BackgroundWriter
+from distbp.storage.checkpoint import Checkpoint, describe_network
+from distbp.storage.lock import RunLock
+from distbp.storage.run_directory import RunDirectory
+from distbp.training.checkpoint_schedule import CheckpointSchedule
+from distbp.training.config import Config
+from distbp.training.messages import retry_message
+from distbp.training.state import Position, Progress
+
+logger = logging.getLogger(__name__)
+
+
+class CheckpointBuilder:
+    """Puts together the checkpoints of a run.
+
+    Parameters
+    ----------
+    config, data, network, update : parts of the run
+    """
+
+    def __init__(self, config: Config, data: DataSet, network: Network, update: Update) -> None:
+        self._config, self._data = config, data
+        self._network, self._update = network, update
+
+    @cached_property
+    def _about(self) -> dict[str, Any]:
+        """What does not change during a run."""
+        return {
+            "network": describe_network(self._network),
+            "task": self._data.task,
+            "classes": self._data.classes,
+            "shape": self._data.about["shape"],
+            "data": self._data.identity,
+            "config": self._config.to_dict(),
+            "machine": host.numeric_platform() | {"threads": self._config.threads},
+            "versions": host.software_versions(),
+        }
+
+    def build(self, progress: Progress) -> Checkpoint:
+        """Return the run's current state; the arrays are the run's own, not copies."""
+        return Checkpoint(
+            network=self._network,
+            state=self._update.store.state,
+            scaling=self._data.scaling,
+            about=self._about | {"progress": progress.to_dict()},
+            history=list(progress.history.lines),  # which grow while this is written
+        )
+
+
+class CheckpointWriter:
+    """Writes checkpoints to the run's directory, one at a time.
+
+    Parameters
+    ----------
+    directory : RunDirectory
+    lock : RunLock
+    schedule : CheckpointSchedule
+
+    Attributes
+    ----------
+    saved : (epoch, step), optional
+        Position of the last checkpoint that was written, or is being written.
+    saves : int
+        Checkpoints so far.
+    wait_s : float
+        Seconds for which training waited for them.
+    """
+
+    def __init__(
+        self, directory: RunDirectory, lock: RunLock, schedule: CheckpointSchedule
+    ) -> None:
+        self._directory, self._lock, self._schedule = directory, lock, schedule
+        self._background = BackgroundWriter()
+        self.saved: tuple[int, int] | None = None
+        self.saves, self.wait_s = 0, 0.0
+
+    def save(self, checkpoint: Checkpoint, position: Position, is_new_best: bool) -> None:
+        """Start to write a checkpoint, as last.h5 and, if it is the best so far, as best.h5."""
+        self.write_deferred_best()
+        self._start(checkpoint, lambda copy: self._directory.save(copy, is_new_best))
+        self.saved = position.batch
+        self._schedule.note_save()
+
+    def save_best(self, checkpoint: Checkpoint) -> None:
+        """Start to write best.h5, or defer it if the one before was written just now."""
+        if self._schedule.may_write_best():
+            self._background.pop_deferred()  # it is not the best any more
+            self._write_best(checkpoint)
+        else:
+            self._background.defer(checkpoint)
+
+    def write_due_best(self) -> None:
+        """Start to write a best.h5 that was deferred, if it was long enough."""
+        if self._schedule.may_write_best():
+            self.write_deferred_best()
+
+    def write_deferred_best(self) -> None:
+        """Start to write a best.h5 that was deferred, if any.
+
+        Has to precede every checkpoint: a run that resumes from that checkpoint does not
+        reach the deferred one again.
+        """
+        deferred = self._background.pop_deferred()
+        if deferred:
+            self._write_best(deferred)
+
+    def _write_best(self, checkpoint: Checkpoint) -> None:
+        self._schedule.note_best()
+        self._start(checkpoint, self._directory.save_best)
+
+    def flush(self) -> None:
+        """Write everything that is deferred or under way; log a failure."""
+        self.write_deferred_best()
+        self._wait_and_log()
+
+    def finish(self) -> None:
+        """Write everything that is deferred or under way.
+
+        Raises
+        ------
+        CheckpointError
+            The last of it cannot be written.
+        """
+        self._wait_and_log()
+        self.write_deferred_best()
+        self.wait()
+
+    def wait(self) -> None:
+        """Wait for the write under way; raise CheckpointError if it fails."""
+        self._background.wait()
+
+    def _start(self, checkpoint: Checkpoint, write: Callable[[Checkpoint], None]) -> None:
+        """Let the thread write a copy, as soon as it has written the one before."""
+
+        def write_unless_fenced(copy: Checkpoint) -> None:
+            self._lock.check_not_fenced()
+            write(copy)
+
+        # There is one copy of θ and state: a write that takes longer than the interval makes the
+        # training wait, instead of copies piling up in memory.
+        began = time.perf_counter()
+        self._wait_and_log()
+        self._background.start(checkpoint, write_unless_fenced)
+        self.saves += 1
+        self.wait_s += time.perf_counter() - began
+
+    def _wait_and_log(self) -> None:
+        """Wait for the write under way and log its failure, unless it ends the run."""
+        try:
+            self.wait()
+        except FencedError:
+            raise
+        except CheckpointError as error:
+            self.saved = None  # so that `on_end` saves this position again
+            logger.warning("%s", retry_message(error))

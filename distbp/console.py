@@ -40,7 +40,7 @@ class Stream(io.FileIO):
         return memoryview(data).nbytes
 
 
-def steady_streams() -> None:
+def protect_streams() -> None:
     """Let standard output and error end nothing: closed, full, gone, or without a letter for θ."""
     # A file that is opened later must not become one of them.
     while (null := os.open(os.devnull, os.O_RDWR)) < 3:
@@ -55,7 +55,7 @@ def steady_streams() -> None:
             setattr(sys, name, steady)
 
 
-def lost_output() -> OSError | None:
+def output_error() -> OSError | None:
     """Return why standard output could not be written; who has closed a pipe wants no more."""
     sys.stdout.flush()
     raw = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
@@ -105,7 +105,7 @@ def install_handlers() -> ConsoleHandler:
         else:
             show(message, category, *where)
 
-    warnings.showwarning = show_ours
+    warnings.showwarning = show_ours  # type: ignore[assignment]
     warnings.simplefilter("always", DistbpWarning)
     return handler
 

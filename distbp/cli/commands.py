@@ -1,7 +1,8 @@
-"""The verbs of the command line: their options, and what each of them does.
+"""The verbs of the command line but for `train`, and the table of all of them.
 
-The options of `train` are the fields of `Config`, so they are listed once. A verb's
-`run_…` returns the exit status.
+A verb is a `Verb` with a function that declares its options and one that runs it. What
+NumPy, HDF5 or MPI is needed for is imported by these functions, so that no verb loads
+what it does not use. Verbs only connect the packages: none of them computes anything.
 """
 
 import argparse
@@ -9,56 +10,39 @@ import json
 import math
 import shlex
 import sys
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from distbp.cli.parser import Parser, add_options, add_verb, given_options
-from distbp.cli.rank_options import add_ranks, is_to_start_ranks, start_ranks
-from distbp.cli.train_command import add_train, train_config
+from distbp.cli.parser import Parser, Verb, add_options, given_options
+from distbp.cli.rank_options import RankOptions, run_on_ranks
+from distbp.cli.train_command import TRAIN, parse_training
 from distbp.errors import ConfigError
 
-MANY_CLASSES = 100  # more often are quantities
+# Labels with more values than this are more often quantities than classes.
+MANY_CLASSES = 100
 
 
-def add_import(verbs: Any) -> None:
-    parser = add_verb(verbs, "import", "Make a data set of files of other formats.", run_import)
-    parser.add_argument("source", help="a folder of IDX files, or a .npz, .csv or HDF5 file")
-    parser.add_argument("out", metavar="OUT.h5", help="the data set to write")
-    add = parser.add_argument
-    add("--label", help="CSV: the label's column, by name or number; several for a regression")
-    add(
-        "--header",
-        action=argparse.BooleanOptionalAction,
-        help="CSV: the first line names the columns (default: as it looks)",
+def _declare_import(parser: Parser) -> None:
+    from distbp.data.tables import ImportOptions
+
+    files = parser.group("files")
+    files.add_argument(
+        "source", metavar="SOURCE", help="folder of IDX files, or .npz, .csv or HDF5 file"
     )
-    for split in ("", "-test", "-validation"):
-        for part, what in (("x", "rows"), ("y", "labels")):
-            where = f"the {split[1:]} {what}" if split else f"the training {what}"
-            add(f"--{part}{split}", metavar="NAME", help=f"HDF5: name of the dataset with {where}")
-    add(
-        "--task",
-        choices=("classification", "regression"),
-        help="default: names and whole numbers are classes",
+    files.add_argument("out", metavar="OUT.h5", help="data set to write")
+    parser.group("data set")
+    add_options(parser, ImportOptions)
+    parser.group("output").add_argument(
+        "--quiet", action="store_true", help="print only warnings and errors (default: off)"
     )
-    add(
-        "--scaling",
-        choices=("auto", "bytes", "standardize", "none"),
-        default="auto",
-        help="of the network's input (default: auto: bytes, x/255, for uint8; else standardize)",
-    )
-    add("--test-fraction", type=float, metavar="F", help="part set aside as test, class by class")
-    add("--seed", type=int, help="of the rows that --test-fraction picks (default: 0)")
-    add("--quiet", action="store_true", help="print nothing but errors")
 
 
-def run_import(arguments: argparse.Namespace) -> int:
+def _run_import(arguments: argparse.Namespace) -> int:
     from distbp.console import file_progress
     from distbp.data.importing import import_data
     from distbp.data.tables import ImportOptions
 
-    given = {one.name: getattr(arguments, one.name) for one in fields(ImportOptions)}
-    options = ImportOptions(**given)
+    options = ImportOptions(**given_options(arguments, ImportOptions))
     with file_progress("importing", is_shown=not arguments.quiet) as progress:
         about = import_data(arguments.source, arguments.out, options, progress)
     if not arguments.quiet:
@@ -69,39 +53,44 @@ def run_import(arguments: argparse.Namespace) -> int:
 
 
 def describe_import(about: dict[str, Any]) -> str:
-    """Return how the numbers of a new data set were understood."""
+    """Return how the rows and labels of a new data set were interpreted."""
     columns = math.prod(about["shape"])
-    text = f"{columns:,} number{'s' * (columns != 1)} a row, scaling {about['scaling']}; "
+    text = f"{columns:,} number{'s' * (columns != 1)} per row, scaling {about['scaling']}; "
     classes = about["classes"]
     if not classes:
-        return f"{text}a regression"
+        return f"{text}regression"
     names = ", ".join(classes[:10]) + ", …" * (len(classes) > 10)
-    hint = "; if they are quantities, use --task regression"
+    hint = "; if these are quantities, use --task regression"
     return f"{text}{len(classes):,} classes: {names}{hint * (len(classes) > MANY_CLASSES)}"
 
 
-def add_model(parser: Parser) -> None:
-    parser.add_argument("model", help="a checkpoint, or a run's directory: its last one")
-
-
-def add_data_and_split(parser: Parser) -> None:
-    parser.add_argument("data", help="a data set")
-    parser.add_argument(
-        "--split", choices=("train", "validation", "test"), default="test", help="default: test"
+def _declare_model(parser: Parser) -> None:
+    parser.group("model and data").add_argument(
+        "model", metavar="MODEL", help="checkpoint, or directory of a run: its newest checkpoint"
     )
-    add_ranks(parser)
 
 
-def add_evaluate(verbs: Any) -> None:
-    parser = add_verb(verbs, "evaluate", "Cost and accuracy (or R²) of a split.", run_evaluate)
-    add_model(parser)
-    add_data_and_split(parser)
-    parser.add_argument("--json", action="store_true", help="one JSON object, for programs")
+def _declare_model_and_split(parser: Parser) -> None:
+    _declare_model(parser)
+    group = parser.group("model and data")
+    group.add_argument("data", metavar="DATA.h5", help="data set, written by distbp import")
+    group.add_argument(
+        "--split", choices=("train", "validation", "test"), default="test",
+        help="part of the data set (default: test)",
+    )  # fmt: skip
 
 
-def run_evaluate(arguments: argparse.Namespace) -> int:
-    if is_to_start_ranks(arguments):
-        return start_ranks(arguments)
+def _declare_evaluate(parser: Parser) -> None:
+    _declare_model_and_split(parser)
+    parser.group("output").add_argument(
+        "--json", action="store_true", help="print one JSON object (default: off)"
+    )
+    add_options(parser, RankOptions)
+
+
+def _run_evaluate(arguments: argparse.Namespace) -> int:
+    if (status := run_on_ranks(arguments)) is not None:
+        return status
     from distbp.parallel.rank_errors import abort_on_error
     from distbp.parallel.topology import connect
     from distbp.training.evaluation import Evaluator
@@ -125,32 +114,33 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
         if arguments.json:
             print(json.dumps(values))
         else:
-            share = (
+            accuracy = (
                 f"R² {score.accuracy:.4f}" if is_regression else f"accuracy {score.accuracy:.2%}"
             )
-            print(f"{arguments.split}: {score.rows:,} rows, cost {score.cost:.6f}, {share}")
+            print(f"{arguments.split}: {score.rows:,} rows, cost {score.cost:.6f}, {accuracy}")
     return 0
 
 
-def add_predict(verbs: Any) -> None:
-    parser = add_verb(verbs, "predict", "Write what a model puts out for each row.", run_predict)
-    add_model(parser)
-    add_data_and_split(parser)
-    parser.add_argument(
-        "--out", required=True, metavar="P.h5", help="output and label, in row order"
-    )
+def _declare_predict(parser: Parser) -> None:
+    _declare_model_and_split(parser)
+    parser.group("output").add_argument(
+        "--out", required=True, metavar="P.h5",
+        help="HDF5 file to write: the network's output for each row, in order, and the "
+        "predicted class (required)",
+    )  # fmt: skip
+    add_options(parser, RankOptions)
 
 
-def run_predict(arguments: argparse.Namespace) -> int:
-    if is_to_start_ranks(arguments):
-        return start_ranks(arguments)
+def _run_predict(arguments: argparse.Namespace) -> int:
+    if (status := run_on_ranks(arguments)) is not None:
+        return status
     from distbp.parallel.rank_errors import abort_on_error
     from distbp.parallel.topology import connect
     from distbp.training.inputs import open_model_and_data
     from distbp.training.prediction import write_predictions
 
     comm = connect()
-    refuse_overwriting(arguments.out, arguments.model, arguments.data)
+    _refuse_overwriting(arguments.out, arguments.model, arguments.data)
     with abort_on_error(comm):
         checkpoint, data = open_model_and_data(arguments.model, arguments.data, comm)
         write_predictions(comm, checkpoint, data, arguments.split, Path(arguments.out))
@@ -159,35 +149,31 @@ def run_predict(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def refuse_overwriting(out: str, model: str, data: str) -> None:
-    """Raise ConfigError if the predictions would replace what is not an output of distbp."""
+def _refuse_overwriting(out: str, model: str, data: str) -> None:
+    """Raise ConfigError if `out` is one of the inputs, or no file that distbp wrote."""
     from distbp.storage.hdf5_file import check_replaceable
     from distbp.storage.run_directory import find_checkpoint
 
     for path in (find_checkpoint(model), Path(data)):
         if Path(out).resolve() == path.resolve():
-            raise ConfigError(f"--out {out} would replace what is read; name another file.")
+            raise ConfigError(f"--out {out} would overwrite an input. Name another file.")
     check_replaceable(Path(out))
 
 
-def add_info(verbs: Any) -> None:
-    parser = add_verb(verbs, "info", "What a data set, checkpoint or run holds.", run_info)
-    parser.add_argument("file")
+def _declare_info(parser: Parser) -> None:
+    parser.group("files").add_argument(
+        "file", metavar="FILE", help="data set, checkpoint, or directory of a run"
+    )
 
 
-def run_info(arguments: argparse.Namespace) -> int:
+def _run_info(arguments: argparse.Namespace) -> int:
     from distbp.cli.describe import describe
 
     print(describe(Path(arguments.file)))
     return 0
 
 
-def add_digest(verbs: Any) -> None:
-    parser = add_verb(verbs, "digest", "SHA-256 of θ, and nothing else.", run_digest)
-    add_model(parser)
-
-
-def run_digest(arguments: argparse.Namespace) -> int:
+def _run_digest(arguments: argparse.Namespace) -> int:
     from distbp.network.parameters import digest
     from distbp.storage.run_directory import load
 
@@ -195,57 +181,108 @@ def run_digest(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def add_plan(verbs: Any) -> None:
-    from distbp.training.config import parse_sizes
+def _declare_plan(parser: Parser) -> None:
+    from distbp.launch.planner import PlanRequest
 
-    parser = add_verb(verbs, "plan", "How many ranks pay, for a network and a batch.", run_plan)
-    add = parser.add_argument
-    add("--sizes", type=parse_sizes, required=True, help="of all layers, as in 784,100,10")
-    add("--batch-size", type=int, default=256, help="default: 256")
-    add("--shards", type=int, help="default: as train has it")
-    add("--dtype", choices=("float32", "float64"), default="float32", help="default: float32")
-    add("--up-to", type=int, default=1000, metavar="N", help="ranks (default: 1000)")
-    add("--ranks-a-node", type=int, metavar="N", help="default: the cores here")
-    add("--latency", type=float, default=20.0, help="µs from node to node (default: 20)")
-    add("--bandwidth", type=float, default=10.0, help="of a node, Gbit/s (default: 10)")
-    add_ranks(parser)
+    for title in ("network and batch", "cluster"):
+        parser.group(title)
+    add_options(parser, PlanRequest, RankOptions)
 
 
-def run_plan(arguments: argparse.Namespace) -> int:
-    if is_to_start_ranks(arguments):
-        return start_ranks(arguments)
+def _run_plan(arguments: argparse.Namespace) -> int:
+    if (status := run_on_ranks(arguments)) is not None:
+        return status
     from distbp.launch.planner import PlanRequest, plan_report
     from distbp.parallel.rank_errors import abort_on_error
     from distbp.parallel.topology import connect
 
     comm = connect()
     with abort_on_error(comm):
-        given = {one.name: getattr(arguments, one.name) for one in fields(PlanRequest)}
-        lines = plan_report(PlanRequest(**given), comm)
+        lines = plan_report(PlanRequest(**given_options(arguments, PlanRequest)), comm)
     if comm.rank == 0:
         print("\n".join(lines))
     return 0
 
 
-def add_slurm(verbs: Any) -> None:
+def _declare_slurm(parser: Parser) -> None:
     from distbp.launch.slurm import BATCH_JOB_NOTES, BatchOptions
 
-    parser = add_verb(verbs, "slurm", "Write a batch script for SLURM that trains.", run_slurm)
-    parser.usage = "distbp slurm [OPTIONS] train DATA.h5 --out RUN … > job.sbatch"
-    parser.add_argument("train", nargs="...", help="the training, as it would be started here")
-    parser.epilog = BATCH_JOB_NOTES
+    parser.group("training").add_argument(
+        "train", metavar="train …", nargs=argparse.REMAINDER,
+        help="the training, as it would be started here: train and its arguments",
+    )  # fmt: skip
+    parser.group("resources")
     add_options(parser, BatchOptions)
+    parser.epilog = f"{parser.epilog}\n\n{BATCH_JOB_NOTES}"
 
 
-def run_slurm(arguments: argparse.Namespace) -> int:
+def _run_slurm(arguments: argparse.Namespace) -> int:
     from distbp.launch.slurm import BatchOptions, make_batch_script
 
     batch = BatchOptions(**given_options(arguments, BatchOptions))
-    print(make_batch_script(batch, sys.executable, arguments.train, train_config), end="")
+    print(make_batch_script(batch, sys.executable, arguments.train, parse_training), end="")
     return 0
 
 
-VERBS = (
-    *(add_import, add_train, add_evaluate, add_predict, add_info, add_digest, add_plan),
-    add_slurm,
-)
+VERBS = {
+    verb.name: verb
+    for verb in (
+        Verb(
+            "import",
+            "Convert files of another format to a data set.",
+            "SOURCE OUT.h5 [OPTIONS]",
+            "distbp import iris.csv iris.h5 --label species --test-fraction 0.2",
+            _declare_import,
+            _run_import,
+        ),
+        TRAIN,
+        Verb(
+            "evaluate",
+            "Print cost and accuracy (R² for a regression) of a model on a split.",
+            "MODEL DATA.h5 [OPTIONS]",
+            "distbp evaluate run digits.h5 --split validation --json",
+            _declare_evaluate,
+            _run_evaluate,
+        ),
+        Verb(
+            "predict",
+            "Write the output of a model for each row of a split.",
+            "MODEL DATA.h5 --out P.h5 [OPTIONS]",
+            "distbp predict run/best.h5 digits.h5 --out predictions.h5",
+            _declare_predict,
+            _run_predict,
+        ),
+        Verb(
+            "info",
+            "Describe a data set, a checkpoint or a run, and verify its checksum.",
+            "FILE",
+            "distbp info run",
+            _declare_info,
+            _run_info,
+        ),
+        Verb(
+            "digest",
+            "Print the SHA-256 of a model's parameters.",
+            "MODEL",
+            "distbp digest run",
+            _declare_model,
+            _run_digest,
+        ),
+        Verb(
+            "plan",
+            "Predict the time per step on more ranks, and how many pay off.",
+            "--sizes LIST [OPTIONS]",
+            "distbp plan --sizes 784,1000,10 --batch-size 1024 --ranks-a-node 64 --ranks 4",
+            _declare_plan,
+            _run_plan,
+        ),
+        Verb(
+            "slurm",
+            "Print a SLURM batch script that trains and requeues itself.",
+            "[OPTIONS] train DATA.h5 --out RUN … > job.sbatch",
+            "distbp slurm --nodes 2 --time 2:00:00 train digits.h5 --out run > job.sbatch",
+            _declare_slurm,
+            _run_slurm,
+        ),
+    )
+}

@@ -1,4 +1,4 @@
-"""The command line: from arguments to an exit status, and the end of every rank.
+"""The command line: from arguments to an exit status, on all ranks.
 
 This is the only place that ends the process. Exit status: 0 done, 1 failed, 2 usage or
 configuration, 75 stopped after a checkpoint.
@@ -14,61 +14,88 @@ from typing import NoReturn
 
 from distbp import console
 from distbp.cli.commands import VERBS
-from distbp.cli.parser import Parser
-from distbp.cli.train_command import run_train
+from distbp.cli.parser import Parser, did_you_mean
+from distbp.cli.train_command import TRAIN
 from distbp.errors import ConfigError, DistbpError, LaunchError
 from distbp.parallel.environment import LaunchEnvironment
 from distbp.version import __version__
 
-# OpenBLAS makes a thread a core when it is loaded; with many ranks that is too many
-# to start. Training sets the number again, whatever is found here.
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-# UCX, below MPICH, would take the signal of a closed terminal for its own debugging.
-os.environ.setdefault("UCX_DEBUG_SIGNO", "0")
+# Set for this process and the ranks that it starts, unless the user has set them.
+_ENVIRONMENT_DEFAULTS = {
+    # OpenBLAS starts a thread per core when NumPy is loaded: with many ranks on a host that
+    # exceeds limits. `--threads` sets the number again before anything is computed.
+    "OPENBLAS_NUM_THREADS": "1",
+    "OMP_NUM_THREADS": "1",
+    # UCX, below MPICH, would handle SIGHUP for debugging, but it has to stop the run.
+    "UCX_DEBUG_SIGNO": "0",
+}
+_REPORT_WAIT_S = 1.0  # for the reporting rank to print, before this one's end ends all
+_INTERRUPTED_STATUS = 130  # of a shell for a program that SIGINT has ended: 128 + 2
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
-    """Run the command line and end this process, and with it all ranks."""
-    console.steady_streams()
+    """Run the command line and end this process."""
+    set_environment_defaults()
+    console.protect_streams()
     console.install_handlers()
     LaunchEnvironment.from_environ().die_with_parent()
     try:
-        status = run(parse(sys.argv[1:] if argv is None else argv))
+        status = run_verb(parse_command_line(sys.argv[1:] if argv is None else argv))
     except DistbpError as error:
-        status = end_all(error)
+        status = report_error(error)
     except KeyboardInterrupt:
         sys.stderr.write("distbp: interrupted\n")
-        status = 130
-    end(status)
+        status = _INTERRUPTED_STATUS
+    exit_process(status)
 
 
-def end(status: int) -> NoReturn:
-    """End this process; at once if other ranks have failed."""
+def set_environment_defaults() -> None:
+    """Set what libraries read when they are loaded: to be called before NumPy is imported.
+
+    Only by programs: importing a module of distbp never changes the environment.
+    """
+    for name, value in _ENVIRONMENT_DEFAULTS.items():
+        os.environ.setdefault(name, value)
+
+
+def exit_process(status: int) -> NoReturn:
+    """End this process with an exit status; without `MPI_Finalize` if ranks have failed."""
     sys.stdout.flush()
     sys.stderr.flush()
-    if "distbp.parallel.rank_errors" in sys.modules:  # otherwise no ranks were connected
+    if "distbp.parallel.rank_errors" in sys.modules:  # otherwise no ranks are connected
         from distbp.parallel.rank_errors import exit_after_shrink
 
         exit_after_shrink(status)
     sys.exit(status)
 
 
-def parse(argv: Sequence[str]) -> argparse.Namespace:
-    """Return the arguments, once all of them are known."""
-    if argv and argv[0].startswith("-") and argv[0] not in ("-h", "--help", "--version"):
-        raise ConfigError(f"{argv[0]} stands before the verb; its place is behind it.")
-    arguments, unknown = make_parser().parse_known_args(argv)
-    if unknown:
-        arguments.parser.refuse(unknown[0])
+def parse_command_line(argv: Sequence[str]) -> argparse.Namespace:
+    """Return the values of the arguments, with the verb as `verb` and all words as `argv`.
+
+    Raises
+    ------
+    ConfigError
+        The verb or an argument is unknown or missing, or a value is not allowed.
+    """
+    if not argv or argv[0] in ("-h", "--help", "--version"):
+        _make_parser().parse_args(argv)
+        raise ConfigError("distbp expects a VERB, such as train. See distbp --help.")
+    if argv[0] not in VERBS:
+        if argv[0].startswith("-"):
+            raise ConfigError(
+                f"{argv[0]} precedes the verb. Give options after it, as in distbp train --help."
+            )
+        hint = did_you_mean(argv[0], VERBS)
+        raise ConfigError(f"distbp has no verb {argv[0]!r}{hint} See distbp --help.")
+    arguments = VERBS[argv[0]].parse(argv[1:])
     arguments.argv = argv
     return arguments
 
 
-def run(arguments: argparse.Namespace) -> int:
-    """Run the verb; an exception on one of several ranks ends them all."""
+def run_verb(arguments: argparse.Namespace) -> int:
+    """Run the verb and return the exit status; a defect on one of several ranks ends them all."""
     try:
-        status: int = arguments.run(arguments)
+        status = arguments.verb.run(arguments)
     except DistbpError:
         raise
     except BaseException as error:
@@ -79,15 +106,18 @@ def run(arguments: argparse.Namespace) -> int:
             trace = "".join(traceback.format_exception(error))
             report_and_abort(launch.launcher_rank, launch.ranks_started, trace)
         raise
-    if arguments.run is not run_train and (failure := console.lost_output()):
-        raise DistbpError(f"The output cannot be written: {failure.strerror}. Make room for it.")
-    if status == 0 and is_first():
+    # A training has written its result to files: output that is lost does not make it fail.
+    if arguments.verb is not TRAIN and (failure := console.output_error()):
+        raise DistbpError(
+            f"Standard output cannot be written: {failure.strerror}. Free space, or redirect it."
+        )
+    if status == 0 and _is_reporting_rank():
         LaunchEnvironment.from_environ().write_completion_file()
     return status
 
 
-def is_first() -> bool:
-    """Return whether this is the rank that speaks for all where all have the same to say."""
+def _is_reporting_rank() -> bool:
+    """Return whether this rank reports what is the same on all ranks."""
     if "distbp.parallel.topology" in sys.modules:
         from distbp.parallel.topology import connected_topology
 
@@ -97,12 +127,12 @@ def is_first() -> bool:
     return LaunchEnvironment.from_environ().launcher_rank == 0
 
 
-def end_all(error: DistbpError) -> int:
+def report_error(error: DistbpError) -> int:
     """Print an error, once if all ranks have the same, and return the exit status.
 
-    No rank leaves before all are here, because a launcher ends the others as soon
-    as one has failed, and the one might be the one that has not printed yet. If the
-    others have no trouble they are ended.
+    A launcher kills all ranks as soon as one has failed, which might be before the error is
+    printed: so no rank returns until all have an error. If the others have none, this rank
+    aborts them.
     """
     from distbp.parallel.rank_errors import abort_unless_all_arrive, timed_barrier
     from distbp.parallel.topology import Topology, connect
@@ -112,34 +142,40 @@ def end_all(error: DistbpError) -> int:
     except LaunchError:
         ranks = Topology()
     if ranks.size == 1:
-        if is_first():
-            tell(error)
+        if _is_reporting_rank():
+            _print_error(error)
         else:
-            time.sleep(1.0)  # give the one that prints its time
+            time.sleep(_REPORT_WAIT_S)
         return error.status
     abort_unless_all_arrive(ranks, error)
     texts = ranks.world.allgather(str(error))
     if texts.index(str(error)) == ranks.rank:
-        tell(error)
+        _print_error(error)
     timed_barrier(ranks)
     return error.status
 
 
-def tell(error: DistbpError) -> None:
-    """Print an error, and let the process that started the ranks know of it."""
+def _print_error(error: DistbpError) -> None:
+    """Print an error, and write it to the file that the process which started the ranks reads."""
     sys.stderr.write(f"distbp: {error}\n")
     sys.stderr.flush()
     LaunchEnvironment.from_environ().write_error_file(error)
 
 
-def make_parser() -> Parser:
-    """Return the parser of the whole command line."""
+def _make_parser() -> Parser:
+    """Return the parser for what precedes a verb, with the help that lists all verbs."""
+    width = max(map(len, VERBS)) + 2
+    verbs = "\n".join(f"  {verb.name:{width}}{verb.summary}" for verb in VERBS.values())
     parser = Parser(
         prog="distbp",
-        description="Train dense neural networks on many processes, the same bit for bit.",
+        usage="distbp VERB ARGUMENTS\n       distbp VERB --help",
+        description="Train dense neural networks on many processes, bit for bit as on one.\n\n"
+        f"verbs:\n{verbs}",
+        epilog="example:\n  distbp import digits.npz digits.h5\n"
+        "  distbp train digits.h5 --out run --ranks 4\n"
+        "  distbp evaluate run digits.h5",
     )
-    parser.add_argument("--version", action="version", version=f"distbp {__version__}")
-    verbs = parser.add_subparsers(metavar="VERB", required=True)
-    for add in VERBS:
-        add(verbs)
+    parser.group("options").add_argument(
+        "--version", action="version", version=f"distbp {__version__}", help="print the version"
+    )
     return parser

@@ -1,78 +1,155 @@
-"""Options on the command line: a parser that speaks in sentences, and what goes in and out of it.
+"""Verbs, and a parser that reports a mistake in a sentence.
 
-The options of a verb may be the fields of a dataclass that are declared by
-`config.option`: so each is listed once. Words are options as they are typed.
+A `Verb` declares its options on a `Parser`, which is made when the verb is used: so
+`distbp train --help` loads what `train` needs, and nothing else. Most options are fields
+of a dataclass that are declared by `distbp.options.option`; `add_options` makes arguments
+of them, in the groups that they name. What a verb does is not known here.
 """
 
 import argparse
 import difflib
-from collections.abc import Sequence
-from dataclasses import fields
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import MISSING, dataclass, fields
 from typing import Any, NoReturn
 
 from distbp.errors import ConfigError
+from distbp.options import flag, format_default
+
+
+class HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Help with the lines of description and example as they are, and room for long flags."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=26)
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser that says what is wrong in a sentence, and leaves printing it to `main`."""
+    """A parser that raises ConfigError, which `main` prints, instead of exiting.
+
+    Options are listed in named groups. `--help` itself is not listed: whoever reads the list
+    has found it.
+    """
 
     def __init__(self, **arguments: Any) -> None:
-        super().__init__(allow_abbrev=False, **arguments)
+        super().__init__(
+            allow_abbrev=False, add_help=False, formatter_class=HelpFormatter, **arguments
+        )
+        self.add_argument("-h", "--help", action="help", help=argparse.SUPPRESS)
+        self._groups: dict[str, Any] = {}
+
+    def group(self, title: str) -> Any:
+        """Return the group of options with a title; `--help` lists groups as first asked for."""
+        if title not in self._groups:
+            self._groups[title] = self.add_argument_group(title)
+        return self._groups[title]
 
     def error(self, message: str) -> NoReturn:
+        """Raise ConfigError for what argparse does not accept."""
         verb = self.prog.partition(" ")[2]
         raise ConfigError(f"{verb + ': ' if verb else ''}{message}. See {self.prog} --help.")
 
     def refuse(self, unknown: str) -> NoReturn:
-        """Raise ConfigError for an argument that nobody asked for."""
+        """Raise ConfigError for an argument that the verb does not have."""
+        if not unknown.startswith("-"):
+            raise ConfigError(
+                f"{self.prog} does not expect the argument {unknown!r}. See {self.prog} --help."
+            )
         flags = [flag for action in self._actions for flag in action.option_strings]
-        close = difflib.get_close_matches(unknown.partition("=")[0], flags, 1)
-        hint = f"; did you mean {close[0]}?" if close and unknown.startswith("-") else "."
-        raise ConfigError(f"{self.prog} does not know {unknown!r}{hint} See {self.prog} --help.")
+        hint = did_you_mean(unknown.partition("=")[0], flags)
+        raise ConfigError(f"{self.prog} has no option {unknown!r}{hint} See {self.prog} --help.")
 
 
-def add_verb(verbs: Any, name: str, help: str, run: Any) -> Parser:
-    parser: Parser = verbs.add_parser(name, help=help, description=help)
-    parser.set_defaults(run=run, parser=parser)
-    return parser
+def did_you_mean(word: str, known: Collection[str]) -> str:
+    """Return the end of a sentence that suggests the word that is closest to an unknown one."""
+    close = difflib.get_close_matches(word, known, 1)
+    return f"; did you mean {close[0]}?" if close else "."
 
 
-def add_options(parser: Parser, kind: Any) -> None:
-    """Add an option for each field of `Config` or of its like, but for the data set."""
-    from distbp.training.options import (  # which loads NumPy: not before it is needed
-        flag,
-        format_value,
-    )
+@dataclass(frozen=True)
+class Verb:
+    """A command of distbp: `distbp NAME ARGUMENTS`.
 
-    for one in fields(kind):
-        if one.name == "data":
-            continue
+    Attributes
+    ----------
+    name, summary : str
+    usage : str
+        What follows the name, for each way to use it on a line of its own.
+    example : str
+        A command line that works with the right files.
+    declare : function of Parser
+        Adds the options.
+    run : function of argparse.Namespace
+        Does what the verb is for, and returns the exit status.
+    """
+
+    name: str
+    summary: str
+    usage: str
+    example: str
+    declare: Callable[[Parser], None]
+    run: Callable[[argparse.Namespace], int]
+
+    def parser(self) -> Parser:
+        """Return the parser of what follows the name."""
+        prog = f"distbp {self.name}"
+        usage = "\n       ".join(f"{prog} {line}" for line in self.usage.splitlines())
+        epilog = f"example:\n  {self.example}"
+        parser = Parser(prog=prog, usage=usage, description=self.summary, epilog=epilog)
+        self.declare(parser)
+        return parser
+
+    def parse(self, arguments: Sequence[str]) -> argparse.Namespace:
+        """Return the values of the arguments that follow the name, and the verb as `verb`.
+
+        Raises
+        ------
+        ConfigError
+            An argument is unknown or missing, or its value is not allowed.
+        """
+        parser = self.parser()
+        parsed, unknown = parser.parse_known_args(arguments)
+        if unknown:
+            parser.refuse(unknown[0])
+        parsed.verb = self
+        return parsed
+
+
+def add_options(parser: Parser, *kinds: Any, skip: Collection[str] = ()) -> None:
+    """Add an option for each field of some dataclasses, declared by `distbp.options.option`.
+
+    An option that is not given is not in the result: see `given_options`. In each group the
+    common options come first.
+    """
+    declared = [one for kind in kinds for one in fields(kind) if one.name not in skip]
+    for one in sorted(declared, key=lambda one: not one.metadata["is_common"]):
         meta = one.metadata
-        default = (
-            "" if one.default in (None, "", False) else f" (default: {format_value(one.default)})"
-        )
-        options: dict[str, Any] = {"default": argparse.SUPPRESS, "help": meta["help"] + default}
-        if one.type is bool:
-            parser.add_argument(flag(one.name), action=argparse.BooleanOptionalAction, **options)
-            continue
-        if meta["choices"]:
-            options["choices"] = meta["choices"]
+        default = format_default(one.default, meta["default_text"])
+        group = parser.group(meta["group"])
+        arguments: dict[str, Any] = {
+            "default": argparse.SUPPRESS,
+            "help": f"{meta['help']} {default}".replace("%", "%%"),
+            "required": one.default is MISSING,
+        }
+        if one.type in (bool, bool | None):
+            arguments["action"] = argparse.BooleanOptionalAction
+        elif meta["choices"]:
+            arguments["choices"] = meta["choices"]
         else:
-            options |= {"type": meta["parse"], "metavar": one.name.upper()}
-        parser.add_argument(flag(one.name), **options)
+            arguments |= {"type": meta["parse"], "metavar": meta["metavar"]}
+        group.add_argument(flag(one.name), **arguments)
 
 
 def given_options(arguments: argparse.Namespace, kind: Any) -> dict[str, Any]:
-    """Return the options that were given, of those that `add_options` has added."""
+    """Return the options of a dataclass that were given, by the names of its fields."""
     values = {one.name: getattr(arguments, one.name, None) for one in fields(kind)}
     return {name: value for name, value in values.items() if value is not None}
 
 
-def without(argv: Sequence[str], *flags: str) -> list[str]:
-    """Return the arguments without `FLAG VALUE` or `FLAG=VALUE` of some flags."""
-    kept, skip = [], False
+def drop_options(argv: Sequence[str], *flags: str) -> list[str]:
+    """Return the arguments without `FLAG VALUE` and `FLAG=VALUE` of some flags."""
+    kept, is_value = [], False
     for word in argv:
-        if not skip and word.partition("=")[0] not in flags:
+        if not is_value and word.partition("=")[0] not in flags:
             kept.append(word)
-        skip = word in flags and not skip
+        is_value = word in flags and not is_value
     return kept

@@ -1,43 +1,64 @@
-"""The verb `train`."""
+"""The verb `train`: a new run or a resumed one, in this process or on ranks started here."""
 
 import argparse
 import os
 import shlex
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from distbp.cli.parser import Parser, add_options, add_verb, given_options, without
-from distbp.cli.rank_options import add_ranks, is_to_start_ranks
+from distbp.cli.parser import Parser, Verb, add_options, drop_options, given_options
+from distbp.cli.rank_options import RankOptions, should_start_ranks
 from distbp.errors import ConfigError
+from distbp.options import as_arguments, flag, option
 
 
-def add_train(verbs: Any) -> None:
-    from distbp.training.config import Config
+@dataclass(frozen=True)
+class RunOptions:
+    """Options of `train` that are not part of a run's configuration."""
 
-    parser = add_verb(verbs, "train", "Train a network.", run_train)
-    parser.add_argument("data", nargs="?", help="a data set, made by distbp import")
-    parser.add_argument("--resume", metavar="RUN", help="go on where RUN stopped")
-    parser.add_argument("--config", metavar="FILE", help="a TOML file with these options")
-    add_ranks(parser)
-    parser.add_argument(
-        "--restarts", type=int, metavar="K",
-        help="with --ranks: start again when ranks die, at most K times in a row without progress",
+    resume: str | None = option(
+        None, "resume the run in this directory from its newest checkpoint",
+        group="run and checkpoints", is_common=True, metavar="RUN",
     )  # fmt: skip
-    add_options(parser, Config)
+    config: str | None = option(
+        None, "TOML file with options, such as a run's config.toml; options given here take "
+        "precedence",
+        group="run and checkpoints", is_common=True, metavar="FILE",
+    )  # fmt: skip
+    restarts: int | None = option(
+        None, "with --ranks: restart a run that fails from its newest checkpoint, at most N times "
+        "in a row without progress", int,
+        group="robustness", default_text="0",
+    )  # fmt: skip
+
+
+def _declare(parser: Parser) -> None:
+    from distbp.training.config import GROUPS, Config
+
+    for title in GROUPS:
+        parser.group(title)
+    parser.group("data").add_argument(
+        "data", metavar="DATA.h5", nargs="?", help="data set, written by distbp import"
+    )
+    add_options(parser, Config, RunOptions, RankOptions, skip=("data",))
 
 
 def run_train(arguments: argparse.Namespace) -> int:
+    """Train, and return the exit status."""
     from distbp.training.config import Config
 
     given = given_options(arguments, Config)
-    if any([is_to_start_ranks(arguments), is_to_restart(arguments)]):  # both have checks
-        return start_training(arguments, given)
+    options = RunOptions(**given_options(arguments, RunOptions))
+    ranks: Any = getattr(arguments, "ranks", None)
+    # Both are asked, because both check what was given.
+    if any([should_start_ranks(ranks), _should_restart(options.restarts, ranks)]):
+        return _supervise(arguments.argv, ranks, options, given)
     config = (
-        resumed_config(arguments.resume, arguments.config, given)
-        if arguments.resume
-        else (new_config(arguments.config, given))
+        _resumed_config(options.resume, options.config, given)
+        if options.resume
+        else _new_config(options.config, given)
     )
     from distbp.parallel.environment import LaunchEnvironment
     from distbp.parallel.topology import connect
@@ -46,52 +67,62 @@ def run_train(arguments: argparse.Namespace) -> int:
     comm = connect()
     if comm.rank == 0:
         LaunchEnvironment.from_environ().write_started_file()
-    train(config, bool(arguments.resume), comm)
+    train(config, bool(options.resume), comm)
     return 0
 
 
-def is_to_restart(arguments: argparse.Namespace) -> bool:
-    """Return whether `--restarts` asks for somebody who starts the ranks again.
+TRAIN = Verb(
+    "train",
+    "Train a network.",
+    "DATA.h5 --out RUN [OPTIONS]\n--resume RUN [OPTIONS]",
+    "distbp train digits.h5 --out run --hidden 100,50 --epochs 20 --ranks 4",
+    _declare,
+    run_train,
+)
+
+
+def _should_restart(restarts: int | None, ranks: int | None) -> bool:
+    """Return whether `--restarts` asks for a supervisor that restarts the ranks.
 
     Raises
     ------
     ConfigError
-        Somebody else starts them.
+        The number is negative, or the ranks are not started here.
     """
-    restarts = arguments.restarts
     if restarts is None:
         return False
     if restarts < 0:
         raise ConfigError(f"--restarts {restarts}: expected at least 0.")
-    if arguments.ranks is None:
+    if ranks is None:
         raise ConfigError(
-            f"--restarts {restarts} needs --ranks N, which starts the ranks here and can start "
-            f"them again. Under srun or mpirun the batch script does that, by --resume."
+            f"--restarts {restarts} needs --ranks N: only ranks that are started here can be "
+            f"restarted. Under srun or mpirun let the batch script restart the run with --resume."
         )
     return True
 
 
-def start_training(arguments: argparse.Namespace, given: dict[str, Any]) -> int:
-    """Start this very command on several ranks, and again if it ends before its time."""
+def _supervise(argv: Sequence[str], ranks: int, options: RunOptions, given: dict[str, Any]) -> int:
+    """Run this command on ranks that are started, and restarted, here; return the exit status."""
     from distbp.launch.supervisor import Supervisor
     from distbp.storage.run_directory import list_checkpoints
     from distbp.training.config import check_paths_given
 
-    ranks, restarts = arguments.ranks, arguments.restarts or 0
-    first = without(arguments.argv, "--ranks", "--restarts")
-    if arguments.resume:
-        return Supervisor(ranks, restarts, arguments.resume, first, first).run()
-    config = new_config(arguments.config, given)
+    restarts = options.restarts or 0
+    first = drop_options(argv, "--ranks", "--restarts")
+    if options.resume:
+        return Supervisor(ranks, restarts, options.resume, first, first).run()
+    config = _new_config(options.config, given)
     check_paths_given(config)
-    if list_checkpoints(Path(config.out)):  # another run's: this one will be refused
-        return Supervisor(ranks, restarts, config.out, first, first).run()
-    return Supervisor(ranks, restarts, config.out, first, resuming(config.out, given)).run()
+    # A directory with another run's checkpoints is refused by the ranks, at every start: it
+    # must not be resumed instead.
+    is_taken = bool(list_checkpoints(Path(config.out)))
+    again = first if is_taken else resume_arguments(config.out, given)
+    return Supervisor(ranks, restarts, config.out, first, again).run()
 
 
-def resuming(run: str, given: dict[str, Any]) -> list[str]:
-    """Return the arguments that go on with a run that was begun with the options `given`."""
+def resume_arguments(run: str, given: dict[str, Any]) -> list[str]:
+    """Return the arguments that resume a run which was started with the options `given`."""
     from distbp.training.config import Config
-    from distbp.training.options import as_arguments, flag
 
     words = ["train", "--resume", run]
     for one in fields(Config):
@@ -100,7 +131,7 @@ def resuming(run: str, given: dict[str, Any]) -> list[str]:
     return words
 
 
-def new_config(file: str | None, given: dict[str, Any]) -> Any:
+def _new_config(file: str | None, given: dict[str, Any]) -> Any:
     """Return the configuration of a new run, from a TOML file and the options given."""
     from distbp.training.config import Config, check_useful, read_toml
 
@@ -108,7 +139,7 @@ def new_config(file: str | None, given: dict[str, Any]) -> Any:
     return Config(**from_file | given)
 
 
-def resumed_config(run: str, file: str | None, given: dict[str, Any]) -> Any:
+def _resumed_config(run: str, file: str | None, given: dict[str, Any]) -> Any:
     """Return the configuration of a run that is resumed, with the changes given."""
     from distbp.storage.checkpoint import read_checkpoint
     from distbp.storage.run_directory import find_checkpoint
@@ -117,8 +148,8 @@ def resumed_config(run: str, file: str | None, given: dict[str, Any]) -> Any:
     for name, value in (("--config", file), ("--out", given.get("out"))):
         if value:
             raise ConfigError(
-                f"--resume {run} and {name} {value} contradict each other: a resumed "
-                f"run has its own."
+                f"--resume {run} and {name} {value} contradict each other: a resumed run keeps "
+                f"its own. Leave out {name}."
             )
     if not Path(run).is_dir():
         raise ConfigError(f"--resume {run}: expected the directory of a run.")
@@ -126,28 +157,34 @@ def resumed_config(run: str, file: str | None, given: dict[str, Any]) -> Any:
     config: Config = Config.read(found.about["config"], run).resumed(given | {"out": run})
     if not os.path.exists(config.data):
         raise ConfigError(
-            f"--resume {run}: its data set {config.data} is not there, seen from this folder. Say "
-            f"where it is: distbp train DATA.h5 --resume {shlex.quote(run)}."
+            f"--resume {run}: its data set {config.data} does not exist, seen from the current "
+            f"directory. Give its path: distbp train DATA.h5 --resume {shlex.quote(run)}."
         )
     done = len(found.history)
     if config.epochs < done:
         raise ConfigError(
-            f"--resume {run} --epochs {config.epochs}: {done} are done already. Say how many there "
-            "are to be in all."
+            f"--resume {run} --epochs {config.epochs}: the run has completed {done} epochs. Give "
+            f"the total number of epochs, at least {done}."
         )
     return config
 
 
-def train_config(words: Sequence[str]) -> Any:
-    """Return the configuration of a new run, from `train` and what stands behind it."""
+def parse_training(words: Sequence[str]) -> Any:
+    """Return the configuration of a new run, from `train` and the arguments that follow it.
+
+    Raises
+    ------
+    ConfigError
+        An argument is not allowed, or is about how the ranks are started.
+    """
     from distbp.training.config import Config
 
-    parser = Parser(prog="distbp")
-    add_train(parser.add_subparsers())
-    arguments, unknown = parser.parse_known_args(words)
-    if unknown:
-        arguments.parser.refuse(unknown[0])
+    arguments = TRAIN.parse(words[1:])
     for name in ("resume", "ranks", "restarts"):
-        if getattr(arguments, name) is not None:
-            raise ConfigError(f"--{name} has no place in a batch job: its script sees to that.")
-    return new_config(arguments.config, given_options(arguments, Config))
+        if getattr(arguments, name, None) is not None:
+            raise ConfigError(
+                f"--{name} does not apply to a batch job, whose script starts, resumes and "
+                f"restarts the ranks. Leave it out."
+            )
+    file = getattr(arguments, "config", None)
+    return _new_config(file, given_options(arguments, Config))

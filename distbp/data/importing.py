@@ -20,7 +20,15 @@ import numpy as np
 from distbp.data.dataset import DATA_FORMAT, DATA_VERSION, SPLIT_NAMES, dtype_and_shape
 from distbp.data.labels import InferredTask, infer_task
 from distbp.data.sources import SOURCE_FORMATS, SourceFormat
-from distbp.data.tables import FILE_ERRORS, ImportOptions, Source, Table, wrap_source_errors
+from distbp.data.tables import (
+    FILE_ERRORS,
+    SCALINGS,
+    TASKS,
+    ImportOptions,
+    Source,
+    Table,
+    wrap_source_errors,
+)
 from distbp.errors import ConfigError, DataError
 from distbp.network import rng
 from distbp.storage import hdf5_file
@@ -30,8 +38,6 @@ _BLOCK_NUMBERS = 1 << 20  # numbers of x to copy at once
 _HASH_BYTES = 1 << 20
 _TEST_STREAM = 1  # of the generator of held-out rows; 0 is for the validation part of `train`
 _GENERAL_OPTIONS = {"scaling", "test_fraction", "seed"}  # those of every format
-_SCALINGS = ("auto", "bytes", "standardize", "none")
-_TASKS = (None, "classification", "regression")
 _DEFAULT_OPTIONS = ImportOptions()
 
 _ProgressReport = Callable[[int, int], None]
@@ -195,9 +201,9 @@ def _check_options(options: ImportOptions, source: Path, form: SourceFormat) -> 
         if value is not None and name not in _GENERAL_OPTIONS | form.options:
             flag = "no-header" if value is False else name.replace("_", "-")
             raise ConfigError(f"`--{flag}` does not apply to {form.name}: {source}. Leave it out.")
-    if options.scaling not in _SCALINGS:
-        raise ConfigError(f"`--scaling {options.scaling}`: expected one of {', '.join(_SCALINGS)}.")
-    if options.task not in _TASKS:
+    if options.scaling not in SCALINGS:
+        raise ConfigError(f"`--scaling {options.scaling}`: expected one of {', '.join(SCALINGS)}.")
+    if options.task not in (None, *TASKS):
         raise ConfigError(f"`--task {options.task}`: expected classification or regression.")
     if options.test_fraction is not None and not 0 < options.test_fraction < 1:
         raise ConfigError(

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from distbp.errors import DataError
+from distbp.options import option
 from distbp.storage import atomic
 
 ReadCallback = Callable[[float], None]  # called with the number of bytes that were read
@@ -31,6 +32,14 @@ _LIBRARY_ERRORS = (
     ValueError,
     zipfile.BadZipFile,
 )
+
+
+TASKS = ("classification", "regression")
+SCALINGS = ("auto", "bytes", "standardize", "none")
+
+
+def _dataset(contents: str) -> Any:
+    return option(None, f"dataset with {contents}", group="HDF5 files", metavar="NAME")
 
 
 @dataclass(frozen=True)
@@ -53,18 +62,37 @@ class ImportOptions:
         Of the random choice of these rows; 0 if not given.
     """
 
-    label: str | None = None
-    header: bool | None = None
-    x: str | None = None
-    y: str | None = None
-    x_test: str | None = None
-    y_test: str | None = None
-    x_validation: str | None = None
-    y_validation: str | None = None
-    task: str | None = None
-    scaling: str = "auto"
-    test_fraction: float | None = None
-    seed: int | None = None
+    label: str | None = option(
+        None, "label column, by name or number from 0; several, such as a,b, for a regression",
+        group="CSV files", metavar="LIST", default_text="the last column",
+    )  # fmt: skip
+    header: bool | None = option(
+        None, "whether the first line names the columns", group="CSV files",
+        default_text="by the first lines",
+    )  # fmt: skip
+    x: str | None = _dataset("the training rows")
+    y: str | None = _dataset("the training labels")
+    x_test: str | None = _dataset("the test rows")
+    y_test: str | None = _dataset("the test labels")
+    x_validation: str | None = _dataset("the validation rows")
+    y_validation: str | None = _dataset("the validation labels")
+    task: str | None = option(
+        None, "what the labels are", group="data set", is_common=True, choices=TASKS,
+        default_text="by the labels: names and whole numbers are classes",
+    )  # fmt: skip
+    scaling: str = option(
+        "auto", "scaling of the network's input: x/255, or to mean 0 and variance 1; auto: bytes "
+        "for uint8, otherwise standardize",
+        group="data set", choices=SCALINGS,
+    )  # fmt: skip
+    test_fraction: float | None = option(
+        None, "fraction of the rows to set aside as the test split, class by class", float,
+        group="data set", is_common=True,
+    )  # fmt: skip
+    seed: int | None = option(
+        None, "seed of the random choice of these rows", int, group="data set",
+        default_text="0",
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ differences between nodes, are not modelled.
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields
 from functools import partial
 from itertools import pairwise
 from statistics import median
@@ -23,10 +23,11 @@ from statistics import median
 import numpy as np
 
 from distbp.errors import ConfigError
-from distbp.network.network import Network
+from distbp.network.network import DTYPES, Network
 from distbp.network.optimizers import OPTIMIZERS
 from distbp.network.parameters import layer_views, theta_size
 from distbp.network.update import Update
+from distbp.options import check_option, flag, option
 from distbp.parallel import host
 from distbp.parallel.comm import Group
 from distbp.parallel.internode import make_exchanges, run_exchanges
@@ -34,8 +35,7 @@ from distbp.parallel.reduction import make_reduction
 from distbp.parallel.reduction_plan import count_slices, plan_exchanges
 from distbp.parallel.shards import default_shards, rank_shards, subtrees
 from distbp.parallel.topology import Topology
-from distbp.training.config import check_shards
-from distbp.training.options import flag
+from distbp.training.config import check_shards, parse_sizes
 
 
 @dataclass(frozen=True)
@@ -66,24 +66,40 @@ class PlanRequest:
         A value is out of range.
     """
 
-    sizes: tuple[int, ...]
-    batch_size: int = 256
-    shards: int | None = None
-    dtype: str = "float32"
-    up_to: int = 1000
-    ranks_a_node: int | None = None
-    latency: float = 20.0
-    bandwidth: float = 10.0
+    sizes: tuple[int, ...] = option(
+        MISSING, "sizes of all layers, such as 784,100,10", parse_sizes, group="network and batch",
+        metavar="LIST",
+    )  # fmt: skip
+    batch_size: int = option(
+        256, "rows in the global mini-batch", int, group="network and batch", least=1
+    )
+    shards: int | None = option(
+        None, "shards per mini-batch", int, group="network and batch", least=1,
+        default_text="as train chooses it, by batch size and network",
+    )  # fmt: skip
+    dtype: str = option(
+        "float32", "type of parameters and activations", group="network and batch", choices=DTYPES
+    )
+    up_to: int = option(1000, "largest number of ranks to predict", int, group="cluster", least=1)
+    ranks_a_node: int | None = option(
+        None, "ranks per node", int, group="cluster", least=1, default_text="the cores of this host"
+    )
+    latency: float = option(
+        20.0, "latency between nodes in µs, if there is one node only", float, group="cluster",
+        least=1e-9,
+    )  # fmt: skip
+    bandwidth: float = option(
+        10.0, "bandwidth of a node in Gbit/s, if there is one node only", float, group="cluster",
+        least=1e-9,
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
         if len(self.sizes) < 2 or min(self.sizes) < 1:
             raise ConfigError(
                 f"--sizes {self.sizes!r}: expected two or more layers, as in 784,100,10."
             )
-        for name in ("batch_size", "shards", "up_to", "ranks_a_node", "latency", "bandwidth"):
-            value = getattr(self, name)
-            if value is not None and value <= 0:
-                raise ConfigError(f"{flag(name)} {value!r}: expected more than 0.")
+        for one in fields(self):
+            check_option(flag(one.name), getattr(self, one.name), one.metadata)
         check_shards(self.shards, self.batch_size)
 
 

@@ -15,9 +15,9 @@ from pathlib import Path
 from string import Template
 
 from distbp.errors import ConfigError
+from distbp.options import as_arguments, check_option, flag, option
 from distbp.parallel import mpi
 from distbp.training.config import Config, check_paths_given
-from distbp.training.options import as_arguments, check, flag, option
 
 _LAUNCHERS = ("srun", "mpirun")
 _SRUN_MPI_TYPES = ("pmi2", "pmix")
@@ -26,17 +26,21 @@ _NAME_PATTERN = r"[\w.,+-]+"
 
 # What `distbp slurm --help` ends with.
 BATCH_JOB_NOTES = """\
-The script is self-contained; what depends on the cluster (partition, account, modules, Python, \
-launcher) is in one block at its top. Before its time limit the job saves a checkpoint, requeues \
-itself and resumes when it is started again. It does the same after a preemption, after scontrol \
-requeue, and after the loss of a rank or a node, as long as each start gets further than the one \
-before. A failed start without a new checkpoint is retried only if the job has restarted fewer \
-than 3 times, and an error in options or data never. The model is bit-for-bit that of an \
-uninterrupted run. scancel ends the job for good; scancel --batch --signal=USR1 makes it save a \
-checkpoint and requeue itself. --seeds N and --sweep FILE write a job array: task I trains in \
-OUT/I, with seed I or with the options in line I of FILE, counted from 0. Example: distbp slurm \
---nodes 2 --ranks-a-node 16 --time 4:00:00 train data.h5 --out run > job.sbatch && \
-sbatch job.sbatch"""
+The script is self-contained; what depends on the cluster (partition, account,
+modules, Python, launcher) is in one block at its top.
+
+Before its time limit the job saves a checkpoint, requeues itself and resumes
+when it is started again. It does the same after a preemption, after scontrol
+requeue, and after the loss of a rank or a node, as long as each start gets
+further than the one before. A failed start without a new checkpoint is retried
+only if the job has restarted fewer than 3 times, and an error in options or
+data never. The model is bit-for-bit that of an uninterrupted run.
+
+scancel ends the job for good; scancel --batch --signal=USR1 makes it save a
+checkpoint and requeue itself.
+
+--seeds N and --sweep FILE write a job array: task I trains in RUN/I, with
+seed I or with the options in line I of FILE, counted from 0."""
 
 
 class _ShellTemplate(Template):
@@ -154,28 +158,45 @@ class BatchOptions:
         A value is not allowed, or two contradict each other.
     """
 
-    nodes: int = option(1, "number of nodes", int, least=1)
-    ranks_a_node: int = option(1, "MPI ranks on each node", int, least=1)
-    time: str = option("1:00:00", "time limit of one start of the job, in SLURM's format")
-    launcher: str = option("srun", "program that starts the ranks", choices=_LAUNCHERS)
+    nodes: int = option(1, "number of nodes", int, group="resources", is_common=True, least=1)
+    ranks_a_node: int = option(
+        1, "MPI ranks per node", int, group="resources", is_common=True, least=1
+    )
+    time: str = option(
+        "1:00:00", "time limit of each start of the job, in SLURM's format", group="resources",
+        is_common=True, metavar="TIME",
+    )  # fmt: skip
+    launcher: str = option(
+        "srun", "program that starts the ranks", group="launcher", choices=_LAUNCHERS
+    )
     mpi: str | None = option(
-        None,
-        "srun's --mpi: pmi2 for MPICH, pmix for Open MPI; by default that of the installed MPI",
-        choices=_SRUN_MPI_TYPES,
-    )
-    partition: str | None = option(None, "partition to submit to")
-    account: str | None = option(None, "account to charge")
+        None, "value of srun's --mpi: pmi2 for MPICH, pmix for Open MPI", group="launcher",
+        choices=_SRUN_MPI_TYPES, default_text="by the MPI library in use here",
+    )  # fmt: skip
+    partition: str | None = option(
+        None, "partition to submit to", group="resources", metavar="NAME",
+        default_text="that of the cluster",
+    )  # fmt: skip
+    account: str | None = option(
+        None, "account to charge", group="resources", metavar="NAME",
+        default_text="that of the user",
+    )  # fmt: skip
     seeds: int | None = option(
-        None, "write a job array that trains with so many seeds, from 0", int, least=1, below=10_000
-    )
+        None, "job array of N tasks, with the seeds 0 to N − 1", int, group="job array",
+        least=1, below=10_000,
+    )  # fmt: skip
     sweep: str | None = option(
-        None, "write a job array from a file with the options of one task per line"
-    )
-    at_once: int | None = option(None, "array tasks that may run at the same time", int, least=1)
+        None, "job array with a task for each line of a file, which holds its options",
+        group="job array", metavar="FILE",
+    )  # fmt: skip
+    at_once: int | None = option(
+        None, "tasks that may run at the same time", int, group="job array", least=1,
+        default_text="all",
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
         for one in fields(self):
-            check(flag(one.name), getattr(self, one.name), one.metadata)
+            check_option(flag(one.name), getattr(self, one.name), one.metadata)
         if not re.fullmatch(_TIME_PATTERN, self.time):
             raise ConfigError(
                 f"--time {self.time!r}: expected a time such as 90 (minutes), 2:00:00 or 1-12:00."

@@ -1,10 +1,10 @@
-"""The description of a run: one frozen `Config`, one list of its options.
+"""The configuration of a run: one frozen `Config`, the only list of its options.
 
-Each field of `Config` is an option of `distbp train`, a key of a TOML file and an
-entry of a checkpoint, under the same name (with `-` for `_` outside Python). Its
-metadata hold what the command line needs: a help text, choices, a check. Options
-that are None are settled by `Config.resolved`, from the data and from each other,
-never from the number of ranks.
+Each field of `Config` is an option of `distbp train`, a key of a TOML file and an entry of
+a checkpoint, under the same name (with `-` for `_` outside Python). Options that are None
+are derived by `Config.resolved` from the data and from each other, never from the number
+of ranks: that is what makes a run independent of it. How an option is put into practice
+is not known here.
 """
 
 import json
@@ -15,34 +15,44 @@ from argparse import ArgumentTypeError
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from distbp.data.dataset import DataSet
 from distbp.errors import ConfigError
 from distbp.network.activations import HIDDEN
 from distbp.network.costs import COSTS
 from distbp.network.network import DTYPES, INITS
 from distbp.network.optimizers import OPTIMIZERS
 from distbp.network.schedules import SCHEDULES
+from distbp.options import check_option, flag, option
 from distbp.parallel.shards import default_shards
-from distbp.training.options import check, flag, option
 
+if TYPE_CHECKING:  # `distbp train --help` needs no HDF5
+    from distbp.data.dataset import DataSet
+
+# The groups of `distbp train --help`, in order.
+GROUPS = (
+    "data", "network", "optimization", "run and checkpoints", "parallelism", "robustness",
+)  # fmt: skip
 # The names of `parallel.reduction.REDUCTIONS`, which is not imported because it loads the
 # communicator. Exact ones give the same bits, so a resumed run may change between them.
 EXACT_REDUCTIONS = ("node", "tree")
 REDUCTION_NAMES = (*EXACT_REDUCTIONS, "allreduce")
+# Every checkpoint holds the records of all epochs, so their number has to be bounded.
+MAX_EPOCHS = 100_000
+
+SECONDS_PER_UNIT = {"s": 1, "min": 60, "h": 3600}
 
 
 def parse_sizes(text: str) -> tuple[int, ...]:
-    """Return the layer sizes in '100,50'; '' means no hidden layer."""
+    """Return the layer sizes in text such as '100,50'; '' is no layer."""
     try:
         return tuple(int(part) for part in text.split(",")) if text.strip() else ()
-    except ValueError as failure:
-        raise ArgumentTypeError(f"{text!r}; expected sizes such as 100,50") from failure
+    except ValueError as error:
+        raise ArgumentTypeError(f"{text!r}; expected sizes such as 100,50") from error
 
 
 def check_shards(shards: int | None, batch_size: int) -> None:
-    """Raise ConfigError where a batch has not a row for each shard."""
+    """Raise ConfigError if a batch has fewer rows than shards."""
     if shards is not None and shards > batch_size:
         raise ConfigError(
             f"--shards {shards} cuts a batch of {batch_size} rows too small: a shard "
@@ -52,96 +62,165 @@ def check_shards(shards: int | None, batch_size: int) -> None:
 
 @dataclass(frozen=True)
 class Config:
-    """How to train, on what; see `distbp train --help` for each option.
+    """How to train, and on which data; see `distbp train --help` for each option.
 
     Raises
     ------
     ConfigError
-        An option has a value that is not allowed, or two contradict each other.
+        The value of an option is not allowed, or two options contradict each other.
     """
 
-    data: str = option("", "the data set", may_change_on_resume=True)
-    out: str = option("", "the run's directory", may_change_on_resume=True)
+    # The order of the fields is that of `config.toml` and of a checkpoint's configuration.
+    data: str = option(
+        "", "data set, written by distbp import", group="data", metavar="DATA.h5",
+        may_change_on_resume=True,
+    )  # fmt: skip
+    out: str = option(
+        "", "directory of a new run: checkpoints, metrics.jsonl, config.toml",
+        group="run and checkpoints", is_common=True, metavar="RUN", default_text="none",
+        may_change_on_resume=True,
+    )  # fmt: skip
     hidden: tuple[int, ...] = option(
-        (100,), "sizes of the hidden layers, as in 100,50; '' for none", parse_sizes
+        (100,), "sizes of the hidden layers, such as 100,50; '' for none", parse_sizes,
+        group="network", is_common=True, metavar="LIST",
+    )  # fmt: skip
+    activation: str = option(
+        "relu", "activation function of the hidden layers", group="network", choices=HIDDEN
     )
-    activation: str = option("relu", "of the hidden layers", choices=HIDDEN)
     cost: str | None = option(
-        None, "log-likelihood for classes, quadratic for numbers", choices=tuple(COSTS)
+        None, "cost function", group="network", choices=tuple(COSTS),
+        default_text="by the data: log-likelihood for classes, quadratic for regression",
+    )  # fmt: skip
+    init: str = option(
+        "scaled", "initial weights: N(0, 1/n_in) or N(0, 1)", group="network", choices=INITS
     )
-    init: str = option("scaled", "the first weights: N(0, 1/n_in) or N(0, 1)", choices=INITS)
-    optimizer: str = option("sgd", "how θ follows the gradient", choices=tuple(OPTIMIZERS))
-    learning_rate: float | None = option(None, "0.1; 0.001 for adam", float, least=0.0)
-    momentum: float = option(0.9, "of momentum and nesterov", float, least=0.0, below=1.0)
-    schedule: str = option("constant", "how the learning rate changes", choices=SCHEDULES)
-    warmup_epochs: float = option(0.0, "linear rise of the learning rate", float, least=0.0)
+    optimizer: str = option(
+        "sgd", "update rule", group="optimization", is_common=True, choices=tuple(OPTIMIZERS)
+    )
+    learning_rate: float | None = option(
+        None, "learning rate", float, group="optimization", is_common=True, least=0.0,
+        default_text="0.1; 0.001 for adam",
+    )  # fmt: skip
+    momentum: float = option(
+        0.9, "momentum coefficient of momentum and nesterov", float, group="optimization",
+        least=0.0, below=1.0,
+    )  # fmt: skip
+    schedule: str = option(
+        "constant", "learning rate schedule", group="optimization", choices=SCHEDULES
+    )
+    warmup_epochs: float = option(
+        0.0, "epochs of linear warm-up of the learning rate", float, group="optimization",
+        least=0.0,
+    )  # fmt: skip
     decay: float = option(
-        0.5, "factor on the learning rate, of step and plateau", float, least=0.0, below=1.0
-    )
+        0.5, "factor on the learning rate of the schedules step and plateau", float,
+        group="optimization", least=0.0, below=1.0,
+    )  # fmt: skip
     decay_epochs: int = option(
-        5, "epochs from one step to the next, or waited on a plateau", int, least=1
+        5, "step: epochs between decays; plateau: epochs without improvement before one", int,
+        group="optimization", least=1,
+    )  # fmt: skip
+    l2: float = option(
+        0.0, "L2 penalty λ: adds λ/(2n)·Σw² to the cost", float, group="optimization", least=0.0
     )
-    l2: float = option(0.0, "the book's λ: adds λ/(2n)·Σw² to the cost", float, least=0.0)
-    l1: float = option(0.0, "adds λ/n·Σ|w| to the cost", float, least=0.0)
+    l1: float = option(
+        0.0, "L1 penalty λ: adds λ/n·Σ|w| to the cost", float, group="optimization", least=0.0
+    )
     dropout: float = option(
-        0.0, "share of the hidden units left out of a step", float, least=0.0, below=1.0
-    )
-    clip_norm: float | None = option(None, "largest norm of the gradient", float, least=1e-9)
-    batch_size: int = option(256, "rows of the global mini-batch", int, least=1)
-    epochs: int = option(  # a checkpoint has a record of each
-        30, "passes over the training set", int, least=1, below=100_001, may_change_on_resume=True
-    )
+        0.0, "probability that a hidden unit is dropped in a step", float, group="network",
+        least=0.0, below=1.0,
+    )  # fmt: skip
+    clip_norm: float | None = option(
+        None, "scale the gradient down to this L2 norm if it is larger", float,
+        group="optimization", least=1e-9,
+    )  # fmt: skip
+    batch_size: int = option(
+        256, "rows in the global mini-batch, over all ranks", int, group="optimization",
+        is_common=True, least=1,
+    )  # fmt: skip
+    epochs: int = option(
+        30, "passes over the training set", int, group="optimization", is_common=True,
+        least=1, below=MAX_EPOCHS + 1, may_change_on_resume=True,
+    )  # fmt: skip
     patience: int | None = option(
-        None, "stop after that many epochs without a better score", int,
-        least=1, may_change_on_resume=True,
+        None, "stop early after N epochs without a lower validation cost (training cost "
+        "without a validation set)", int,
+        group="optimization", least=1, may_change_on_resume=True,
     )  # fmt: skip
     validation: float = option(
-        0.0, "part of train held out where the file has no validation", float, least=0.0, below=1.0
-    )
-    shards: int | None = option(None, "pieces of a mini-batch; fixes the bits", int, least=1)
+        0.0, "fraction of the training rows to hold out for validation, if the data set has no "
+        "validation split", float,
+        group="data", least=0.0, below=1.0,
+    )  # fmt: skip
+    shards: int | None = option(
+        None, "shards per mini-batch, the units that are spread over ranks; part of what "
+        "determines the result's bits", int,
+        group="parallelism", least=1, default_text="by batch size and network",
+    )  # fmt: skip
     combine: str = option(
-        "node", "how gradients are summed; allreduce is not exact", choices=REDUCTION_NAMES
-    )
-    threads: int = option(1, "BLAS threads a rank; part of the bits", int, least=1)
-    dtype: str = option("float32", "of all numbers", choices=DTYPES)
-    seed: int = option(0, "of weights, order and dropout", int, least=0, below=2**63)
+        "node", "gradient reduction: in shared memory within a node, by messages only, or by "
+        "MPI_Allreduce, whose result depends on the number of ranks",
+        group="parallelism", choices=REDUCTION_NAMES,
+    )  # fmt: skip
+    threads: int = option(
+        1, "BLAS threads per rank; part of what determines the result's bits", int,
+        group="parallelism", least=1,
+    )  # fmt: skip
+    dtype: str = option(
+        "float32", "type of parameters, activations and gradients", group="network",
+        choices=DTYPES,
+    )  # fmt: skip
+    seed: int = option(
+        0, "seed of initial weights, shuffling and dropout", int, group="optimization",
+        least=0, below=2**63,
+    )  # fmt: skip
     checkpoint_every: str = option(
-        "1epoch", "such as 1epoch, 500steps or 60s", may_change_on_resume=True
-    )
-    keep: int = option(3, "checkpoints to keep, beside best and last", int,
+        "1epoch", "checkpoint interval, such as 1epoch, 500steps or 60s",
+        group="run and checkpoints", metavar="INTERVAL", may_change_on_resume=True,
+    )  # fmt: skip
+    keep: int = option(
+        3, "checkpoints to keep, besides best.h5 and last.h5", int, group="run and checkpoints",
         least=1, may_change_on_resume=True,
     )  # fmt: skip
     time_limit: str | None = option(
-        None, "stop with a checkpoint after, such as 90s, 30min or 2h", may_change_on_resume=True
-    )
+        None, "stop with a checkpoint after this time, such as 90s, 30min or 2h",
+        group="run and checkpoints", metavar="DURATION", may_change_on_resume=True,
+    )  # fmt: skip
     stall_limit: str = option(
-        "10min", "end a rank that keeps the others waiting for longer", may_change_on_resume=True
-    )
+        "10min", "kill a rank that makes no progress for this time",
+        group="robustness", metavar="DURATION", may_change_on_resume=True,
+    )  # fmt: skip
     check_every: int = option(
-        1000, "steps between two checks for bits that changed by themselves; 0 for none", int,
-        least=0, may_change_on_resume=True,
+        1000, "steps between checks for silent data corruption; 0 for none", int,
+        group="robustness", least=0, may_change_on_resume=True,
     )  # fmt: skip
     on_nan: str = option(
-        "stop", "if a cost or a gradient is not finite: stop, skip the step, or roll back to the "
+        "stop", "if a cost or gradient is not finite: stop, skip the step, or roll back to the "
         "last checkpoint and halve the learning rate",
-        choices=("stop", "skip", "rollback"), may_change_on_resume=True,
+        group="robustness", choices=("stop", "skip", "rollback"), may_change_on_resume=True,
     )  # fmt: skip
-    init_from: str | None = option(None, "a model whose weights to start from")
-    quiet: bool = option(False, "print nothing but warnings and errors", may_change_on_resume=True)
+    init_from: str | None = option(
+        None, "checkpoint or run to take the initial weights from", group="network",
+        metavar="FILE",
+    )  # fmt: skip
+    quiet: bool = option(
+        False, "print only warnings and errors", group="run and checkpoints",
+        may_change_on_resume=True,
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
-        hidden: Any = self.hidden  # a single layer may be given by its size
+        hidden: Any = self.hidden  # the size of a single layer may be given as a number
         object.__setattr__(
             self, "hidden", (hidden,) if isinstance(hidden, int | str) else tuple(hidden)
         )
-        for name in ("data", "out", "init_from"):  # paths are welcome too
+        for name in ("data", "out", "init_from"):  # Path objects are accepted as well
             value = getattr(self, name)
             object.__setattr__(self, name, value if value is None else os.fspath(value))
         for one in fields(self):
             value = getattr(self, one.name)
             if value is None and one.default is not None:
                 raise ConfigError(f"{flag(one.name)} None: expected a value.")
-            check(flag(one.name), value, one.metadata)
+            check_option(flag(one.name), value, one.metadata)
         if any(type(n) is not int or n < 1 for n in self.hidden):
             raise ConfigError(f"--hidden {self.hidden!r}: expected whole numbers of at least 1.")
         check_shards(self.shards, self.batch_size)
@@ -151,17 +230,17 @@ class Config:
 
     @classmethod
     def read(cls, options: Mapping[str, Any], source: str) -> "Config":
-        """Return the configuration that a checkpoint of `source` holds.
+        """Return the configuration stored in a checkpoint of `source`.
 
         Raises
         ------
         ConfigError
-            It is none.
+            The options are not those of a configuration.
         """
         try:
             return cls(**options)
-        except (TypeError, ValueError) as failure:
-            raise ConfigError(f"{source} holds no configuration of a run: {failure}.") from failure
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"{source} holds no configuration of a run: {error}.") from error
 
     def seconds(self, name: str) -> float | None:
         """Return `time_limit` or `stall_limit` in seconds."""
@@ -173,10 +252,10 @@ class Config:
             raise ConfigError(
                 f"{flag(name)} {text!r}: expected a number and a unit, such as 90s, 30min or 2h."
             )
-        return float(match[1]) * {"s": 1, "min": 60, "h": 3600}[match[2]]
+        return float(match[1]) * SECONDS_PER_UNIT[match[2]]
 
     def interval(self) -> tuple[int, str]:
-        """Return `checkpoint_every` as a number and 'epoch', 'step' or 's'."""
+        """Return `checkpoint_every` as a number and its unit: 'epoch', 'step' or 's'."""
         match = re.fullmatch(r"([1-9]\d{0,8}) ?(epoch|step|s)s?", self.checkpoint_every)
         if match is None:
             raise ConfigError(
@@ -185,19 +264,19 @@ class Config:
             )
         return int(match[1]), match[2]
 
-    def resolved(self, data: DataSet) -> "Config":
-        """Return the configuration with nothing left open.
+    def resolved(self, data: "DataSet") -> "Config":
+        """Return the configuration with cost, learning rate and shards derived where None.
 
         Raises
         ------
         ConfigError
-            The cost does not go with the data.
+            The cost function does not fit the task of the data set.
         """
         is_regression = data.task == "regression"
         cost = self.cost or ("quadratic" if is_regression else "log-likelihood")
         if is_regression and cost != "quadratic":
             raise ConfigError(
-                f"--cost {cost} is for classes, but {data.path} has numbers to predict. "
+                f"--cost {cost} is for classification, but {data.path} is a regression. "
                 f"Use --cost quadratic."
             )
         sizes = (data.n_in, *self.hidden, data.n_out)
@@ -210,37 +289,36 @@ class Config:
         )
 
     def resumed(self, changes: Mapping[str, Any]) -> "Config":
-        """Return this run's configuration with some options changed.
+        """Return the configuration with `changes`, for a run that is resumed.
 
         Raises
         ------
         ConfigError
-            A change would make it another run.
+            A change would make it another run, with another result.
         """
         for one in fields(self):
             before = getattr(self, one.name)
             if one.name not in changes or changes[one.name] == before:
                 continue
             after = changes[one.name]
-            is_exact_sum = one.name == "combine" and all(
-                name in EXACT_REDUCTIONS for name in (before, after)
-            )
-            moves_end = one.name == "epochs" and self.schedule == "cosine"
-            if moves_end or not (one.metadata["may_change_on_resume"] or is_exact_sum):
+            is_exact = one.name == "combine" and {before, after} <= set(EXACT_REDUCTIONS)
+            # A cosine ends at the last epoch, so the number of epochs changes every step.
+            is_fixed = one.name == "epochs" and self.schedule == "cosine"
+            if is_fixed or not (one.metadata["may_change_on_resume"] or is_exact):
                 raise ConfigError(
-                    f"{flag(one.name)} {after!r} cannot be changed when a run is resumed: it was "
-                    f"begun with {before!r}. Leave it out, or begin a new run with --init-from."
+                    f"{flag(one.name)} {after!r} cannot be changed on resume: the run was started "
+                    f"with {before!r}. Leave it out, or start a new run with --init-from."
                 )
         return replace(self, **changes)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the options by name, as JSON can hold them."""
+        """Return the options by name, with values that JSON can represent."""
         return asdict(self) | {"hidden": list(self.hidden)}
 
     def to_toml(self) -> str:
-        """Return the options that are set, but for `quiet`, as the text of a TOML file."""
+        """Return the options that are not None, without `quiet`, as the text of a TOML file."""
         return "".join(
-            f"{name.replace('_', '-')} = {toml_value(value)}\n"
+            f"{name.replace('_', '-')} = {_toml_value(value)}\n"
             for name, value in self.to_dict().items()
             if value is not None and name != "quiet"
         )
@@ -254,15 +332,16 @@ def check_paths_given(config: Config) -> None:
         raise ConfigError("distbp train needs a directory for the run: --out RUN.")
 
 
-def toml_value(value: Any) -> str:
-    """Return a value in TOML, which is that of JSON but for one character."""
+def _toml_value(value: Any) -> str:
+    """Return a value in TOML: JSON is valid TOML but for DEL, which has to be escaped."""
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def check_useful(given: Mapping[str, Any], from_file: Mapping[str, Any]) -> None:
-    """Raise ConfigError if an option was given that would have no effect.
+    """Raise ConfigError if an option of the command line would have no effect.
 
-    Only options of the command line: a file may be the record of another run.
+    Options of a file are not checked: it may be the `config.toml` of another run, which
+    holds every option.
     """
     values = {one.name: one.default for one in fields(Config)} | dict(from_file) | dict(given)
     for name, other, allowed in (
@@ -272,19 +351,22 @@ def check_useful(given: Mapping[str, Any], from_file: Mapping[str, Any]) -> None
     ):
         if name in given and values[other] not in allowed:
             raise ConfigError(
-                f"{flag(name)} has no effect with {flag(other)} {values[other]}; it goes with "
+                f"{flag(name)} has no effect with {flag(other)} {values[other]}; it applies to "
                 f"{' or '.join(allowed)}."
             )
     if given.get("dropout") and not values["hidden"]:
         raise ConfigError(
-            "--dropout has no effect without hidden layers, whose units it leaves out."
+            "--dropout has no effect without hidden layers: it drops hidden units. Leave it out."
         )
     if given.get("check_every") and values["combine"] == "allreduce":
         raise ConfigError(
-            "--check-every has no effect with --combine allreduce, whose sums nobody can repeat."
+            "--check-every has no effect with --combine allreduce, whose result cannot be "
+            "recomputed bit for bit. Use --combine node or tree."
         )
     if "init" in given and values["init_from"]:
-        raise ConfigError("--init has no effect with --init-from, which has the first weights.")
+        raise ConfigError(
+            "--init has no effect with --init-from, which provides the initial weights."
+        )
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -293,42 +375,43 @@ def read_toml(path: Path) -> dict[str, Any]:
     Raises
     ------
     ConfigError
-        The file cannot be read, or names something that is not an option.
+        The file cannot be read, or holds a key that is not an option or a value of the
+        wrong type.
     """
     try:
         options = tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, UnicodeDecodeError) as failure:
-        raise ConfigError(f"{path} cannot be read: {failure}.") from failure
-    except tomllib.TOMLDecodeError as failure:
-        raise ConfigError(f"{path} is not TOML: {failure}.") from failure
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}.") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path} is not TOML: {error}.") from error
     known = {one.name.replace("_", "-"): one for one in fields(Config)}
     for name, value in options.items():
         if name not in known:
-            right = name.replace("_", "-")
-            hint = (
-                f"Its name is {right!r}."
-                if right in known
-                else (
-                    "Its place is the command line."
-                    if right in ("ranks", "restarts", "resume")
-                    else "distbp train --help lists them."
-                )
-            )
+            hint = _key_hint(name.replace("_", "-"), known)
             raise ConfigError(f"{path}: {name!r} is not an option that a file can have. {hint}")
-        check_type(f"{path}: {name}", value, known[name].type)
+        _check_toml_type(f"{path}: {name}", value, known[name].type)
     return {name.replace("-", "_"): value for name, value in options.items()}
 
 
-def check_type(name: str, value: Any, declared: Any) -> None:
-    """Raise ConfigError unless a TOML value has the kind that a field is declared with."""
-    kinds: dict[Any, tuple[type, ...]] = {
+def _key_hint(name: str, known: Mapping[str, Any]) -> str:
+    """Return what to do about a key that is not an option; `name` is the key with dashes."""
+    if name in known:
+        return f"Its name is {name!r}."
+    if name in ("ranks", "restarts", "resume", "config"):
+        return f"Give it on the command line: --{name}."
+    return "See distbp train --help."
+
+
+def _check_toml_type(name: str, value: Any, declared: Any) -> None:
+    """Raise ConfigError unless a TOML value has the type that a field is declared with."""
+    allowed_types: dict[Any, tuple[type, ...]] = {
         str: (str,),
         int: (int,),
         float: (int, float),
         bool: (bool,),
         tuple[int, ...]: (list,),
     }
-    allowed = next(types for kind, types in kinds.items() if declared in (kind, kind | None))
+    allowed = next(t for kind, t in allowed_types.items() if declared in (kind, kind | None))
     is_int_list = isinstance(value, list) and all(type(item) is int for item in value)
     if type(value) not in allowed or (isinstance(value, list) and not is_int_list):
         expected = " or ".join(kind.__name__ for kind in allowed)

@@ -18,6 +18,7 @@ from distbp.network.network import Network
 from distbp.network.optimizers import OPTIMIZERS
 from distbp.network.schedules import cosine_factor, step_factor, warmup_factor
 from distbp.network.update import Update
+from distbp.options import flag
 from distbp.parallel import host
 from distbp.parallel.environment import LaunchEnvironment
 from distbp.parallel.rank_errors import collective_errors
@@ -34,7 +35,6 @@ from distbp.training.evaluation import Evaluator
 from distbp.training.gradient import BatchGradient
 from distbp.training.inputs import open_data
 from distbp.training.messages import RankInfo, introduction, warnings
-from distbp.training.options import flag
 from distbp.training.recorder import NullRecorder, RunRecorder
 from distbp.training.sdc_check import SdcCheck
 from distbp.training.state import Progress, read_progress

@@ -10,7 +10,7 @@ import pytest
 import samples
 from ranks import FULL, Job, command_of, distbp, distbp_messages, is_open_mpi, metrics
 
-VERBS = ("import", "train", "evaluate", "predict", "info", "digest", "plan")
+VERBS = ("import", "train", "evaluate", "predict", "info", "digest", "plan", "slurm")
 RANK_COUNTS = (None, 1, 2, 3)  # None: without a launcher
 DIGEST_LINE = re.compile(r"[0-9a-f]{64}\n")
 
@@ -214,7 +214,9 @@ ERRORS = {
     "missing split": (["evaluate", RUN, DATA, "--split", "validation"], 2, ["validation"]),
     "run exists": (["train", DATA, "--out", RUN], 1, ["--resume", "--out"]),
     "fixed option": (["train", "--resume", RUN, "--seed", "1"], 2, ["--seed", "1", "0"]),
-    "fewer epochs": (["train", "--resume", RUN, "--epochs", "1"], 2, ["--epochs 1: 2 are done"]),
+    "fewer epochs": (
+        ["train", "--resume", RUN, "--epochs", "1"], 2, ["--epochs 1:", "has completed 2 epochs"],
+    ),
     "missing run": (["train", "--resume", "no"], 2, ["--resume no"]),
     "no ranks": (["train", DATA, "--out", "new", "--ranks", "0"], 2, ["--ranks 0"]),
     "not TOML": (["train", DATA, "--out", "new", "--config", "text.txt"], 2, ["text.txt"]),
@@ -304,7 +306,7 @@ def test_a_run_is_resumed_from_another_folder(tmp_path, data):
     assert "\nnext   distbp evaluate 'a run' data.h5\n" in ended.out
     words = ["train", "--resume", "../a run", "--epochs", 2]
     ended = Job(command_of(words), elsewhere).wait()
-    assert_one_sentence(ended, 2, ["data.h5 is not there", "train DATA.h5 --resume"])
+    assert_one_sentence(ended, 2, ["data.h5 does not exist", "train DATA.h5 --resume"])
     distbp("train", "../data.h5", *words[1:], folder=elsewhere)
     assert len(metrics(tmp_path / "a run")) == 2
 

@@ -23,7 +23,7 @@ PACKAGES = {
     "cli": {"", "network", "parallel", "storage", "data", "training", "launch"},
 }
 MODULES = {
-    "": ["version", "errors", "terminal", "console"],
+    "": ["version", "errors", "options", "terminal", "console"],
     "network": [
         "activations", "costs", "rng", "parameters", "matmul", "network", "dropout",
         "optimizers", "parameter_store", "update", "schedules",
@@ -39,7 +39,7 @@ MODULES = {
     ],
     "data": ["dataset", "batches", "tables", "csv_source", "sources", "labels", "importing"],
     "training": [
-        "options", "config", "gradient", "sdc_check", "inputs", "evaluation", "prediction",
+        "config", "gradient", "sdc_check", "inputs", "evaluation", "prediction",
         "state", "messages", "timing", "stop_request", "checkpoint_schedule", "checkpoint_writer",
         "metrics_file", "recorder", "setup", "recovery", "loop",
     ],
@@ -169,10 +169,11 @@ def test_importing_distbp_is_nothing():
     assert not {"numpy", "h5py", "mpi4py", "mpi4py.MPI"} & set(names)
 
 
-def test_help_starts_no_mpi():
-    """Neither do the modules of a run, until it connects its ranks."""
+def test_modules_of_a_run_start_no_mpi():
+    """Nor does the parser of the command line: MPI starts when the ranks connect."""
     names = in_a_new_process(
-        "import distbp.training.loop, distbp.cli.main, sys; distbp.cli.main.make_parser(); "
+        "import distbp.training.loop, distbp.cli.main, sys; "
+        "distbp.cli.main.parse_command_line(['train', 'd.h5', '--out', 'run']); "
         "print(*sys.modules)"
     )
     assert "distbp.training.loop" in names
@@ -209,3 +210,34 @@ def test_names_that_are_not_there():
     """Others are refused as by any module."""
     with pytest.raises(AttributeError, match="module 'distbp' has no attribute 'layers'"):
         distbp.layers  # noqa: B018
+
+
+# What a library must leave alone in the process that imports it. NumPy and h5py are loaded
+# before the first look: what they do themselves is not distbp's.
+STATE_OF_THE_PROCESS = """
+import importlib, json, logging, os, signal, sys, threading, warnings
+import h5py, numpy, threadpoolctl
+
+def state():
+    pool = sorted((i["filepath"], i["num_threads"]) for i in threadpoolctl.threadpool_info())
+    handlers = {n: str(signal.getsignal(n)) for n in signal.valid_signals()}
+    hooks = [sys.excepthook, sys.stdout, sys.stderr, threading.excepthook, warnings.showwarning]
+    loggers = logging.getLogger("distbp")
+    return json.dumps([dict(os.environ), pool, handlers, list(map(str, hooks)),
+        list(map(str, warnings.filters)), loggers.handlers, loggers.level, numpy.geterr()])
+
+before = state()
+for name in sys.argv[1:]:
+    importlib.import_module(name)
+print(before == state(), len(sys.argv) - 1)
+"""
+
+
+def test_importing_changes_nothing_in_the_host_process():
+    """No environment variable, thread count, signal handler or hook."""
+    modules = [f"distbp.{name}" for name in ORDER]
+    command = [sys.executable, "-c", STATE_OF_THE_PROCESS, "distbp", *modules]
+    run = subprocess.run(command, capture_output=True, text=True, check=True)
+    unchanged, count = run.stdout.split()
+    assert unchanged == "True"
+    assert int(count) == len(ORDER) + 1

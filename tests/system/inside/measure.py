@@ -13,8 +13,10 @@ from typing import Any
 
 def install(folder: str, rank: str) -> None:
     """Measure when `Run.train` has ended."""
-    # As if distbp.cli had been imported first: OpenBLAS reads this when it is loaded.
-    import distbp.cli.main  # noqa: F401
+    # As the command line does, before NumPy is loaded here: OpenBLAS reads this once.
+    from distbp.cli.main import set_environment_defaults
+
+    set_environment_defaults()
     from distbp.training.loop import Run
 
     train = Run.train

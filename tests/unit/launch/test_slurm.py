@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from distbp.cli.main import parse, run
+from distbp.cli.main import parse_command_line, run_verb
 from distbp.errors import ConfigError
 
 ROOT = Path(__file__).parents[3]
@@ -36,7 +36,7 @@ SWEEP = """\
 
 def batch_script(words, capsys, python="/opt/venv/bin/python"):
     """Return what `distbp slurm` prints."""
-    assert run(parse(["slurm", *map(str, words)])) == 0
+    assert run_verb(parse_command_line(["slurm", *map(str, words)])) == 0
     return capsys.readouterr().out.replace(sys.executable, python)
 
 
@@ -96,18 +96,18 @@ def test_the_resources_requested_from_slurm(capsys):
         (["--sweep", "nowhere", *TRAIN], "--sweep nowhere cannot be read"),
         (["train", "data.h5"], "needs a directory for the run"),
         (["train", "--out", "run"], "needs a data set"),
-        ([*TRAIN, "--epoch", 3], "distbp train does not know '--epoch'; did you mean --epochs"),
+        ([*TRAIN, "--epoch", 3], "distbp train has no option '--epoch'; did you mean --epochs"),
         ([*TRAIN, "--epochs", 0], "--epochs 0: expected at least 1"),
         ([*TRAIN, "--momentum", 0.5], "--momentum has no effect"),
-        ([*TRAIN, "--ranks", 4], "--ranks has no place in a batch job"),
-        (["train", "--resume", "run"], "--resume has no place in a batch job"),
+        ([*TRAIN, "--ranks", 4], "--ranks does not apply to a batch job"),
+        (["train", "--resume", "run"], "--resume does not apply to a batch job"),
     ],
     ids=str,
 )
 def test_invalid_arguments_are_refused(words, text):
     """When the script is written, not after the job has waited in a queue."""
     with pytest.raises(ConfigError) as refused:
-        run(parse(["slurm", *map(str, words)]))
+        run_verb(parse_command_line(["slurm", *map(str, words)]))
     assert text in str(refused.value)
 
 
@@ -125,7 +125,7 @@ def test_invalid_arguments_are_refused(words, text):
 def test_an_invalid_line_of_a_sweep_is_refused(line, text, tmp_path):
     (tmp_path / "sweep").write_text(line)
     with pytest.raises(ConfigError) as refused:
-        run(parse(["slurm", "--sweep", str(tmp_path / "sweep"), *TRAIN]))
+        run_verb(parse_command_line(["slurm", "--sweep", str(tmp_path / "sweep"), *TRAIN]))
     assert text in str(refused.value)
 
 

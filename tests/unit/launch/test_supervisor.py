@@ -7,9 +7,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from distbp.cli.main import parse
-from distbp.cli.parser import without
-from distbp.cli.train_command import resuming
+from distbp.cli.main import parse_command_line
+from distbp.cli.parser import drop_options
+from distbp.cli.train_command import resume_arguments
 from distbp.errors import ConfigError
 from distbp.launch import supervisor
 from distbp.launch.mpiexec import StopSignals
@@ -177,21 +177,17 @@ def test_the_time_limit_of_the_start_must_be_a_number(monkeypatch):
 def test_the_arguments_passed_on_to_ranks():
     """Without --ranks and --restarts, as two words or as one with an equals sign."""
     argv = ["train", "d.h5", "--ranks", "3", "--out", "run", "--restarts=2", "--seed", "1"]
-    assert without(argv, "--ranks", "--restarts") == [
-        "train",
-        "d.h5",
-        "--out",
-        "run",
-        "--seed",
-        "1",
-    ]
+    kept = ["train", "d.h5", "--out", "run", "--seed", "1"]
+    assert drop_options(argv, "--ranks", "--restarts") == kept
 
 
 def test_the_arguments_of_a_restart():
     """Options that may change on resume are passed on, and parse to the same values."""
-    words = resuming("run", {"out": "run", "seed": 1, "quiet": True, "keep": 2, "epochs": 9})
+    words = resume_arguments(
+        "run", {"out": "run", "seed": 1, "quiet": True, "keep": 2, "epochs": 9}
+    )
     assert words == ["train", "--resume", "run", "--epochs", "9", "--keep", "2", "--quiet"]
-    arguments = parse(words)
+    arguments = parse_command_line(words)
     assert (arguments.resume, arguments.epochs, arguments.keep) == ("run", 9, 2)
     assert arguments.quiet
-    assert resuming("run", {"quiet": False})[3:] == ["--no-quiet"]
+    assert resume_arguments("run", {"quiet": False})[3:] == ["--no-quiet"]

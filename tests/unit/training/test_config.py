@@ -9,8 +9,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from distbp.errors import ConfigError
-from distbp.training.config import Config, check_useful, parse_sizes, read_toml
-from distbp.training.options import flag
+from distbp.options import flag
+from distbp.training.config import GROUPS, Config, check_useful, parse_sizes, read_toml
 
 CLASSES = SimpleNamespace(task="classification", n_in=784, n_out=10, path="d.h5")
 NUMBERS = SimpleNamespace(task="regression", n_in=784, n_out=2, path="d.h5")
@@ -119,7 +119,7 @@ def test_settled_for_classes():
 def test_settled_for_numbers():
     """A regression has the quadratic cost, and no other."""
     assert Config().resolved(NUMBERS).cost == "quadratic"
-    with pytest.raises(ConfigError, match=r"--cost cross-entropy is for classes.*--cost quadratic"):
+    with pytest.raises(ConfigError, match=r"--cost cross-entropy is for classif.*--cost quadratic"):
         Config(cost="cross-entropy").resolved(NUMBERS)
 
 
@@ -168,7 +168,7 @@ def test_what_may_change(name):
 def test_what_may_not_change(name):
     """Others may not, unless they are said again as they are."""
     before = Config().resolved(CLASSES)
-    with pytest.raises(ConfigError, match=f"{flag(name)} .* begun with .* --init-from"):
+    with pytest.raises(ConfigError, match=f"{flag(name)} .* started with .* --init-from"):
         before.resumed({name: FIXED[name]})
     assert before.resumed({name: getattr(before, name)}) == before
 
@@ -178,6 +178,14 @@ def test_a_cosine_has_its_end():
     before = Config(schedule="cosine").resolved(CLASSES)
     with pytest.raises(ConfigError, match="--epochs 50 cannot be changed"):
         before.resumed({"epochs": 50})
+
+
+def test_exact_reductions_may_change():
+    """They give the same bits; `allreduce` does not."""
+    before = Config(combine="node").resolved(CLASSES)
+    assert before.resumed({"combine": "tree"}).combine == "tree"
+    with pytest.raises(ConfigError, match="--combine 'allreduce' cannot be changed"):
+        before.resumed({"combine": "allreduce"})
 
 
 def test_changes_are_checked():
@@ -298,9 +306,10 @@ def test_files_that_cannot_be_read(tmp_path):
         read_toml(tmp_path / "bytes.toml")
 
 
-def test_every_option_has_a_help_text():
-    """`--help` says something on each."""
+def test_every_option_has_a_help_text_and_a_group():
+    """`--help` lists each of them under one of its headings."""
     assert all(one.metadata["help"] for one in fields(Config))
+    assert {one.metadata["group"] for one in fields(Config)} <= set(GROUPS)
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("30min", 1800), ("1.5h", 5400)])

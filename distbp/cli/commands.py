@@ -91,13 +91,14 @@ def _declare_evaluate(parser: Parser) -> None:
 def _run_evaluate(arguments: argparse.Namespace) -> int:
     if (status := run_on_ranks(arguments)) is not None:
         return status
+    from distbp.parallel import host
     from distbp.parallel.rank_errors import abort_on_error
     from distbp.parallel.topology import connect
     from distbp.training.evaluation import Evaluator
     from distbp.training.inputs import open_model_and_data
 
     comm = connect()
-    with abort_on_error(comm):
+    with host.preserve_blas_threads(), abort_on_error(comm):
         checkpoint, data = open_model_and_data(arguments.model, arguments.data, comm)
         split = data.split(arguments.split)
         is_regression = data.task == "regression"
@@ -134,6 +135,7 @@ def _declare_predict(parser: Parser) -> None:
 def _run_predict(arguments: argparse.Namespace) -> int:
     if (status := run_on_ranks(arguments)) is not None:
         return status
+    from distbp.parallel import host
     from distbp.parallel.rank_errors import abort_on_error
     from distbp.parallel.topology import connect
     from distbp.training.inputs import open_model_and_data
@@ -141,7 +143,7 @@ def _run_predict(arguments: argparse.Namespace) -> int:
 
     comm = connect()
     _refuse_overwriting(arguments.out, arguments.model, arguments.data)
-    with abort_on_error(comm):
+    with host.preserve_blas_threads(), abort_on_error(comm):
         checkpoint, data = open_model_and_data(arguments.model, arguments.data, comm)
         write_predictions(comm, checkpoint, data, arguments.split, Path(arguments.out))
     if comm.rank == 0:

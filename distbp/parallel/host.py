@@ -2,6 +2,8 @@
 
 import os
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,16 @@ def set_blas_threads(threads: int) -> None:
             f"--threads {threads} has no effect: this BLAS still uses "
             f"{', '.join(map(str, used))}. Use another build of NumPy, or that number."
         )
+
+
+@contextmanager
+def preserve_blas_threads() -> Iterator[None]:
+    """Restore the number of BLAS threads at the end of the block, whatever it was.
+
+    For what a library user calls: the number belongs to the host process.
+    """
+    with threadpoolctl.threadpool_limits(limits=None, user_api="blas"):  # changes nothing yet
+        yield
 
 
 def _blas_libraries() -> list[dict[str, Any]]:

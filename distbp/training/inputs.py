@@ -1,4 +1,4 @@
-"""Open data sets and models on all ranks."""
+"""Open data sets and models on all ranks, with the same result or the same error on each."""
 
 import logging
 from functools import partial
@@ -17,7 +17,15 @@ logger = logging.getLogger(__name__)
 
 
 def open_data(path: Path, comm: Topology) -> DataSet:
-    """Open a data set on all ranks; what cannot be mapped is read once a node. Collective."""
+    """Open a data set on all ranks; arrays that cannot be mapped are read once per node.
+
+    Collective.
+
+    Raises
+    ------
+    DataError
+        On all ranks, if one of them cannot read the data set.
+    """
     with collective_errors(comm):
         check_readable(path)
     return DataSet(path, partial(filled_shared_array, comm))
@@ -26,41 +34,57 @@ def open_data(path: Path, comm: Topology) -> DataSet:
 def open_model(model: str, comm: Topology) -> Checkpoint:
     """Read a checkpoint, or the newest valid one of a run, on all ranks; collective.
 
-    Rank 0 warns of newer ones that are not.
+    Rank 0 logs a warning for each newer checkpoint that is damaged.
+
+    Raises
+    ------
+    CheckpointError
+        On all ranks, if there is no valid checkpoint.
     """
     with collective_errors(comm):
-        mine, troubles = find_newest_checkpoint(model)
-    # On another rank the file system may have had a bad moment: all take the same file.
-    chosen = Path(comm.world.broadcast(str(mine)))
+        found, problems = find_newest_checkpoint(model)
+    # On a network file system another rank may see another one as the newest: use rank 0's.
+    chosen = Path(comm.world.broadcast(str(found)))
     with collective_errors(comm):
         checkpoint = read_checkpoint(chosen)
     if comm.rank == 0:
-        for text in troubles:
+        for text in problems:
             logger.warning("%s", text)
     return checkpoint
 
 
 def open_model_and_data(model: str, path: str, comm: Topology) -> tuple[Checkpoint, DataSet]:
-    """Open a model and a data set that it can be used on, on all ranks; collective."""
+    """Open a model, and a data set that fits it, on all ranks; collective.
+
+    BLAS uses the model's number of threads from then on: the same bits as in training.
+
+    Raises
+    ------
+    DistbpError
+        On all ranks, if one of them cannot be read or they do not fit.
+    """
     data = open_data(Path(path), comm)
     checkpoint = open_model(model, comm)
     with collective_errors(comm):
         host.set_blas_threads(checkpoint.about["config"]["threads"])
-        check_fits(checkpoint, data)
+        _check_fits(checkpoint, data)
     return checkpoint, data
 
 
-def check_fits(checkpoint: Checkpoint, data: DataSet) -> None:
-    """Raise ConfigError unless the model can be used on the data."""
-    sizes = checkpoint.network.sizes
+def _check_fits(checkpoint: Checkpoint, data: DataSet) -> None:
+    """Raise ConfigError unless inputs, task, outputs and classes of model and data agree."""
+    sizes, task = checkpoint.network.sizes, checkpoint.about["task"]
     if data.n_in != sizes[0]:
-        raise ConfigError(f"The model takes {sizes[0]} numbers a row; {data.path} has {data.n_in}.")
-    if data.task != checkpoint.about["task"] or data.n_out != sizes[-1]:
         raise ConfigError(
-            f"The model is for {checkpoint.about['task']} with {sizes[-1]} outputs; {data.path} "
-            f"is for {data.task} with {data.n_out}."
+            f"The model takes rows of {sizes[0]} numbers; {data.path} has rows of {data.n_in}."
+        )
+    if data.task != task or data.n_out != sizes[-1]:
+        raise ConfigError(
+            f"The model is for {task} with {sizes[-1]} outputs; {data.path} is for {data.task} "
+            f"with {data.n_out}."
         )
     if data.classes != checkpoint.about["classes"]:
         raise ConfigError(
-            f"The classes of {data.path} are not those of the model, or not in order."
+            f"The classes of {data.path} are not those of the model, or in another order. Import "
+            f"it with the labels that the model was trained on."
         )

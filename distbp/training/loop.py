@@ -91,7 +91,7 @@ def train(config: Config, resume: bool = False, comm: Topology | None = None) ->
         aborts all of them.
     """
     comm = comm or connect()
-    with abort_on_error(comm):
+    with host.preserve_blas_threads(), abort_on_error(comm):
         with collective_errors(comm):
             check_paths_given(config)
         checkpoint = open_model(config.out, comm) if resume else None

@@ -1,4 +1,8 @@
-"""What a model predicts for each row."""
+"""What a model predicts for each row: as an array, or as a file written by all ranks.
+
+Both run the network over the same blocks of rows as an evaluation, with the BLAS threads
+of the training, so that they return the same bits.
+"""
 
 import math
 import warnings
@@ -9,71 +13,87 @@ import numpy as np
 from distbp.data.batches import BatchLoader
 from distbp.data.dataset import DataSet, Split
 from distbp.errors import DataError, DistbpWarning
+from distbp.parallel import host
 from distbp.parallel.rank_errors import collective_errors
 from distbp.parallel.topology import Topology
 from distbp.storage import hdf5_file
 from distbp.storage.checkpoint import Checkpoint
 from distbp.storage.run_directory import read_newest_checkpoint
-from distbp.training.evaluation import BLOCK, Evaluator
+from distbp.training.evaluation import EVALUATION_ROWS, Evaluator
 
 
 def predict(model: str | Path, x: np.ndarray) -> np.ndarray:
-    """Return what a model puts out for rows as they were before they were imported.
+    """Return the network's output for rows as they were before the import.
 
     Parameters
     ----------
     model : path
-        A checkpoint file, or a run's directory.
+        A checkpoint file, or the directory of a run: its newest valid checkpoint.
     x : (n, ...) array
-        Scaled here as the training set was.
+        Rows of n_0 numbers each; they are scaled here as the training set was.
 
     Returns
     -------
-    (n, n_L) array
-        The output layer's activations, with the bits that `distbp predict` writes. Of classes
-        `argmax(axis=1)` is the most probable one's number.
+    (n, n_L) array of the model's dtype
+        Activations of the output layer, bit for bit those that `distbp predict` writes. For
+        classes, `argmax(axis=1)` is the index of the predicted class.
 
     Raises
     ------
     CheckpointError
-        There is no model that can be read.
+        There is no valid checkpoint.
+    ConfigError
+        BLAS cannot use as many threads as the model was trained with.
     DataError
-        x is not what the model takes.
+        x has the wrong shape or type.
     """
-    checkpoint, troubles = read_newest_checkpoint(model)
-    for text in troubles:
+    checkpoint, problems = read_newest_checkpoint(model)
+    for text in problems:
         warnings.warn(text, DistbpWarning, stacklevel=2)
-    network, x = checkpoint.network, np.asarray(x)
-    n_in, n_out = network.sizes[0], network.sizes[-1]
+    x, n_in = np.asarray(x), checkpoint.network.sizes[0]
     if x.ndim < 1 or x.dtype.kind not in "biuf" or math.prod(x.shape[1:]) != n_in:
         raise DataError(f"x is {x.dtype} {x.shape}; {model} takes rows of {n_in} numbers.")
+    with host.preserve_blas_threads():
+        host.set_blas_threads(checkpoint.about["config"]["threads"])
+        return _outputs(checkpoint, x)
+
+
+def _outputs(checkpoint: Checkpoint, x: np.ndarray) -> np.ndarray:
+    """Return the output of a checkpoint's network for the rows of `x`: (n, n_L)."""
+    network, n_out = checkpoint.network, checkpoint.network.sizes[-1]
     output = np.empty((len(x), n_out), network.dtype)
     if not len(x):
         return output
-    split = Split(np.ascontiguousarray(x), np.zeros(len(x), np.int64))
-    feed = BatchLoader(split, checkpoint.scaling, n_out, min(BLOCK, len(x)), network.dtype)
-    for start in range(0, len(x), BLOCK):
-        numbers = np.arange(start, min(start + BLOCK, len(x)))
-        rows, _, _ = feed.load(numbers)
-        output[numbers] = network.feedforward(rows, network.workspace(len(numbers)))
+    split = Split(np.ascontiguousarray(x), np.zeros(len(x), np.int64))  # labels are not used
+    rows = min(EVALUATION_ROWS, len(x))
+    loader = BatchLoader(split, checkpoint.scaling, n_out, rows, network.dtype)
+    for start in range(0, len(x), rows):
+        block = np.arange(start, min(start + rows, len(x)))
+        scaled, _, _ = loader.load(block)  # (m, n_0)
+        output[block] = network.feedforward(scaled, network.workspace(len(block)))
     return output
 
 
 def write_predictions(
     comm: Topology, checkpoint: Checkpoint, data: DataSet, split: str, path: Path
 ) -> None:
-    """Write what a model puts out for each row of a split to an HDF5 file; collective.
+    """Write the network's output for each row of a split to an HDF5 file; collective.
 
-    about      uint8 JSON: classes, the split, the data set's identity
-    output     (n, n_L): the output layer's activations, in the order of the rows
-    label      (n,) int64: the most probable class's number, unless it is a regression
+    about      uint8 JSON: classes, the split, the identity of the data set
+    output     (n, n_L): activations of the output layer, in the order of the rows
+    label      (n,) int64: index of the predicted class; not for a regression
+
+    Raises
+    ------
+    DataError
+        On all ranks, if the file cannot be written.
     """
     network, is_regression = checkpoint.network, data.task == "regression"
     evaluator = Evaluator(comm, network, data.split(split), checkpoint.scaling, is_regression)
-    parts: list[np.ndarray] = []
-    evaluator.run(look=lambda start, a: parts.append(a.copy()))
-    mine = np.concatenate(parts) if parts else np.empty((0, network.sizes[-1]), network.dtype)
-    output = comm.world.gather_rows(mine)
+    blocks: list[np.ndarray] = []
+    evaluator.run(on_block=lambda start, a: blocks.append(a.copy()))  # a is overwritten by the next
+    own = np.concatenate(blocks) if blocks else np.empty((0, network.sizes[-1]), network.dtype)
+    output = comm.world.gather_rows(own)
     with collective_errors(comm):
         if comm.rank == 0:
             about = {"classes": data.classes, "split": split, "data": data.identity}

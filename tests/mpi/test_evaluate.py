@@ -10,7 +10,7 @@ from distbp.data.dataset import DataSet
 from distbp.network.network import Network
 from distbp.parallel.topology import Topology
 from distbp.storage.checkpoint import Checkpoint
-from distbp.training.evaluation import BLOCK, Evaluator
+from distbp.training.evaluation import EVALUATION_ROWS, Evaluator
 from distbp.training.prediction import write_predictions
 
 pytestmark = pytest.mark.mpi
@@ -56,7 +56,7 @@ def test_accuracy_is_that_of_the_definition(comm, everywhere, mpi_tmp_path):
     assert everywhere(score.accuracy) == [right / 2053] * comm.size
 
 
-@pytest.mark.parametrize("rows", [2, 3 * BLOCK + 7])
+@pytest.mark.parametrize("rows", [2, 3 * EVALUATION_ROWS + 7])
 @pytest.mark.parametrize("write", [samples.digits, samples.numbers])
 def test_predictions_are_in_the_order_of_the_rows(comm, everywhere, mpi_tmp_path, write, rows):
     """Row i of the file is what the network puts out for row i, bit by bit."""

@@ -7,21 +7,23 @@ import numpy as np
 import pytest
 import samples
 
+from distbp.cli.main import parse_command_line, run_verb
 from distbp.data.batches import BatchLoader
 from distbp.data.dataset import DataSet
 from distbp.errors import ConfigError, DataError
 from distbp.network.network import Network
+from distbp.parallel import host
 from distbp.parallel.topology import Topology
 from distbp.storage import hdf5_file
 from distbp.storage.checkpoint import Checkpoint
 from distbp.storage.scaling import Scaling
 from distbp.training.config import Config
-from distbp.training.evaluation import BLOCK, Evaluator, tree_sum
-from distbp.training.inputs import check_fits, open_data, open_model_and_data
+from distbp.training.evaluation import EVALUATION_ROWS, Evaluator, _tree_sum
+from distbp.training.inputs import _check_fits, open_data, open_model_and_data
 from distbp.training.loop import train
 from distbp.training.prediction import predict, write_predictions
 
-ROWS = 3 * BLOCK + 17  # a last block that is not full
+ROWS = 3 * EVALUATION_ROWS + 17  # a last block that is not full
 
 
 def network_for(data, dtype="float64"):
@@ -131,9 +133,9 @@ def test_evaluating_twice_gives_the_same(digits):
 def test_tree_sum_is_the_tree():
     """Costs of blocks are added like gradients of shards: ((0 + 1) + (2 + 3)) + 4."""
     v = np.array([[1e16], [1.0], [-1e16], [1.0], [1.0]])
-    assert tree_sum(v) == (((v[0] + v[1]) + (v[2] + v[3])) + v[4])
-    assert tree_sum(v[:1]) == v[0]
-    assert tree_sum(v) != v.sum()  # or the order would not show
+    assert _tree_sum(v) == (((v[0] + v[1]) + (v[2] + v[3])) + v[4])
+    assert _tree_sum(v[:1]) == v[0]
+    assert _tree_sum(v) != v.sum()  # or the order would not show
 
 
 def test_predictions_are_in_the_order_of_the_rows(digits, tmp_path):
@@ -160,7 +162,7 @@ def test_predictions_of_numbers_have_no_label(numbers, tmp_path):
         assert file["output"].shape == (7, 3)
 
 
-@pytest.mark.parametrize("rows", [2, 7, BLOCK + 5])
+@pytest.mark.parametrize("rows", [2, 7, EVALUATION_ROWS + 5])
 def test_predict_takes_rows_as_they_were(tmp_path, rows):
     """Scaled, and with the bits that the command line writes."""
     rng, path, run = np.random.default_rng(3), tmp_path / "d.h5", tmp_path / "run"
@@ -178,6 +180,45 @@ def test_predict_takes_rows_as_they_were(tmp_path, rows):
             predict(run, bad)
 
 
+@pytest.fixture
+def two_threads():
+    """The host process uses 2 BLAS threads, a number that is not the default of --threads."""
+    with host.preserve_blas_threads():
+        host.set_blas_threads(2)
+        yield
+        assert {blas["num_threads"] for blas in host._blas_libraries()} == {2}
+
+
+def test_training_and_predicting_leave_the_threads_of_the_host_process(
+    tmp_path, monkeypatch, two_threads
+):
+    """They use their own number meanwhile: `predict` has the bits of `write_predictions`."""
+    monkeypatch.setattr("distbp.parallel.topology.connect", Topology)  # without starting MPI
+    rng, path, run = np.random.default_rng(1), tmp_path / "d.h5", tmp_path / "run"
+    x = rng.integers(0, 256, (300, 8, 8), dtype=np.uint8)
+    samples.write(
+        path, {"train": (x, np.arange(300) % 2)}, Scaling(np.zeros(1), np.ones(1)), classes=2
+    )
+    train(Config(data=path, out=run, epochs=1, quiet=True), comm=Topology())
+    assert {blas["num_threads"] for blas in host._blas_libraries()} == {2}
+    output = predict(run, x)
+    assert {blas["num_threads"] for blas in host._blas_libraries()} == {2}
+    for verb in ("evaluate", "predict"):
+        out = ["--out", str(tmp_path / "p.h5")] if verb == "predict" else []
+        words = [verb, str(run), str(path), "--split", "train", *out]
+        assert run_verb(parse_command_line(words)) == 0
+        assert {blas["num_threads"] for blas in host._blas_libraries()} == {2}
+    with h5py.File(tmp_path / "p.h5") as file:
+        np.testing.assert_array_equal(output, file["output"][...], strict=True)
+
+
+def test_a_failure_restores_the_threads_too(tmp_path, two_threads):
+    """Also where the number was changed before the error."""
+    config = Config(data=tmp_path / "no.h5", out=tmp_path / "run", threads=1)
+    with pytest.raises(DataError):
+        train(config, comm=Topology())
+
+
 def test_a_model_on_data_that_does_not_fit(digits, numbers):
     """Other inputs, another task or other classes are refused before anything is computed."""
     data = DataSet(digits)
@@ -186,15 +227,15 @@ def test_a_model_on_data_that_does_not_fit(digits, numbers):
         about = {"task": task, "classes": data.classes if classes is None else classes}
         return Checkpoint(Network(sizes), {}, data.scaling, about)
 
-    check_fits(model(), data)
-    with pytest.raises(ConfigError, match=r"takes 47 numbers a row; .*d\.h5 has 48"):
-        check_fits(model((47, 5)), data)
+    _check_fits(model(), data)
+    with pytest.raises(ConfigError, match=r"takes rows of 47 numbers; .*d\.h5 has rows of 48"):
+        _check_fits(model((47, 5)), data)
     with pytest.raises(ConfigError, match=r"for classification with 4 outputs; .* with 5"):
-        check_fits(model((48, 4)), data)
+        _check_fits(model((48, 4)), data)
     with pytest.raises(ConfigError, match=r"for regression"):
-        check_fits(model(task="regression"), data)
-    with pytest.raises(ConfigError, match="are not those of the model, or not in order"):
-        check_fits(model(classes=data.classes[::-1]), data)
+        _check_fits(model(task="regression"), data)
+    with pytest.raises(ConfigError, match="are not those of the model, or in another order"):
+        _check_fits(model(classes=data.classes[::-1]), data)
 
 
 def test_opening_what_is_no_data_set(tmp_path):

@@ -1,9 +1,9 @@
-"""What a person sees of a run: lines, warnings and a progress bar.
+"""Output for a user: log lines, warnings and a progress bar.
 
-distbp reports by `logging`, under the name "distbp", and warns by `warnings`, and so
-prints nothing by itself where it is used as a library. `install_handlers` makes both
-visible, as the command line does. Standard output and error may be closed, full, or
-not there at all; neither ends a run.
+The modules of distbp report with `logging` (the logger "distbp") and `warnings`, so that
+distbp prints nothing when it is used as a library. `install_handlers` prints both, as the
+command line does, and a `ProgressBar` draws only then. `protect_streams` keeps a write
+error on standard output or error, such as a full disk or a closed pipe, from ending a run.
 """
 
 import io
@@ -20,61 +20,77 @@ from typing import Any, TextIO
 from distbp.errors import DistbpWarning
 from distbp.terminal import terminal_widths
 
-REFRESH_INTERVAL_S = 0.1  # seconds
+_STDOUT, _STDERR = 1, 2  # file descriptors
+_REFRESH_INTERVAL_S = 0.1  # drawing more often would cost steps, and nobody would see it
 
 
-class Stream(io.FileIO):
-    """Standard output or error, whose failures end nothing: the first is kept, the rest dropped."""
+class _ProtectedFile(io.FileIO):
+    """Standard output or error; after the first write error, output is discarded.
 
-    failure: OSError | None = None
+    Attributes
+    ----------
+    error : OSError or None
+        The first write error.
+    """
+
+    error: OSError | None = None
 
     def write(self, data: Any, /) -> int:
-        """Write `data`, unless something has failed before."""
-        if self.failure is None:
+        """Write `data`, or discard it after an error; return the number of its bytes."""
+        if self.error is None:
             try:
-                while (written := super().write(data)) is None:  # a pipe that does not block
+                # None: the launcher has made the pipe non-blocking, and it is full.
+                while (written := super().write(data)) is None:
                     select.select([], [self], [])
                 return written
-            except OSError as failure:
-                self.failure = failure
+            except OSError as error:
+                self.error = error
         return memoryview(data).nbytes
 
 
 def protect_streams() -> None:
-    """Let standard output and error end nothing: closed, full, gone, or without a letter for θ."""
-    # A file that is opened later must not become one of them.
-    while (null := os.open(os.devnull, os.O_RDWR)) < 3:
+    """Replace sys.stdout and sys.stderr by streams that raise no error when they are written.
+
+    Neither if they are closed or full, nor for characters that their encoding lacks.
+    """
+    # Occupy closed descriptors 0 to 2: otherwise the next file to be opened, such as a
+    # checkpoint, would get one of them, and log lines would be written into it.
+    while (null := os.open(os.devnull, os.O_RDWR)) <= _STDERR:
         pass
     os.close(null)
-    for number, name in ((1, "stdout"), (2, "stderr")):
+    for descriptor, name in ((_STDOUT, "stdout"), (_STDERR, "stderr")):
         before = getattr(sys, name)
-        if before is getattr(sys, f"__{name}__"):  # otherwise it is somebody's own
-            buffer = io.BufferedWriter(Stream(number, "w", closefd=False))
+        if before is getattr(sys, f"__{name}__"):  # otherwise a caller has replaced it: leave it
+            buffer = io.BufferedWriter(_ProtectedFile(descriptor, "w", closefd=False))
             encoding = before.encoding if before else "utf-8"
-            steady = io.TextIOWrapper(buffer, encoding, errors="replace", line_buffering=True)
-            setattr(sys, name, steady)
+            stream = io.TextIOWrapper(buffer, encoding, errors="replace", line_buffering=True)
+            setattr(sys, name, stream)
 
 
 def output_error() -> OSError | None:
-    """Return why standard output could not be written; who has closed a pipe wants no more."""
+    """Return the first write error on standard output, if it was not a closed pipe.
+
+    A reader such as `head` closes a pipe when it has read enough: that is no error.
+    """
     sys.stdout.flush()
     raw = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
-    failure = raw.failure if isinstance(raw, Stream) else None
-    return None if isinstance(failure, BrokenPipeError) else failure
+    error = raw.error if isinstance(raw, _ProtectedFile) else None
+    return None if isinstance(error, BrokenPipeError) else error
 
 
 class ConsoleHandler(logging.Handler):
-    """Prints log records: information on standard output, warnings on standard error.
+    """Prints log records: up to INFO on standard output, warnings on standard error.
 
     Attributes
     ----------
     bar : ProgressBar or None
-        The one that is on the screen now, above which lines are printed.
+        The bar that is on the screen now; lines are printed above it.
     """
 
     bar: "ProgressBar | None" = None
 
     def emit(self, record: logging.LogRecord) -> None:
+        """Print the message of a record."""
         if record.levelno >= logging.WARNING:
             self._write(sys.stderr, f"distbp: warning: {record.getMessage()}", True)
         else:
@@ -89,54 +105,68 @@ class ConsoleHandler(logging.Handler):
 
 
 def install_handlers() -> ConsoleHandler:
-    """Print what distbp logs and warns of, as its command line does; once a process."""
-    logger = logging.getLogger("distbp")
-    handler = console_handler()
-    if handler is None:
-        handler = ConsoleHandler()
-        logger.addHandler(handler)
+    """Print log records and warnings of distbp, as the command line does.
+
+    Does nothing the second time.
+
+    Returns
+    -------
+    ConsoleHandler
+        The handler of the logger "distbp".
+    """
+    handler = _console_handler()
+    if handler is not None:
+        return handler
+    logger, handler = logging.getLogger("distbp"), ConsoleHandler()
+    logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     logger.propagate = False
     show = warnings.showwarning
 
-    def show_ours(message: Warning | str, category: type[Warning], *where: Any) -> None:
+    def show_warning(message: Warning | str, category: type[Warning], *where: Any) -> None:
         if issubclass(category, DistbpWarning):
+            # Without the line of code: the message is for the user of the command line.
             logger.warning("%s", message)
         else:
             show(message, category, *where)
 
-    warnings.showwarning = show_ours  # type: ignore[assignment]
+    warnings.showwarning = show_warning  # type: ignore[assignment]
     warnings.simplefilter("always", DistbpWarning)
     return handler
 
 
-def console_handler() -> ConsoleHandler | None:
-    """Return the handler that `install_handlers` has installed, if it has."""
+def _console_handler() -> ConsoleHandler | None:
+    """Return the handler that `install_handlers` has installed, or None."""
     handlers = logging.getLogger("distbp").handlers
     return next((one for one in handlers if isinstance(one, ConsoleHandler)), None)
 
 
 class ProgressBar:
-    """The bar of a run on a terminal; draws nothing unless handlers print there.
+    """The progress bar of a run on a terminal.
+
+    Draws nothing unless `install_handlers` was called and standard error ends on a terminal.
 
     Parameters
     ----------
-    epochs, steps : int
-        Of the whole run, and of an epoch.
+    epochs : int
+        Of the run.
+    steps : int
+        Of an epoch.
     is_shown : bool
         False on all ranks but one, and with --quiet.
     """
 
     def __init__(self, epochs: int, steps: int, is_shown: bool) -> None:
         self.epochs, self.steps = epochs, steps
-        self._handler = console_handler() if is_shown else None
+        self._handler = _console_handler() if is_shown else None
         self._bar: Any = None
         self._task: Any = None
-        self._next = time.monotonic() + REFRESH_INTERVAL_S
+        self._next_refresh = time.monotonic() + _REFRESH_INTERVAL_S
         stdout, self._width = terminal_widths() if self._handler else (0, 0)
         self._has_lines_on_terminal = stdout > 0
 
     def _start(self) -> None:
+        # Imported only where a bar is drawn: it takes as long as a short run.
         from rich.console import Console
         from rich.progress import (
             BarColumn,
@@ -166,7 +196,10 @@ class ProgressBar:
             self._handler.bar = self
 
     def shares_terminal(self, is_warning: bool) -> bool:
-        """Return whether a line on standard output, or a warning, lands where the bar is."""
+        """Return whether a line goes to the terminal of the bar: standard error's.
+
+        Standard output may be redirected to a file.
+        """
         return is_warning or self._has_lines_on_terminal
 
     def print(self, text: str) -> None:
@@ -174,12 +207,12 @@ class ProgressBar:
         self._bar.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def wants_step(self) -> bool:
-        """Return whether it is time to draw the bar again."""
-        return self._width > 0 and time.monotonic() >= self._next
+        """Return whether the bar is due to be drawn again."""
+        return self._width > 0 and time.monotonic() >= self._next_refresh
 
     def step(self, epoch: int, step: int, numbers: str) -> None:
-        """Draw the bar: `step` steps of epoch number `epoch`, from 0, are done."""
-        self._next = time.monotonic() + REFRESH_INTERVAL_S
+        """Draw the bar with `step` steps of epoch `epoch` (from 0) done, followed by `numbers`."""
+        self._next_refresh = time.monotonic() + _REFRESH_INTERVAL_S
         if self._bar is None:
             self._start()
         self._bar.update(
@@ -191,7 +224,7 @@ class ProgressBar:
         self._bar.refresh()
 
     def close(self) -> None:
-        """Take the bar away."""
+        """Remove the bar from the terminal."""
         if self._bar:
             self._bar.stop()
             self._bar = None
@@ -201,7 +234,7 @@ class ProgressBar:
 
 @contextmanager
 def file_progress(what: str, is_shown: bool) -> Iterator[Callable[[int, int], None] | None]:
-    """Yield a function of (done, total) that draws a bar, or None where nobody would see it."""
+    """Yield a function of (done, total) that draws a bar, or None without a terminal."""
     if not (is_shown and sys.stderr.isatty()):
         yield None
         return

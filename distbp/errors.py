@@ -1,33 +1,39 @@
-"""The errors that a user can cause and mend.
+"""Errors that a user can cause and fix.
 
-Each is one message: what was expected, what was found, what to do. The command
-line prints it without a traceback and ends with the error's `status`. Anything
-else that is raised is a defect of distbp, and ends with a traceback.
+The message says what was expected, what was found, and what to do. The command line prints
+it without a traceback and exits with the error's `status`. Any other exception is a defect
+of distbp and ends with a traceback.
 """
 
 
 class DistbpError(Exception):
-    """Something that the user, a file or the machine has to mend."""
+    """Something that the user has to fix in the options, the files or the machine.
+
+    Attributes
+    ----------
+    status : int
+        The exit status of the command line.
+    """
 
     status = 1
 
 
 class DistbpWarning(UserWarning):
-    """What a caller may have overlooked, such as a damaged checkpoint that was passed over."""
+    """Something that a caller should know, such as a damaged checkpoint that was skipped."""
 
 
 class ConfigError(DistbpError):
-    """The options, or what they say about the model and the data, do not fit."""
+    """An option is not allowed, or does not fit other options, the model or the data."""
 
     status = 2
 
 
 class DivergedError(DistbpError):
-    """A cost or a parameter is not a finite number any more."""
+    """A cost, a gradient or a parameter is not finite."""
 
 
 class DataError(DistbpError):
-    """A data set, or a source to import from, is not what it should be."""
+    """A data set, or a source to import from, cannot be read or is not valid."""
 
 
 class CheckpointError(DistbpError):
@@ -35,21 +41,21 @@ class CheckpointError(DistbpError):
 
 
 class FencedError(CheckpointError):
-    """Another run has taken over the directory of this one."""
+    """Another run has taken over this run's directory."""
 
 
 class LaunchError(DistbpError):
-    """The ranks were not started as one run."""
+    """The ranks were not started correctly, or do not find each other."""
 
 
 class StoppedError(DistbpError):
-    """The run was asked to stop: it is saved, and can go on."""
+    """The run was asked to stop; it has saved a checkpoint and can be resumed."""
 
     status = 75  # EX_TEMPFAIL of sysexits.h: try again
 
 
-# An error crosses from one rank to another by its name and its text.
-KINDS: dict[str, type[DistbpError]] = {
+# By name: an error is sent from one rank to another as the name of its class and its text.
+ERRORS_BY_NAME: dict[str, type[DistbpError]] = {
     kind.__name__: kind
     for kind in (
         DistbpError,

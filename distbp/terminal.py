@@ -1,12 +1,18 @@
-"""The terminal that a run is shown on, which may be behind a launcher."""
+"""Find the terminal that output ends on, also behind an MPI launcher.
+
+The standard streams of a rank are pipes to its launcher: whether somebody is watching, and
+how wide the terminal is, is seen from the files that the launcher has open.
+"""
 
 import os
 import stat
 import sys
 from pathlib import Path
 
-TERMINAL_WIDTHS_VARIABLE = "DISTBP_TERMINALS"  # where another distbp hands on what this one writes
-LAUNCHERS = ("mpiexec", "mpirun", "prterun", "prun", "orterun", "srun")
+# "OUT,ERR": widths that the process which started the launcher has found, for the ranks.
+TERMINAL_WIDTHS_VARIABLE = "DISTBP_TERMINALS"
+_LAUNCHERS = ("mpiexec", "mpirun", "prterun", "prun", "orterun", "srun")
+_DEFAULT_COLUMNS = 80
 
 
 def terminal_widths() -> tuple[int, int]:
@@ -14,31 +20,35 @@ def terminal_widths() -> tuple[int, int]:
     if TERMINAL_WIDTHS_VARIABLE in os.environ:
         out, err = map(int, os.environ[TERMINAL_WIDTHS_VARIABLE].split(","))
         return out, err
-    launcher = launcher_above(os.getpid())
+    launcher = _find_launcher(os.getpid())
     if launcher is None:
         files = sys.stdout, sys.stderr
-        out, err = [columns(f.fileno()) if f.isatty() else 0 for f in files]
+        out, err = [_columns(f.fileno()) if f.isatty() else 0 for f in files]
         return out, err
-    # A rank's own file, of `> log` behind the launcher's name, does not pass through it.
-    out, err = [0 if is_file(n) else terminal_columns(launcher, n) for n in (1, 2)]
+    # A rank that is redirected to a file by itself does not write to its launcher.
+    out, err = [0 if _is_regular_file(n) else _process_columns(launcher, n) for n in (1, 2)]
     return out, err
 
 
-def is_file(descriptor: int) -> bool:
-    """Return whether an open descriptor of this process is a file on a disk."""
+def _is_regular_file(descriptor: int) -> bool:
+    """Return whether an open descriptor of this process is a regular file."""
     return stat.S_ISREG(os.fstat(descriptor).st_mode)
 
 
-def launcher_above(pid: int) -> int | None:
-    """Return the process number of the MPI launcher that started `pid`, if it is on this host."""
+def _find_launcher(pid: int) -> int | None:
+    """Return the process ID of the MPI launcher above `pid`, None without one on this host.
+
+    Of nested launchers, such as mpirun above its local daemon, the outermost.
+    """
     found = None
     while pid > 1:
         try:
             text = Path(f"/proc/{pid}/stat").read_text()
         except OSError:
             return found
+        # "PID (NAME) STATE PARENT …", where the name may contain parentheses.
         name = text[text.index("(") + 1 : text.rindex(")")]
-        if name.startswith(LAUNCHERS):
+        if name.startswith(_LAUNCHERS):
             found = pid
         elif found:
             return found
@@ -46,8 +56,8 @@ def launcher_above(pid: int) -> int | None:
     return found
 
 
-def terminal_columns(pid: int, descriptor: int) -> int:
-    """Return the width of the terminal that another process's open file is, or 0."""
+def _process_columns(pid: int, descriptor: int) -> int:
+    """Return the width of the terminal that a process has open as `descriptor`; 0 for none."""
     try:
         terminal = os.open(
             f"/proc/{pid}/fd/{descriptor}", os.O_RDONLY | os.O_NOCTTY | os.O_NONBLOCK
@@ -55,11 +65,11 @@ def terminal_columns(pid: int, descriptor: int) -> int:
     except OSError:
         return 0
     try:
-        return columns(terminal) if os.isatty(terminal) else 0
+        return _columns(terminal) if os.isatty(terminal) else 0
     finally:
         os.close(terminal)
 
 
-def columns(terminal: int) -> int:
-    """Return the width of an open terminal; 80 if it does not say."""
-    return os.get_terminal_size(terminal).columns or 80
+def _columns(terminal: int) -> int:
+    """Return the width of an open terminal; 80 if it has none."""
+    return os.get_terminal_size(terminal).columns or _DEFAULT_COLUMNS

@@ -1,4 +1,4 @@
-"""What a file holds, in a few lines: a data set, a checkpoint, a prediction, a run."""
+"""The output of `distbp info`: what a data set, a checkpoint or a run contains."""
 
 import json
 from pathlib import Path
@@ -10,51 +10,52 @@ from distbp.errors import CheckpointError, DataError
 from distbp.network.parameters import digest
 from distbp.storage import atomic, checkpoint, checksum, hdf5_checks, hdf5_file, run_directory
 
+Row = tuple[str, Any]
+
 
 def describe(path: Path) -> str:
-    """Return a description of the file, or of the run's last checkpoint.
+    """Return a description of a file, or of the newest valid checkpoint of a run.
 
     Raises
     ------
     DistbpError
-        It is none of distbp's files.
+        It is not a file of distbp, or is damaged.
     """
-    path, troubles = run_directory.find_newest_checkpoint(path)
-    if kind_of(path) == checkpoint.CHECKPOINT_FORMAT:
+    path, problems = run_directory.find_newest_checkpoint(path)
+    if _format_of(path) == checkpoint.CHECKPOINT_FORMAT:
         kind, found = checkpoint.CHECKPOINT_FORMAT, checkpoint.read_checkpoint(path)
-        with hdf5_file.wrap_read_errors(
-            path, kind, CheckpointError
-        ):  # a valid checksum proves nothing about the author
-            rows = [*checkpoint_lines(found), *(("damaged", text) for text in troubles)]
+        # A valid checksum does not mean that distbp wrote the file: anybody can compute it.
+        with hdf5_file.wrap_read_errors(path, kind, CheckpointError):
+            rows = [*_checkpoint_rows(found), *(("damaged", text) for text in problems)]
     else:
-        kind, rows = dataset.DATA_FORMAT, data_lines(DataSet(path))
+        kind, rows = dataset.DATA_FORMAT, _data_rows(DataSet(path))
     width = max(len(name) for name, _ in rows)
     return "\n".join([f"{path}: {kind}", *(f"  {name:{width}}  {value}" for name, value in rows)])
 
 
-def kind_of(path: Path) -> str:
-    """Return the kind of file that the checksum header names; '' if there is none."""
+def _format_of(path: Path) -> str:
+    """Return the format that a file's checksum header names; '' without one."""
     with (
         hdf5_file.wrap_read_errors(path, "a file of distbp", DataError),
         hdf5_checks.open_regular_file(path) as raw,
     ):
-        found = checksum.read_checksum_header(raw)
-        return "" if found is None else found.kind
+        header = checksum.read_checksum_header(raw)
+        return "" if header is None else header.kind
 
 
-def checksum_state(path: Path) -> str:
-    """Return whether the checksum of a file is valid; all its bytes are read."""
+def _checksum_state(path: Path) -> str:
+    """Return 'ok' if the file's bytes match its checksum, otherwise what is wrong."""
     try:
         with hdf5_checks.open_regular_file(path) as raw:
             checksum.verify_content(raw)
-    except (OSError, ValueError) as failure:
-        return atomic.failure_reason(failure)
-    return "valid: all bytes are as they were written"
+    except (OSError, ValueError) as error:
+        return atomic.failure_reason(error)
+    return "ok (SHA-256 of all bytes)"
 
 
-def data_lines(found: DataSet) -> list[tuple[str, Any]]:
+def _data_rows(found: DataSet) -> list[Row]:
     about = found.about
-    rows: list[tuple[str, Any]] = [("task", found.task)]
+    rows: list[Row] = [("task", found.task)]
     if found.classes:
         rows.append((f"{len(found.classes)} classes", ", ".join(found.classes)))
     for name, split in found.splits.items():
@@ -62,14 +63,14 @@ def data_lines(found: DataSet) -> list[tuple[str, Any]]:
         rows.append((name, f"{len(split):,} rows of {shape} {split.x_dtype}"))
     rows += [("split", about["split"]), ("scaling", about["scaling"])]
     rows += [("source", ", ".join(about["source"]["files"])), ("digest", about["digest"])]
-    rows.append(("checksum", checksum_state(found.path)))
+    rows.append(("checksum", _checksum_state(found.path)))
     return rows
 
 
-def checkpoint_lines(found: checkpoint.Checkpoint) -> list[tuple[str, Any]]:
+def _checkpoint_rows(found: checkpoint.Checkpoint) -> list[Row]:
     about, network = found.about, found.network
     config, progress = about["config"], about["progress"]
-    rows: list[tuple[str, Any]] = [
+    rows: list[Row] = [
         ("network", "-".join(map(str, network.sizes))),
         ("layers", f"{network.activation} … {network.output}, {network.cost_name}"),
         ("parameters", f"{network.theta.size:,} {network.dtype}"),

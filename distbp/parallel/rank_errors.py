@@ -18,7 +18,7 @@ from typing import NoReturn
 
 import numpy as np
 
-from distbp.errors import KINDS, DistbpError
+from distbp.errors import ERRORS_BY_NAME, DistbpError
 from distbp.parallel import mpi
 from distbp.parallel.barrier import RankFailureError
 from distbp.parallel.topology import Topology, connected_topology, has_shrunk, latest
@@ -59,7 +59,7 @@ def _raise_on_all_ranks(topology: Topology, error: DistbpError | None) -> None:
     own = [type(error).__name__, str(error)]
     kind, text = world.broadcast(own, first)
     is_common = world.allgather_int(own == [kind, text]).all()
-    raise KINDS[kind](text if is_common else f"rank {first}: {text}") from error
+    raise ERRORS_BY_NAME[kind](text if is_common else f"rank {first}: {text}") from error
 
 
 @contextmanager

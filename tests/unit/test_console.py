@@ -1,6 +1,8 @@
-"""What a person sees: lines always, a bar on a terminal, and where the terminal is."""
+"""Console output: lines always, a bar on a terminal, and where the terminal is found."""
 
+import errno
 import fcntl
+import io
 import logging
 import os
 import pty
@@ -13,50 +15,50 @@ from contextlib import suppress
 
 import pytest
 
-from distbp.console import ProgressBar
+from distbp.console import ProgressBar, _ProtectedFile, install_handlers, output_error
 from distbp.errors import DistbpWarning
-from distbp.terminal import launcher_above, terminal_columns
+from distbp.terminal import _find_launcher, _process_columns
 
 logger = logging.getLogger("distbp.console")
 
 
 @pytest.fixture
 def terminal():
-    """Return the two ends, (what a person sees, what a program has), of 90 columns."""
-    seen, had = pty.openpty()
-    fcntl.ioctl(had, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 90, 0, 0))
-    yield seen, had
-    os.close(seen)
-    os.close(had)
+    """A pseudoterminal of 90 columns, as its descriptors (master, slave)."""
+    master, slave = pty.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 90, 0, 0))
+    yield master, slave
+    os.close(master)
+    os.close(slave)
 
 
-def shown(seen):
-    """Return what was written on a terminal so far."""
-    os.set_blocking(seen, False)
+def text_on(master):
+    """Return what was written to a pseudoterminal so far."""
+    os.set_blocking(master, False)
     text = b""
     with suppress(BlockingIOError):
-        while part := os.read(seen, 10_000):
+        while part := os.read(master, 10_000):
             text += part
     return text.decode()
 
 
 def test_width_of_a_process_terminal(terminal, tmp_path):
-    """It is asked of the process's own file; a file or nothing has none."""
-    _, had = terminal
-    assert terminal_columns(os.getpid(), had) == 90
+    """That of its open descriptor; 0 for a regular file or a closed descriptor."""
+    _, slave = terminal
+    assert _process_columns(os.getpid(), slave) == 90
     with (tmp_path / "f").open("w") as file:
-        assert terminal_columns(os.getpid(), file.fileno()) == 0
-    assert terminal_columns(os.getpid(), 987) == 0
+        assert _process_columns(os.getpid(), file.fileno()) == 0
+    assert _process_columns(os.getpid(), 987) == 0
 
 
 def test_launcher_above(tmp_path):
-    """The launcher that started a process is found by its name, some parents up."""
+    """The launcher is found by its name among the ancestors of a process."""
     launcher = tmp_path / "mpirun.local"
     launcher.symlink_to(sys.executable)
     child = [
         sys.executable,
         "-c",
-        "import os; from distbp.terminal import launcher_above; print(launcher_above(os.getpid()))",
+        "import os; from distbp.terminal import _find_launcher; print(_find_launcher(os.getpid()))",
     ]
     start = f"import os, subprocess; print(os.getpid(), flush=True); subprocess.run({child!r})"
     out = subprocess.run([launcher, "-c", start], capture_output=True, text=True, check=True).stdout
@@ -65,12 +67,12 @@ def test_launcher_above(tmp_path):
 
 
 def test_no_launcher_above():
-    """The first process of the machine was started by none."""
-    assert launcher_above(1) is None
+    """The first process of the host has no parent."""
+    assert _find_launcher(1) is None
 
 
-def test_nothing_is_printed_by_itself(capsys):
-    """A library logs; who uses it decides what is shown."""
+def test_a_library_prints_nothing(capsys):
+    """It logs; the program that uses it decides what is printed."""
     logger.info("one")
     bar = ProgressBar(2, 10, is_shown=True)
     assert not bar.wants_step()
@@ -78,7 +80,7 @@ def test_nothing_is_printed_by_itself(capsys):
 
 
 def test_lines_without_a_terminal(handlers, capsys):
-    """Lines go to standard output, warnings to standard error; there is no bar."""
+    """Log lines go to standard output, warnings to standard error; no bar is drawn."""
     bar = ProgressBar(2, 10, is_shown=True)
     logger.info("one")
     logger.warning("two")
@@ -91,7 +93,7 @@ def test_lines_without_a_terminal(handlers, capsys):
 
 
 def test_warnings_of_others_are_shown_as_before(monkeypatch, request, capsys):
-    """Only distbp's own lose the line of code that they come from."""
+    """Warnings of other packages are left to the previous `showwarning`."""
     shown = []
     monkeypatch.setattr(warnings, "showwarning", lambda *warning: shown.append(warning[:2]))
     request.getfixturevalue("handlers")
@@ -101,12 +103,38 @@ def test_warnings_of_others_are_shown_as_before(monkeypatch, request, capsys):
     assert capsys.readouterr() == ("", "")
 
 
+def test_handlers_are_installed_once(handlers, capsys):
+    """A second call neither prints twice nor changes the handler."""
+    assert install_handlers() is handlers
+    logger.info("one")
+    assert capsys.readouterr().out == "one\n"
+
+
+def test_output_to_a_full_disk_is_discarded():
+    """The first error is kept; writing goes on without raising."""
+    file = _ProtectedFile(os.open("/dev/full", os.O_WRONLY), "w")
+    assert [file.write(b"three"), file.write(b"more")] == [5, 4]
+    assert file.error.errno == errno.ENOSPC
+    file.close()
+
+
+def test_a_closed_pipe_is_no_error(monkeypatch):
+    """Its reader has read enough; other write errors are returned."""
+    for number, expected in ((errno.EPIPE, None), (errno.ENOSPC, errno.ENOSPC)):
+        raw = _ProtectedFile(os.open(os.devnull, os.O_WRONLY), "w")
+        raw.error = OSError(number, "")
+        with io.TextIOWrapper(io.BufferedWriter(raw)) as stream:
+            monkeypatch.setattr(sys, "stdout", stream)
+            assert getattr(output_error(), "errno", None) == expected
+            monkeypatch.undo()
+
+
 def test_bar_on_a_terminal(terminal, handlers, monkeypatch, capsys):
-    """On a terminal there is a bar with epoch, numbers and the share done; lines stay whole."""
-    seen, had = terminal
-    monkeypatch.setattr("distbp.terminal.launcher_above", lambda pid: None)
-    monkeypatch.setattr("distbp.console.REFRESH_INTERVAL_S", 0.0)
-    with os.fdopen(os.dup(had), "w") as stderr:
+    """A bar shows epoch, numbers and progress; lines above it stay intact."""
+    master, slave = terminal
+    monkeypatch.setattr("distbp.terminal._find_launcher", lambda pid: None)
+    monkeypatch.setattr("distbp.console._REFRESH_INTERVAL_S", 0.0)
+    with os.fdopen(os.dup(slave), "w") as stderr:
         monkeypatch.setattr(sys, "stderr", stderr)
         bar = ProgressBar(2, 10, is_shown=True)
         assert bar.wants_step()
@@ -114,7 +142,7 @@ def test_bar_on_a_terminal(terminal, handlers, monkeypatch, capsys):
         logger.info("one")
         logger.warning("two")
         bar.close()
-    text = shown(seen)
+    text = text_on(master)
     assert "epoch 2/2" in text
     assert "cost 0.1234" in text
     assert "75%" in text

@@ -1,4 +1,4 @@
-"""The order of reading, and what the code never does: checked on its syntax trees."""
+"""The directions of imports, and constructs that are not allowed: checked on syntax trees."""
 
 import ast
 import subprocess
@@ -88,35 +88,35 @@ def modules_imported(name):
     return found
 
 
-def test_every_module_has_its_place():
-    """A new file is put where it is to be read."""
+def test_every_module_is_listed():
+    """A new file has to be added to MODULES, in its order of reading."""
     others = {name for name in TREES if name.endswith(("__init__", "__main__"))}
     assert sorted(ORDER) == sorted(set(TREES) - others)
     assert {package(name) for name in others} == set(PACKAGES)
 
 
 @pytest.mark.parametrize("name", ORDER)
-def test_a_module_imports_only_what_stands_before_it(name):
-    """Also inside functions, and for types alone: no arrow runs up."""
+def test_a_module_imports_only_those_before_it(name):
+    """Also inside functions, and for type annotations only."""
     for module in modules_imported(name):
         assert package(module) in PACKAGES[package(name)] | {package(name)}, module
         assert ORDER.index(module) < ORDER.index(name), module
 
 
-def test_an_arrow_that_runs_up_is_seen(monkeypatch):
+def test_an_import_in_the_wrong_direction_is_found(monkeypatch):
     tree = ast.parse("def f():\n    from distbp.cli import main\n    import distbp.errors")
     monkeypatch.setitem(TREES, "errors", tree)
     assert modules_imported("errors") == {"cli.main", "errors"}
 
 
 def test_one_file_knows_mpi():
-    """The network never sees a communicator."""
+    """No other file imports mpi4py."""
     using = {n for n, t in TREES.items() if any(m.startswith("mpi4py") for m in imported(t))}
     assert using == {"parallel.mpi"}
 
 
-def test_the_checks_see_what_they_look_for():
-    """On a file that does all that is forbidden, all of it is found."""
+def test_the_checks_find_what_they_look_for():
+    """In a file that does everything that is forbidden."""
     tree = ast.parse(
         "from distbp.cli import main\nimport pickle, sys\n"
         "try:\n    assert main\nexcept:\n    sys.exit(pickle.loads(b''))"
@@ -132,8 +132,8 @@ def is_bare(tree):
 
 
 @pytest.mark.parametrize("name", TREES)
-def test_what_no_file_does(name):
-    """No assert on what a user can cause, no pickle, no bare except, no print but by the verbs."""
+def test_constructs_that_are_not_allowed(name):
+    """No assert, pickle, eval or bare except; only the command line prints and exits."""
     tree = TREES[name]
     assert ast.Assert not in kinds(tree)
     assert not is_bare(tree)
@@ -146,8 +146,8 @@ def test_what_no_file_does(name):
 
 
 @pytest.mark.parametrize("name", TREES)
-def test_files_are_read_in_one_sitting(name):
-    """Every file opens with a paragraph, and none is longer than a reader's patience."""
+def test_files_are_short_and_introduced(name):
+    """Every file has a docstring and at most 450 lines."""
     assert ast.get_docstring(TREES[name])
     path = FOLDER / f"{name.replace('.', '/')}.py"
     assert len(path.read_text("utf-8").splitlines()) <= 450
@@ -161,8 +161,8 @@ def in_a_new_process(code):
     return run.stdout.split()
 
 
-def test_importing_distbp_is_nothing():
-    """It loads none of its own files, nor NumPy, HDF5 or MPI."""
+def test_importing_distbp_loads_nothing():
+    """None of its modules, nor NumPy, HDF5 or MPI."""
     names = in_a_new_process("import distbp, sys; print(*sys.modules)")
     found = {name for name in names if name.startswith("distbp")}
     assert found == {"distbp", "distbp.version"}
@@ -195,7 +195,7 @@ def test_a_configuration_loads_no_communicator():
 
 @pytest.mark.parametrize("name", distbp.__all__)
 def test_public_names_stay_what_they_are(name):
-    """`distbp.NAME` is the same thing before and after the file that holds it was loaded."""
+    """`distbp.NAME` is the same object before and after its module was imported."""
     place = distbp._MODULES[name]
     found = in_a_new_process(
         f"import distbp; first = distbp.{name}; import distbp.{place}; "
@@ -206,8 +206,8 @@ def test_public_names_stay_what_they_are(name):
     assert found == ["True"]
 
 
-def test_names_that_are_not_there():
-    """Others are refused as by any module."""
+def test_names_that_do_not_exist():
+    """AttributeError, as from any module."""
     with pytest.raises(AttributeError, match="module 'distbp' has no attribute 'layers'"):
         distbp.layers  # noqa: B018
 

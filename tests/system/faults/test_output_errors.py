@@ -31,7 +31,8 @@ def test_a_result_that_cannot_be_printed_is_an_error(tmp_path, run):
     ended = Job(["sh", "-c", f"{command} > /dev/full"], tmp_path).wait()
     assert ended.status == 1, str(ended)
     assert ended.err == (
-        "distbp: The output cannot be written: No space left on device. Make room for it.\n"
+        "distbp: Standard output cannot be written: No space left on device. "
+        "Free space, or redirect it.\n"
     )
 
 

@@ -268,7 +268,7 @@ def test_truncated_file(imported, part):
 def test_an_import_has_a_checksum(imported):
     """`distbp info` verifies it; opening the file to train does not."""
     hdf5_file.verify_checksum(imported, DATA_FORMAT, DataError)
-    assert "valid: all bytes are as they were written" in describe(imported)
+    assert "ok (SHA-256 of all bytes)" in describe(imported)
     content = bytearray(imported.read_bytes())
     content[offset(imported)] ^= 1
     imported.write_bytes(content)

@@ -1,4 +1,4 @@
-"""Options: what is allowed, what is settled from the data, and to and from TOML."""
+"""Options: allowed values, values derived from the data, changes on resume, and TOML."""
 
 from argparse import ArgumentTypeError
 from dataclasses import asdict, fields
@@ -62,14 +62,14 @@ NUMBERS = SimpleNamespace(task="regression", n_in=784, n_out=2, path="d.h5")
         ({"checkpoint_every": ""}, "--checkpoint-every ''"),
     ],
 )
-def test_what_is_not_allowed(options, message):
-    """Each option is checked, and named as it is typed."""
+def test_values_that_are_not_allowed(options, message):
+    """Each option is checked, and named by its flag."""
     with pytest.raises(ConfigError, match=message):
         Config(**options)
 
 
-def test_the_ends_of_what_is_allowed():
-    """Bounds themselves are allowed where they make sense."""
+def test_bounds_that_are_allowed():
+    """Inclusive bounds are allowed values."""
     Config(learning_rate=0.0, momentum=0.0, dropout=0.0, seed=2**63 - 1, shards=4, batch_size=4)
     Config(hidden=(), epochs=1, patience=1, keep=1, learning_rate=1, l2=10)
 
@@ -88,13 +88,13 @@ def test_interval(text, expected):
     ("text", "sizes"), [("100,50", (100, 50)), ("7", (7,)), ("", ()), (" ", ())]
 )
 def test_parse_sizes(text, sizes):
-    """Sizes are numbers between commas; nothing is no hidden layer."""
+    """Sizes are separated by commas; empty text is no hidden layer."""
     assert parse_sizes(text) == sizes
 
 
 @pytest.mark.parametrize("text", ["100;50", "a", "10,", "1.5"])
-def test_parse_sizes_of_something_else(text):
-    """Anything else is refused, not with a traceback."""
+def test_parse_sizes_of_other_text(text):
+    """It is refused with a message, not with a traceback."""
     with pytest.raises(ArgumentTypeError, match="expected sizes such as 100,50"):
         parse_sizes(text)
 
@@ -105,32 +105,32 @@ def test_lists_of_sizes_become_tuples():
     assert Config(hidden=3) == Config(hidden=(3,))
 
 
-# What is left open.
+# Values that are derived.
 
 
-def test_settled_for_classes():
-    """Cost, learning rate and shards come from the data and each other."""
+def test_resolved_for_classification():
+    """Cost, learning rate and shards are derived from the data and each other."""
     config = Config(hidden=(30,)).resolved(CLASSES)
     assert (config.cost, config.learning_rate, config.shards) == ("log-likelihood", 0.1, 4)
     assert Config(optimizer="adam").resolved(CLASSES).learning_rate == 0.001
     assert Config(hidden=(1000,)).resolved(CLASSES).shards == 2
 
 
-def test_settled_for_numbers():
-    """A regression has the quadratic cost, and no other."""
+def test_resolved_for_a_regression():
+    """The cost is quadratic; others are refused."""
     assert Config().resolved(NUMBERS).cost == "quadratic"
     with pytest.raises(ConfigError, match=r"--cost cross-entropy is for classif.*--cost quadratic"):
         Config(cost="cross-entropy").resolved(NUMBERS)
 
 
-def test_what_is_said_stays():
-    """Nothing that was chosen is settled anew, a learning rate of 0 included."""
+def test_given_values_are_kept():
+    """`resolved` replaces only None: not a learning rate of 0."""
     chosen = Config(cost="quadratic", learning_rate=0.0, shards=7)
     assert chosen.resolved(CLASSES) == chosen
 
 
-def test_settling_twice_changes_nothing():
-    """A resumed run's configuration is settled already."""
+def test_resolving_twice_changes_nothing():
+    """The configuration of a resumed run is resolved already."""
     once = Config().resolved(CLASSES)
     assert once.resolved(CLASSES) == once
 
@@ -151,30 +151,30 @@ FIXED = {
 }  # fmt: skip
 
 
-def test_every_option_is_one_or_the_other():
-    """The two lists above leave no option out."""
+def test_the_lists_of_options_are_complete():
+    """Every option either may change on resume or may not."""
     assert sorted(CHANGES | FIXED) == sorted(one.name for one in fields(Config))
 
 
 @pytest.mark.parametrize("name", CHANGES)
-def test_what_may_change(name):
-    """Options that leave the mathematics alone may be changed when a run is resumed."""
+def test_options_that_may_change_on_resume(name):
+    """Those that have no effect on the numbers of the epochs that both runs train."""
     before = Config().resolved(CLASSES)
     after = before.resumed({name: CHANGES[name]})
     assert asdict(after) == asdict(before) | {name: CHANGES[name]}
 
 
 @pytest.mark.parametrize("name", FIXED)
-def test_what_may_not_change(name):
-    """Others may not, unless they are said again as they are."""
+def test_options_that_may_not_change_on_resume(name):
+    """They may be repeated with the same value."""
     before = Config().resolved(CLASSES)
     with pytest.raises(ConfigError, match=f"{flag(name)} .* started with .* --init-from"):
         before.resumed({name: FIXED[name]})
     assert before.resumed({name: getattr(before, name)}) == before
 
 
-def test_a_cosine_has_its_end():
-    """The schedule depends on the number of epochs, so that is fixed with it."""
+def test_epochs_of_a_cosine_may_not_change():
+    """The schedule depends on the total number of epochs."""
     before = Config(schedule="cosine").resolved(CLASSES)
     with pytest.raises(ConfigError, match="--epochs 50 cannot be changed"):
         before.resumed({"epochs": 50})
@@ -189,7 +189,7 @@ def test_exact_reductions_may_change():
 
 
 def test_changes_are_checked():
-    """A change is refused by the same checks as at first."""
+    """Changes are checked like the options of a new run."""
     with pytest.raises(ConfigError, match="--keep 0"):
         Config().resumed({"keep": 0})
 
@@ -210,13 +210,13 @@ def test_changes_are_checked():
     ],
 )
 def test_options_without_effect(given, message):
-    """A value that would be swallowed is refused."""
+    """A value that would be ignored is refused."""
     with pytest.raises(ConfigError, match=message):
         check_useful(given, {})
 
 
 def test_options_with_effect():
-    """Together with what makes them useful they are taken, wherever that is said."""
+    """The option that they depend on may be given, or be in the file."""
     check_useful({"momentum": 0.5, "optimizer": "nesterov"}, {})
     check_useful({"momentum": 0.5}, {"optimizer": "momentum"})
     check_useful({"decay": 0.5, "decay_epochs": 1, "schedule": "plateau"}, {"schedule": "step"})
@@ -237,7 +237,7 @@ def toml(tmp_path_factory):
 
 
 def test_round_trip_of_every_option(toml):
-    """What was chosen comes back, whatever it is, but for who wanted to see nothing of it."""
+    """Every option is restored but `quiet`, which is not written."""
     for options in ({}, CHANGES, FIXED, {"hidden": ()}):
         expected = Config(**options | {"quiet": False})
         assert round_trip(Config(**options | {"quiet": True}), toml) == expected
@@ -253,20 +253,20 @@ def test_round_trip_of_every_option(toml):
 @settings(max_examples=40)
 @example(data="\x7f\t\"\\'\r\n\u2028η", learning_rate=5e-324, l2=0, seed=0, hidden=[])
 def test_round_trip_of_any_value(toml, data, **options):
-    """Every path, number and list that may be chosen comes back exactly."""
+    """Every path, number and list is restored exactly."""
     config = Config(data=data, **options)
     assert round_trip(config, toml) == config
 
 
-def test_names_are_as_they_are_typed():
-    """Keys of the file are the flags, and what is left open is left out."""
+def test_keys_are_the_flags():
+    """Keys of the file are the flags without dashes in front; None is left out."""
     text = Config(batch_size=10).to_toml()
     assert "batch-size = 10\n" in text
     assert "patience" not in text
 
 
-def test_paths_are_taken_too(tmp_path):
-    """A library's user has paths, not strings; both are the same configuration."""
+def test_path_objects_are_accepted(tmp_path):
+    """They make the same configuration as strings."""
     config = Config(data=tmp_path / "d.h5", out=tmp_path / "run")
     assert config == Config(data=str(tmp_path / "d.h5"), out=str(tmp_path / "run"))
     assert str(tmp_path) in config.to_toml()
@@ -289,8 +289,8 @@ def test_paths_are_taken_too(tmp_path):
         ("epochs = ", "is not TOML"),
     ],
 )
-def test_what_is_wrong_in_a_file(tmp_path, text, message):
-    """The file, the option and the value are named."""
+def test_errors_in_a_file(tmp_path, text, message):
+    """The message names the file, the option and the value."""
     (tmp_path / "run.toml").write_text(text)
     with pytest.raises(ConfigError, match=message) as failure:
         read_toml(tmp_path / "run.toml")
@@ -298,7 +298,7 @@ def test_what_is_wrong_in_a_file(tmp_path, text, message):
 
 
 def test_files_that_cannot_be_read(tmp_path):
-    """Neither is there a traceback for no file, or one that is no text."""
+    """A missing file and one that is not UTF-8 are reported with their path."""
     with pytest.raises(ConfigError, match=r"none\.toml cannot be read"):
         read_toml(tmp_path / "none.toml")
     (tmp_path / "bytes.toml").write_bytes(b"\xff\xfe")
@@ -314,12 +314,12 @@ def test_every_option_has_a_help_text_and_a_group():
 
 @pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("30min", 1800), ("1.5h", 5400)])
 def test_a_time_limit_has_a_unit(text, seconds):
-    """In words of a batch queue's user."""
+    """Seconds, minutes or hours."""
     assert Config(time_limit=text).seconds("time_limit") == seconds
 
 
 @pytest.mark.parametrize("text", ["90", "1:30:00", "-1s", "s", "2 days"])
 def test_a_time_limit_without_a_unit_is_refused(text):
-    """A number alone could be seconds or minutes."""
+    """A number alone could mean seconds or minutes."""
     with pytest.raises(ConfigError, match="--time-limit"):
         Config(time_limit=text)

@@ -1,4 +1,4 @@
-"""Scores of a split: every row once, in an order that does not depend on the ranks."""
+"""Scores and predictions: each row counts once, in an order independent of the ranks."""
 
 from types import SimpleNamespace
 
@@ -43,8 +43,8 @@ def evaluator_of(path, network, comm=None):
     return Evaluator(comm or Topology(), network, data.splits["test"], data.scaling, is_regression)
 
 
-def at_once(path, network):
-    """Return all outputs, y and the mean cost, in one pass."""
+def in_one_pass(path, network):
+    """Return all outputs, y and the mean cost, without blocks."""
     data = DataSet(path)
     split = data.splits["test"]
     x, y, _ = BatchLoader(split, data.scaling, len(data.classes), len(split), network.dtype).load(
@@ -66,10 +66,10 @@ def numbers(tmp_path_factory):
 
 
 def test_score_of_classes(digits):
-    """Cost and accuracy are the means over all rows, those of the last block included."""
+    """Cost and accuracy are means over all rows, including the partial last block."""
     network = network_for(DataSet(digits))
     score = evaluator_of(digits, network).score()
-    a, y, cost = at_once(digits, network)
+    a, y, cost = in_one_pass(digits, network)
     assert score.rows == ROWS
     assert score.cost == pytest.approx(cost, rel=1e-12)
     assert score.accuracy == np.mean(a.argmax(axis=1) == y.argmax(axis=1))
@@ -80,14 +80,14 @@ def test_score_of_numbers(numbers):
     metrics = pytest.importorskip("sklearn.metrics")
     network = network_for(DataSet(numbers))
     score = evaluator_of(numbers, network).score()
-    a, y, cost = at_once(numbers, network)
+    a, y, cost = in_one_pass(numbers, network)
     assert score.cost == pytest.approx(cost, rel=1e-12)
     assert score.accuracy == pytest.approx(metrics.r2_score(y, a), rel=1e-11)
 
 
 @pytest.mark.parametrize(("error", "r2"), [(0.0, 1.0), (1.0, 0.0)])
 def test_r2_of_a_target_that_does_not_vary(tmp_path, error, r2):
-    """It is predicted perfectly or not at all; nothing is divided by 0."""
+    """R² is 1 if it is predicted exactly, otherwise 0; nothing is divided by 0."""
     x, y = np.ones((5, 2)), np.full((5, 1), 3.0)
     scaling = Scaling(np.zeros(1), np.ones(1))
     path = samples.write(tmp_path / "d.h5", {"train": (x, y), "test": (x, y)}, scaling)
@@ -97,7 +97,7 @@ def test_r2_of_a_target_that_does_not_vary(tmp_path, error, r2):
 
 
 def test_r2_of_whole_numbers(tmp_path):
-    """Targets that are stored as integers, several a row, are no labels."""
+    """Integer targets with several values per row are not labels."""
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(9, 2)), rng.integers(0, 9, (9, 2))
     path = tmp_path / "d.h5"
@@ -112,8 +112,8 @@ def test_r2_of_whole_numbers(tmp_path):
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("size", [2, 3, 5])
-def test_parts_of_ranks_are_the_whole(digits, size, dtype):
-    """Ranks that each compute their blocks have, together, the numbers of one rank."""
+def test_blocks_of_all_ranks_are_those_of_one(digits, size, dtype):
+    """The sums of the ranks' blocks, joined, are those of one rank, bit for bit."""
     network = network_for(DataSet(digits), dtype)
     whole = evaluator_of(digits, network).run()[2]
     parts = [
@@ -125,13 +125,13 @@ def test_parts_of_ranks_are_the_whole(digits, size, dtype):
 
 
 def test_evaluating_twice_gives_the_same(digits):
-    """Buffers that are used again carry nothing over."""
+    """Buffers that are reused carry nothing over."""
     evaluator = evaluator_of(digits, network_for(DataSet(digits), "float32"))
     assert evaluator.score() == evaluator.score()
 
 
 def test_tree_sum_is_the_tree():
-    """Costs of blocks are added like gradients of shards: ((0 + 1) + (2 + 3)) + 4."""
+    """The order of addition is that of shards: ((0 + 1) + (2 + 3)) + 4."""
     v = np.array([[1e16], [1.0], [-1e16], [1.0], [1.0]])
     assert _tree_sum(v) == (((v[0] + v[1]) + (v[2] + v[3])) + v[4])
     assert _tree_sum(v[:1]) == v[0]
@@ -139,12 +139,12 @@ def test_tree_sum_is_the_tree():
 
 
 def test_predictions_are_in_the_order_of_the_rows(digits, tmp_path):
-    """Output and label of each row, and what they belong to, in a file of fixed-length types."""
+    """The file holds the output and label of each row, and identifies the data set."""
     data = DataSet(digits)
     network = network_for(data, "float32")
     checkpoint = Checkpoint(network, {}, data.scaling, {})
     write_predictions(Topology(), checkpoint, data, "test", tmp_path / "p.h5")
-    a, _, _ = at_once(digits, network)
+    a, _, _ = in_one_pass(digits, network)
     with h5py.File(tmp_path / "p.h5") as file:
         np.testing.assert_allclose(file["output"][...], a, atol=1e-5)
         np.testing.assert_array_equal(file["label"][...], file["output"][...].argmax(axis=1))
@@ -153,7 +153,7 @@ def test_predictions_are_in_the_order_of_the_rows(digits, tmp_path):
 
 
 def test_predictions_of_numbers_have_no_label(numbers, tmp_path):
-    """A regression's output is all there is."""
+    """The file of a regression holds the output only."""
     data = DataSet(numbers)
     checkpoint = Checkpoint(network_for(data), {}, data.scaling, {})
     write_predictions(Topology(), checkpoint, data, "train", tmp_path / "p.h5")
@@ -163,8 +163,8 @@ def test_predictions_of_numbers_have_no_label(numbers, tmp_path):
 
 
 @pytest.mark.parametrize("rows", [2, 7, EVALUATION_ROWS + 5])
-def test_predict_takes_rows_as_they_were(tmp_path, rows):
-    """Scaled, and with the bits that the command line writes."""
+def test_predict_takes_unscaled_rows(tmp_path, rows):
+    """It scales them, and returns the bits that `distbp predict` writes."""
     rng, path, run = np.random.default_rng(3), tmp_path / "d.h5", tmp_path / "run"
     x = rng.integers(0, 256, (rows, 4, 3), dtype=np.uint8)
     scaling = Scaling(rng.normal(size=12), rng.uniform(0.1, 2, 12))
@@ -220,7 +220,7 @@ def test_a_failure_restores_the_threads_too(tmp_path, two_threads):
 
 
 def test_a_model_on_data_that_does_not_fit(digits, numbers):
-    """Other inputs, another task or other classes are refused before anything is computed."""
+    """Different inputs, task or classes are refused before anything is computed."""
     data = DataSet(digits)
 
     def model(sizes=(48, 5), task="classification", classes=None):
@@ -238,8 +238,8 @@ def test_a_model_on_data_that_does_not_fit(digits, numbers):
         _check_fits(model(classes=data.classes[::-1]), data)
 
 
-def test_opening_what_is_no_data_set(tmp_path):
-    """The path is named."""
+def test_opening_a_file_that_is_not_a_data_set(tmp_path):
+    """The message names the path."""
     (tmp_path / "d.h5").write_bytes(b"no")
     with pytest.raises(DataError, match=r"d\.h5 cannot be read"):
         open_data(tmp_path / "d.h5", Topology())

@@ -13,7 +13,7 @@ from typing import Any
 
 from distbp.errors import ConfigError
 
-METAVARS: dict[Any, str] = {int: "N", float: "F"}
+_METAVARS: dict[Any, str] = {int: "N", float: "F"}
 
 
 def option(
@@ -61,7 +61,7 @@ def option(
             "parse": parse,
             "group": group,
             "is_common": is_common,
-            "metavar": metavar or METAVARS.get(parse),
+            "metavar": metavar or _METAVARS.get(parse),
             "default_text": default_text,
             "choices": choices,
             "least": least,
@@ -95,7 +95,7 @@ def flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def format_value(value: Any) -> str:
+def _format_value(value: Any) -> str:
     """Return a value as it is typed on the command line."""
     return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
@@ -107,7 +107,7 @@ def format_default(default: Any, default_text: str | None) -> str:
     if default_text is None and isinstance(default, bool):
         default_text = "on" if default else "off"
     if default_text is None:
-        default_text = "none" if default is None else format_value(default)
+        default_text = "none" if default is None else _format_value(default)
     return f"(default: {default_text})"
 
 
@@ -115,4 +115,4 @@ def as_arguments(flag: str, value: Any) -> list[str]:
     """Return an option and its value as arguments of the command line."""
     if isinstance(value, bool):
         return [flag if value else f"--no-{flag.removeprefix('--')}"]
-    return [flag, format_value(value)]
+    return [flag, _format_value(value)]

@@ -19,7 +19,7 @@ from distbp.cli.train_command import TRAIN, parse_training
 from distbp.errors import ConfigError
 
 # Labels with more values than this are more often quantities than classes.
-MANY_CLASSES = 100
+_MANY_CLASSES = 100
 
 
 def _declare_import(parser: Parser) -> None:
@@ -47,12 +47,12 @@ def _run_import(arguments: argparse.Namespace) -> int:
         about = import_data(arguments.source, arguments.out, options, progress)
     if not arguments.quiet:
         rows = ", ".join(f"{name} {n:,} rows" for name, n in about["rows"].items())
-        print(f"{arguments.out}: {rows}; {describe_import(about)}")
+        print(f"{arguments.out}: {rows}; {_describe_import(about)}")
         print(f"next   distbp train {shlex.quote(arguments.out)} --out RUN")
     return 0
 
 
-def describe_import(about: dict[str, Any]) -> str:
+def _describe_import(about: dict[str, Any]) -> str:
     """Return how the rows and labels of a new data set were interpreted."""
     columns = math.prod(about["shape"])
     text = f"{columns:,} number{'s' * (columns != 1)} per row, scaling {about['scaling']}; "
@@ -61,7 +61,7 @@ def describe_import(about: dict[str, Any]) -> str:
         return f"{text}regression"
     names = ", ".join(classes[:10]) + ", …" * (len(classes) > 10)
     hint = "; if these are quantities, use --task regression"
-    return f"{text}{len(classes):,} classes: {names}{hint * (len(classes) > MANY_CLASSES)}"
+    return f"{text}{len(classes):,} classes: {names}{hint * (len(classes) > _MANY_CLASSES)}"
 
 
 def _declare_model(parser: Parser) -> None:

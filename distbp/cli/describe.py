@@ -10,7 +10,7 @@ from distbp.errors import CheckpointError, DataError
 from distbp.network.parameters import digest
 from distbp.storage import atomic, checkpoint, checksum, hdf5_checks, hdf5_file, run_directory
 
-Row = tuple[str, Any]
+_Row = tuple[str, Any]
 
 
 def describe(path: Path) -> str:
@@ -53,9 +53,9 @@ def _checksum_state(path: Path) -> str:
     return "ok (SHA-256 of all bytes)"
 
 
-def _data_rows(found: DataSet) -> list[Row]:
+def _data_rows(found: DataSet) -> list[_Row]:
     about = found.about
-    rows: list[Row] = [("task", found.task)]
+    rows: list[_Row] = [("task", found.task)]
     if found.classes:
         rows.append((f"{len(found.classes)} classes", ", ".join(found.classes)))
     for name, split in found.splits.items():
@@ -67,10 +67,10 @@ def _data_rows(found: DataSet) -> list[Row]:
     return rows
 
 
-def _checkpoint_rows(found: checkpoint.Checkpoint) -> list[Row]:
+def _checkpoint_rows(found: checkpoint.Checkpoint) -> list[_Row]:
     about, network = found.about, found.network
     config, progress = about["config"], about["progress"]
-    rows: list[Row] = [
+    rows: list[_Row] = [
         ("network", "-".join(map(str, network.sizes))),
         ("layers", f"{network.activation} … {network.output}, {network.cost_name}"),
         ("parameters", f"{network.theta.size:,} {network.dtype}"),

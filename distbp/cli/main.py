@@ -42,11 +42,11 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     try:
         status = run_verb(parse_command_line(sys.argv[1:] if argv is None else argv))
     except DistbpError as error:
-        status = report_error(error)
+        status = _report_error(error)
     except KeyboardInterrupt:
         sys.stderr.write("distbp: interrupted\n")
         status = _INTERRUPTED_STATUS
-    exit_process(status)
+    _exit_process(status)
 
 
 def set_environment_defaults() -> None:
@@ -58,7 +58,7 @@ def set_environment_defaults() -> None:
         os.environ.setdefault(name, value)
 
 
-def exit_process(status: int) -> NoReturn:
+def _exit_process(status: int) -> NoReturn:
     """End this process with an exit status; without `MPI_Finalize` if ranks have failed."""
     sys.stdout.flush()
     sys.stderr.flush()
@@ -127,7 +127,7 @@ def _is_reporting_rank() -> bool:
     return LaunchEnvironment.from_environ().launcher_rank == 0
 
 
-def report_error(error: DistbpError) -> int:
+def _report_error(error: DistbpError) -> int:
     """Print an error, once if all ranks have the same, and return the exit status.
 
     A launcher kills all ranks as soon as one has failed, which might be before the error is

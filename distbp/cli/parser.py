@@ -16,7 +16,7 @@ from distbp.errors import ConfigError
 from distbp.options import flag, format_default
 
 
-class HelpFormatter(argparse.RawDescriptionHelpFormatter):
+class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
     """Help with the lines of description and example as they are, and room for long flags."""
 
     def __init__(self, prog: str) -> None:
@@ -32,7 +32,7 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, **arguments: Any) -> None:
         super().__init__(
-            allow_abbrev=False, add_help=False, formatter_class=HelpFormatter, **arguments
+            allow_abbrev=False, add_help=False, formatter_class=_HelpFormatter, **arguments
         )
         self.add_argument("-h", "--help", action="help", help=argparse.SUPPRESS)
         self._groups: dict[str, Any] = {}

@@ -15,7 +15,7 @@ from distbp.options import as_arguments, flag, option
 
 
 @dataclass(frozen=True)
-class RunOptions:
+class _RunOptions:
     """Options of `train` that are not part of a run's configuration."""
 
     resume: str | None = option(
@@ -42,15 +42,15 @@ def _declare(parser: Parser) -> None:
     parser.group("data").add_argument(
         "data", metavar="DATA.h5", nargs="?", help="data set, written by distbp import"
     )
-    add_options(parser, Config, RunOptions, RankOptions, skip=("data",))
+    add_options(parser, Config, _RunOptions, RankOptions, skip=("data",))
 
 
-def run_train(arguments: argparse.Namespace) -> int:
+def _run_train(arguments: argparse.Namespace) -> int:
     """Train, and return the exit status."""
     from distbp.training.config import Config
 
     given = given_options(arguments, Config)
-    options = RunOptions(**given_options(arguments, RunOptions))
+    options = _RunOptions(**given_options(arguments, _RunOptions))
     ranks: Any = getattr(arguments, "ranks", None)
     # Both are asked, because both check what was given.
     if any([should_start_ranks(ranks), _should_restart(options.restarts, ranks)]):
@@ -77,7 +77,7 @@ TRAIN = Verb(
     "DATA.h5 --out RUN [OPTIONS]\n--resume RUN [OPTIONS]",
     "distbp train digits.h5 --out run --hidden 100,50 --epochs 20 --ranks 4",
     _declare,
-    run_train,
+    _run_train,
 )
 
 
@@ -101,7 +101,7 @@ def _should_restart(restarts: int | None, ranks: int | None) -> bool:
     return True
 
 
-def _supervise(argv: Sequence[str], ranks: int, options: RunOptions, given: dict[str, Any]) -> int:
+def _supervise(argv: Sequence[str], ranks: int, options: _RunOptions, given: dict[str, Any]) -> int:
     """Run this command on ranks that are started, and restarted, here; return the exit status."""
     from distbp.launch.supervisor import Supervisor
     from distbp.storage.run_directory import list_checkpoints

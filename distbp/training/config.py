@@ -38,9 +38,9 @@ GROUPS = (
 EXACT_REDUCTIONS = ("node", "tree")
 REDUCTION_NAMES = (*EXACT_REDUCTIONS, "allreduce")
 # Every checkpoint holds the records of all epochs, so their number has to be bounded.
-MAX_EPOCHS = 100_000
+_MAX_EPOCHS = 100_000
 
-SECONDS_PER_UNIT = {"s": 1, "min": 60, "h": 3600}
+_SECONDS_PER_UNIT = {"s": 1, "min": 60, "h": 3600}
 
 
 def parse_sizes(text: str) -> tuple[int, ...]:
@@ -140,7 +140,7 @@ class Config:
     )  # fmt: skip
     epochs: int = option(
         30, "passes over the training set", int, group="optimization", is_common=True,
-        least=1, below=MAX_EPOCHS + 1, may_change_on_resume=True,
+        least=1, below=_MAX_EPOCHS + 1, may_change_on_resume=True,
     )  # fmt: skip
     patience: int | None = option(
         None, "stop early after N epochs without a lower validation cost (training cost "
@@ -252,7 +252,7 @@ class Config:
             raise ConfigError(
                 f"{flag(name)} {text!r}: expected a number and a unit, such as 90s, 30min or 2h."
             )
-        return float(match[1]) * SECONDS_PER_UNIT[match[2]]
+        return float(match[1]) * _SECONDS_PER_UNIT[match[2]]
 
     def interval(self) -> tuple[int, str]:
         """Return `checkpoint_every` as a number and its unit: 'epoch', 'step' or 's'."""

@@ -14,7 +14,7 @@ def test_exit_after_a_shrink_skips_finalize(monkeypatch):
     statuses = []
     monkeypatch.setattr(rank_errors, "exit_after_shrink", statuses.append)
     with pytest.raises(SystemExit) as ended:
-        main.exit_process(75)
+        main._exit_process(75)
     assert statuses == [75]
     assert ended.value.code == 75
 

@@ -87,7 +87,7 @@ def test_info_describes_them(old):
     """A data set whose bytes are right, and a run: its network, its θ and where it stopped."""
     text = distbp("info", "data.h5", folder=old.folder).out
     assert "101 rows of 6 " in text
-    assert ": all bytes are " in text  # what a damaged file would not say
+    assert "ok (SHA-256 of all bytes)" in text
     (checkpoint,) = (old.folder / old.run / "checkpoints").iterdir()
     for path in (old.run, checkpoint):
         text = distbp("info", path, folder=old.folder).out

@@ -221,23 +221,25 @@ import h5py, numpy, threadpoolctl
 def state():
     pool = sorted((i["filepath"], i["num_threads"]) for i in threadpoolctl.threadpool_info())
     handlers = {n: str(signal.getsignal(n)) for n in signal.valid_signals()}
+    plugins = [str(h5py.h5pl.get(i)) for i in range(h5py.h5pl.size())]
     hooks = [sys.excepthook, sys.stdout, sys.stderr, threading.excepthook, warnings.showwarning]
     loggers = logging.getLogger("distbp")
-    return json.dumps([dict(os.environ), pool, handlers, list(map(str, hooks)),
+    return json.dumps([dict(os.environ), pool, handlers, plugins, list(map(str, hooks)),
         list(map(str, warnings.filters)), loggers.handlers, loggers.level, numpy.geterr()])
 
 before = state()
 for name in sys.argv[1:]:
     importlib.import_module(name)
-print(before == state(), len(sys.argv) - 1)
+print(before == state(), h5py.h5pl.size(), len(sys.argv) - 1)
 """
 
 
 def test_importing_changes_nothing_in_the_host_process():
-    """No environment variable, thread count, signal handler or hook."""
+    """No environment variable, thread count, plugin path, signal handler or hook."""
     modules = [f"distbp.{name}" for name in ORDER]
     command = [sys.executable, "-c", STATE_OF_THE_PROCESS, "distbp", *modules]
     run = subprocess.run(command, capture_output=True, text=True, check=True)
-    unchanged, count = run.stdout.split()
+    unchanged, plugin_paths, count = run.stdout.split()
     assert unchanged == "True"
+    assert int(plugin_paths) > 0  # or there would be nothing to change
     assert int(count) == len(ORDER) + 1

@@ -2,7 +2,7 @@
 
 The nouns, in the order in which to read them:
 
-    Config          the options of a run (`options`, `config`); frozen, the same on all ranks
+    Config          the options of a run (`config`); frozen, the same on all ranks
     BatchGradient   the gradients of this rank's shards of a mini-batch (`gradient`)
     SdcCheck        recomputes a step to detect silent data corruption (`sdc_check`)
     Evaluator       the cost and accuracy of a network on a split (`evaluation`; `prediction`
@@ -31,6 +31,6 @@ step, which ranks of different nodes may have to after a rank failure, means ass
 kept longer is a checkpoint, in memory or on disk; restoring one is the only way a run
 is resumed, rolled back, or taken over by the surviving ranks.
 
-Whether a run takes place on one rank or many, nothing in this package sends a message of its
-own but to agree: on the inputs, on errors, on the parameters' digest before each checkpoint.
+Apart from the reduction, ranks communicate only to agree: on their inputs, on errors, and on the
+digest of the parameters before each checkpoint. On a single rank the same code sends nothing.
 """

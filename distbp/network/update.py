@@ -54,16 +54,6 @@ class Update:
         self.store = ParameterStore(network, optimizer.state_names)
         self._make_views(np.zeros(-(-network.theta.size // THETA_BLOCK)))
 
-    @property
-    def steps(self) -> int:
-        """Updates committed so far."""
-        return self.store.steps
-
-    @property
-    def state(self) -> dict[str, np.ndarray]:
-        """The optimizer's current arrays (P,), by name."""
-        return self.store.state
-
     def move(self, versions: Sequence[Arrays], owned: tuple[int, int], squares: np.ndarray) -> None:
         """Move θ and state to `versions` (see `ParameterStore.move`), and update a slice only.
 

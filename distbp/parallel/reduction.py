@@ -144,7 +144,7 @@ class AllreduceReduction(GradientReduction):
         applied = math.isfinite(cost) and is_finite(self._gradient)
         if applied:
             self.update.apply(self._gradient, rows, learning_rate)
-        return StepTotals(cost if applied else math.nan, correct, stop, save, applied)
+        return StepTotals(cost, correct, stop, save, applied)
 
 
 class NodeBuffers(NamedTuple):
@@ -172,7 +172,10 @@ def _allocate_buffers(plan: ReductionPlan, update: Update, allocate: _Allocate) 
     aligned = -(-plan.width // _SLOT_ALIGNMENT) * _SLOT_ALIGNMENT
     slots = allocate((plan.node_slots, aligned), dtype, plan.slots)[:, : plan.width]
     versions = [
-        [allocate((plan.size,), dtype, plan.owned_theta) for _ in range(1 + len(update.state))]
+        [
+            allocate((plan.size,), dtype, plan.owned_theta)
+            for _ in range(1 + len(update.store.state))
+        ]
         for _ in range(2)
     ]
     blocks, flags = -(-plan.size // THETA_BLOCK), STATS_WIDTH + plan.node_size
@@ -255,7 +258,7 @@ class OrderedReduction(GradientReduction):
         applied = math.isfinite(cost) and not any(are_bad)
         if applied:
             update.store.commit()
-        return StepTotals(cost if applied else math.nan, correct, stop, save, applied)
+        return StepTotals(cost, correct, stop, save, applied)
 
 
 def _bind_sum(

@@ -20,7 +20,7 @@ class StepTotals(NamedTuple):
     Attributes
     ----------
     cost : float
-        Summed over the rows of the batch. NaN if the step was not applied.
+        Summed over the rows of the batch.
     correct : float
         Rows that were classified correctly.
     stop, save : float

@@ -190,7 +190,7 @@ def test_a_configuration_loads_no_communicator():
         "    main(['train', '--help'])\nprint(*sys.modules)"
     )
     assert "distbp.training.config" in names
-    assert not {"distbp.parallel.reduction", "mpi4py"} & set(names)
+    assert not {"distbp.parallel.comm", "distbp.parallel.reduction", "mpi4py"} & set(names)
 
 
 @pytest.mark.parametrize("name", distbp.__all__)

@@ -200,12 +200,12 @@ def test_a_step_in_two_versions_happens_at_once(name, clip_norm):
         ]
         slices = [g[slice(*part)].copy() for part in parts]
         if clip_norm:
-            for update, mine in zip(updates, slices, strict=True):
-                update.measure_squares(mine)
-        for update, mine, (start, _) in zip(updates, slices, parts, strict=True):
+            for update, own in zip(updates, slices, strict=True):
+                update.measure_squares(own)
+        for update, own, (start, _) in zip(updates, slices, parts, strict=True):
             update.begin(3, RATE)
             for i, chunk in enumerate(update.chunks):
-                update.apply_chunk(i, mine[chunk.start - start : chunk.stop - start])
+                update.apply_chunk(i, own[chunk.start - start : chunk.stop - start])
             after = [
                 array.tobytes() for array in (update.network.theta, *update.store.state.values())
             ]

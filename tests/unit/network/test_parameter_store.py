@@ -66,7 +66,7 @@ def test_a_rollback_is_the_version_before(network):
 
 
 def test_owners_move_their_slices(network):
-    """Each copies its own: together they are all of θ, and nobody writes another's."""
+    """Each copies its own: together they are all of θ."""
     versions = two_versions()
     store = ParameterStore(network, NAMES)
     store.move(versions, (0, 3))

@@ -60,12 +60,12 @@ def accumulate(nodes, gradients):
     for plans in nodes:
         slots = np.full((plans[0].node_slots, gradients.shape[1]), np.nan)
         for plan in plans:
-            mine = slots[slice(*plan.slots)]
+            own = slots[slice(*plan.slots)]
             for shard, slot, count in plan.schedule:
-                mine[slot] = gradients[shard]
+                own[slot] = gradients[shard]
                 for top in range(slot, slot - count, -1):
-                    mine[top - 1] += mine[top]
-                    mine[top] = np.nan  # popped
+                    own[top - 1] += own[top]
+                    own[top] = np.nan  # popped
         filled.append(slots)
     return filled
 

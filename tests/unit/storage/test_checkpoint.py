@@ -47,7 +47,7 @@ ABOUT = {
 def make(steps=1, sizes=(4, 3, 2), optimizer="adam", dtype="float32", **arguments):
     """Return a checkpoint with state that is not 0."""
     network = Network(sizes, seed=steps, dtype=dtype, init="large", **arguments)
-    state = Update(network, OPTIMIZERS[optimizer](0.9)).state
+    state = Update(network, OPTIMIZERS[optimizer](0.9)).store.state
     for i, array in enumerate(state.values()):
         array[...] = np.arange(array.size) + 0.1 * i
     about = ABOUT | {"network": describe_network(network), "progress": {"steps": steps}}

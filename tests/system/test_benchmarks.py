@@ -1,7 +1,7 @@
-"""Every script has a short form that a test runs; here are those of the benchmarks and recipes.
+"""Run a short form of every script: here those of the benchmarks and recipes.
 
-What they measure is not looked at, only that they do, and print their table: with turns
-of a moment, one round, small networks, and the peers that the test environment has.
+The measured values are not checked, only that the scripts succeed and print their tables: with
+very short turns, one round, small networks, and the peers that the test environment has.
 """
 
 import importlib.util
@@ -17,9 +17,9 @@ from ranks import ROOT, Ended, Job, distbp, mpiexec
 SCRIPTS = ROOT / "scripts"
 FASHION = Path("/usr/share/datasets/fashion-mnist")
 PEERS = [name for name in ("torch", "sklearn") if importlib.util.find_spec(name)]
-# In test_scripts.py; and what `distbp slurm` writes is submitted in test_slurm_jobs.py.
+# Tested in test_scripts.py; the batch scripts of `distbp slurm` in test_slurm_jobs.py.
 ELSEWHERE = {"demo", "test", "compare_digests", "train.sbatch", "sweep.sbatch"}
-# Each script here: the options of its short form, and the rows of the tables that it prints.
+# For each script: the options of its short form, and the number of table rows that it prints.
 SHORT = {
     "bench/calls": (["--cases", "20-8-3:4"], 0),
     "bench/combine": (["--rounds", 1, "--megabytes", 0.01], 1),
@@ -33,9 +33,9 @@ SHORT = {
     "code_metrics": (["--unused"], 0),
     "soak": (["--minutes", 0.001, "--calm", 0.05, "--busy", 1, "--ranks", 2], 6),
     "recipes/fashion-mnist": ([FASHION, 2, "--epochs", 1, "--hidden", 8], 0),
-    "recipes/curves": None,  # drawn by the recipe above
+    "recipes/curves": None,  # run by the recipe above
 }
-# How many rows each peer adds; in the tables of `steps` it adds columns.
+# Number of rows that each peer adds; in the tables of `steps` it adds columns.
 PEER_ROWS = {
     "bench/epochs": {"torch": 2, "sklearn": 1},
     "bench/many_epochs": {"torch": 1, "sklearn": 1},
@@ -57,8 +57,8 @@ def script(name: str, *words: object, folder: Path, limit: float = 300.0) -> End
     return ended
 
 
-def test_no_script_is_left_out():
-    """A new one is run by a test, here or elsewhere."""
+def test_every_script_is_run_by_a_test():
+    """Here or in another file."""
     names = {
         str(path.relative_to(SCRIPTS))
         for path in SCRIPTS.rglob("*")
@@ -70,12 +70,12 @@ def test_no_script_is_left_out():
 
 @pytest.mark.parametrize("name", [name for name, form in SHORT.items() if form])
 def test_short_form(name, data, tmp_path):
-    """It ends well, and its tables have a row for each thing measured."""
+    """It succeeds, and its tables have a row for each measurement."""
     words, rows = SHORT[name]
     if name == "bench/wire" and not can_make_hosts():
         pytest.skip("needs root and namespaces")
     if FASHION in words and not FASHION.is_dir():
-        pytest.skip(f"there is no {FASHION}")
+        pytest.skip(f"{FASHION} does not exist")
     if "handwritten.h5" in words:
         source = SCRIPTS / "digits.npz"
         distbp("import", source, "handwritten.h5", "--test-fraction", 0.2, folder=tmp_path)

@@ -1,4 +1,4 @@
-"""The wheel and the sdist, installed where there is nothing else: complete, and of equal bits."""
+"""Wheel and sdist are complete, and train to the same digest in an empty environment."""
 
 import sys
 import tarfile
@@ -32,7 +32,7 @@ def built(tmp_path_factory):
 
 
 def test_the_wheel_has_every_module_and_nothing_else(built):
-    """A package that is missing in pyproject.toml would be missing here, and only here."""
+    """No other test would notice a package that pyproject.toml does not list."""
     (wheel,) = built.glob(PATTERNS["wheel"])
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
@@ -50,8 +50,8 @@ def test_the_sdist_has_every_module(built):
 
 
 @pytest.mark.parametrize("kind", PATTERNS)
-def test_it_trains_where_nothing_else_is_installed(built, kind, data, tmp_path):
-    """With its dependencies and an MPI from PyPI, alone and on two ranks, as the checkout does."""
+def test_it_trains_in_an_empty_environment(built, kind, data, tmp_path):
+    """On one and two ranks, with its dependencies and an MPI from PyPI; the digest is the same."""
     (archive,) = built.glob(PATTERNS[kind])
     variables = fresh_environment(tmp_path)
     run(tmp_path, variables, sys.executable, "-m", "venv", "venv")

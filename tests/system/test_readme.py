@@ -1,8 +1,8 @@
-"""The READMEs are true: each command of README.md is run, in order, as a reader types them.
+"""Run every command of README.md, in order, and check options and links of all READMEs.
 
-The reader has a copy of the checkout, a virtual environment that README.md tells them to make,
-and a file `data.h5` of their own. A code block, or a command, that is not known here is a
-failure. What is not run as it stands is listed in `SUBSTITUTIONS`.
+The commands run in a copy of the checkout with the virtual environment that README.md
+creates, and with a file `data.h5` of the user. An unknown program or language of a code
+block is a failure. `SUBSTITUTIONS` lists the commands that are not run as written.
 """
 
 import os
@@ -27,7 +27,7 @@ OTHERS = [path for name in ("scripts", "tests") for path in sorted((ROOT / name)
 EACH = pytest.mark.parametrize(
     "path", [README, *OTHERS], ids=lambda path: str(path.relative_to(ROOT))
 )
-# What stands for a command that cannot be run as it is written, and where it is tested.
+# Replacements for commands that cannot be run as written, and where those are tested.
 SUBSTITUTIONS = (
     (r"^pip install '\.\[mpich\]'$", f"pip install -q '.[{MPI}]'"),  # the MPI of this test run
     (r"^mpirun -n 64 ", "mpirun -n 2 "),  # on a machine of any size
@@ -35,11 +35,11 @@ SUBSTITUTIONS = (
     (r"^(scripts/test)\b.*$", r"\1 --help"),  # run in test_scripts.py
 )
 PROGRAMS = {"python3", ".", "pip", "distbp", "mpirun", "test", "sbatch", "scripts/test"}
-# Commands in running text. The rest of them is for pip, and run in test_packaging.py.
+# Commands in running text, without those of pip, which test_packaging.py runs.
 INLINE = re.compile(r"`((?:distbp|python) [a-z-][^`]*)`")
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]+")
 LINK = re.compile(r"\]\(([^)#:]+)(?:#[^)]*)?\)")
-# Options of programs that are not distbp's.
+# Options of other programs.
 FOREIGN_OPTIONS = {"--with-ft"}
 VERBS = ("import", "train", "evaluate", "predict", "info", "digest", "plan", "slurm")
 
@@ -71,8 +71,8 @@ def commands(block: Block) -> list[str]:
 
 
 def substituted(command: str) -> str:
-    """Return what is run for a command; fail if its program is not known."""
-    assert command.split()[0] in PROGRAMS, f"{command}: how is this to be tested?"
+    """Return the command to run instead of a command; fail if its program is unknown."""
+    assert command.split()[0] in PROGRAMS, f"{command}: unknown program, add it to PROGRAMS"
     for pattern, replacement in SUBSTITUTIONS:
         command = re.sub(pattern, replacement, command)
     return command
@@ -93,13 +93,13 @@ def as_script(path: Path) -> str:
 
 
 def is_complete(command: str) -> bool:
-    """Return whether a command in running text is a whole one: the others name a verb."""
+    """Return whether a command in running text can be run: others only name a verb."""
     return command.endswith("--help") or command.startswith("python -m pydoc")
 
 
 @pytest.fixture
 def reader(tmp_path):
-    """Return the folder of somebody who has cloned distbp, and has an HDF5 file."""
+    """Return a copy of the checkout with an HDF5 file of the user."""
     folder = copy_checkout(tmp_path / "a checkout")
     random = np.random.default_rng(0)
     with h5py.File(folder / "data.h5", "w") as file:
@@ -109,7 +109,7 @@ def reader(tmp_path):
 
 
 def test_every_command_of_the_readme(reader, tmp_path):
-    """All of them succeed, and what they make is there."""
+    """All succeed, and create the files that they should."""
     script = tmp_path / "readme.sh"
     script.write_text(as_script(README))
     variables = fresh_environment(tmp_path)
@@ -126,8 +126,8 @@ def test_every_command_of_the_readme(reader, tmp_path):
         assert (reader / run / "last.h5").exists(), run
 
 
-def test_what_the_test_does_not_know_is_a_failure(tmp_path):
-    """A new program, or a block in another language, has to be thought of here."""
+def test_unknown_code_blocks_are_a_failure(tmp_path):
+    """An unknown program, an unknown language, and a block without a language."""
     path = tmp_path / "README.md"
     for text in ("```sh\ncurl somewhere | sh\n```\n", "```json\n{}\n```\n", "```\ndistbp\n```\n"):
         path.write_text(text)
@@ -136,15 +136,15 @@ def test_what_the_test_does_not_know_is_a_failure(tmp_path):
 
 
 @EACH
-def test_no_code_escapes(path):
-    """Indented code would not be found above; nor would a fence that is never closed."""
+def test_all_code_is_in_fenced_blocks(path):
+    """Indented code or a block that is not closed would not be found by these tests."""
     text = prose(path)
     assert "```" not in text
     assert not re.findall(r"\n\n {4,}\S.*", text)
 
 
 def help_of(*words: object) -> str:
-    """Return what a program says to --help; scripts in Python run in the tests' own Python."""
+    """Return the --help of a program; Python scripts are run by the Python of the tests."""
     program = Path(str(words[0]))
     is_python = program != Path(sys.executable) and b"python" in program.read_bytes()[:40]
     run = subprocess.run(
@@ -157,7 +157,7 @@ def help_of(*words: object) -> str:
 
 @pytest.fixture(scope="module")
 def known_options():
-    """Return the options of all verbs, of MPI's launchers and of the scripts for all users."""
+    """Return the options of all verbs, of MPI launchers, and of scripts/test and scripts/demo."""
     verbs = (help_of(sys.executable, "-m", "distbp", verb) for verb in VERBS)
     scripts = (help_of(ROOT / "scripts" / name) for name in ("test", "demo"))
     return FOREIGN_OPTIONS | set(OPTION.findall(" ".join([*verbs, *scripts])))
@@ -169,14 +169,14 @@ def test_options_in_the_text_exist(path, known_options):
 
 
 @EACH
-def test_links_lead_somewhere(path):
+def test_links_lead_to_files(path):
     for target in LINK.findall(path.read_text("utf-8")):
         assert (path.parent / target).exists(), target
 
 
 @pytest.mark.parametrize("path", OTHERS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_commands_of_the_other_readmes_exist(path):
-    """They take long, or need root: each is a script of the checkout, with the options it has."""
+    """They take long or need root, and are not run; program and options must exist."""
     for block in blocks(path):
         assert block.language == "sh", f"line {block.line}: {block.language!r}"
         for command in commands(block):
@@ -189,14 +189,14 @@ def test_commands_of_the_other_readmes_exist(path):
             assert set(OPTION.findall(command)) <= set(OPTION.findall(text)), command
 
 
-def test_the_defaults_in_the_table_are_those_of_train():
-    """Where a row is for one option and names a default; nothing stands for None and 0."""
+def test_the_table_of_options_has_the_right_defaults():
+    """In rows of one option with a default; 0 stands for None, too."""
     defaults = {"--" + one.name.replace("_", "-"): one.default for one in fields(Config)}
     rows = re.findall(r"^\| `(--[a-z-]+)[^`|]*` \| `?([^`|]+?)`? \|", README.read_text(), re.M)
     assert len(rows) >= 7
     for option, cell in rows:
         if option in ("--ranks", "--learning-rate"):
-            continue  # of the command line, not of a run; of the optimizer
+            continue  # not a field of Config; depends on the optimizer
         default = defaults[option]
         shown = ",".join(map(str, default)) if isinstance(default, tuple) else str(default or 0)
         assert cell == shown, option

@@ -55,7 +55,7 @@ def test_quick_tests(clone, mpi, tmp_path):
 
 @pytest.fixture
 def compare(mpi, tmp_path):
-    """Return a function that compares a clone's code with its last commit, in this environment."""
+    """Return a function that compares a clone with a revision, using this environment."""
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / mpi).symlink_to(sys.prefix, target_is_directory=True)
     environment = FRESH | {"DISTBP_TEST_HOME": str(tmp_path / "home")}
@@ -72,14 +72,14 @@ def compare(mpi, tmp_path):
 
 
 def test_compare_digests_with_the_same_code(clone, compare):
-    """A tree that nobody has changed trains to the bits of its last commit."""
+    """An unchanged working tree trains to the digests of its last commit."""
     ended = compare(clone)
     assert ended.status == 0, str(ended)
     assert re.search(r"^6 compared, 0 differ$", ended.out, re.M), str(ended)
 
 
 def test_compare_digests_finds_a_difference(compare, tmp_path):
-    """A constant of Adam's is changed: what is trained with Adam differs, and nothing else."""
+    """With a changed constant of Adam only the runs with Adam differ."""
     clone = cloned(tmp_path)
     texts = {path: path.read_text() for path in (clone / "distbp").rglob("*.py")}
     changed = [path for path, text in texts.items() if "0.999" in text]
@@ -93,7 +93,7 @@ def test_compare_digests_finds_a_difference(compare, tmp_path):
         assert re.search(rf"^{case}.* {word}$", ended.out, re.M), str(ended)
 
 
-def test_compare_digests_without_the_revision(clone, compare):
+def test_compare_digests_with_an_unknown_revision(clone, compare):
     ended = compare(clone, "no-such-revision")
     assert (ended.status, ended.out) == (2, "")
     assert "no-such-revision is none that is here" in ended.err

@@ -1,7 +1,7 @@
-"""What a rank looks like at the end of training: BLAS threads and memory, as JSON.
+"""Measure BLAS threads and memory of each rank at the end of training, as JSON.
 
-Asked for by DISTBP_TEST_MEASURE, the folder for one file a rank. All ranks wait for
-each other before and after, so that what they share is shared while it is counted.
+DISTBP_TEST_MEASURE is the folder for the results, one file per rank. Barriers before and after
+make sure that all ranks still share their memory while it is measured.
 """
 
 import functools

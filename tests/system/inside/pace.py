@@ -1,6 +1,6 @@
-"""Steps that take their time and none of the machine's: a run long enough to be disturbed.
+"""Slow down steps without using the CPU, so that a run lasts long enough to be disturbed.
 
-Asked for by DISTBP_TEST_PACE, the seconds to sleep before each step.
+DISTBP_TEST_PACE is the time to sleep before each step, in seconds.
 """
 
 import time
@@ -8,7 +8,7 @@ from typing import Any
 
 
 def install(seconds: float) -> None:
-    """Let every rank sleep before it computes a step's gradients."""
+    """Make every rank sleep before it computes the gradients of a step."""
     from distbp.training.gradient import BatchGradient
 
     compute = BatchGradient.compute

@@ -160,7 +160,8 @@ def known_options():
     """Return the options of all verbs, of MPI launchers, and of scripts/test and scripts/demo."""
     verbs = (help_of(sys.executable, "-m", "distbp", verb) for verb in VERBS)
     scripts = (help_of(ROOT / "scripts" / name) for name in ("test", "demo"))
-    return FOREIGN_OPTIONS | set(OPTION.findall(" ".join([*verbs, *scripts])))
+    # Every program has --help, and the verbs do not list it.
+    return FOREIGN_OPTIONS | {"--help"} | set(OPTION.findall(" ".join([*verbs, *scripts])))
 
 
 @EACH

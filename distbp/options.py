@@ -79,7 +79,7 @@ def check_option(name: str, value: Any, metadata: Mapping[str, Any]) -> None:
     if choices and value not in choices:
         raise ConfigError(f"{name} {value!r} is unknown; use one of {', '.join(choices)}.")
     if metadata["parse"] in (int, float):
-        # Not isinstance: True is an int, and nobody who writes it means 1.
+        # Not isinstance: True is an int, but whoever writes it does not mean 1.
         types = (int,) if metadata["parse"] is int else (int, float)
         if type(value) not in types:
             kind = "whole number" if metadata["parse"] is int else "number"

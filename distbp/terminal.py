@@ -1,6 +1,6 @@
 """Find the terminal that output ends on, also behind an MPI launcher.
 
-The standard streams of a rank are pipes to its launcher: whether somebody is watching, and
+The standard streams of a rank are pipes to its launcher: whether a terminal shows them, and
 how wide the terminal is, is seen from the files that the launcher has open.
 """
 

@@ -1,7 +1,7 @@
 """metrics.jsonl: one line of JSON per epoch.
 
 A line is appended after each epoch. Where that is impossible, because an earlier write failed,
-somebody removed the file, or the run was rolled back, the whole file is rewritten.
+the file was removed, or the run was rolled back, the whole file is rewritten.
 """
 
 from distbp.storage.lock import RunLock

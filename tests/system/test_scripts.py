@@ -96,4 +96,4 @@ def test_compare_digests_finds_a_difference(compare, tmp_path):
 def test_compare_digests_with_an_unknown_revision(clone, compare):
     ended = compare(clone, "no-such-revision")
     assert (ended.status, ended.out) == (2, "")
-    assert "no-such-revision is none that is here" in ended.err
+    assert "no-such-revision is not a revision of this repository" in ended.err

@@ -116,7 +116,7 @@ def submit(slurm, folder, data, name, options, more, seconds):
     training = ["train", data["digits"], *WORDS, "--out", run]
     script = folder / f"{name}.sbatch"
     with script.open("w") as file, contextlib.redirect_stdout(file):
-        main.run(main.parse(["slurm", *options.split(), *map(str, training)]))
+        main.run_verb(main.parse_command_line(["slurm", *options.split(), *map(str, training)]))
     job_id = slurm.submit(
         script, *more.split(), f"--output={folder}/{name}.out",
         PYTHONPATH=f"{INSIDE}:{ROOT}", DISTBP_TEST_PACE=f"{seconds / STEPS:.4f}",

@@ -31,6 +31,7 @@ class Parser(argparse.ArgumentParser):
     """
 
     def __init__(self, **arguments: Any) -> None:
+        # Abbreviations in scripts would break when an option is added.
         super().__init__(
             allow_abbrev=False, add_help=False, formatter_class=_HelpFormatter, **arguments
         )
@@ -107,6 +108,7 @@ class Verb:
             An argument is unknown or missing, or its value is not allowed.
         """
         parser = self.parser()
+        # parse_args would report unknown arguments too, but without a suggestion.
         parsed, unknown = parser.parse_known_args(arguments)
         if unknown:
             parser.refuse(unknown[0])
@@ -126,8 +128,9 @@ def add_options(parser: Parser, *kinds: Any, skip: Collection[str] = ()) -> None
         default = format_default(one.default, meta["default_text"])
         group = parser.group(meta["group"])
         arguments: dict[str, Any] = {
+            # Absent unless given: the defaults are the dataclass's, and files may override them.
             "default": argparse.SUPPRESS,
-            "help": f"{meta['help']} {default}".replace("%", "%%"),
+            "help": f"{meta['help']} {default}".replace("%", "%%"),  # argparse formats it
             "required": one.default is MISSING,
         }
         if one.type in (bool, bool | None):
@@ -151,5 +154,5 @@ def drop_options(argv: Sequence[str], *flags: str) -> list[str]:
     for word in argv:
         if not is_value and word.partition("=")[0] not in flags:
             kept.append(word)
-        is_value = word in flags and not is_value
+        is_value = word in flags and not is_value  # of `FLAG=VALUE` no value follows
     return kept

@@ -34,7 +34,7 @@ def should_start_ranks(ranks: int | None) -> bool:
         return False
     if ranks < 1:
         raise ConfigError(f"--ranks {ranks}: expected at least 1.")
-    if started > 1:
+    if started > 1:  # each of these ranks would start as many again
         raise ConfigError(
             f"--ranks {ranks} starts ranks itself, but a launcher has started {started} already. "
             f"Use one of the two."

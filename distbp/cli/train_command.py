@@ -52,7 +52,7 @@ def _run_train(arguments: argparse.Namespace) -> int:
     given = given_options(arguments, Config)
     options = _RunOptions(**given_options(arguments, _RunOptions))
     ranks: Any = getattr(arguments, "ranks", None)
-    # Both are asked, because both check what was given.
+    # Not `or`: both have to be called, because both check what was given.
     if any([should_start_ranks(ranks), _should_restart(options.restarts, ranks)]):
         return _supervise(arguments.argv, ranks, options, given)
     config = (
@@ -60,12 +60,13 @@ def _run_train(arguments: argparse.Namespace) -> int:
         if options.resume
         else _new_config(options.config, given)
     )
+    # Only now: a process that starts ranks, or refuses its options, loads no communicator.
     from distbp.parallel.environment import LaunchEnvironment
     from distbp.parallel.topology import connect
     from distbp.training.loop import train
 
     comm = connect()
-    if comm.rank == 0:
+    if comm.rank == 0:  # the supervisor waits for it with a time limit
         LaunchEnvironment.from_environ().write_started_file()
     train(config, bool(options.resume), comm)
     return 0
@@ -109,7 +110,7 @@ def _supervise(argv: Sequence[str], ranks: int, options: _RunOptions, given: dic
 
     restarts = options.restarts or 0
     first = drop_options(argv, "--ranks", "--restarts")
-    if options.resume:
+    if options.resume:  # the same command is right again, however far the run has got
         return Supervisor(ranks, restarts, options.resume, first, first).run()
     config = _new_config(options.config, given)
     check_paths_given(config)
@@ -126,6 +127,7 @@ def resume_arguments(run: str, given: dict[str, Any]) -> list[str]:
 
     words = ["train", "--resume", run]
     for one in fields(Config):
+        # All other options are in the checkpoint, and a resume refuses to change them.
         if one.metadata["may_change_on_resume"] and one.name in given.keys() - {"data", "out"}:
             words += as_arguments(flag(one.name), given[one.name])
     return words
@@ -155,6 +157,7 @@ def _resumed_config(run: str, file: str | None, given: dict[str, Any]) -> Any:
         raise ConfigError(f"--resume {run}: expected the directory of a run.")
     found = read_checkpoint(find_checkpoint(run))
     config: Config = Config.read(found.about["config"], run).resumed(given | {"out": run})
+    # The path was relative to the directory that the run was started in.
     if not os.path.exists(config.data):
         raise ConfigError(
             f"--resume {run}: its data set {config.data} does not exist, seen from the current "

@@ -66,6 +66,8 @@ def work(rank, ranks, case, folder):
 
 if __name__ == "__main__":
     how, case, folder = sys.argv[1:]
+    # All processes are on this host, whatever its name resolves to.
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     if how == "ddp":
         mp.spawn(work, (RANKS, case, folder), RANKS)
     else:

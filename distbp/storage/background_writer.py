@@ -66,10 +66,6 @@ class BackgroundWriter:
             if not isinstance(error, CheckpointError):
                 raise
 
-    def is_done(self) -> bool:
-        """Return whether no write is in progress."""
-        return self._thread is None or not self._thread.is_alive()
-
     def wait(self) -> None:
         """Wait until no write is in progress.
 

@@ -1,14 +1,13 @@
 """What a run writes and shows: checkpoints, metrics, log lines and a progress bar.
 
 Only rank 0 records: it has a `RunRecorder`, the others a `NullRecorder`, so that the loop
-need not ask which rank it is on. Neither sends a message. A `RunObserver` is the small part of
-a recorder that only wants to know how far a run is.
+need not ask which rank it is on. Neither sends a message. `on_step`, `on_epoch` and `on_end`
+get the progress of the run.
 """
 
 import logging
 import time
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
@@ -25,19 +24,6 @@ from distbp.training.metrics_file import MetricsFile
 from distbp.training.state import Progress
 
 logger = logging.getLogger(__name__)
-
-
-class RunObserver(Protocol):
-    """What is notified as a run proceeds."""
-
-    def on_step(self, progress: Progress) -> None:
-        """Handle the end of a step that was applied."""
-
-    def on_epoch(self, progress: Progress) -> None:
-        """Handle the end of an epoch; its record is the last one of the history."""
-
-    def on_end(self, progress: Progress) -> None:
-        """Handle the end of the run, whether it is complete or stops early."""
 
 
 class NullRecorder:

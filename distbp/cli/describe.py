@@ -82,6 +82,7 @@ def _checkpoint_rows(found: checkpoint.Checkpoint) -> list[_Row]:
         ("trained on", config["data"]),
         ("optimizer", f"{config['optimizer']}, learning rate {config['learning_rate']:g}"),
         ("batch", f"{config['batch_size']} rows in {config['shards']} shards"),
+        ("kernels", config.get("kernels", "not recorded")),
         ("machine", ", ".join(f"{key} {value}" for key, value in about["machine"].items())),
         ("versions", ", ".join(f"{key} {value}" for key, value in about["versions"].items())),
     ]

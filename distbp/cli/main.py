@@ -14,6 +14,7 @@ from typing import NoReturn
 
 from distbp import console
 from distbp.cli.commands import VERBS
+from distbp.cli.kernel_selection import select_kernels
 from distbp.cli.parser import Parser, did_you_mean
 from distbp.cli.train_command import TRAIN
 from distbp.errors import ConfigError, DistbpError, LaunchError
@@ -39,8 +40,10 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     console.protect_streams()
     console.install_handlers()
     LaunchEnvironment.from_environ().die_with_parent()
+    words = sys.argv[1:] if argv is None else argv
     try:
-        status = run_verb(parse_command_line(sys.argv[1:] if argv is None else argv))
+        select_kernels(words)
+        status = run_verb(parse_command_line(words))
     except DistbpError as error:
         status = _report_error(error)
     except KeyboardInterrupt:

@@ -11,6 +11,7 @@ import h5py
 import numpy as np
 import threadpoolctl
 
+from distbp import kernels
 from distbp.errors import ConfigError
 from distbp.version import __version__
 
@@ -47,6 +48,55 @@ def _blas_libraries() -> list[dict[str, Any]]:
     return [info for info in threadpoolctl.threadpool_info() if info["user_api"] == "blas"]
 
 
+def loaded_kernels() -> str:
+    """Return the name of the kernels that OpenBLAS uses; '' if NumPy uses no OpenBLAS."""
+    libraries = [one for one in _blas_libraries() if one["internal_api"] == "openblas"]
+    return " + ".join(sorted({str(one.get("architecture", "")) for one in libraries}))
+
+
+def kernels_in_use() -> str:
+    """Return the value of `--kernels` that gives those of this process; '' without OpenBLAS."""
+    is_portable = kernels.selected(os.environ) == kernels.PORTABLE
+    return kernels.PORTABLE if is_portable else loaded_kernels()
+
+
+def check_kernels(choice: str) -> None:
+    """Raise ConfigError if other kernels are loaded than those chosen; `native` may be any."""
+    if choice == kernels.NATIVE:
+        return
+    loaded, expected = loaded_kernels(), choice
+    if not loaded:
+        raise ConfigError(
+            f"--kernels {choice} needs OpenBLAS, but NumPy uses {numeric_platform()['blas']}, "
+            f"whose kernels cannot be chosen. Use NumPy from PyPI, or --kernels native."
+        )
+    variables = f"{kernels.CORETYPE_VARIABLE}={choice}"
+    if choice == kernels.PORTABLE:
+        expected = kernels.PORTABLE_KERNELS
+        variables = (
+            f"{kernels.CORETYPE_VARIABLE}={expected} and "
+            f"{kernels.NUMPY_VARIABLE}='{kernels.numpy_avx512_names()}'"
+        )
+        if loaded == expected and simd_level() == "AVX-512":
+            loaded += ", and NumPy those for AVX-512"
+    if loaded.lower() != expected.lower():
+        raise ConfigError(
+            f"--kernels {choice} has no effect: OpenBLAS uses the kernels {loaded}. It has no "
+            f"others here, or a variable says so, or it was loaded before. Set {variables} before "
+            f"NumPy is loaded, or use --kernels native."
+        )
+
+
+def simd_level() -> str:
+    """Return the widest vectors that NumPy's own code uses: AVX-512, AVX2, or another's name."""
+    info: Any = np.show_config(mode="dicts")
+    extensions = info.get("SIMD Extensions", {})
+    names = [*extensions.get("baseline", []), *extensions.get("found", [])]
+    levels = {"AVX-512": ("X86_V4", "AVX512_SKX"), "AVX2": ("X86_V3", "AVX2")}
+    widest = (level for level, known in levels.items() if set(known) & set(names))
+    return next(widest, names[-1] if names else "")
+
+
 def usable_cores() -> list[int]:
     """Return the IDs of the CPU cores that this process may run on."""
     if hasattr(os, "sched_getaffinity"):
@@ -60,7 +110,9 @@ def numeric_platform() -> dict[str, str]:
         f"{info['internal_api']} {info['version']} {info.get('architecture', '')}".strip()
         for info in _blas_libraries()
     )
-    return {"cpu": cpu_model(), "numpy": np.__version__, "blas": blas or "unknown"}
+    return {
+        "cpu": cpu_model(), "numpy": np.__version__, "simd": simd_level(), "blas": blas or "unknown"
+    }  # fmt: skip
 
 
 def software_versions() -> dict[str, str]:

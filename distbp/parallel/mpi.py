@@ -1,7 +1,8 @@
 """Load, start and abort MPI. The only file that imports mpi4py.
 
 MPI starts when it is first needed, not on import: a process that no launcher started never
-starts it. What is sent once it runs is in `comm`.
+starts it. What is sent once it runs is in `comm`, but for one exchange that has to come before
+NumPy is loaded, as this file imports none.
 """
 
 import atexit
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from mpi4py.MPI import Request as Request
 
 STDERR_FD = 2
+_TEXT_BYTES = 256
 _FLUSH_WAIT_S = 0.3  # for the launcher to forward what was written: an abort would overtake it
 
 
@@ -49,6 +51,28 @@ def init() -> Any:
         signal.alarm(0)
         atexit.register(MPI.Finalize)
     return MPI
+
+
+def allgather_text(text: str) -> list[str]:
+    """Return the text of every rank in order, on all of them; collective.
+
+    Parameters
+    ----------
+    text : str
+        ASCII, at most `_TEXT_BYTES` characters.
+
+    Raises
+    ------
+    ImportError, RuntimeError
+        As `init`, or a rank has failed.
+    """
+    world = init().COMM_WORLD
+    own, everything = text.encode().ljust(_TEXT_BYTES), bytearray(world.size * _TEXT_BYTES)
+    signal.alarm(LaunchEnvironment.from_environ().init_timeout)  # a rank may have been stopped
+    world.Allgather(own, everything)
+    signal.alarm(0)
+    texts = everything.decode()
+    return [texts[i : i + _TEXT_BYTES].rstrip() for i in range(0, len(texts), _TEXT_BYTES)]
 
 
 def _memory_plug(launch: LaunchEnvironment) -> list[bytearray]:

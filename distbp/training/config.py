@@ -166,6 +166,12 @@ class Config:
         1, "BLAS threads per rank; part of what determines the result's bits", int,
         group="parallelism", least=1,
     )  # fmt: skip
+    kernels: str = option(
+        "native", "BLAS kernels, part of what determines the result's bits: native, the fastest "
+        "for the CPUs; portable, those of Haswell, the same bits on all x86-64 CPUs since 2013; "
+        "or a name known to OpenBLAS",
+        group="parallelism", metavar="NAME", may_change_on_resume=True,
+    )  # fmt: skip
     dtype: str = option(
         "float32", "type of parameters, activations and gradients", group="network",
         choices=DTYPES,
@@ -223,6 +229,10 @@ class Config:
             check_option(flag(one.name), value, one.metadata)
         if any(type(n) is not int or n < 1 for n in self.hidden):
             raise ConfigError(f"--hidden {self.hidden!r}: expected whole numbers of at least 1.")
+        if not re.fullmatch(r"\w+", self.kernels, re.ASCII):
+            raise ConfigError(
+                f"--kernels {self.kernels!r}: expected native, portable or a name such as SkylakeX."
+            )
         check_shards(self.shards, self.batch_size)
         self.interval()
         for name in ("time_limit", "stall_limit"):

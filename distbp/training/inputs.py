@@ -68,6 +68,13 @@ def open_model_and_data(model: str, path: str, comm: Topology) -> tuple[Checkpoi
     with collective_errors(comm):
         host.set_blas_threads(checkpoint.about["config"]["threads"])
         _check_fits(checkpoint, data)
+    trained, used = checkpoint.about["config"].get("kernels"), host.kernels_in_use()
+    if comm.rank == 0 and trained not in (None, used, host.loaded_kernels()):
+        logger.warning(
+            "%s was trained with the kernels %s, and is used with %s: last bits may differ. Use "
+            "it within the directory of its run, or set no OPENBLAS_CORETYPE.",
+            model, trained, used,
+        )  # fmt: skip
     return checkpoint, data
 
 

@@ -28,11 +28,14 @@ class RankInfo(NamedTuple):
         Numbers of the cores that the rank may use.
     bits : dict of str
         What the last bits of its results depend on: CPU, NumPy, BLAS.
+    native_kernels : str
+        The BLAS kernels that it would use alone; '' if that is not known.
     """
 
     node: int
     cores: list[int]
     bits: dict[str, str]
+    native_kernels: str = ""
 
 
 # Before a run.
@@ -56,8 +59,15 @@ def introduction(
         f"{count(steps, 'step')} an epoch",
         f"{count(len(ranks), 'rank')} on {count(len(nodes), 'node')}, "
         f"{count(config.shards or 1, 'shard')}, {count(config.threads, 'thread')} a rank, "
-        f"{count(len(all_cores(ranks)), 'core')}; {exact} sums ({config.combine})",
+        f"{count(len(all_cores(ranks)), 'core')}, {config.kernels} kernels; {exact} sums "
+        f"({config.combine})",
     ]
+    native = dict.fromkeys(rank.native_kernels for rank in ranks)
+    if len(native) > 1:
+        lines.append(
+            f"the CPUs differ: {config.kernels} kernels on all ranks, for the same bits; those "
+            f"native to them are {' and '.join(name or 'others' for name in native)}"
+        )
     if len(ranks) > 1:
         lines.append(
             "if a rank dies, the others repeat the step in flight and continue"
@@ -97,23 +107,28 @@ def warnings(config: Config, ranks: Sequence[RankInfo], checkpoint: Checkpoint |
 
 def _differing_hardware(ranks: Sequence[RankInfo], checkpoint: Checkpoint | None) -> list[str]:
     first, texts = ranks[0].bits, []
-    odd = next((rank for rank in range(len(ranks)) if ranks[rank].bits != first), None)
-    if odd is not None:
+    differing = ((rank, _differences(ranks[rank].bits, first)) for rank in range(len(ranks)))
+    odd, difference = next((one for one in differing if one[1]), (0, ""))
+    if difference:
         texts.append(
-            f"rank {odd} has {_differences(ranks[odd].bits, first)}, unlike rank 0: the last bits "
-            f"may differ from those of a run on another number of ranks."
+            f"rank {odd} has {difference}, unlike rank 0: the last bits may differ from those of "
+            f"a run on another number of ranks."
         )
-    before = checkpoint.about["machine"] if checkpoint else first
-    if any(before.get(key) != value for key, value in first.items()):
+    if checkpoint and (difference := _differences(checkpoint.about["machine"], first)):
         texts.append(
-            f"the run was started with {_differences(before, first)}: its last bits may differ "
-            f"from those of a run that was not interrupted."
+            f"the run was started with {difference}: its last bits may differ from those of a "
+            f"run that was not interrupted."
         )
     return texts
 
 
 def _differences(these: dict[str, str], those: dict[str, str]) -> str:
-    return ", ".join(f"{key} {these.get(key)!r}" for key in those if these.get(key) != those[key])
+    """Return what in `these` may round unlike `those`; checkpoints of old versions lack some."""
+    # OpenBLAS's kernels, which are part of its description, round alike on every CPU.
+    keys = those.keys() & these.keys() - ({"cpu"} if "openblas" in those["blas"] else set())
+    return ", ".join(
+        f"{key} {these[key]!r}" for key in those if key in keys and these[key] != those[key]
+    )
 
 
 def all_cores(cores_of_ranks: Iterable[Sequence[Any]]) -> set[tuple[int, int]]:

@@ -6,11 +6,13 @@ in θ, the optimizer's state and the `Progress`. `restore` brings θ and state t
 """
 
 import math
-from dataclasses import dataclass
+import os
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
+from distbp import kernels
 from distbp.data.dataset import DataSet, Split
 from distbp.errors import ConfigError
 from distbp.network import rng
@@ -127,6 +129,9 @@ def assemble(
     # a rank that raises by itself would leave the others waiting for it.
     with collective_errors(comm):
         host.set_blas_threads(config.threads)
+        # Those of a run that is resumed may not be available here, which is only worth a warning.
+        if checkpoint is None or config.kernels != checkpoint.about["config"].get("kernels"):
+            host.check_kernels(config.kernels)
     data = open_data(Path(config.data), comm)
     with collective_errors(comm):
         config = config.resolved(data)
@@ -134,6 +139,9 @@ def assemble(
             _check_same_run(config, checkpoint)
         network = _make_network(config, data, checkpoint is not None)
     _check_identical_on_all_ranks(comm, config, data)
+    if config.kernels != kernels.PORTABLE:
+        used = comm.world.broadcast(host.kernels_in_use())
+        config = replace(config, kernels=used or kernels.NATIVE)
     rows, validation = _split_validation(config, data, comm)
     order = SharedArray(comm, (len(rows),), np.dtype(np.int64))
     update = _make_update(config, network, len(rows))
@@ -185,7 +193,8 @@ def _make_evaluators(
 def _introduce(parts: RunParts, checkpoint: Checkpoint | None, caution: str | None) -> None:
     """Log what is trained, on what, and what may not be as the user expects; collective."""
     comm, config, recorder = parts.comm, parts.config, parts.recorder
-    own = [comm.node_index, host.usable_cores(), host.numeric_platform()]
+    native = kernels.native_kernels(kernels.Cpu.detect(os.environ))
+    own = [comm.node_index, host.usable_cores(), host.numeric_platform(), native]
     ranks = [RankInfo(*one) for one in comm.world.allgather(own)]
     if comm.rank == 0:
         for text in [*warnings(config, ranks, checkpoint), *([caution] if caution else [])]:

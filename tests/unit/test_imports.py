@@ -23,7 +23,7 @@ PACKAGES = {
     "cli": {"", "network", "parallel", "storage", "data", "training", "launch"},
 }
 MODULES = {
-    "": ["version", "errors", "options", "terminal", "console"],
+    "": ["version", "errors", "kernels", "options", "terminal", "console"],
     "network": [
         "activations", "costs", "rng", "parameters", "matmul", "network", "dropout",
         "optimizers", "parameter_store", "update", "schedules",
@@ -44,7 +44,10 @@ MODULES = {
         "metrics_file", "recorder", "setup", "recovery", "loop",
     ],
     "launch": ["processes", "mpiexec", "supervisor", "slurm", "planner"],
-    "cli": ["parser", "rank_options", "describe", "train_command", "commands", "main"],
+    "cli": [
+        "parser", "rank_options", "describe", "train_command", "commands", "kernel_selection",
+        "main",
+    ],
 }  # fmt: skip
 ORDER = [".".join(filter(None, (p, m))) for p, modules in MODULES.items() for m in modules]
 TREES = {

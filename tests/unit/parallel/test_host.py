@@ -29,8 +29,58 @@ def test_a_blas_that_ignores_the_number_is_refused(monkeypatch, one_thread):
 def test_the_numeric_platform_is_known():
     """CPU, NumPy and BLAS by name; and at least one core may be used."""
     platform = host.numeric_platform()
-    assert set(platform) == {"cpu", "numpy", "blas"}
+    assert set(platform) == {"cpu", "numpy", "simd", "blas"}
     assert all(platform.values())
     assert "openblas" in platform["blas"].lower() or "mkl" in platform["blas"].lower()
     assert len(host.usable_cores()) >= 1
     assert set(host.software_versions()) == {"distbp", "python", "h5py", "hdf5"}
+
+
+def test_the_kernels_that_are_loaded_are_accepted():
+    """By their name, in any case; `native` always is."""
+    loaded = host.loaded_kernels()
+    assert loaded
+    assert loaded in host.numeric_platform()["blas"]
+    host.check_kernels("native")
+    host.check_kernels(loaded.lower())
+    assert host.kernels_in_use() == loaded
+
+
+@pytest.mark.parametrize(
+    ("choice", "loaded", "simd", "message"),
+    [
+        ("Zen", "Haswell", "AVX2", "--kernels Zen has no effect: OpenBLAS uses"),
+        ("portable", "Haswell", "AVX-512", "the kernels Haswell, and NumPy those for AVX-512."),
+        ("portable", "SkylakeX", "AVX2", "Set OPENBLAS_CORETYPE=Haswell and NPY_DISABLE_CPU"),
+        ("portable", "", "", "--kernels portable needs OpenBLAS, but NumPy uses mkl 2025"),
+        ("portable", "Haswell", "AVX2", None),
+        ("native", "", "", None),
+    ],
+)  # fmt: skip
+def test_other_kernels_are_refused(monkeypatch, choice, loaded, simd, message):
+    """Also those of a library that does not let them be chosen."""
+    monkeypatch.setattr(host, "loaded_kernels", lambda: loaded)
+    monkeypatch.setattr(host, "simd_level", lambda: simd)
+    monkeypatch.setattr(host, "numeric_platform", lambda: {"blas": "mkl 2025"})
+    if message is None:
+        host.check_kernels(choice)
+        return
+    with pytest.raises(ConfigError) as caught:
+        host.check_kernels(choice)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("names", "level"),
+    [
+        ({"baseline": ["X86_V2"], "found": ["X86_V3", "X86_V4"]}, "AVX-512"),
+        ({"baseline": ["SSE3"], "found": ["AVX2", "AVX512F", "AVX512_SKX"]}, "AVX-512"),
+        ({"baseline": ["X86_V2"], "found": ["X86_V3"]}, "AVX2"),
+        ({"baseline": ["NEON", "ASIMD"], "found": []}, "ASIMD"),
+        ({}, ""),
+    ],
+)
+def test_the_vectors_of_numpy(monkeypatch, names, level):
+    """By the names of NumPy until version 2.3, since then, and on ARM."""
+    monkeypatch.setattr(host.np, "show_config", lambda mode: {"SIMD Extensions": names})
+    assert host.simd_level() == level

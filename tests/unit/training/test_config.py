@@ -138,6 +138,7 @@ def test_resolving_twice_changes_nothing():
 # A resumed run.
 
 CHANGES = {
+    "kernels": "portable",
     "data": "e.h5", "out": "r", "epochs": 50, "patience": 3, "checkpoint_every": "5s", "keep": 9,
     "quiet": True, "time_limit": "2h", "stall_limit": "9s",
     "check_every": 0, "on_nan": "skip",

@@ -17,7 +17,8 @@ from distbp.training.messages import (
 )
 from distbp.training.state import Position, Progress
 
-BITS = {"cpu": "X", "numpy": "2.0", "blas": "openblas"}
+BITS = {"cpu": "X", "numpy": "2.0", "simd": "AVX-512", "blas": "openblas Haswell"}
+MKL = BITS | {"blas": "mkl"}
 
 
 def ranks(n, cores=None, nodes=1, bits=None):
@@ -35,6 +36,9 @@ def test_no_warning():
     assert warnings(CONFIG, ranks(4, cores=2, nodes=2), None) == []
     same = SimpleNamespace(about={"machine": BITS | {"threads": 1}})
     assert warnings(CONFIG, ranks(1), same) == []
+    # Version 0.1.0 did not record the vectors, and the same kernels round alike on any CPU.
+    del same.about["machine"]["simd"]
+    assert warnings(CONFIG, ranks(2, bits={1: BITS | {"cpu": "Y"}}), same) == []
 
 
 @pytest.mark.parametrize(
@@ -44,7 +48,8 @@ def test_no_warning():
         (Config(shards=4, threads=2), ranks(2, cores=2), "2 ranks of 2 threads share 2 cores"),
         (CONFIG, ranks(7), "3 of 7 ranks have nothing to compute.*--shards 7 would use all ranks"),
         (Config(shards=4, combine="allreduce"), ranks(1), "--combine allreduce is not exact"),
-        (CONFIG, ranks(3, bits={2: BITS | {"cpu": "Y"}}), "rank 2 has cpu 'Y', unlike rank 0"),
+        (CONFIG, ranks(3, bits={2: BITS | {"simd": "AVX2"}}), "rank 2 has simd 'AVX2', unlike"),
+        (CONFIG, [RankInfo(0, [0], MKL), RankInfo(0, [1], MKL | {"cpu": "Y"})], "has cpu 'Y'"),
     ],
 )
 def test_warnings(config, infos, message):
@@ -60,12 +65,23 @@ def test_a_run_resumed_on_other_hardware():
     assert "started with numpy '1.9'" in text
 
 
+def test_introduction_of_ranks_on_different_cpus():
+    """Whose common kernels may be slower than those of some."""
+    config = Config(kernels="portable", shards=4)
+    infos = [RankInfo(0, [rank], BITS, name) for rank, name in enumerate(["A", "A", "B", ""])]
+    lines = introduction(config, Network((4, 2)), infos, 1000, Progress.at_start(), False)
+    assert lines[2] == (
+        "the CPUs differ: portable kernels on all ranks, for the same bits; those native to them "
+        "are A and B and others"
+    )
+
+
 def test_introduction():
     """Sizes, rows, ranks, sums, what a rank's death would cost, and where the run resumes."""
     network = Network((4, 3, 2))
     lines = introduction(CONFIG, network, ranks(2, nodes=2), 1000, Progress.at_start(), False)
     assert lines[0] == "4-3-2, 23 parameters, float32; 1,000 training rows, 4 steps an epoch"
-    assert lines[1].startswith("2 ranks on 2 nodes, 4 shards, 1 thread a rank, 4 cores; exact sums")
+    assert lines[1].startswith("2 ranks on 2 nodes, 4 shards, 1 thread a rank, 4 cores, native ker")
     assert lines[2:] == [
         "if a rank dies, the run ends; --resume continues from the last checkpoint"
     ]

@@ -1,21 +1,27 @@
 """The contender distbp: real training steps of a real run, under MPI or alone."""
 
+import os
 import sys
 from itertools import cycle
 from pathlib import Path
 
-import numpy as np
-from turns import take_turns
+from distbp import kernels
 
-from distbp.data import dataset
-from distbp.errors import DataError
-from distbp.network.parameters import layer_views
-from distbp.parallel.step_totals import STATS_WIDTH, StepTotals
-from distbp.parallel.topology import connect
-from distbp.storage import hdf5_file, scaling
-from distbp.training.config import Config
-from distbp.training.loop import Run
-from distbp.training.setup import assemble
+# As the command line does, before NumPy is loaded.
+kernels.select(kernels.NATIVE, [kernels.Cpu.detect(os.environ)], os.environ)
+
+import numpy as np  # noqa: E402
+from turns import take_turns  # noqa: E402
+
+from distbp.data import dataset  # noqa: E402
+from distbp.errors import DataError  # noqa: E402
+from distbp.network.parameters import layer_views  # noqa: E402
+from distbp.parallel.step_totals import STATS_WIDTH, StepTotals  # noqa: E402
+from distbp.parallel.topology import connect  # noqa: E402
+from distbp.storage import hdf5_file, scaling  # noqa: E402
+from distbp.training.config import Config  # noqa: E402
+from distbp.training.loop import Run  # noqa: E402
+from distbp.training.setup import assemble  # noqa: E402
 
 ROWS = 10_240
 

@@ -32,20 +32,25 @@ def hosts(tmp_path_factory):
         yield up
 
 
-def run(hosts: Hosts, layout: list[int], words) -> str:
+def run(hosts: Hosts, layout: list[int], words, *wrapper: Path) -> str:
     """Run distbp on ranks of several hosts, with success; return its output."""
-    ended = start(hosts, layout, words)
+    ended = start(hosts, layout, words, *wrapper)
     assert ended.returncode == 0, f"{ended.args}\n{ended.stdout}\n{ended.stderr}"
     return ended.stdout
 
 
-def start(hosts: Hosts, layout: list[int], words, **more: str) -> subprocess.CompletedProcess:
-    """Run distbp on ranks of several hosts, with more variables; no process may remain."""
+def start(
+    hosts: Hosts, layout: list[int], words, *wrapper: Path, **more: str
+) -> subprocess.CompletedProcess:
+    """Run distbp on ranks of several hosts, with more variables; no process may remain.
+
+    A wrapper is a program that starts the rank whose command line it is given.
+    """
     variables = environment(
         PYTHONPATH=f"{INSIDE}:{ROOT}", OPENBLAS_NUM_THREADS="1", OMPI_ALLOW_RUN_AS_ROOT="1",
         OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1", **more,
     )  # fmt: skip
-    program = [*variables, sys.executable, "-m", "distbp", *words]
+    program = [*variables, *wrapper, sys.executable, "-m", "distbp", *words]
     command = hosts.mpirun(BIN, layout, program, fault_tolerant=bool(more))
     # A deadlocked launcher of Open MPI does not react to SIGTERM.
     ended = subprocess.run(
@@ -98,6 +103,23 @@ def test_a_rank_failure_on_one_of_several_hosts(hosts, data, reference, tmp_path
     digest, records = reference
     assert distbp("digest", tmp_path / "run", folder=tmp_path).out.strip() == digest
     assert metrics(tmp_path / "run") == records
+
+
+def test_hosts_with_different_cpus_agree_on_kernels(hosts, data, tmp_path):
+    """One digest, that of `portable`, whichever host has which CPU."""
+    avx512 = "avx2 fma avx512f avx512bw avx512cd avx512dq avx512vl"
+    wrapper = tmp_path / "on_host"
+    wrapper.write_text(
+        f'#!/bin/sh\nif [ "$(uname -n)" = n1 ]; then DISTBP_TEST_CPU="AuthenticAMD 25 {avx512}"\n'
+        f'else DISTBP_TEST_CPU="GenuineIntel 6 {avx512}"; fi\n'
+        'export DISTBP_TEST_CPU\nexec "$@"\n'
+    )
+    wrapper.chmod(0o755)
+    words = ("train", data["digits"], "--hidden", "30", "--epochs", "1", "--out")
+    printed = run(hosts, [1, 2], [*words, tmp_path / "run"], wrapper)
+    assert "the CPUs differ: portable kernels on all ranks" in printed
+    portable = distbp(*words, "alone", "--kernels", "portable", folder=tmp_path)
+    assert f"digest {portable.digest}" in printed
 
 
 def test_ranks_without_a_shard(hosts, data, tmp_path):

@@ -17,6 +17,7 @@ from typing import Any
 
 # name of a place: module and function
 PLACES = {
+    "launch": ("distbp.cli.main", "select_kernels"),  # before MPI starts
     "configuration": ("distbp.training.config", "Config.__post_init__"),
     "connect": ("distbp.parallel.topology", "connect"),
     "start": ("distbp.parallel.topology", "make_topology"),

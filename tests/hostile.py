@@ -68,6 +68,77 @@ def lying_bomb(file: h5py.File, name: str, old: np.ndarray) -> None:
     made.id.write_direct_chunk((0,) * old.ndim, zlib.compress(bytes(1 << 28), 9))
 
 
+def lzf_bomb(file: h5py.File, name: str, old: np.ndarray) -> None:
+    """Store a chunk that is small by its shape, and is expanded to 88 MB by lzf."""
+    made = file.create_dataset(name, old.shape, old.dtype, chunks=old.shape, compression="lzf")
+    made.id.write_direct_chunk((0,) * old.ndim, b"\0\0" + b"\xe0\xff\0" * (1 << 19))
+
+
+def szip_bomb(file: h5py.File, name: str, old: np.ndarray) -> None:
+    """Store a chunk that says that it has 4 GB."""
+    made = file.create_dataset(name, old.shape, old.dtype, chunks=old.shape, compression="szip")
+    made.id.write_direct_chunk((0,) * old.ndim, b"\xff" * 4 + bytes(1000))
+
+
+def text(**damaged: int) -> Change:
+    """Return a change to text of variable length, some fields of its references overwritten.
+
+    A reference is a length, the address of a heap, and the number of an object in it. Without
+    damage, the labels are as good as numbers.
+    """
+    kind = np.dtype([("length", "<u4"), ("address", "<u8"), ("index", "<u4")])
+
+    def make(file: h5py.File, name: str, old: np.ndarray) -> None:
+        labels = [f"class {number % 5}" for number in range(len(old))]
+        made = file.create_dataset(name, data=labels, dtype=h5py.string_dtype())
+        file.flush()
+        references = np.zeros(len(old), kind)
+        with open(file.filename, "r+b", buffering=0) as raw:
+            raw.seek(made.id.get_offset())
+            raw.readinto(references.view(np.uint8))
+            for field, value in damaged.items():
+                references[field][1::2] = value
+            raw.seek(made.id.get_offset())
+            raw.write(references.tobytes())
+
+    return replaced(make)
+
+
+def enumeration(before: bytes, after: bytes) -> Change:
+    """Return a change to an enumeration of two members, some bytes of its type replaced."""
+
+    def make(file: h5py.File, name: str, old: np.ndarray) -> None:
+        kind = h5py.enum_dtype({"first": 0x1234567, "other": 0x7654321}, "<i4")
+        file.create_dataset(name, data=np.full(old.shape, 0x1234567), dtype=kind)
+        file.flush()
+        with open(file.filename, "r+b", buffering=0) as raw:
+            raw.seek(raw.read().rindex(before))
+            raw.write(after)
+
+    return replaced(make)
+
+
+def damaged_fill_value(file: h5py.File, name: str, old: np.ndarray) -> None:
+    """Use text with a fill value of 4 GB, which libhdf5 converts before anything is read."""
+    made = file.create_dataset(
+        name, old.shape, h5py.string_dtype(), chunks=old.shape, fillvalue="no"
+    )
+    made[...] = "yes"
+    file.flush()
+    with open(file.filename, "r+b", buffering=0) as raw:
+        at = raw.read().rindex(b"\x10\0\0\0\x02\0\0\0")  # its size, and its length
+        raw.seek(at + 4)
+        raw.write(b"\xf0\xff\xff\xff")
+
+
+def soft_link_circle(file: h5py.File, name: str, old: np.ndarray) -> None:
+    """Make three links that lead to one another, through groups."""
+    file["circle/a"] = h5py.SoftLink("/circle/b/x")
+    file["circle/b"] = h5py.SoftLink("c")
+    file["circle/c"] = h5py.SoftLink("/circle/a/./x")
+    file[name] = h5py.SoftLink("/circle/a/x")
+
+
 def unwritten(shape: tuple[int, ...], **storage: object) -> Change:
     """Return a change that declares a shape and stores no data."""
     return replaced(lambda file, name, old: file.create_dataset(name, shape, old.dtype, **storage))
@@ -110,6 +181,13 @@ ZOO: dict[str, Change] = {
     "soft link to itself": replaced(
         lambda f, name, old: f.__setitem__(name, h5py.SoftLink("/" + name))
     ),
+    "soft links in a circle": replaced(soft_link_circle),
+    "soft link to an external link": replaced(
+        lambda f, name, old: [
+            f.__setitem__("outside", h5py.ExternalLink(secret(f), "/")),
+            f.__setitem__(name, h5py.SoftLink("/outside/x")),
+        ]
+    ),
     "virtual dataset of another file": replaced(lambda f, n, old: virtual(f, n, old, secret(f))),
     "virtual dataset of this file": replaced(lambda f, n, old: virtual(f, n, old, ".")),
     "cycle": cycle,
@@ -120,6 +198,22 @@ ZOO: dict[str, Change] = {
     "contiguous but not stored": unwritten((64,)),
     "bomb in one chunk": replaced(large_bomb),
     "bomb that decompresses to more": replaced(lying_bomb),
+    "lzf bomb": replaced(lzf_bomb),
+    "szip bomb": replaced(szip_bomb),
+    "text with references outside the file": text(address=1 << 60),
+    "text with references below 0": text(address=(1 << 64) - 8),
+    "text with references to the superblock": text(address=0),
+    "text of 4 GB": text(length=0xFFFFFFF0),
+    "text of 2 GB at no object": text(length=0x7FFFFFF0, index=7777),
+    "text at object 0": text(index=0),
+    "text longer than its object": text(length=4000),
+    "text with a damaged fill value": replaced(damaged_fill_value),
+    # Its class, the number of members, and the bytes of one.
+    "enumeration without members": enumeration(b"\x18\2\0\0\4\0\0\0", b"\x18\0"),
+    "enumeration of 65535 members": enumeration(b"\x18\2\0\0\4\0\0\0", b"\x18\xff\xff"),
+    "enumeration of wide members": enumeration(b"\x18\2\0\0\4\0\0\0", b"\x18\2\0\0\xff\xff"),
+    "enumeration with a value twice": enumeration(b"\x21\x43\x65\7", b"\x67\x45\x23\1"),
+    "enumeration with a name twice": enumeration(b"other", b"first"),
     "text of variable length": replaced(
         lambda f, name, old: f.create_dataset(name, data=["a"] * len(old))
     ),

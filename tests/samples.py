@@ -13,10 +13,10 @@ from typing import Any
 import h5py
 import numpy as np
 
-from distbp.data.dataset import DATA_FORMAT, DATA_VERSION, dtype_and_shape
+from distbp.data.dataset import DATA_FORMAT, dtype_and_shape, version_for
 from distbp.errors import DataError
 from distbp.storage import hdf5_file
-from distbp.storage.scaling import Scaling
+from distbp.storage.scaling import Scaling, TargetScaling
 
 ROWS = {"train": 503, "test": 101}
 N_CLASSES = 5
@@ -28,18 +28,23 @@ def write(
     splits: dict[str, tuple[np.ndarray, np.ndarray]],
     scaling: Scaling,
     classes: int = 0,
+    task: str | None = None,
+    target: TargetScaling | None = None,
     **storage: Any,
 ) -> Path:
     """Write arrays (x, y) of each split; `classes` is 0 for regression."""
-    bits = hashlib.sha256()
-    with hdf5_file.create_file(path, DATA_FORMAT, DATA_VERSION, DataError) as file:
+    bits, task = hashlib.sha256(), task or ("classification" if classes else "regression")
+    version = version_for(task, target is not None)
+    with hdf5_file.create_file(path, DATA_FORMAT, version, DataError) as file:
         for name, (x, y) in splits.items():
             file.create_dataset(f"{name}/x", data=x, track_times=False, **storage)
             hdf5_file.write_array(file, f"{name}/y", y)
             bits.update(x.tobytes() + y.tobytes())
         scaling.write(file)
+        if target is not None:
+            target.write(file)
         about = {
-            "task": "classification" if classes else "regression",
+            "task": task,
             "classes": [f"class {number}" for number in range(classes)],
             "shape": list(splits["train"][0].shape[1:]),
             "scaling": "by hand",
@@ -83,6 +88,33 @@ def numbers(path: Path, rows: dict[str, int] | None = None, **storage: Any) -> P
     return write(path, splits, scaling, **storage)
 
 
+def prices(path: Path, rows: dict[str, int] | None = None, **storage: Any) -> Path:
+    """Write a regression of two targets of very different size, which are to be standardized."""
+    random = np.random.default_rng(9)
+    map_to_y = random.normal(size=(5, 2))
+    splits = {}
+    for name, n in (rows or ROWS).items():
+        x = random.normal(size=(n, 5))
+        y = x @ map_to_y + np.abs(x[:, :2]) + 0.1 * random.normal(size=(n, 2))
+        splits[name] = (x, np.array([200_000, -3]) + np.array([50_000, 0.01]) * y)
+    y = splits["train"][1]
+    target = TargetScaling(y.mean(axis=0), 1 / y.std(axis=0))
+    return write(path, splits, Scaling(np.zeros(1), np.ones(1)), target=target, **storage)
+
+
+def labels(path: Path, rows: dict[str, int] | None = None, **storage: Any) -> Path:
+    """Write bytes with four labels of 0 or 1 a row: which of four shapes an image shows."""
+    random = np.random.default_rng(10)
+    shapes = random.integers(0, 60, (4, *SHAPE))
+    splits = {}
+    for name, n in (rows or ROWS).items():
+        y = random.integers(0, 2, (n, 4)).astype(np.uint8)
+        noise = random.integers(0, 16, (n, *SHAPE))
+        splits[name] = ((np.tensordot(y, shapes, 1) + noise).astype(np.uint8), y)
+    scaling = Scaling(np.zeros(1), np.array([1 / 255]))
+    return write(path, splits, scaling, 4, "multilabel", **storage)
+
+
 PACKED = {"chunks": True, "compression": "gzip", "shuffle": True}
 WITH_VALIDATION = ROWS | {"validation": 97}
 
@@ -92,6 +124,9 @@ DATA_SETS = {
     "digits packed": lambda path: digits(path, WITH_VALIDATION, **PACKED),
     "numbers": lambda path: numbers(path),
     "numbers packed": lambda path: numbers(path, WITH_VALIDATION, **PACKED),
+    "prices": lambda path: prices(path),
+    "labels": lambda path: labels(path),
+    "labels packed": lambda path: labels(path, WITH_VALIDATION, **PACKED),
 }
 
 
@@ -157,5 +192,10 @@ RECIPES = {
     "regression, packed, float64": recipe(
         "numbers packed", batch_size=120, shards=11, dtype="float64", l2=1.0,
         schedule="plateau", decay_epochs=2, patience=3, epochs=4, activation="tanh",
+    ),
+    "scaled targets": recipe("prices", batch_size=60, shards=5, validation=0.2, patience=3),
+    "multilabel": recipe("labels", batch_size=70, shards=4, optimizer="adam", dropout=0.1),
+    "multilabel, packed, quadratic": recipe(
+        "labels packed", batch_size=64, shards=6, cost="quadratic", learning_rate=2.0,
     ),
 }  # fmt: skip

@@ -57,9 +57,12 @@ def _describe_import(about: dict[str, Any]) -> str:
     columns = math.prod(about["shape"])
     text = f"{columns:,} number{'s' * (columns != 1)} per row, scaling {about['scaling']}; "
     classes = about["classes"]
-    if not classes:
-        return f"{text}regression"
+    if about["task"] == "regression":
+        how = about.get("target_scaling")
+        return f"{text}regression{f', target scaling {how}' if how else ''}"
     names = ", ".join(classes[:10]) + ", …" * (len(classes) > 10)
+    if about["task"] == "multilabel":
+        return f"{text}{len(classes):,} labels a row: {names}"
     hint = "; if these are quantities, use --task regression"
     return f"{text}{len(classes):,} classes: {names}{hint * (len(classes) > _MANY_CLASSES)}"
 
@@ -96,15 +99,18 @@ def _run_evaluate(arguments: argparse.Namespace) -> int:
     from distbp.parallel.topology import connect
     from distbp.training.evaluation import Evaluator
     from distbp.training.inputs import open_model_and_data
+    from distbp.training.messages import format_cost
 
     comm = connect()
     with host.preserve_blas_threads(), abort_on_error(comm):
         checkpoint, data = open_model_and_data(arguments.model, arguments.data, comm)
         split = data.split(arguments.split)
-        is_regression = data.task == "regression"
-        evaluator = Evaluator(comm, checkpoint.network, split, checkpoint.scaling, is_regression)
+        evaluator = Evaluator(
+            comm, checkpoint.network, split, checkpoint.scaling, data.task, checkpoint.target
+        )
         score = evaluator.score()
     if comm.rank == 0:
+        is_regression = data.task == "regression"
         name = "r2" if is_regression else "accuracy"
         values = {
             "split": arguments.split,
@@ -118,7 +124,8 @@ def _run_evaluate(arguments: argparse.Namespace) -> int:
             accuracy = (
                 f"R² {score.accuracy:.4f}" if is_regression else f"accuracy {score.accuracy:.2%}"
             )
-            print(f"{arguments.split}: {score.rows:,} rows, cost {score.cost:.6f}, {accuracy}")
+            cost = format_cost(score.cost, 6)
+            print(f"{arguments.split}: {score.rows:,} rows, cost {cost}, {accuracy}")
     return 0
 
 

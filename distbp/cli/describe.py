@@ -9,6 +9,8 @@ from distbp.data.dataset import DataSet
 from distbp.errors import CheckpointError, DataError
 from distbp.network.parameters import digest
 from distbp.storage import atomic, checkpoint, checksum, hdf5_checks, hdf5_file, run_directory
+from distbp.storage.scaling import TargetScaling
+from distbp.training.messages import format_cost
 
 _Row = tuple[str, Any]
 
@@ -57,14 +59,26 @@ def _data_rows(found: DataSet) -> list[_Row]:
     about = found.about
     rows: list[_Row] = [("task", found.task)]
     if found.classes:
-        rows.append((f"{len(found.classes)} classes", ", ".join(found.classes)))
+        noun = "classes" if found.n_classes else "labels"
+        rows.append((f"{len(found.classes)} {noun}", ", ".join(found.classes)))
     for name, split in found.splits.items():
         shape = "×".join(map(str, about["shape"]))
         rows.append((name, f"{len(split):,} rows of {shape} {split.x_dtype}"))
     rows += [("split", about["split"]), ("scaling", about["scaling"])]
+    rows += _target_rows(found.target)
     rows += [("source", ", ".join(about["source"]["files"])), ("digest", about["digest"])]
     rows.append(("checksum", _checksum_state(found.path)))
     return rows
+
+
+def _target_rows(target: TargetScaling | None) -> list[_Row]:
+    """Return how the targets of a regression are scaled."""
+    if target is None:
+        return []
+    numbers = [
+        f"mean {m:g}, deviation {s:g}" for m, s in zip(target.shift, target.units, strict=True)
+    ]
+    return [("targets", f"standardized: {'; '.join(numbers[:5])}{'; …' * (len(numbers) > 5)}")]
 
 
 def _checkpoint_rows(found: checkpoint.Checkpoint) -> list[_Row]:
@@ -80,6 +94,7 @@ def _checkpoint_rows(found: checkpoint.Checkpoint) -> list[_Row]:
             f"{progress['epoch']} epochs, {progress['step']} steps, {progress['steps']} in all",
         ),
         ("trained on", config["data"]),
+        *_target_rows(found.target),
         ("optimizer", f"{config['optimizer']}, learning rate {config['learning_rate']:g}"),
         ("batch", f"{config['batch_size']} rows in {config['shards']} shards"),
         ("kernels", config.get("kernels", "not recorded")),
@@ -91,5 +106,5 @@ def _checkpoint_rows(found: checkpoint.Checkpoint) -> list[_Row]:
         scores = {
             k: v for k, v in last.items() if k.endswith(("cost", "accuracy")) and v is not None
         }
-        rows.append(("last epoch", ", ".join(f"{k} {v:.4f}" for k, v in scores.items())))
+        rows.append(("last epoch", ", ".join(f"{k} {format_cost(v)}" for k, v in scores.items())))
     return rows

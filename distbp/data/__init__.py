@@ -7,31 +7,46 @@
     folder        IDX files with the names of MNIST's (train-images-idx3-ubyte, …), plain or .gz
     .npz          x_train and y_train, or x and y; x_val, y_val and x_test, y_test are optional
     .csv          numbers, with labels in the last column or those that --label names
-    .h5, .hdf5    datasets named with --x, --y, --x-test, --y-test, --x-validation, …
+    .h5, .hdf5, .mat, .nc   datasets named with --x, --y, --x-test, --y-test, --x-validation, …
 
 **Labels** are interpreted by one rule for all sources: text, integers in one column, and
-one-hot rows are classes, which are those of the training set in sorted order; fractions and
-several columns are targets of a regression. `--task` overrides it. Negative integers are
-refused unless the task is given, as they often mean "unknown".
+one-hot rows are classes, which are those of the training set in sorted order; rows of 0 and 1
+with several ones are independent labels (multilabel); fractions and other columns are targets
+of a regression. `--task` overrides it. Negative integers are refused unless the task is given,
+as they often mean "unknown".
+
+**HDF5** datasets may be in any group, also behind soft links in the same file, plain or
+compressed by gzip, lzf or szip. x holds numbers or booleans, y also text or members of an
+enumeration, whose names become those of the classes, in the order of its values. A matrix with
+a column for each example is read with `--transpose`, without being asked in MATLAB's files
+(-v7.3), which store dimensions in reverse. Arrays of PyTables and netCDF, and the numbers of a
+data frame of pandas, are read by name; text cells of MATLAB, tables of PyTables, packed or
+missing numbers of netCDF and weights of Keras are refused with what to do.
 
 **Scaling** is stored, not applied: x keeps its own type. `auto` divides bytes by 255 and
 standardizes other features to mean 0 and variance 1, computed from the training rows alone.
+The targets of a regression are standardized likewise, unless `--target-scaling none`; this
+concerns only what the network learns: y is stored, and costs and predictions are shown, in the
+user's units.
 
-**Data set**, format `distbp-data`, version 1; see `distbp.storage` for what all files have in
-common:
+**Data set**, format `distbp-data`, version 1, or 2 with scaled targets or for multilabel, which
+readers of version 1 would misunderstand; see `distbp.storage` for what all files have in common:
 
     about              uint8, JSON: task, classes, shape (of a row of x), scaling, source, split,
                        digest, and arrays (type and shape of each); columns, if it was CSV
     scaling/shift      (1,) or (n_0,) float64
     scaling/scale      (1,) or (n_0,) float64: the network's input is (x - shift) * scale
+    target/shift       (k,) float64, of a regression whose targets are scaled
+    target/scale       (k,) float64: the network learns (y - shift) * scale
     train/x            (n, …) in the type of the source
-    train/y            (n,) integer labels, or (n, k) floating-point targets
+    train/y            (n,) integer labels, (n, k) of 0 and 1 for multilabel, or (n, k)
+                       floating-point targets
     validation, test   like train, if there are any
 
-The digest is the SHA-256 of name, type, shape and bytes of all arrays; a run that is resumed
-must find the same one. x is memory-mapped, so that all ranks of a node share one copy;
+The digest is the SHA-256 of name, type, shape and bytes of x and y, and of target/; a run that
+is resumed must find the same one. x is memory-mapped, so that all ranks of a node share one copy;
 chunked or compressed x is decoded once per node.
 
-Modules in reading order: `dataset`, `batches`, `tables`, `csv_source`, `sources`, `labels`,
-`importing`.
+Modules in reading order: `dataset`, `batches`, `tables`, `csv_source`, `hdf5_writers`,
+`hdf5_source`, `sources`, `labels`, `importing`.
 """

@@ -1,7 +1,8 @@
 """Batches: rows of a split as the arrays that backprop takes.
 
-A `BatchLoader` gathers rows by number, scales x, and turns labels into one-hot targets, in
-buffers allocated once. Which rows make up a batch is up to `distbp.training`.
+A `BatchLoader` gathers rows by number, scales x and the targets of a regression, and turns
+labels into one-hot targets, in buffers allocated once. Which rows make up a batch is up to
+`distbp.training`.
 """
 
 from types import SimpleNamespace
@@ -9,7 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 
 from distbp.data.dataset import Split
-from distbp.storage.scaling import Scaling
+from distbp.storage.scaling import Scaling, TargetScaling
 
 
 class BatchLoader:
@@ -21,15 +22,23 @@ class BatchLoader:
     scaling : Scaling
         That of the model, which may differ from the one in the data set.
     n_classes : int
-        0 for regression.
+        0 for regression and multilabel.
     rows : int
         Rows of the largest batch.
     dtype : float32 or float64
         Type of the network.
+    target : TargetScaling, optional
+        That of the model.
     """
 
     def __init__(
-        self, split: Split, scaling: Scaling, n_classes: int, rows: int, dtype: np.dtype
+        self,
+        split: Split,
+        scaling: Scaling,
+        n_classes: int,
+        rows: int,
+        dtype: np.dtype,
+        target: TargetScaling | None = None,
     ) -> None:
         self.split = split
         # Scaled before rounding to `dtype`, which cannot represent some numbers exactly,
@@ -45,6 +54,11 @@ class BatchLoader:
         self._x = np.empty((rows, split.n_in), dtype)
         self._wide = self._x if wide == dtype else np.empty((rows, split.n_in), wide)
         self._y = np.empty((rows, n_classes or split.n_out), dtype)
+        self.has_scaled_targets = target is not None
+        if target is not None:
+            self._y_shift = _repeat_rows(target.shift, rows)
+            self._y_scale = _repeat_rows(target.scale, rows)
+            self._wide_y = np.empty((rows, split.n_out))  # scaled before rounding, as x is
         self._labels = np.zeros(rows, np.intp)
         self._views: dict[int, SimpleNamespace] = {}
 
@@ -64,7 +78,12 @@ class BatchLoader:
             np.multiply(views.wide, views.scale, out=views.wide)
         if views.wide is not views.x:
             np.copyto(views.x, views.wide, casting="same_kind")
-        if self.one_hot is None:
+        if self.has_scaled_targets:
+            np.copyto(views.wide_y, views.typed_y)
+            np.subtract(views.wide_y, views.y_shift, out=views.wide_y)
+            np.multiply(views.wide_y, views.y_scale, out=views.wide_y)
+            np.copyto(views.y, views.wide_y, casting="same_kind")
+        elif self.one_hot is None:
             np.copyto(views.y, views.typed_y, casting="unsafe")
         else:
             np.copyto(views.labels, views.typed_y, casting="unsafe")
@@ -87,6 +106,9 @@ class BatchLoader:
             y=self._y[:m],
             labels=self._labels[:m],
         )
+        if self.has_scaled_targets:
+            self._views[m].wide_y = self._wide_y[:m]
+            self._views[m].y_shift, self._views[m].y_scale = self._y_shift[:m], self._y_scale[:m]
         return self._views[m]
 
 

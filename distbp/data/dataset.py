@@ -19,10 +19,11 @@ import numpy as np
 
 from distbp.errors import ConfigError, DataError
 from distbp.storage import hdf5_checks, hdf5_chunks, hdf5_file
-from distbp.storage.scaling import Scaling
+from distbp.storage.scaling import Scaling, TargetScaling
 
 DATA_FORMAT = "distbp-data"
-DATA_VERSION = 1
+DATA_VERSION = 2  # the newest; see `version_for`
+_TASKS_WITH_CLASSES = ("classification", "multilabel")
 SPLIT_NAMES = ("train", "validation", "test")
 
 _Fill = Callable[[np.ndarray], None]
@@ -93,6 +94,8 @@ class DataSet:
     splits : dict of Split
         By name, at least one of `train` and `test`.
     scaling : Scaling
+    target : TargetScaling or None
+        Of a regression whose targets are scaled for the training.
 
     Raises
     ------
@@ -113,6 +116,9 @@ class DataSet:
             self._check_arrays(file)
             self._check_splits()
             self.scaling = Scaling.read(file, self.n_in)
+            self.target = TargetScaling.read_if_any(file, self.n_out)
+            if self.target is not None and self.task != "regression":
+                raise DataError(f"{self.path}: a {self.task} has no targets to scale.")
 
     def _array(self, file: h5py.File, raw: io.FileIO, name: str, allocate: _Allocate) -> np.ndarray:
         found = hdf5_chunks.open_array(file, name)
@@ -170,6 +176,8 @@ class DataSet:
                     f"{self.path}: {name}/y has {split.n_out} numbers per row; expected "
                     f"{self.n_out}."
                 )
+            elif self.task == "multilabel":
+                self._check_binary(name, split)
 
     def _check_labels(self, name: str, split: Split) -> None:
         labels = split.targets()[:, 0]
@@ -184,14 +192,27 @@ class DataSet:
                 f"labels run from 0 to {len(self.classes) - 1}."
             )
 
+    def _check_binary(self, name: str, split: Split) -> None:
+        labels = split.targets()
+        bad = np.argwhere((labels != 0) & (labels != 1))
+        if len(bad):
+            row, column = map(int, bad[0])
+            raise DataError(
+                f"{self.path}: {name}/y, row {row}, column {column} is {labels[row, column]}; "
+                "labels are 0 or 1."
+            )
+
     @property
     def task(self) -> str:
-        """`classification` or `regression`."""
+        """`classification`, `multilabel` or `regression`."""
         return str(self.about["task"])
 
     @property
     def classes(self) -> list[str]:
-        """Names of the classes, in the order of their labels; empty for regression."""
+        """Names of the classes, in the order of their labels, or of the labels of multilabel.
+
+        Empty for regression.
+        """
         return list(self.about["classes"])
 
     @property
@@ -203,6 +224,16 @@ class DataSet:
     def n_out(self) -> int:
         """Outputs of a network for this data set."""
         return len(self.classes) or next(iter(self.splits.values())).n_out
+
+    @property
+    def n_classes(self) -> int:
+        """How many classes a label is one of; 0 unless the task is classification."""
+        return len(self.classes) if self.task == "classification" else 0
+
+    @property
+    def labels_per_row(self) -> int:
+        """How many answers a row has that are right or wrong; 0 for regression."""
+        return {"classification": 1, "multilabel": self.n_out}.get(self.task, 0)
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -223,6 +254,11 @@ class DataSet:
         return self.splits[name]
 
 
+def version_for(task: str, has_scaled_targets: bool) -> int:
+    """Return the oldest version of the format whose readers understand such a data set."""
+    return DATA_VERSION if has_scaled_targets or task == "multilabel" else 1
+
+
 def check_readable(path: Path) -> None:
     """Raise DataError unless the file is a data set; no rows are read."""
     with hdf5_file.open_unverified(path, DATA_FORMAT, DATA_VERSION, DataError) as (file, _):
@@ -240,9 +276,9 @@ def _read_dataset_about(file: h5py.File, path: Path) -> dict[str, Any]:
     ):  # fmt: skip
         if not isinstance(about.get(name), kind):
             raise DataError(f"{path}: 'about' has no {name!r} that is a {kind.__name__}.")
-    if about["task"] not in ("classification", "regression"):
+    if about["task"] not in (*_TASKS_WITH_CLASSES, "regression"):
         raise DataError(f"{path}: unknown task {about['task']!r}.")
-    if (about["task"] == "classification") != bool(about["classes"]):
+    if (about["task"] in _TASKS_WITH_CLASSES) != bool(about["classes"]):
         raise DataError(f"{path}: a {about['task']} with {len(about['classes'])} classes.")
     return about
 

@@ -17,12 +17,13 @@ from typing import Any
 import h5py
 import numpy as np
 
-from distbp.data.dataset import DATA_FORMAT, DATA_VERSION, SPLIT_NAMES, dtype_and_shape
+from distbp.data.dataset import DATA_FORMAT, SPLIT_NAMES, dtype_and_shape, version_for
 from distbp.data.labels import InferredTask, infer_task
 from distbp.data.sources import SOURCE_FORMATS, SourceFormat
 from distbp.data.tables import (
     FILE_ERRORS,
     SCALINGS,
+    TARGET_SCALINGS,
     TASKS,
     ImportOptions,
     Source,
@@ -32,12 +33,14 @@ from distbp.data.tables import (
 from distbp.errors import ConfigError, DataError
 from distbp.network import rng
 from distbp.storage import hdf5_file
-from distbp.storage.scaling import Scaling
+from distbp.storage.scaling import Scaling, TargetScaling
 
 _BLOCK_NUMBERS = 1 << 20  # numbers of x to copy at once
 _HASH_BYTES = 1 << 20
 _TEST_STREAM = 1  # of the generator of held-out rows; 0 is for the validation part of `train`
-_GENERAL_OPTIONS = {"scaling", "test_fraction", "seed"}  # those of every format
+_GENERAL_OPTIONS = {"scaling", "target_scaling", "test_fraction", "seed"}  # those of every format
+# Of targets to standardize: costs are multiplied by the square of their deviation.
+_LEAST_DEVIATION, _LARGEST_TARGET = 1e-150, 1e100
 _DEFAULT_OPTIONS = ImportOptions()
 
 _ProgressReport = Callable[[int, int], None]
@@ -86,13 +89,17 @@ class _RunningMoments:
             self.mean += delta * (len(rows) / count)
         self.count = count
 
-    def scaling(self, x: Table) -> Scaling:
-        """Return the scaling to mean 0 and variance 1; a constant feature keeps its unit."""
+    def mean_and_deviation(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return mean and standard deviation of each feature; not finite if they are too large."""
         if self.origin is None:
             raise ValueError("no rows were added")
         with np.errstate(over="ignore", invalid="ignore"):
-            shift, deviation = self.origin + self.mean, np.sqrt(self.squares / self.count)
-        bad = np.flatnonzero(~np.isfinite(shift + deviation))
+            return self.origin + self.mean, np.sqrt(self.squares / self.count)
+
+    def scaling(self, x: Table) -> Scaling:
+        """Return the scaling to mean 0 and variance 1; a constant feature keeps its unit."""
+        shift, deviation = self.mean_and_deviation()
+        bad = np.flatnonzero(~np.isfinite(shift) | ~np.isfinite(deviation))
         if len(bad):
             column = bad[0] if x.columns is None else repr(x.columns[bad[0]])
             raise DataError(
@@ -161,6 +168,7 @@ def import_data(
     with form.read(source, options, lambda part: meter.advance(part * form.effort)) as found:
         _check_rows(found)
         inferred = infer_task(found, options.task)
+        target_scaling = _choose_target_scaling(inferred.task, options.target_scaling)
         splits, split = _split_test_set(found, inferred, options)
         about = {
             "task": inferred.task, "classes": inferred.classes, "source": origin, "split": split,
@@ -169,10 +177,12 @@ def import_data(
             about["columns"] = found.columns
         row_bytes = size / sum(len(one) for one in splits)
         # Inside the block: x of an HDF5 source is read from its file while it is copied.
-        with hdf5_file.create_file(out, DATA_FORMAT, DATA_VERSION, DataError) as file:
+        version = version_for(inferred.task, target_scaling is not None)
+        with hdf5_file.create_file(out, DATA_FORMAT, version, DataError) as file:
             about |= _write_splits(
-                file, splits, options.scaling, lambda rows: meter.advance(rows * row_bytes)
-            )
+                file, splits, options.scaling, target_scaling,
+                lambda rows: meter.advance(rows * row_bytes),
+            )  # fmt: skip
             hdf5_file.write_json(file, "about", about)
     meter.advance(meter.total)
     return {**about, "rows": {one.name: len(one) for one in splits}}
@@ -203,8 +213,13 @@ def _check_options(options: ImportOptions, source: Path, form: SourceFormat) -> 
             raise ConfigError(f"`--{flag}` does not apply to {form.name}: {source}. Leave it out.")
     if options.scaling not in SCALINGS:
         raise ConfigError(f"`--scaling {options.scaling}`: expected one of {', '.join(SCALINGS)}.")
+    if options.target_scaling not in TARGET_SCALINGS:
+        raise ConfigError(
+            f"`--target-scaling {options.target_scaling}`: expected one of "
+            f"{', '.join(TARGET_SCALINGS)}."
+        )
     if options.task not in (None, *TASKS):
-        raise ConfigError(f"`--task {options.task}`: expected classification or regression.")
+        raise ConfigError(f"`--task {options.task}`: expected one of {', '.join(TASKS)}.")
     if options.test_fraction is not None and not 0 < options.test_fraction < 1:
         raise ConfigError(
             f"`--test-fraction {options.test_fraction}`: expected a number between 0 and 1."
@@ -283,7 +298,8 @@ def _split_test_set(
             f"`--test-fraction {fraction}`: the source has a test set already. Leave it out."
         )
     train, seed = splits[0], options.seed or 0
-    is_test = _choose_test_rows(train.y, bool(inferred.classes), fraction, seed)
+    has_classes = inferred.task == "classification"
+    is_test = _choose_test_rows(train.y, has_classes, fraction, seed)
     if not is_test.any():
         raise ConfigError(
             f"`--test-fraction {fraction}` of {len(is_test)} rows is no row, as train needs one "
@@ -291,7 +307,7 @@ def _split_test_set(
         )
     splits[0] = _OutputSplit("train", train.x, train.y, ~is_test)
     splits.append(_OutputSplit("test", train.x, train.y, is_test))
-    stratified = ", stratified" if inferred.classes else ""
+    stratified = ", stratified" if has_classes else ""
     return splits, f"{100 * fraction:.12g} % of the rows{stratified}, seed {seed}"
 
 
@@ -316,8 +332,42 @@ def _choose_test_rows(y: np.ndarray, has_classes: bool, fraction: float, seed: i
     return chosen
 
 
+def _choose_target_scaling(task: str, wanted: str) -> str | None:
+    """Return how targets are scaled, by `--target-scaling`; None if they are not.
+
+    Raises
+    ------
+    ConfigError
+        There are no targets.
+    """
+    if task != "regression" and wanted != "auto":
+        raise ConfigError(
+            f"`--target-scaling {wanted}` is for a regression; this is a {task}. Leave it out."
+        )
+    return "standardize" if task == "regression" and wanted != "none" else None
+
+
+def _standardized(y: np.ndarray) -> TargetScaling:
+    """Return the scaling of targets (n, k) to mean 0 and variance 1; a constant keeps its unit."""
+    moments = _RunningMoments(y.shape[1])
+    for start in range(0, len(y), _BLOCK_NUMBERS):
+        moments.add(y[start : start + _BLOCK_NUMBERS])
+    shift, deviation = moments.mean_and_deviation()
+    # Not so for a NaN, which is what too large numbers give.
+    if not ((np.abs(shift) < _LARGEST_TARGET) & (deviation < _LARGEST_TARGET)).all():
+        raise DataError(
+            "The targets are too large to standardize. Use other units, or --target-scaling none."
+        )
+    varies = deviation > _LEAST_DEVIATION
+    return TargetScaling(shift, 1.0 / np.where(varies, deviation, 1.0))
+
+
 def _write_splits(
-    file: h5py.File, splits: list[_OutputSplit], scaling: str, advance: Callable[[int], None]
+    file: h5py.File,
+    splits: list[_OutputSplit],
+    scaling: str,
+    target_scaling: str | None,
+    advance: Callable[[int], None],
 ) -> dict[str, Any]:
     """Write all splits and the scaling; return their entries of `about`."""
     x = splits[0].x
@@ -325,8 +375,11 @@ def _write_splits(
         scaling = "bytes" if x.dtype == np.uint8 else "standardize"
     moments = _RunningMoments(math.prod(x.shape)) if scaling == "standardize" else None
     digest = hashlib.sha256()
+    target: TargetScaling | None = None
     for one in splits:
         y = one.y if one.keep is None else one.y[one.keep]
+        if one.name == "train" and target_scaling is not None:
+            target = _standardized(y)
         # The scaling must not depend on the rows that measure generalization.
         _copy_x(file, one, digest, moments if one.name == "train" else None, advance)
         _hash_description(digest, f"{one.name}/y", y.dtype, y.shape)
@@ -336,13 +389,18 @@ def _write_splits(
         moments.scaling(x).write(file)
     else:
         Scaling(np.zeros(1), np.array([1 / 255 if scaling == "bytes" else 1.0])).write(file)
+    if target is not None:
+        target.write(file)
+        # A run that is resumed must find the same targets.
+        digest.update(target.shift.tobytes() + target.scale.tobytes())
     names = [f"{one.name}/{part}" for one in splits for part in "xy"]
-    return {
+    about = {
         "shape": list(x.shape),
         "scaling": scaling,
         "digest": digest.hexdigest(),
         "arrays": {name: dtype_and_shape(file[name]) for name in names},
     }
+    return about if target_scaling is None else about | {"target_scaling": target_scaling}
 
 
 def _copy_x(

@@ -1,17 +1,23 @@
-"""How labels are interpreted: as classes, or as the targets of a regression.
+"""How labels are interpreted: as classes, as independent labels, or as targets of a regression.
 
 One rule for every kind of source: text, integers in one column, and one-hot rows are
-classes; anything else is a target of a regression; `--task` overrides both. The classes are
-those that occur in the training set, in sorted order.
+classes; rows of 0 and 1 that are not one-hot are independent labels; anything else is a target
+of a regression; `--task` overrides all. The classes are those that occur in the training set,
+in sorted order, or in that of an enumeration.
+
+Text is looked at as numbers of words: a label is then one number, whatever its length.
 """
 
+import logging
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from distbp.data.tables import Source, Table, wrap_source_errors
+from distbp.data.tables import NOT_UTF8, Source, Table
 from distbp.errors import ConfigError, DataError
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -20,12 +26,12 @@ class InferredTask:
 
     Attributes
     ----------
-    task : {"classification", "regression"}
+    task : {"classification", "multilabel", "regression"}
     classes : list of str
-        Names of the classes; empty for regression.
+        Names of the classes, or of the labels of multilabel; empty for regression.
     y : dict of arrays
-        Labels of each split as the data set stores them: (n,) int64 class numbers, or
-        (n, k) floating-point targets.
+        Labels of each split as the data set stores them: (n,) int64 class numbers, (n, k) uint8
+        of 0 and 1 for multilabel, or (n, k) floating-point targets.
     """
 
     task: str
@@ -39,7 +45,7 @@ def infer_task(found: Source, wanted: str | None) -> InferredTask:
     Parameters
     ----------
     found : Source
-    wanted : {"classification", "regression"}, optional
+    wanted : {"classification", "multilabel", "regression"}, optional
         The task that the user asked for.
 
     Raises
@@ -49,101 +55,200 @@ def infer_task(found: Source, wanted: str | None) -> InferredTask:
     """
     values = {split: _label_values(y) for split, (_, y) in found.splits.items()}
     labels = found.splits["train"][1]
+    is_one_hot = all(_is_one_hot(y) for y in values.values())
+    if wanted == "multilabel" or (wanted is None and not is_one_hot and _is_multilabel(values)):
+        if wanted is None:
+            logger.info(
+                "%s has rows of 0 and 1, not one-hot: a multi-label classification. If they are "
+                "quantities, use --task regression.",
+                labels.name,
+            )
+        return InferredTask("multilabel", _label_names(labels), _binary_labels(found, values))
     # Only if all splits are one-hot: otherwise class numbers would be mixed with targets.
-    if wanted != "regression" and all(_is_one_hot(y) for y in values.values()):
-        values = {split: y.argmax(axis=1)[:, np.newaxis] for split, y in values.items()}
+    if wanted != "regression" and is_one_hot:
+        values = {
+            split: _Labels(y.numbers.argmax(axis=1)[:, np.newaxis]) for split, y in values.items()
+        }
     if _choose_task(labels, values["train"], wanted) == "regression":
         return InferredTask("regression", [], _regression_targets(found, values))
-    classes = np.unique(values["train"])
-    if len(classes) < 2:
-        raise DataError(f"{labels.name}: all labels are {classes[0]}; expected two classes.")
-    y = {
-        split: _class_numbers(table, values[split], classes)
-        for split, (_, table) in found.splits.items()
-    }
-    return InferredTask("classification", [_class_name(value) for value in classes], y)
+    classes = _Classes(values["train"])
+    if len(classes.names) < 2:
+        raise DataError(f"{labels.name}: all labels are {classes.names[0]}; expected two classes.")
+    y = {split: classes.numbers(table, values[split]) for split, (_, table) in found.splits.items()}
+    return InferredTask("classification", classes.names, y)
 
 
-def _label_values(y: Table) -> np.ndarray:
-    """Return the labels of a split in memory: finite numbers (n, k), or text (n, 1)."""
+@dataclass(frozen=True)
+class _Labels:
+    """The labels of a split in memory.
+
+    Attributes
+    ----------
+    numbers : (n, k) array
+        Finite numbers.
+    words : tuple of str, optional
+        The text that the numbers mean, by position.
+    """
+
+    numbers: np.ndarray
+    words: tuple[str, ...] | None = None
+
+    @property
+    def width(self) -> int:
+        return int(self.numbers.shape[1])
+
+    def name(self, row: int) -> str:
+        """Return the label of a row as text."""
+        value = self.numbers[row, 0]
+        return _number_name(value) if self.words is None else self.words[value]
+
+
+def _label_values(y: Table) -> _Labels:
+    """Return the labels of a split."""
     values = y.read(0, len(y))
-    if values.dtype.kind == "S":  # fixed-length bytes of HDF5 or NumPy
-        with wrap_source_errors(y.name):
-            values = np.strings.decode(values, "utf-8")
+    if y.words is not None:
+        return _Labels(values, y.words)
+    if values.dtype.kind in "US":
+        different, numbers = np.unique(values, return_inverse=True)
+        if different.dtype.kind == "S":  # fixed-length bytes of HDF5 or NumPy
+            try:
+                different = np.strings.decode(different, "utf-8")
+            except UnicodeDecodeError as failure:
+                raise DataError(f"{y.name} cannot be read: {NOT_UTF8}.") from failure
+        # An unpaired surrogate could not be stored as UTF-8.
+        words = (word.encode("utf-8", "replace").decode() for word in different.tolist())
+        return _Labels(numbers.reshape(values.shape), tuple(words))
     if values.dtype.kind == "b":
         values = values.astype(np.int64)
     y.check_finite(values, 0)
-    return values
+    return _Labels(values)
 
 
-def _is_one_hot(y: np.ndarray) -> bool:
-    """Return whether all rows of y (n, k) are one-hot, as Keras encodes classes."""
-    if y.dtype.kind == "U" or y.shape[1] < 2:
+def _is_binary(y: _Labels) -> bool:
+    """Return whether there are several labels per row, all 0 or 1."""
+    if y.words is not None or y.width < 2:
         return False
-    return bool(((y == 0) | (y == 1)).all() and (y.sum(axis=1) == 1).all())
+    return bool(((y.numbers == 0) | (y.numbers == 1)).all())
 
 
-def _choose_task(y: Table, values: np.ndarray, wanted: str | None) -> str:
+def _is_one_hot(y: _Labels) -> bool:
+    """Return whether all rows of y are one-hot, as Keras encodes classes."""
+    return _is_binary(y) and bool((y.numbers.sum(axis=1) == 1).all())
+
+
+def _is_multilabel(values: dict[str, _Labels]) -> bool:
+    """Return whether all splits are rows of 0 and 1, and some row of train has several 1."""
+    train = values["train"]
+    return all(map(_is_binary, values.values())) and bool((train.numbers.sum(axis=1) > 1).any())
+
+
+def _choose_task(y: Table, values: _Labels, wanted: str | None) -> str:
     """Return the task: integers and text in one column are classes."""
-    is_text, width = values.dtype.kind == "U", values.shape[1]
-    if width > 1 and wanted == "classification":
+    is_text = values.words is not None
+    if values.width > 1 and wanted == "classification":
         raise ConfigError(
-            f"`--task classification`: {y.name} has {width} labels per row; expected one, or "
-            "one-hot rows."
+            f"`--task classification`: {y.name} has {values.width} labels per row; expected one, "
+            "or one-hot rows."
         )
-    if is_text and (width > 1 or wanted == "regression"):
-        raise DataError(f"{y.name} has the text {str(values[0, 0])!r}; expected a number.")
-    if wanted or width > 1:
+    if is_text and (values.width > 1 or wanted == "regression"):
+        raise DataError(f"{y.name} has the text {values.name(0)!r}; expected a number.")
+    if wanted or values.width > 1:
         return wanted or "regression"
     if is_text:
         return "classification"
-    if (values != np.floor(values)).any():
+    if (values.numbers != np.floor(values.numbers)).any():
         return "regression"
     _check_not_negative(y, values)
     return "classification"
 
 
-def _check_not_negative(y: Table, values: np.ndarray) -> None:
+def _check_not_negative(y: Table, values: _Labels) -> None:
     """Refuse negative integers, which often mean "unknown", unless the task is given."""
-    bad = np.flatnonzero(values < 0)
+    bad = np.flatnonzero(values.numbers < 0)
     if len(bad):
         raise DataError(
-            f"{y.locate(bad[0])}: the label {_class_name(values[bad[0], 0])} is negative. "
+            f"{y.locate(bad[0])}: the label {values.name(bad[0])} is negative. "
             "Use --task classification if it is a class, --task regression if it is a quantity."
         )
 
 
-def _regression_targets(found: Source, values: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def _regression_targets(found: Source, values: dict[str, _Labels]) -> dict[str, np.ndarray]:
     """Return y (n, k) of each split for regression, as floating-point numbers."""
-    width = values["train"].shape[1]
-    for split, (_, y) in found.splits.items():
-        if values[split].shape[1] != width or values[split].dtype.kind == "U":
-            raise DataError(f"{y.name}: expected {width} numbers per row, as in train.")
+    _check_widths(found, values)
     return {
-        split: y if y.dtype.kind == "f" else y.astype(np.float64) for split, y in values.items()
+        split: y.numbers if y.numbers.dtype.kind == "f" else y.numbers.astype(np.float64)
+        for split, y in values.items()
     }
 
 
-def _class_numbers(y: Table, values: np.ndarray, classes: np.ndarray) -> np.ndarray:
-    """Return the position of each label in the sorted `classes`: (n,) int64."""
-    if values.shape[1] != 1 or (values.dtype.kind == "U") != (classes.dtype.kind == "U"):
-        raise DataError(f"{y.name}: expected one label per row, of the same kind as in train.")
-    labels = values[:, 0]
-    # Those that are not in `classes` get the position of another, and are found below.
-    numbers = np.searchsorted(classes, labels).clip(max=len(classes) - 1)
-    bad = np.flatnonzero(classes[numbers] != labels)
-    if len(bad):
-        raise DataError(
-            f"{y.locate(bad[0])}: the label {_class_name(labels[bad[0]])} is none of the "
-            f"{len(classes)} classes of train."
-        )
-    return numbers.astype(np.int64)
+def _check_widths(found: Source, values: dict[str, _Labels]) -> None:
+    """Raise DataError unless all splits have as many numbers per row as train."""
+    width = values["train"].width
+    for split, (_, y) in found.splits.items():
+        if values[split].width != width or values[split].words is not None:
+            raise DataError(f"{y.name}: expected {width} numbers per row, as in train.")
 
 
-def _class_name(value: Any) -> str:
-    """Return a label as text: 7 for 7.0."""
+def _binary_labels(found: Source, values: dict[str, _Labels]) -> dict[str, np.ndarray]:
+    """Return y (n, k) uint8 of each split for multilabel."""
+    _check_widths(found, values)
+    for split, (_, y) in found.splits.items():
+        numbers = values[split].numbers
+        bad = np.argwhere((numbers != 0) & (numbers != 1))
+        if len(bad):
+            row, column = map(int, bad[0])
+            raise DataError(
+                f"{y.locate(row, column)}: expected 0 or 1 for multilabel, found "
+                f"{_number_name(numbers[row, column])}. Correct it, or use another --task."
+            )
+    return {split: y.numbers.astype(np.uint8) for split, y in values.items()}
+
+
+def _label_names(y: Table) -> list[str]:
+    """Return the names of the labels of multilabel: those of the columns, or their numbers."""
+    names = range(y.shape[0]) if y.columns is None else y.columns
+    return [str(name) for name in names]
+
+
+class _Classes:
+    """The classes: the different labels of train, in the order of their numbers.
+
+    Attributes
+    ----------
+    names : list of str
+    """
+
+    def __init__(self, train: _Labels) -> None:
+        self._is_text = train.words is not None
+        self._values = np.unique(train.numbers)
+        if train.words is None:
+            self.names = [_number_name(value) for value in self._values]
+        else:
+            self.names = [train.words[value] for value in self._values.tolist()]
+
+    def numbers(self, y: Table, labels: _Labels) -> np.ndarray:
+        """Return the number of the class of each label: (n,) int64."""
+        if labels.width != 1 or (labels.words is not None) != self._is_text:
+            raise DataError(f"{y.name}: expected one label per row, of the same kind as in train.")
+        found = labels.numbers[:, 0]
+        if labels.words is None:
+            # Those that are not there get the position of another, and are found below.
+            numbers = np.searchsorted(self._values, found).clip(max=len(self._values) - 1)
+            bad = np.flatnonzero(self._values[numbers] != found)
+        else:
+            # The words of another split may be others, in another order.
+            by_name = {name: number for number, name in enumerate(self.names)}
+            numbers = np.array([by_name.get(word, -1) for word in labels.words])[found]
+            bad = np.flatnonzero(numbers < 0)
+        if len(bad):
+            raise DataError(
+                f"{y.locate(bad[0])}: the label {labels.name(bad[0])} is none of the "
+                f"{len(self.names)} classes of train."
+            )
+        return numbers.astype(np.int64)
+
+
+def _number_name(value: Any) -> str:
+    """Return a number as text: 7 for 7.0."""
     value = value.item()
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    # An unpaired surrogate could not be stored as UTF-8.
-    return str(value).encode("utf-8", "replace").decode()
+    return str(int(value) if isinstance(value, float) and value.is_integer() else value)

@@ -5,21 +5,20 @@
 known to `labels` and `importing`. To add a format, write a reader and add a line to the table.
 """
 
-import contextlib
 import gzip
 import math
 import struct
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-import h5py
 import numpy as np
-from h5py import h5t
 
 from distbp.data.csv_source import read_csv
+from distbp.data.hdf5_source import read_hdf5
 from distbp.data.tables import (
     FILE_ERRORS,
     ImportOptions,
@@ -28,12 +27,9 @@ from distbp.data.tables import (
     Table,
     wrap_source_errors,
 )
-from distbp.errors import ConfigError, DataError
-from distbp.storage import hdf5_checks, hdf5_chunks
+from distbp.errors import DataError
 
 _IDX_READ_BYTES = 1 << 20
-# HDF5 type classes of features and labels; `importing` refuses text as x, for example.
-_CELL_TYPES = frozenset({h5t.INTEGER, h5t.FLOAT, h5t.ENUM, h5t.STRING})
 
 _Reader = Callable[[Path, ImportOptions, ReadCallback], AbstractContextManager[Source]]
 
@@ -177,10 +173,11 @@ def _npz_splits(path: Path, archive: Any) -> dict[str, tuple[Table, Table]]:
     for split, pairs in _NPZ_NAMES.items():
         for x, y in pairs:
             if x in names and y in names:
-                splits[split] = (
-                    _npz_table(path, archive, names[x]),
-                    _npz_table(path, archive, names[y]),
-                )
+                rows, labels = (_npz_table(path, archive, names[one]) for one in (x, y))
+                rows.check_not_transposed(labels, f"Save {x}.T instead.")
+                if rows.dtype == bool:
+                    rows = replace(rows, values=rows.values.view(np.int8))
+                splits[split] = (rows, labels)
                 break
             # A single "y" may be anything; a single x, or y_test, is half a split.
             if x in names or (y in names and "_" in y):
@@ -207,65 +204,6 @@ def _npz_table(path: Path, archive: Any, name: str) -> Table:
         ) from failure
 
 
-@contextmanager
-def _read_hdf5(path: Path, options: ImportOptions, advance: ReadCallback) -> Iterator[Source]:
-    """Yield the named datasets of an HDF5 file, which is open inside the block."""
-    with contextlib.ExitStack() as stack:
-        with wrap_source_errors(path, hdf5_checks.HDF5_READ_ERRORS):
-            raw = stack.enter_context(hdf5_checks.open_regular_file(path))
-            file = stack.enter_context(hdf5_checks.open_untrusted(raw))
-        splits = {}
-        for split, x, y in _hdf5_names(path, file, options):
-            # Labels are read at once, features later, in blocks.
-            labels = _hdf5_table(path, file, y)
-            with wrap_source_errors(labels.name):
-                labels = Table(labels.values[:], labels.name)
-            splits[split] = (_hdf5_table(path, file, x), labels)
-        yield Source(splits)
-
-
-def _hdf5_names(
-    path: Path, file: h5py.File, options: ImportOptions
-) -> Iterator[tuple[str, str, str]]:
-    """Yield (split, name of x, name of y) as the options give them."""
-    for split, end in (("train", ""), ("validation", "_validation"), ("test", "_test")):
-        x, y = getattr(options, f"x{end}"), getattr(options, f"y{end}")
-        if x and y:
-            yield split, x, y
-        elif x or y or split == "train":
-            missing = f"{'y' if x else 'x'}{end}".replace("_", "-")
-            raise ConfigError(
-                f"`--{missing}` is missing: an HDF5 file is imported by the names of its "
-                f"datasets. {path} has {_list_datasets(path, file)}."
-            )
-
-
-def _list_datasets(path: Path, file: h5py.File, limit: int = 12) -> str:
-    """Return the names of some datasets, down to one level of groups, for an error message."""
-    names: list[str] = []
-    with wrap_source_errors(path, hdf5_checks.HDF5_READ_ERRORS):
-        for name in hdf5_checks.list_children(file["/"], 10 * limit):
-            found = file[name]
-            if isinstance(found, h5py.Group):
-                inside = hdf5_checks.list_children(found, limit)
-                names += [f"{name}/{n}" for n in inside if isinstance(found[n], h5py.Dataset)]
-            elif isinstance(found, h5py.Dataset):
-                names.append(name)
-    return ", ".join(names[:limit]) + ", …" * (len(names) > limit) or "none"
-
-
-def _hdf5_table(path: Path, file: h5py.File, name: str) -> Table:
-    """Return a dataset of rows that is stored in this file."""
-    where = f"{path}: {name}"
-    with wrap_source_errors(path, hdf5_checks.HDF5_READ_ERRORS):
-        if not hdf5_checks.has_object(file, name):
-            raise DataError(f"{where} is missing; {path} has {_list_datasets(path, file)}.")
-        rows = hdf5_chunks.open_array(file, name, _CELL_TYPES)
-    if not rows.ndim:
-        raise DataError(f"{where} is {rows.dtype} (); expected rows. Store it as an array.")
-    return Table(rows, where)
-
-
 def _single_file(path: Path) -> list[Path]:
     """Return the files of a source that is a single file."""
     return [path]
@@ -278,9 +216,9 @@ def _files_in_folder(folder: Path) -> list[Path]:
 
 _HDF5 = SourceFormat(
     "an HDF5 file",
-    _read_hdf5,
+    read_hdf5,
     _single_file,
-    frozenset({"task", "x", "y", "x_test", "y_test", "x_validation", "y_validation"}),
+    frozenset({"task", "x", "y", "x_test", "y_test", "x_validation", "y_validation", "transpose"}),
     0,
 )
 # By the suffix of the name; a folder has none.
@@ -292,4 +230,6 @@ SOURCE_FORMATS = {
     ),
     ".h5": _HDF5,
     ".hdf5": _HDF5,
+    ".mat": _HDF5,
+    ".nc": _HDF5,
 }

@@ -34,8 +34,10 @@ _LIBRARY_ERRORS = (
 )
 
 
-TASKS = ("classification", "regression")
+TASKS = ("classification", "multilabel", "regression")
+NOT_UTF8 = "its text is not UTF-8: store it as UTF-8"
 SCALINGS = ("auto", "bytes", "standardize", "none")
+TARGET_SCALINGS = ("auto", "standardize", "none")
 
 
 def _dataset(contents: str) -> Any:
@@ -54,8 +56,12 @@ class ImportOptions:
         CSV: whether the first line names the columns.
     x, y, x_test, y_test, x_validation, y_validation : str, optional
         HDF5: names of datasets.
-    task : {"classification", "regression"}, optional
+    transpose : bool, optional
+        HDF5: whether the last dimension of x numbers the examples, not the first.
+    task : {"classification", "multilabel", "regression"}, optional
     scaling : {"auto", "bytes", "standardize", "none"}
+    target_scaling : {"auto", "standardize", "none"}
+        Of a regression.
     test_fraction : float, optional
         Fraction of the rows to set aside as a test set.
     seed : int, optional
@@ -76,6 +82,10 @@ class ImportOptions:
     y_test: str | None = _dataset("the test labels")
     x_validation: str | None = _dataset("the validation rows")
     y_validation: str | None = _dataset("the validation labels")
+    transpose: bool | None = option(
+        None, "whether x holds a column for each example, not a row", group="HDF5 files",
+        default_text="only in MATLAB's files, by the number of labels",
+    )  # fmt: skip
     task: str | None = option(
         None, "what the labels are", group="data set", is_common=True, choices=TASKS,
         default_text="by the labels: names and whole numbers are classes",
@@ -84,6 +94,11 @@ class ImportOptions:
         "auto", "scaling of the network's input: x/255, or to mean 0 and variance 1; auto: bytes "
         "for uint8, otherwise standardize",
         group="data set", choices=SCALINGS,
+    )  # fmt: skip
+    target_scaling: str = option(
+        "auto", "scaling of a regression's targets in training, to mean 0 and variance 1, while "
+        "costs and predictions stay in your units; auto: standardize",
+        group="data set", choices=TARGET_SCALINGS,
     )  # fmt: skip
     test_fraction: float | None = option(
         None, "fraction of the rows to set aside as the test split, class by class", float,
@@ -108,12 +123,15 @@ class Table:
         The rows' line numbers in a CSV file.
     columns : sequence, optional
         The columns' names, or their numbers, in a CSV file.
+    words : tuple of str, optional
+        The text that the numbers in `values` mean, by position; each is there once.
     """
 
     values: Any
     name: str
     lines: Sequence[int] | None = None
     columns: Sequence[str | int] | None = None
+    words: tuple[str, ...] | None = None
 
     def __len__(self) -> int:
         return int(self.values.shape[0]) if self.values.shape else 0
@@ -145,6 +163,15 @@ class Table:
             f"{self.locate(start + row, column)}: expected a finite number, found "
             f"{flat[row, column]}. Correct the value or remove the row."
         )
+
+    def check_not_transposed(self, labels: "Table", remedy: str) -> None:
+        """Raise DataError if there are as many columns as labels, and another number of rows."""
+        shape, n = self.values.shape, len(labels)
+        if len(shape) > 1 and shape[0] != n == shape[-1]:
+            raise DataError(
+                f"{self.name} has the shape {shape}, and there are {n} labels: it holds a column "
+                f"for each example, not a row. {remedy}"
+            )
 
     def locate(self, row: int, column: int | None = None) -> str:
         """Return where a row is, or a number in it, for an error message."""

@@ -10,6 +10,9 @@ activation of the output layer in front of it; the pairs that make sense are in 
 In the last two, σ′ cancels. There a saturates long before C does: in float32 σ(20) is 1. So
 their values are computed from z, without the logarithm of a rounded 0. Source: M. Nielsen,
 Neural Networks and Deep Learning, chapters 2 and 3.
+
+A regression may be trained on standardized targets and still report the quadratic cost in the
+user's units: `fn` then returns it in multiples of `unit`, which keeps it within float32.
 """
 
 from abc import ABC, abstractmethod
@@ -26,7 +29,14 @@ class Cost(ABC):
     ----------
     output : Activation
         Of the output layer, because BP1 needs its σ′.
+
+    Attributes
+    ----------
+    unit : float
+        By which the result of `fn` is to be multiplied.
     """
+
+    unit = 1.0
 
     def __init__(self, output: Activation) -> None:
         self.output = output
@@ -52,13 +62,31 @@ class Cost(ABC):
 
 
 class QuadraticCost(Cost):
-    """C = ½‖a − y‖²."""
+    """C = ½‖a − y‖², or ½‖(a − y) ⊙ units‖² after `use_units`, which changes `fn` alone."""
+
+    _weights: np.ndarray | None = None
+
+    def use_units(self, units: np.ndarray, dtype: np.dtype) -> None:
+        """Let `fn` measure the error of each output, of type `dtype`, in `units` (n_L,).
+
+        δ stays that of ½‖a − y‖²: all outputs are learnt alike, whatever their units.
+        """
+        largest = float(units.max())
+        self.unit = largest * largest
+        if (units != largest).any():
+            self._weights = np.square(units / largest)
+            self._squares, self._wide = np.empty(len(units), dtype), np.empty(len(units))
 
     def fn(
         self, z: np.ndarray, a: np.ndarray, y: np.ndarray, spare: np.ndarray | None = None
     ) -> float:
         error = np.subtract(a, y, out=spare)
-        return 0.5 * float(np.vdot(error, error))
+        if self._weights is None:
+            return 0.5 * float(np.vdot(error, error))
+        np.square(error, out=error)
+        np.add.reduce(error, axis=0, out=self._squares)
+        np.copyto(self._wide, self._squares)
+        return 0.5 * float(np.dot(self._wide, self._weights))
 
     def delta(
         self,

@@ -26,7 +26,7 @@ import numpy as np
 from distbp.errors import ConfigError
 from distbp.network import rng
 from distbp.network.activations import ACTIVATIONS, HIDDEN
-from distbp.network.costs import COSTS, OUTPUTS
+from distbp.network.costs import COSTS, OUTPUTS, QuadraticCost
 from distbp.network.matmul import row_runs
 from distbp.network.parameters import Layers, layer_views, theta_size
 
@@ -122,6 +122,12 @@ class Network:
         """Use `theta` (P,) from now on, without a copy."""
         self.theta = theta
         self.biases, self.weights = layer_views(theta, self.sizes)
+
+    def use_target_units(self, units: np.ndarray) -> None:
+        """Measure the cost in the user's units, of which `units` (n_L,) make 1 of an output."""
+        if not isinstance(self.cost, QuadraticCost):
+            raise ConfigError(f"cost {self.cost_name!r}: only the quadratic cost has units.")
+        self.cost.use_units(units, self.dtype)
 
     def reset(self) -> None:
         """Draw the initial weights and biases again from the seed."""

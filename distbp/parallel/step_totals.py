@@ -20,9 +20,10 @@ class StepTotals(NamedTuple):
     Attributes
     ----------
     cost : float
-        Summed over the rows of the batch.
+        Summed over the rows of the batch, in multiples of the unit of the network's cost.
     correct : float
-        Rows that were classified correctly.
+        Rows that were classified correctly, or right labels of multilabel: exact up to 2^24 in
+        float32.
     stop, save : float
         Number of ranks that request a stop, and a checkpoint.
     applied : bool

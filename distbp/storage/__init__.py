@@ -16,7 +16,7 @@ The root has two attributes, `format` (fixed-length string) and `version` (integ
 UTF-8 in a uint8 dataset, never a variable-length string: a corrupted one can crash libhdf5.
 There are no time stamps, so that equal content gives equal files, byte by byte.
 
-**Checkpoint**, format `distbp-checkpoint`, version 2; it needs no other file to be loaded:
+**Checkpoint**, format `distbp-checkpoint`, version 2 or 3; it needs no other file to be loaded:
 
     about                  uint8, JSON: network, task, classes, data (its identity), config,
                            progress, machine, versions
@@ -25,12 +25,15 @@ There are no time stamps, so that equal content gives equal files, byte by byte.
     optimizer/NAME         (P,): the state of the optimizer, in the order of θ
     scaling/shift, scaling/scale  float64, (1,) or (n_0,): the network's input is
                            (x - shift) * scale
+    target/shift, target/scale    float64, (n_L,), of a regression on scaled targets: the
+                           network's output is (y - shift) * scale
 
     h5py.File("run/last.h5")["layers/1/w"][...]     # any HDF5 reader will do
     distbp.load("run").weights[0]                   # verified first
 
-Version 1 kept the history in `about`; it is still read. The format of data sets is
-described in `distbp.data`.
+Version 3 is written only with scaled targets or for multilabel, which readers of version 2
+would misunderstand. Version 1 kept the history in `about`; it is still read. The format of
+data sets is described in `distbp.data`.
 
 **Run directory**
 
@@ -44,11 +47,14 @@ compared with its checksum header before libhdf5 sees a byte of it; where `last.
 damaged, the newest valid checkpoint is used. A data set, which may be larger than memory, is
 compared only by `distbp info`. In both, only hard links are followed, only expected names
 are opened, and a dataset must hold plain numbers that are stored in the file itself, either
-contiguously or in chunks with at most gzip, shuffle and fletcher32. No filter plugin is
-loaded. The checksum detects damage; it is no signature and proves nothing about the author.
+contiguously or in chunks with at most gzip, lzf, szip, shuffle and fletcher32. No filter plugin
+is loaded. A source of an import may also have soft links within the file, and text of variable
+length, which is read without libhdf5. The checksum detects damage; it is no signature and
+proves nothing about the author.
 
 Modules in reading order: `checksum` (the header), `hdf5_checks` (the allow-list),
-`hdf5_chunks` (decompression in bounded memory), `atomic`, `hdf5_file` (opening and creating
-files), `lock` (one run per directory), `scaling`, `checkpoint`, `run_directory`,
-`background_writer` (saving while the training continues).
+`hdf5_filters` (decompression in bounded memory), `hdf5_chunks` (arrays in chunks),
+`hdf5_strings` (text of variable length), `atomic`, `hdf5_file` (opening and creating files),
+`lock` (one run per directory), `scaling`, `checkpoint`, `run_directory`, `background_writer`
+(saving while the training continues).
 """

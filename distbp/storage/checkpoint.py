@@ -20,10 +20,10 @@ from distbp.network.network import Network, check_network_arguments
 from distbp.network.optimizers import OPTIMIZERS
 from distbp.network.parameters import theta_size
 from distbp.storage import hdf5_checks, hdf5_chunks, hdf5_file
-from distbp.storage.scaling import Scaling
+from distbp.storage.scaling import TARGET_NAMES, Scaling, TargetScaling
 
 CHECKPOINT_FORMAT = "distbp-checkpoint"
-CHECKPOINT_VERSION = 2  # version 1 had the history in `about`
+CHECKPOINT_VERSION = 3  # the newest; see `_version_of`
 _MAX_LAYERS = 10_000  # a layer takes memory beside its numbers
 
 
@@ -41,6 +41,8 @@ class Checkpoint:
         network, task, classes, data (its identity), config, progress, machine and versions.
     history : list of str
         The lines of metrics.jsonl.
+    target : TargetScaling, optional
+        Of a regression that was trained on standardized targets.
     """
 
     network: Network
@@ -48,6 +50,7 @@ class Checkpoint:
     scaling: Scaling
     about: dict[str, Any]
     history: list[str] = field(default_factory=list)
+    target: TargetScaling | None = None
 
 
 def describe_network(network: Network) -> dict[str, Any]:
@@ -69,14 +72,24 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     CheckpointError
         It cannot be written; an older file at `path` is unharmed.
     """
-    with hdf5_file.create_file(
-        path, CHECKPOINT_FORMAT, CHECKPOINT_VERSION, CheckpointError
-    ) as file:
+    version = _version_of(checkpoint)
+    with hdf5_file.create_file(path, CHECKPOINT_FORMAT, version, CheckpointError) as file:
         hdf5_file.write_json(file, "about", checkpoint.about)
         hdf5_file.write_text(file, "history", "".join(checkpoint.history))
         checkpoint.scaling.write(file)
+        if checkpoint.target is not None:
+            checkpoint.target.write(file)
         for name, array in _named_arrays(checkpoint.network, checkpoint.state):
             hdf5_file.write_array(file, name, array)
+
+
+def _version_of(checkpoint: Checkpoint) -> int:
+    """Return the oldest version of the format whose readers understand a checkpoint.
+
+    Version 1 had the history in `about`; only version 3 knows scaled targets and multilabel.
+    """
+    is_new = checkpoint.target is not None or checkpoint.about.get("task") == "multilabel"
+    return CHECKPOINT_VERSION if is_new else 2
 
 
 def _named_arrays(
@@ -107,13 +120,26 @@ def read_checkpoint(path: Path) -> Checkpoint:
         state = {name: np.empty_like(network.theta) for name in names}
         arrays = dict(_named_arrays(network, state))
         # Anything else means that another program, or a newer distbp, has written the file.
+        target = _read_target(file, about, network)
         hdf5_checks.check_no_other_names(
-            file, ("about", "history", "scaling/shift", "scaling/scale", *arrays)
+            file,
+            ("about", "history", "scaling/shift", "scaling/scale", *arrays)
+            + (TARGET_NAMES if target else ()),
         )
         for name, array in arrays.items():
             _read_array_into(file, name, array)
         scaling = Scaling.read(file, network.sizes[0])
-        return Checkpoint(network, state, scaling, about, _read_history(file, about))
+        return Checkpoint(network, state, scaling, about, _read_history(file, about), target)
+
+
+def _read_target(file: h5py.File, about: dict[str, Any], network: Network) -> TargetScaling | None:
+    """Return the scaling of the targets, and let the network's cost be in the user's units."""
+    target = TargetScaling.read_if_any(file, network.sizes[-1])
+    if target is not None:
+        if about["task"] != "regression" or network.cost_name != "quadratic":
+            raise ValueError(f"it has scaled targets, but is a {about['task']}")
+        network.use_target_units(target.units)
+    return target
 
 
 def _read_checkpoint_about(file: h5py.File) -> dict[str, Any]:

@@ -3,9 +3,10 @@
 libhdf5 follows links to other files, reads external and virtual datasets from any path,
 loads filters as shared libraries, and trusts every shape. So an object is opened only by
 name and through hard links, a dataset only if it holds plain numbers whose bytes are in
-this very file, and a file only while no filter plugin can be found. Nothing is traversed
-recursively. Whatever is refused is raised as a ValueError that names the object;
-`HDF5_READ_ERRORS` are the errors that libhdf5 and its callers raise on a damaged file.
+this very file, and a file only while no filter plugin can be found. Soft links are followed
+only by `resolve_soft_links`, within the file. Nothing is traversed recursively. Whatever is
+refused is raised as a ValueError that names the object; `HDF5_READ_ERRORS` are the errors that
+libhdf5 and its callers raise on a damaged file.
 """
 
 import io
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import h5py
+import numpy as np
 from h5py import h5d, h5l, h5pl, h5s, h5t
 
 # What a damaged file has made h5py, NumPy, JSON and zlib raise.
@@ -50,6 +52,7 @@ _TYPE_NAMES = {
     h5t.ARRAY: "arrays",
 }
 _MAX_ATTRIBUTE_BYTES = 64
+_MAX_SOFT_LINKS = 16  # on the way to one object, as in libhdf5
 
 
 class _PluginScope:
@@ -128,18 +131,18 @@ def open_regular_file(path: Path) -> io.FileIO:
 
 def has_object(file: h5py.File, path: str) -> bool:
     """Return whether hard links lead to `path`; another kind of link is refused."""
-    return _lookup(file, path) is not None
+    return find_object(file, path) is not None
 
 
 def _get_object(file: h5py.File, path: str) -> Any:
     """Return the group or dataset at `path`."""
-    found = _lookup(file, path)
+    found = find_object(file, path)
     if found is None:
         raise ValueError(f"{path} is missing")
     return found
 
 
-def _lookup(file: h5py.File, path: str) -> Any:
+def find_object(file: h5py.File, path: str) -> Any:
     """Return the group or dataset at `path`, or None if there is none."""
     found: Any = file["/"]
     for name in filter(None, path.split("/")):
@@ -149,6 +152,45 @@ def _lookup(file: h5py.File, path: str) -> Any:
             raise ValueError(f"{path} is a soft or external link; expected a hard link")
         found = found[name]
     return found
+
+
+def resolve_soft_links(file: h5py.File, path: str) -> str:
+    """Return the path by hard links to what `path` means, following soft links in the file.
+
+    Where something is missing on the way, or is an external link, the path leads to that.
+
+    Raises
+    ------
+    ValueError
+        There are too many soft links, as in a cycle.
+    """
+    rest, done, n_links = _names(path), list[str](), 0
+    while rest:
+        name = rest.pop(0)
+        group = find_object(file, "/".join(done))
+        if not isinstance(group, h5py.Group) or not group.id.links.exists(name.encode()):
+            return "/".join([*done, name, *rest])
+        if group.id.links.get_info(name.encode()).type == h5l.TYPE_SOFT:
+            n_links += 1
+            if n_links > _MAX_SOFT_LINKS:
+                raise ValueError(
+                    f"{path} leads through more than {_MAX_SOFT_LINKS} soft links, perhaps in a "
+                    "circle: name the dataset itself"
+                )
+            target = group.id.links.get_val(name.encode()).decode("utf-8", "replace")
+            done, rest = [] if target.startswith("/") else done, _names(target) + rest
+        elif group.id.links.get_info(name.encode()).type == h5l.TYPE_HARD:
+            done.append(name)
+        else:
+            raise ValueError(
+                f"{path} is a link to another file: name the dataset in that file instead"
+            )
+    return "/".join(done)
+
+
+def _names(path: str) -> list[str]:
+    """Return the names in a path; empty ones and "." mean nothing."""
+    return [name for name in path.split("/") if name not in ("", ".")]
 
 
 def list_children(group: h5py.Group, limit: int) -> Iterator[str]:
@@ -191,25 +233,42 @@ def open_dataset(
     ValueError
         It is missing or something else, or its shape contradicts the bytes that are stored.
     """
+    found = get_dataset(file, path)
+    type_id = found.id.get_type()
+    type_class = type_id.get_class()
+    if type_class not in types or is_variable_text(found):
+        name = _TYPE_NAMES.get(type_class, "something else")
+        raise ValueError(f"{path} holds {name}, not plain numbers")
+    check_storage(found, path, type_id.get_size())
+    return found
+
+
+def get_dataset(file: h5py.File, path: str) -> h5py.Dataset:
+    """Return the dataset at `path`, whose type and storage have not been checked."""
     found = _get_object(file, path)
     if not isinstance(found, h5py.Dataset):
         is_group = isinstance(found, h5py.Group)
         raise ValueError(f"{path} is not a dataset{', but a group of them' if is_group else ''}")
-    type_id, space = found.id.get_type(), found.id.get_space()
-    type_class = type_id.get_class()
-    if type_class not in types or (type_class == h5t.STRING and type_id.is_variable_str()):
-        name = _TYPE_NAMES.get(type_class, "something else")
-        raise ValueError(f"{path} holds {name}, not plain numbers")
-    if space.get_simple_extent_type() == h5s.NULL:
+    return found
+
+
+def is_variable_text(dataset: h5py.Dataset) -> bool:
+    """Return whether a dataset holds strings of variable length."""
+    type_id = dataset.id.get_type()
+    return type_id.get_class() == h5t.STRING and bool(type_id.is_variable_str())
+
+
+def check_storage(found: h5py.Dataset, path: str, item_bytes: int) -> None:
+    """Raise ValueError unless all items, of `item_bytes` each, are stored in this file."""
+    if found.id.get_space().get_simple_extent_type() == h5s.NULL:
         raise ValueError(f"{path} is empty")
     plist = found.id.get_create_plist()
     if plist.get_external_count() or plist.get_layout() == h5d.VIRTUAL:
         raise ValueError(f"{path} is stored in other files")
     if plist.get_layout() == h5d.CONTIGUOUS:
-        _check_contiguous(found, path, math.prod(found.shape) * type_id.get_size())
+        _check_contiguous(found, path, math.prod(found.shape) * item_bytes)
     elif plist.get_layout() != h5d.CHUNKED:
         raise ValueError(f"{path} has a storage layout that distbp does not read")
-    return found
 
 
 def _check_contiguous(found: h5py.Dataset, path: str, expected: int) -> None:
@@ -224,31 +283,43 @@ def _check_contiguous(found: h5py.Dataset, path: str, expected: int) -> None:
         )
 
 
-def read_text_attribute(file: h5py.File, name: str) -> str | None:
-    """Return an attribute of the root group if it is a short fixed-length string."""
-    found = _read_scalar_attribute(file, name, h5t.STRING)
+def read_text_attribute(owner: h5py.HLObject, name: str) -> str | None:
+    """Return an attribute of a file, group or dataset if it is a short fixed-length string."""
+    found = _read_scalar_attribute(owner, name, h5t.STRING)
     return None if found is None else bytes(found).decode("ascii", "replace")
 
 
-def read_integer_attribute(file: h5py.File, name: str) -> int | None:
-    """Return an attribute of the root group if it is an integer."""
-    found = _read_scalar_attribute(file, name, h5t.INTEGER)
+def read_integer_attribute(owner: h5py.HLObject, name: str) -> int | None:
+    """Return an attribute of a file, group or dataset if it is an integer."""
+    found = _read_scalar_attribute(owner, name, h5t.INTEGER)
     return None if found is None else int(found)
 
 
-def _read_scalar_attribute(file: h5py.File, name: str, type_class: int) -> Any:
+def read_number_attribute(owner: h5py.HLObject, name: str) -> Any:
+    """Return an attribute if it is one number, as a NumPy scalar."""
+    for type_class in NUMERIC_TYPES:
+        for shape in ((), (1,)):
+            found = _read_scalar_attribute(owner, name, type_class, shape)
+            if found is not None:
+                return np.asarray(found).reshape(-1)[0]
+    return None
+
+
+def _read_scalar_attribute(
+    owner: h5py.HLObject, name: str, type_class: int, shape: tuple[int, ...] = ()
+) -> Any:
     """Return a scalar attribute of one type class and fixed length, or None.
 
     The type is checked first: reading a corrupted variable-length string can crash.
     """
-    if name not in file.attrs:
+    if name not in owner.attrs:
         return None
-    attribute = file.attrs.get_id(name)
+    attribute = owner.attrs.get_id(name)
     type_id = attribute.get_type()
-    if type_id.get_class() != type_class or attribute.shape != ():
+    if type_id.get_class() != type_class or attribute.shape != shape:
         return None
     if type_id.get_size() > _MAX_ATTRIBUTE_BYTES:
         return None
     if type_class == h5t.STRING and type_id.is_variable_str():
         return None
-    return file.attrs[name]
+    return owner.attrs[name]

@@ -120,7 +120,8 @@ def _is_directory(path: Path) -> bool:
 def load(model: str | Path) -> Network:
     """Return the network of a checkpoint file, or of the last checkpoint of a run.
 
-    Its input must be scaled as the checkpoint's `scaling` says: (x - shift) * scale. If the
+    Its input must be scaled as the checkpoint's `scaling` says: (x - shift) * scale; its output
+    is scaled likewise if the checkpoint has a `target`. `distbp.predict` does both. If the
     last checkpoint is damaged, the newest valid one is loaded, with a DistbpWarning.
 
     Parameters

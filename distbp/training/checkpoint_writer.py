@@ -63,6 +63,7 @@ class CheckpointBuilder:
             scaling=self._data.scaling,
             about=self._about | {"progress": progress.to_dict()},
             history=list(progress.history.lines),  # which grow while this is written
+            target=self._data.target,
         )
 
 

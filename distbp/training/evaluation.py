@@ -17,7 +17,8 @@ from distbp.data.dataset import Split
 from distbp.network.network import Network, Workspace
 from distbp.parallel.shards import middle, rank_shards
 from distbp.parallel.topology import Topology
-from distbp.storage.scaling import Scaling
+from distbp.storage.scaling import Scaling, TargetScaling
+from distbp.training.accuracy import count_correct
 
 EVALUATION_ROWS = 1024  # per block
 
@@ -30,10 +31,10 @@ class Score:
     ----------
     rows : int
     cost : float
-        Mean over the rows, without L1 and L2 penalties.
+        Mean over the rows, without L1 and L2 penalties, in the user's units.
     accuracy : float
-        Fraction of rows whose class is predicted; for a regression R², the mean over the
-        outputs of 1 − Σ(y − a)² / Σ(y − ȳ)².
+        Fraction of rows whose class is predicted; for multilabel, fraction of all labels that
+        are; for a regression R², the mean over the outputs of 1 − Σ(y − a)² / Σ(y − ȳ)².
     """
 
     rows: int
@@ -59,7 +60,9 @@ class Evaluator:
     split : Split
     scaling : Scaling
         That of the model's training set.
-    is_regression : bool
+    task : {'classification', 'multilabel', 'regression'}
+    target : TargetScaling, optional
+        That of the model's training set.
 
     Attributes
     ----------
@@ -68,13 +71,19 @@ class Evaluator:
     """
 
     def __init__(
-        self, comm: Topology, network: Network, split: Split, scaling: Scaling, is_regression: bool
+        self,
+        comm: Topology,
+        network: Network,
+        split: Split,
+        scaling: Scaling,
+        task: str,
+        target: TargetScaling | None = None,
     ) -> None:
         self.comm, self.network, self.split = comm, network, split
-        self.is_regression = is_regression
+        self._task, self._target = task, target
         rows = min(EVALUATION_ROWS, len(split))
-        n_classes = 0 if is_regression else network.sizes[-1]
-        self._loader = BatchLoader(split, scaling, n_classes, rows, network.dtype)
+        n_classes = network.sizes[-1] if task == "classification" else 0
+        self._loader = BatchLoader(split, scaling, n_classes, rows, network.dtype, target)
         self._workspaces = {rows: network.workspace(rows)}
         self.blocks = -(-len(split) // EVALUATION_ROWS)
 
@@ -86,18 +95,20 @@ class Evaluator:
         Parameters
         ----------
         on_block : function of (first row, outputs), optional
-            Called with the outputs (m, n_L) of each block, which the next block overwrites.
+            Called with the outputs (m, n_L) of each block, which the next block overwrites; for
+            scaled targets, they are scaled.
 
         Returns
         -------
         first, stop : int
             The range of this rank's blocks.
         sums : (stop - first, 1 + k) float64
-            Sums over each block: the cost, and the number of correct answers (k = 1) or the
-            squared errors of the k outputs.
+            Sums over each block: the cost, in multiples of its `unit`, and the number of correct
+            answers (k = 1) or the squared errors of the k outputs.
         """
         first, stop = rank_shards(self.blocks, self.comm.size, self.comm.rank)
-        width = 1 + (self.network.sizes[-1] if self.is_regression else 1)
+        is_regression = self._task == "regression"
+        width = 1 + (self.network.sizes[-1] if is_regression else 1)
         sums = np.zeros((stop - first, width))
         for block in range(first, stop):
             start = block * EVALUATION_ROWS
@@ -106,10 +117,10 @@ class Evaluator:
             work = self._workspace(len(rows))
             a = self.network.feedforward(x, work)  # (m, n_L)
             sums[block - first, 0] = self.network.cost.fn(work.z[-1], a, y)
-            if self.is_regression:
+            if is_regression:
                 sums[block - first, 1:] = np.square(a - y, dtype=np.float64).sum(axis=0)
             else:
-                sums[block - first, 1] = np.count_nonzero(a.argmax(axis=1) == labels)
+                sums[block - first, 1] = count_correct(self._task, a, y, labels)
             if on_block is not None:
                 on_block(start, a)
         return first, stop, sums
@@ -124,9 +135,11 @@ class Evaluator:
         self.comm.world.allreduce(everything)
         total = _tree_sum(everything)
         rows = len(self.split)
-        if self.is_regression:
-            return Score(rows, float(total[0]) / rows, self._r2(total[1:]))
-        return Score(rows, float(total[0]) / rows, int(total[1]) / rows)
+        cost = float(total[0]) / rows * self.network.cost.unit
+        if self._task == "regression":
+            return Score(rows, cost, self._r2(total[1:]))
+        labels_per_row = self.network.sizes[-1] if self._task == "multilabel" else 1
+        return Score(rows, cost, int(total[1]) / (rows * labels_per_row))
 
     def _workspace(self, rows: int) -> Workspace:
         if rows not in self._workspaces:  # that of the last block, which may be shorter
@@ -138,6 +151,8 @@ class Evaluator:
         y = self.split.targets().astype(np.float64)
         # The mean of equal numbers is not always that number, but the mean of zeros is 0.
         y -= y[:1]
+        if self._target is not None:  # as the errors are; R² has no unit
+            y *= self._target.scale
         variation = np.square(y - y.mean(axis=0)).sum(axis=0)
         # R² is not defined for a constant target: 1 if it is predicted exactly, otherwise 0.
         safe = np.where(variation > 0, variation, 1.0)

@@ -8,14 +8,14 @@ answers, and what this rank requests. How the slots are then summed it does not 
 import numpy as np
 
 from distbp.data.batches import BatchLoader
-from distbp.data.dataset import Split
+from distbp.data.dataset import DataSet, Split
 from distbp.network.dropout import Dropout
 from distbp.network.network import Network, Workspace
 from distbp.network.parameters import layer_views
 from distbp.parallel.reduction import GradientReduction
 from distbp.parallel.shards import shard_rows
 from distbp.parallel.step_totals import CORRECT, COST, SAVE_REQUESTS, STOP_REQUESTS
-from distbp.storage.scaling import Scaling
+from distbp.training.accuracy import count_correct
 
 
 class BatchGradient:
@@ -25,11 +25,9 @@ class BatchGradient:
     ----------
     network : Network
     reduction : GradientReduction
+    data : DataSet
     split : Split
-        The training set.
-    scaling : Scaling
-    n_classes : int
-        0 for regression.
+        The training rows of it.
     batch_size, shards : int
     dropout : float
     """
@@ -38,23 +36,23 @@ class BatchGradient:
         self,
         network: Network,
         reduction: GradientReduction,
+        data: DataSet,
         split: Split,
-        scaling: Scaling,
-        n_classes: int,
         batch_size: int,
         shards: int,
         dropout: float,
     ) -> None:
         self.network, self.reduction = network, reduction
-        self.n_classes, self.shards = n_classes, shards
+        self.task, self.shards = data.task, shards
         # A last, short batch has shards of other sizes.
         batches = {min(batch_size, len(split)), len(split) % batch_size}
         runs = [shard_rows(b, shards, shard) for b in batches for shard, _ in reduction.schedule]
         self._works = {
             rows: self._workspace(rows, dropout) for rows in {hi - lo for lo, hi in runs} - {0}
         }
+        rows = max(self._works, default=0)
         self._loader = BatchLoader(
-            split, scaling, n_classes, max(self._works, default=0), network.dtype
+            split, data.scaling, data.n_classes, rows, network.dtype, data.target
         )
         size = network.theta.size
         self._out = [layer_views(slot[:size], network.sizes) for slot in reduction.slots]
@@ -125,8 +123,8 @@ class BatchGradient:
         self.network.backprop(x, y, self._out[slot], work)
         stats, a = self.reduction.stats[slot], work.a[-1]
         stats[COST] = self.network.cost.fn(work.z[-1], a, y, work.spare[-1])
-        if self.n_classes:
-            stats[CORRECT] = np.count_nonzero(a.argmax(axis=1) == labels)
+        if self.task != "regression":
+            stats[CORRECT] = count_correct(self.task, a, y, labels, work.spare[-1])
 
 
 def _describe_rows(numbers: np.ndarray) -> str:

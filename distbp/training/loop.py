@@ -194,7 +194,8 @@ class Run:
         self._timing.add_step(began, computed, time.perf_counter(), parts.reduction.wait_s)
         if totals.applied:
             self.previous = progress
-            self.progress = progress.after_step(totals.cost, totals.correct)
+            cost = totals.cost * parts.network.cost.unit
+            self.progress = progress.after_step(cost, totals.correct)
         return totals
 
     def _recover(self, diagnosis: Diagnosis, rows: int) -> Action:
@@ -254,12 +255,11 @@ class Run:
             self._recover(diagnosis, 0)
             return
         scores = {name: evaluator.score() for name, evaluator in parts.evaluators.items()}
-        is_regression = parts.data.task == "regression"
         steps = parts.steps_per_epoch
         record = {
             "epoch": progress.position.epoch + 1,
             "step": progress.position.updates,
-            **costs_and_accuracies(progress, len(parts.rows), scores, is_regression),
+            **costs_and_accuracies(progress, len(parts.rows), scores, parts.data.labels_per_row),
             "learning_rate": learning_rate(parts.config, progress, steps - 1, steps),
             "seconds": seconds,
             "samples_per_s": rows / seconds,

@@ -142,12 +142,12 @@ def all_cores(cores_of_ranks: Iterable[Sequence[Any]]) -> set[tuple[int, int]]:
 # While it trains.
 
 
-def step_status(progress: Progress, rows: int, speed: float, has_classes: bool) -> str:
+def step_status(progress: Progress, rows: int, speed: float, labels_per_row: int) -> str:
     """Return the figures beside the progress bar, when `rows` of the epoch are done."""
     rows = max(rows - progress.skipped, 1)
-    text = f"cost {progress.cost / rows:.4f}"
-    if has_classes:
-        text += f" accuracy {progress.correct / rows:.2%}"
+    text = f"cost {format_cost(progress.cost / rows)}"
+    if labels_per_row:
+        text += f" accuracy {progress.correct / (rows * labels_per_row):.2%}"
     return f"{text} {speed:,.0f} samples/s"
 
 
@@ -157,10 +157,16 @@ def epoch_line(record: EpochRecord, epochs: int, has_classes: bool) -> str:
     for split in ("train", "validation", "test"):
         cost, accuracy = record[f"{split}_cost"], record[f"{split}_accuracy"]
         if cost is not None or accuracy is not None:
-            text += f" | {split} cost {score_of(cost):.4f}"
+            text += f" | {split} cost {format_cost(score_of(cost))}"
         if accuracy is not None:
             text += f" accuracy {accuracy:.2%}" if has_classes else f" R² {accuracy:.4f}"
     return f"{text} | {record['seconds']:.1f} s, {record['samples_per_s']:,.0f} samples/s"
+
+
+def format_cost(cost: float, places: int = 4) -> str:
+    """Return a cost as text: that of a regression may be large or small, by the units of y."""
+    is_common = 0.01 <= cost < 1e6 or cost == 0
+    return f"{cost:.{places}f}" if is_common else f"{cost:.{places + 1}g}"
 
 
 # About faults.

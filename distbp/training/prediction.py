@@ -19,6 +19,7 @@ from distbp.parallel.topology import Topology
 from distbp.storage import hdf5_file
 from distbp.storage.checkpoint import Checkpoint
 from distbp.storage.run_directory import read_newest_checkpoint
+from distbp.training.accuracy import predicted_labels
 from distbp.training.evaluation import EVALUATION_ROWS, Evaluator
 
 
@@ -34,9 +35,11 @@ def predict(model: str | Path, x: np.ndarray) -> np.ndarray:
 
     Returns
     -------
-    (n, n_L) array of the model's dtype
-        Activations of the output layer, bit for bit those that `distbp predict` writes. For
-        classes, `argmax(axis=1)` is the index of the predicted class.
+    (n, n_L) array
+        Activations of the output layer, bit for bit those that `distbp predict` writes, of the
+        model's dtype; for a regression on scaled targets, float64 in the user's units. For
+        classes, `argmax(axis=1)` is the index of the predicted class; for multilabel, the labels
+        are those above ½.
 
     Raises
     ------
@@ -55,7 +58,12 @@ def predict(model: str | Path, x: np.ndarray) -> np.ndarray:
         raise DataError(f"x is {x.dtype} {x.shape}; {model} takes rows of {n_in} numbers.")
     with host.preserve_blas_threads():
         host.set_blas_threads(checkpoint.about["config"]["threads"])
-        return _outputs(checkpoint, x)
+        return to_user_units(checkpoint, _outputs(checkpoint, x))
+
+
+def to_user_units(checkpoint: Checkpoint, output: np.ndarray) -> np.ndarray:
+    """Return what outputs (m, n_L) of a checkpoint's network are in the user's units."""
+    return output if checkpoint.target is None else checkpoint.target.to_user_units(output)
 
 
 def _outputs(checkpoint: Checkpoint, x: np.ndarray) -> np.ndarray:
@@ -80,25 +88,29 @@ def write_predictions(
     """Write the network's output for each row of a split to an HDF5 file; collective.
 
     about      uint8 JSON: classes, the split, the identity of the data set
-    output     (n, n_L): activations of the output layer, in the order of the rows
-    label      (n,) int64: index of the predicted class; not for a regression
+    output     (n, n_L): activations of the output layer, in the order of the rows; for scaled
+               targets, in the user's units
+    label      (n,) int64: index of the predicted class, or for multilabel (n, n_L) uint8 of 0
+               and 1; not for a regression
 
     Raises
     ------
     DataError
         On all ranks, if the file cannot be written.
     """
-    network, is_regression = checkpoint.network, data.task == "regression"
-    evaluator = Evaluator(comm, network, data.split(split), checkpoint.scaling, is_regression)
+    network = checkpoint.network
+    evaluator = Evaluator(
+        comm, network, data.split(split), checkpoint.scaling, data.task, checkpoint.target
+    )
     blocks: list[np.ndarray] = []
     evaluator.run(on_block=lambda start, a: blocks.append(a.copy()))  # a is overwritten by the next
     own = np.concatenate(blocks) if blocks else np.empty((0, network.sizes[-1]), network.dtype)
-    output = comm.world.gather_rows(own)
+    output = comm.world.gather_rows(to_user_units(checkpoint, own))
     with collective_errors(comm):
         if comm.rank == 0:
             about = {"classes": data.classes, "split": split, "data": data.identity}
             with hdf5_file.create_file(path, "distbp-prediction", 1, DataError) as file:
                 hdf5_file.write_json(file, "about", about)
                 hdf5_file.write_array(file, "output", output)
-                if not is_regression:
-                    hdf5_file.write_array(file, "label", output.argmax(axis=1).astype(np.int64))
+                if data.task != "regression":
+                    hdf5_file.write_array(file, "label", predicted_labels(data.task, output))

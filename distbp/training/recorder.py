@@ -93,8 +93,8 @@ class RunRecorder(NullRecorder):
     schedule : CheckpointSchedule
     rows : int
         Of the training set.
-    has_classes : bool
-        Whether there is an accuracy to show.
+    labels_per_row : int
+        Answers of a row that are right or wrong; 0 for a regression.
     """
 
     def __init__(
@@ -104,10 +104,10 @@ class RunRecorder(NullRecorder):
         builder: CheckpointBuilder,
         schedule: CheckpointSchedule,
         rows: int,
-        has_classes: bool,
+        labels_per_row: int,
     ) -> None:
         self._config, self._network, self._builder = config, network, builder
-        self._schedule, self._rows, self._has_classes = schedule, rows, has_classes
+        self._schedule, self._rows, self._labels_per_row = schedule, rows, labels_per_row
         self.directory = RunDirectory(Path(config.out), config.keep)
         self._lock = RunLock(self.directory.path)
         self._metrics = MetricsFile(self.directory, self._lock)
@@ -152,12 +152,13 @@ class RunRecorder(NullRecorder):
         if self._bar.wants_step():
             rows = self._rows_done(progress)
             speed = (rows - self._rows_before) / (time.monotonic() - self._began)
-            status = step_status(progress, rows, speed, self._has_classes)
+            status = step_status(progress, rows, speed, self._labels_per_row)
             self._bar.step(progress.position.epoch, progress.position.step, status)
 
     def on_epoch(self, progress: Progress) -> None:
         history = progress.history
-        self.info(epoch_line(history.records[-1], self._config.epochs, self._has_classes))
+        has_classes = self._labels_per_row > 0
+        self.info(epoch_line(history.records[-1], self._config.epochs, has_classes))
         try:
             self._metrics.append(history.lines)
         except FencedError:  # another run owns the directory: this one has to end

@@ -148,9 +148,8 @@ def assemble(
     shards = config.shards or 1
     reduction, caution = make_reduction(config.combine, comm, shards, update)
     gradient = BatchGradient(
-        network, reduction, rows, data.scaling, len(data.classes), config.batch_size, shards,
-        config.dropout,
-    )  # fmt: skip
+        network, reduction, data, rows, config.batch_size, shards, config.dropout
+    )
     sdc_check = SdcCheck(comm, update, reduction, gradient)
     watchdog = Watchdog(comm, config.seconds("stall_limit") or math.inf)
     evaluators = _make_evaluators(comm, network, data, validation)
@@ -165,7 +164,7 @@ def assemble(
     with collective_errors(comm):
         if comm.rank == 0:
             recorder = RunRecorder(
-                config, network, builder, schedule, len(rows), bool(data.classes)
+                config, network, builder, schedule, len(rows), data.labels_per_row
             )
         recorder.open(start, is_new=checkpoint is None, is_on_disk=predecessor is None)
     parts = RunParts(
@@ -184,7 +183,7 @@ def _make_evaluators(
 ) -> dict[str, Evaluator]:
     splits = {"validation": validation, "test": data.splits.get("test")}
     return {
-        name: Evaluator(comm, network, split, data.scaling, data.task == "regression")
+        name: Evaluator(comm, network, split, data.scaling, data.task, data.target)
         for name, split in splits.items()
         if split is not None
     }
@@ -247,6 +246,8 @@ def _make_network(config: Config, data: DataSet, has_weights: bool) -> Network:
         config.seed,
         config.dtype,
     )
+    if data.target is not None:
+        network.use_target_units(data.target.units)
     if config.init_from and not has_weights:
         first = load(config.init_from)
         if first.sizes != network.sizes:

@@ -227,13 +227,16 @@ def score_of(cost: float | None) -> float:
 
 
 def costs_and_accuracies(
-    progress: Progress, rows: int, scores: Mapping[str, Score], is_regression: bool
+    progress: Progress, rows: int, scores: Mapping[str, Score], labels_per_row: int
 ) -> EpochRecord:
-    """Return the costs and accuracies of an epoch of `rows` rows; None where there is none."""
+    """Return the costs and accuracies of an epoch of `rows` rows; None where there is none.
+
+    `labels_per_row` is the number of answers that a row has, 0 for a regression.
+    """
     rows = max(rows - progress.skipped, 1)
     record: EpochRecord = {
         "train_cost": _json_cost(progress.cost / rows),
-        "train_accuracy": None if is_regression else progress.correct / rows,
+        "train_accuracy": progress.correct / (rows * labels_per_row) if labels_per_row else None,
     }
     for name in ("validation", "test"):
         record[f"{name}_cost"] = _json_cost(scores[name].cost) if name in scores else None

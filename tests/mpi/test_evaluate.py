@@ -18,10 +18,18 @@ pytestmark = pytest.mark.mpi
 PRIMES = (2, 1021, 1031, 4099)  # around one block and four
 
 
+COSTS = {
+    "classification": "log-likelihood", "multilabel": "cross-entropy", "regression": "quadratic",
+}  # fmt: skip
+
+
 def model(data: DataSet, dtype: str = "float32") -> Network:
-    output = None if data.classes else "linear"
-    cost = "log-likelihood" if data.classes else "quadratic"
-    return Network((data.n_in, 12, data.n_out), "tanh", cost, output, "large", 3, dtype)
+    output = "linear" if data.task == "regression" else None
+    cost = COSTS[data.task]
+    network = Network((data.n_in, 12, data.n_out), "tanh", cost, output, "large", 3, dtype)
+    if data.target is not None:
+        network.use_target_units(data.target.units)
+    return network
 
 
 def written(folder, write, rows: int) -> DataSet:
@@ -33,12 +41,12 @@ def written(folder, write, rows: int) -> DataSet:
     return DataSet(path)
 
 
-@pytest.mark.parametrize("write", [samples.digits, samples.numbers])
+@pytest.mark.parametrize("write", [samples.digits, samples.numbers, samples.prices, samples.labels])
 def test_score_has_the_bits_of_one_rank(comm, everywhere, mpi_tmp_path, write):
     """Cost, and accuracy or R², to the last bit; and every row once."""
     for rows in PRIMES:
         data = written(mpi_tmp_path, write, rows)
-        arguments = (model(data), data.split("test"), data.scaling, not data.classes)
+        arguments = (model(data), data.split("test"), data.scaling, data.task, data.target)
         expected = Evaluator(Topology(), *arguments).score()
         found = everywhere(Evaluator(comm, *arguments).score())
         assert found == [expected] * comm.size
@@ -49,7 +57,7 @@ def test_accuracy_is_that_of_the_definition(comm, everywhere, mpi_tmp_path):
     """Right answers over rows, from the network alone."""
     data = written(mpi_tmp_path, samples.digits, 2053)
     network, split = model(data, "float64"), data.split("test")
-    score = Evaluator(comm, network, split, data.scaling, False).score()
+    score = Evaluator(comm, network, split, data.scaling, data.task).score()
     x = split.x.view(split.x_dtype).reshape(len(split), -1) / 255
     a = network.feedforward(x)
     right = int((a.argmax(axis=1) == split.targets().ravel()).sum())
@@ -57,12 +65,13 @@ def test_accuracy_is_that_of_the_definition(comm, everywhere, mpi_tmp_path):
 
 
 @pytest.mark.parametrize("rows", [2, 3 * EVALUATION_ROWS + 7])
-@pytest.mark.parametrize("write", [samples.digits, samples.numbers])
+@pytest.mark.parametrize("write", [samples.digits, samples.numbers, samples.prices, samples.labels])
 def test_predictions_are_in_the_order_of_the_rows(comm, everywhere, mpi_tmp_path, write, rows):
     """Row i of the file is what the network puts out for row i, bit by bit."""
     data = written(mpi_tmp_path, write, rows)
     network = model(data)
-    checkpoint = Checkpoint(network, {}, data.scaling, {"config": {"threads": 1}})
+    about = {"config": {"threads": 1}}
+    checkpoint = Checkpoint(network, {}, data.scaling, about, target=data.target)
     alone, path = mpi_tmp_path / f"alone-{comm.rank}.h5", mpi_tmp_path / "p.h5"
     write_predictions(Topology(), checkpoint, data, "test", alone)
     write_predictions(comm, checkpoint, data, "test", path)
@@ -76,6 +85,9 @@ def test_predictions_are_in_the_order_of_the_rows(comm, everywhere, mpi_tmp_path
     expected = network.feedforward(
         ((x - data.scaling.shift) * data.scaling.scale).astype(np.float32)
     )
+    if data.target is not None:
+        expected = data.target.to_user_units(expected)
     assert all(everywhere(np.allclose(output, expected, atol=1e-5)))
     assert output.shape == (rows, data.n_out)
-    assert labels is None or (labels == output.argmax(axis=1)).all()
+    predicted = output > 0.5 if data.task == "multilabel" else output.argmax(axis=1)
+    assert labels is None or (labels == predicted).all()

@@ -34,12 +34,17 @@ MODULES = {
         "watchdog",
     ],
     "storage": [
-        "checksum", "hdf5_checks", "hdf5_chunks", "atomic", "hdf5_file", "lock", "scaling",
-        "checkpoint", "run_directory", "background_writer",
+        "checksum", "hdf5_checks", "hdf5_filters", "hdf5_chunks", "hdf5_strings", "atomic",
+        "hdf5_file", "lock", "scaling", "preprocessing", "checkpoint", "run_directory",
+        "background_writer",
     ],
-    "data": ["dataset", "batches", "tables", "csv_source", "sources", "labels", "importing"],
+    "data": [
+        "dataset", "batches", "table_options", "table_columns", "csv_dialect", "table_input",
+        "table_base", "csv_lines", "csv_reader", "arrow_reader", "json_reader", "table_reader",
+        "tables", "csv_source", "hdf5_writers", "hdf5_source", "sources", "labels", "importing",
+    ],
     "training": [
-        "config", "gradient", "sdc_check", "inputs", "evaluation", "prediction",
+        "config", "accuracy", "gradient", "sdc_check", "inputs", "evaluation", "prediction",
         "state", "messages", "timing", "stop_request", "checkpoint_schedule", "checkpoint_writer",
         "metrics_file", "recorder", "setup", "recovery", "loop",
     ],

@@ -24,8 +24,10 @@ from distbp.storage.checkpoint import CHECKPOINT_FORMAT
 MANY = 2000 if FULL else 300
 MAX_GROWTH_BYTES = 200e6
 # For each kind of open_files.py: the array that is changed, and the format in the checksum header.
-TARGETS = {"checkpoint": "layers/1/w", "data": "train/x", "import": "train/x"}
-FORMATS = {"checkpoint": CHECKPOINT_FORMAT, "data": DATA_FORMAT, "import": DATA_FORMAT}
+TARGETS = {
+    "checkpoint": "layers/1/w", "data": "train/x", "import": "train/x", "labels": "train/y",
+}  # fmt: skip
+FORMATS = dict.fromkeys(TARGETS, DATA_FORMAT) | {"checkpoint": CHECKPOINT_FORMAT}
 
 
 @pytest.fixture(params=TARGETS)
@@ -70,15 +72,17 @@ def check_refusal(found: dict) -> None:
 
 
 # Changes that are harmless: all values are in the file, or the changed part is not read.
-HARMLESS = {
-    "checkpoint": set(),
-    "data": {"bytes appended"},
-    "import": {
-        "bytes appended", "program in front", "archive in front", "moved by 512 bytes",
-        "shorter block", "another HDF5 file in front",
-        *(name for name in hostile.ZOO if "format" in name or "version" in name),
-    },
+IN_ANY_SOURCE = {
+    "bytes appended", "program in front", "archive in front", "moved by 512 bytes",
+    "shorter block", "another HDF5 file in front", "booleans", "lzf",
+    *(name for name in hostile.ZOO if "format" in name or "version" in name),
 }  # fmt: skip
+HARMLESS = {
+    "checkpoint": {"lzf"},
+    "data": {"bytes appended", "lzf"},
+    "import": IN_ANY_SOURCE | {name for name in hostile.ZOO if name.startswith("enumeration")},
+    "labels": IN_ANY_SOURCE | {"fixed text"},
+}
 
 
 def test_hostile_files_are_refused(kind, good, tmp_path):
@@ -108,6 +112,7 @@ def test_hostile_files_are_refused(kind, good, tmp_path):
         ("data", "digits"),
         ("data", "digits packed"),
         ("import", "digits packed"),
+        ("labels", "digits"),
     ],
 )
 def test_damaged_structure(tmp_path, run, data, kind, name):
@@ -117,6 +122,8 @@ def test_damaged_structure(tmp_path, run, data, kind, name):
     """
     good = tmp_path / "good.h5"
     shutil.copyfile(run / "last.h5" if kind == "checkpoint" else data[name], good)
+    if kind == "labels":
+        hostile.spoil(good, hostile.text(), TARGETS[kind], FORMATS[kind])
     content, places = good.read_bytes(), hostile.structure(good)
     random = np.random.default_rng(1)
     files = [tmp_path / f"{number:04d}.h5" for number in range(MANY)]

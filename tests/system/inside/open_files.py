@@ -1,6 +1,6 @@
 """Open files that may be hostile, one after the other, and report the outcome of each.
 
-    open_files.py checkpoint|data|import GOOD < list of files
+    open_files.py checkpoint|data|import|labels GOOD < list of files
 
 Prints a line of JSON per file: the outcome (`intact`, `refused`, or `other` if it was read with
 another structure than GOOD), the error message, and the CPU time in seconds. The last line is
@@ -53,6 +53,7 @@ OPENERS: dict[str, Callable[[Path], Any]] = {
     "checkpoint": open_checkpoint,
     "data": open_data,
     "import": open_source,
+    "labels": open_source,
 }
 
 

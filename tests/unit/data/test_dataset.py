@@ -10,7 +10,7 @@ from distbp.data.dataset import DATA_FORMAT, DATA_VERSION, DataSet
 from distbp.data.importing import import_data
 from distbp.errors import ConfigError, DataError
 from distbp.storage import hdf5_file
-from distbp.storage.scaling import Scaling
+from distbp.storage.scaling import Scaling, TargetScaling
 
 ROWS = 600
 ABOUT = {
@@ -193,6 +193,36 @@ def test_refusals(make, change, message):
     assert str(path) in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("about", "change", "message"),
+    [
+        ({}, put("train/y", np.zeros((4, 3), "u1")), "train/y has 3 numbers per row; expected 2"),
+        (
+            {}, put("train/y", np.array([[0, 1], [1, 1], [1, 2], [0, 0]])),
+            "train/y, row 2, column 1 is 2; labels are 0 or 1",
+        ),
+        ({}, put("train/y", np.full((4, 2), np.nan)), "row 0, column 0 is nan; labels are"),
+        ({"classes": []}, put("train/y", np.zeros((4, 2))), "multilabel with 0 classes"),
+        ({}, put("target/shift", np.zeros(2)), "target/scale is missing"),
+        (
+            {}, lambda file: TargetScaling(np.zeros(2), np.ones(2)).write(file),
+            "a multilabel has no targets to scale",
+        ),
+    ],
+)  # fmt: skip
+def test_refusals_of_multilabel(make, about, change, message):
+    """Labels are 0 or 1, as many as there are names; they are not scaled."""
+
+    def write(file):
+        put("train/y", np.zeros((4, 2), "u1"))(file)
+        change(file)
+
+    multilabel = ABOUT | {"task": "multilabel"} | about
+    with pytest.raises(DataError, match=message):
+        DataSet(make(write, multilabel))
+    assert DataSet(make(put("train/y", np.zeros((4, 2), "u1")), ABOUT | {"task": "multilabel"}))
+
+
 def test_rows_of_different_lengths(make):
     """Rows of x have the same length in all splits."""
 
@@ -224,7 +254,7 @@ def attribute(name, value):
         (attribute("format", 1), "but not a distbp-data"),
         (
             attribute("version", DATA_VERSION + 1),
-            "has version 2 of its format; this distbp reads up to",
+            f"has version {DATA_VERSION + 1} of its format; this distbp reads up to",
         ),
         (attribute("version", "1"), "but not a distbp-data"),
         (lambda file: file.attrs.clear(), "is an HDF5 file, but not a distbp-data"),

@@ -81,7 +81,7 @@ def rows_of(path, split="train", dtype=np.float64):
     """Return x, y and labels of a split as backprop would get them."""
     data = DataSet(path)
     part = data.split(split)
-    loader = BatchLoader(part, data.scaling, len(data.classes), len(part), np.dtype(dtype))
+    loader = BatchLoader(part, data.scaling, data.n_classes, len(part), np.dtype(dtype))
     return tuple(array.copy() for array in loader.load(np.arange(len(part))))
 
 
@@ -186,6 +186,13 @@ def test_types_are_kept(tmp_path, out, dtype, order):
     run(npz(tmp_path / "d.npz", x=x, y=LABELS), out, scaling="none")
     assert DataSet(out).splits["train"].x_dtype == np.dtype(dtype)
     np.testing.assert_array_equal(rows_of(out)[0], x)
+
+
+def test_booleans(tmp_path, out):
+    """They are 0 and 1, of a type that is not scaled like bytes."""
+    about = run(npz(tmp_path / "d.npz", x=IMAGES > 3, y=LABELS), out)
+    assert about["scaling"] == "standardize"
+    assert DataSet(out).splits["train"].x_dtype == np.int8
 
 
 def test_labels_need_not_start_at_0(tmp_path, out):
@@ -385,7 +392,108 @@ def test_one_hot_labels_are_classes(tmp_path, out):
     assert run(two, out)["task"] == "regression"
 
 
+def test_multilabel(tmp_path, out):
+    """Columns of 0 and 1, named if they have names; one-hot rows are no exception."""
+    y = np.array([[0, 1, 1], [0, 0, 0], [1, 0, 0.0], [1, 1, 1]])
+    about = run(npz(tmp_path / "d.npz", x=np.eye(4), y=y), out, task="multilabel")
+    assert (about["task"], about["classes"]) == ("multilabel", ["0", "1", "2"])
+    data = DataSet(out)
+    assert (data.n_out, data.labels_per_row, data.n_classes) == (3, 3, 0)
+    np.testing.assert_array_equal(rows_of(out)[1], y)
+    one_hot = npz(tmp_path / "d.npz", x=np.eye(4), y=np.eye(4)[:, :2] == 1, x_test=np.eye(4),
+                  y_test=np.eye(4)[:, 2:])  # fmt: skip
+    assert run(one_hot, out, task="multilabel")["classes"] == ["0", "1"]
+    csv = csv_file(tmp_path / "d.csv", "a,tall,old\n1,0,1\n2,1,1\n3,1,0\n")
+    about = run(csv, out, task="multilabel", label="old,tall", test_fraction=0.4)
+    assert about["classes"] == ["old", "tall"]
+    assert about["split"] == "40 % of the rows, seed 0"
+
+
+@pytest.mark.parametrize(
+    ("y", "message"),
+    [
+        ([[0, 1], [1, 2], [0, 0]], "y, row 1, column 1: expected 0 or 1 for multilabel, found 2"),
+        ([[0, 1], [1, 0.5], [0, 0]], "found 0.5. Correct it, or use another --task"),
+        (["a", "b", "a"], "expected 1 numbers per row"),
+    ],
+)
+def test_labels_that_are_no_multilabel(tmp_path, out, y, message):
+    """Other numbers and text are refused."""
+    source = npz(tmp_path / "d.npz", x=np.eye(3), y=np.array(y))
+    check_refused(source, out, DataError, message, task="multilabel")
+
+
 # Scaling
+
+
+def targets_of(path, dtype=np.float32):
+    """Return the targets of the training rows as backprop gets them."""
+    data = DataSet(path)
+    part = data.split("train")
+    loader = BatchLoader(part, data.scaling, 0, len(part), np.dtype(dtype), data.target)
+    return loader.load(np.arange(len(part)))[1]
+
+
+@pytest.mark.parametrize("dtype", ["f4", "f8", "i4"])
+@pytest.mark.parametrize("wanted", ["auto", "standardize"])
+def test_targets_are_standardized(tmp_path, out, wanted, dtype, monkeypatch):
+    """By mean and deviation of the training rows, which are stored; y is stored as it is."""
+    monkeypatch.setattr(importing, "_BLOCK_NUMBERS", 7)
+    random = np.random.default_rng(4)
+    y = (random.normal(size=(40, 2)) * [50_000, 3] + [200_000, -70]).astype(dtype)
+    source = npz(tmp_path / "d.npz", x=np.eye(40), y=y, x_test=np.eye(40)[:2], y_test=y[:2] * 9)
+    about = run(source, out, task="regression", target_scaling=wanted)
+    assert about["target_scaling"] == "standardize"
+    data = DataSet(out)
+    np.testing.assert_array_equal(data.split("train").targets(), y)
+    np.testing.assert_allclose(data.target.shift, y.mean(axis=0, dtype="f8"), rtol=1e-12)
+    np.testing.assert_allclose(data.target.units, y.std(axis=0, dtype="f8"), rtol=1e-9)
+    scaled = targets_of(out)
+    np.testing.assert_allclose(scaled.mean(axis=0), 0, atol=1e-6)
+    np.testing.assert_allclose(scaled.std(axis=0), 1, rtol=1e-5)
+    back = data.target.to_user_units(targets_of(out, np.float64))
+    np.testing.assert_allclose(back, y, rtol=1e-12)
+
+
+def test_targets_that_float32_cannot_represent(tmp_path, out):
+    """Seconds since 1970 are standardized before they are rounded."""
+    y = 1.7e9 + np.arange(50) / 8
+    run(npz(tmp_path / "d.npz", x=np.eye(50), y=y), out)
+    np.testing.assert_allclose(targets_of(out)[:, 0], (y - y.mean()) / y.std(), atol=1e-5)
+
+
+def test_a_constant_target_keeps_its_unit(tmp_path, out):
+    """Nothing is divided by 0."""
+    y = np.column_stack([np.full(6, 0.1), np.arange(6)])
+    run(npz(tmp_path / "d.npz", x=np.eye(6), y=y), out)
+    np.testing.assert_array_equal(DataSet(out).target.scale[0], 1.0)
+    np.testing.assert_array_equal(targets_of(out)[:, 0], 0.0)
+
+
+def test_target_scaling_none(tmp_path, out):
+    """The data set is one of version 1, as older code reads it; its digest is another one."""
+    source = npz(tmp_path / "d.npz", x=np.eye(3), y=[0.5, 1.5, 1.0])
+    digests = [run(source, out)["digest"]]
+    with h5py.File(out) as file:
+        assert file.attrs["version"] == 2
+    about = run(source, out, target_scaling="none")
+    assert "target_scaling" not in about
+    with h5py.File(out) as file:
+        assert file.attrs["version"] == 1
+        assert set(file) == {"about", "scaling", "train"}
+    assert DataSet(out).target is None
+    assert about["digest"] not in digests
+
+
+def test_target_scaling_that_is_refused(tmp_path, out):
+    """Of classes, by another name, and of numbers whose squares overflow."""
+    classes = npz(tmp_path / "c.npz", x=np.eye(3), y=[0, 1, 0])
+    for wanted in ("none", "standardize"):
+        check_refused(classes, out, ConfigError, "is for a regression", target_scaling=wanted)
+    numbers = npz(tmp_path / "n.npz", x=np.eye(3), y=[0.5, 1e160, 2e160])
+    check_refused(numbers, out, DataError, "too large to standardize. Use other units, or")
+    check_refused(numbers, out, ConfigError, "expected one of auto, st", target_scaling="log")
+    assert run(numbers, out, target_scaling="none")["task"] == "regression"
 
 
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 1e12])
@@ -553,7 +661,7 @@ def test_progress_grows_to_its_total(tmp_path, out, monkeypatch):
         ("npz", {"seed": -1, "test_fraction": 0.5}, "`--seed -1`"),
         ("npz", {"test_fraction": 0.1}, "is no row"),
         ("idx", {"test_fraction": 0.5}, "has a test set already"),
-        ("hdf5", {}, "`--x` is missing: .* has x, y"),
+        ("hdf5", {}, "`--x` is missing: .* has x .*, y"),
         ("hdf5", {"x": "x"}, "`--y` is missing"),
         ("hdf5", {"x": "x", "y": "y", "x_test": "x"}, "`--y-test` is missing"),
         ("hdf5", {"x": "x", "y": "y", "y_validation": "y"}, "`--x-validation` is missing"),
@@ -779,7 +887,7 @@ def with_nan(row, column):
         ({"x": IMAGES, "y": LABELS[:4]}, "d.npz: x has 5 rows, but .*y has 4"),
         ({"x": IMAGES.astype(object), "y": LABELS}, "d.npz: x holds Python objects"),
         ({"x": IMAGES, "y": LABELS.astype(object)}, "d.npz: y holds Python objects"),
-        ({"x": IMAGES > 3, "y": LABELS}, "x is of type bool; expected plain numbers"),
+        ({"x": IMAGES[0].T, "y": LABELS[:3]}, r"x has the shape \(2, 3\), .* Save x\.T instead"),
         ({"x": IMAGES + 1j, "y": LABELS}, "x is of type complex"),
         ({"x": IMAGES.astype(np.longdouble), "y": LABELS}, "x is of type float128"),
         ({"x": IMAGES, "y": LABELS * 1j}, "y is of type complex"),
@@ -902,64 +1010,6 @@ def test_csv_refusals(tmp_path, out, text, options, message):
 
 
 # Refusals: HDF5
-
-
-def odd_file(path):
-    """Write an HDF5 file with everything except rows of numbers."""
-    with h5py.File(path, "w") as file:
-        file["x"], file["y"] = IMAGES, LABELS
-        file["strings"] = ["a", "b", "c", "d", "e"]
-        file.create_dataset("vlen", (5,), h5py.vlen_dtype(np.int32))
-        file["compound"] = np.zeros(5, [("a", int), ("b", float)])
-        file["scalar"] = 3.0
-        file["null"] = h5py.Empty("f")
-        file["bools"] = IMAGES > 3
-        file.create_dataset("references", (5,), h5py.ref_dtype)
-        file.create_group("group")
-        layout = h5py.VirtualLayout((5, 3, 2), np.uint8)
-        layout[:] = h5py.VirtualSource(str(path.with_name("other.h5")), "x", (5, 3, 2))
-        file.create_virtual_dataset("virtual", layout)
-        file.create_dataset(
-            "external", (5, 6), np.uint8, external=[(str(path.with_name("raw")), 0, 30)]
-        )
-        file["linked"] = h5py.ExternalLink(str(path.with_name("other.h5")), "x")
-        file["dangling"] = h5py.SoftLink("/nowhere")
-    hdf5_file(path.with_name("other.h5"), x=IMAGES)
-    path.with_name("raw").write_bytes(bytes(30))
-    return path
-
-
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        ("none", "s.h5: none is missing; .*s.h5 has bools, compound"),
-        ("group", "is not a dataset, but a group"),
-        ("strings", "strings holds text, not plain numbers"),
-        ("vlen", "vlen holds variable-length arrays, not"),
-        ("references", "references holds references, not"),
-        ("compound", "compound holds compound data, not"),
-        ("bools", "of type bool"),
-        ("scalar", r"is float64 \(\); expected rows"),
-        ("null", "null is empty"),
-        ("virtual", "is stored in other files"),
-        ("external", "is stored in other files"),
-        ("linked", "linked is a soft or external link"),
-        ("dangling", "dangling is a soft or external link"),
-    ],
-)
-def test_hdf5_refusals(tmp_path, out, name, message):
-    """Datasets that are not plain rows in this file are refused by name."""
-    source = odd_file(tmp_path / "s.h5")
-    check_refused(source, out, DataError, message, x=name, y="y")
-
-
-def test_hdf5_labels_are_checked(tmp_path, out):
-    """y is checked like x."""
-    source = odd_file(tmp_path / "s.h5")
-    check_refused(source, out, DataError, "strings holds text", x="x", y="strings")
-    check_refused(
-        source, out, DataError, "none is missing", x="x", y="y", x_test="x", y_test="none"
-    )
 
 
 @pytest.mark.parametrize("content", [b"", b"no HDF5 at all", b"\x89HDF\r\n\x1a\n" + bytes(200)])

@@ -284,6 +284,35 @@ def test_backprop_allocates_nothing(peak):
     assert peak(lambda: network.backprop(x, y, out, work)) < 8_000
 
 
+@pytest.mark.parametrize("units", [(7.0, 7.0, 7.0), (3e5, 0.02, 1e-3)])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_quadratic_cost_in_units(dtype, units):
+    """It is that of targets in these units; the gradient is the same as without."""
+    network = make((4, 5, 3), cost="quadratic", output="linear", dtype=dtype)
+    x, y = rows(network, 6)
+    work, before = network.workspace(6), flat(network, x, y)
+    network.use_target_units(np.array(units))
+    a = network.feedforward(x, work)
+    found = network.cost.fn(work.z[-1], a, y.astype(dtype), work.spare[-1]) * network.cost.unit
+    assert found == pytest.approx(0.5 * np.square((a - y) * units).sum(), rel=1e-5)
+    np.testing.assert_array_equal(flat(network, x, y), before)
+
+
+def test_units_that_float32_cannot_represent():
+    """The cost itself stays small: `unit` is a number of Python."""
+    network = make((4, 2), cost="quadratic", output="linear", dtype="float32")
+    network.use_target_units(np.array([1e90, 1e60]))
+    one = np.ones((1, 2), np.float32)
+    assert network.cost.fn(one, 0 * one, one) == pytest.approx(0.5)
+    assert network.cost.unit == pytest.approx(1e180)
+
+
+def test_only_the_quadratic_cost_has_units():
+    """A cross-entropy has none."""
+    with pytest.raises(ConfigError, match="'cross-entropy': only the quadratic cost has units"):
+        make((4, 2), cost="cross-entropy").use_target_units(np.ones(2))
+
+
 def placed(array, offset):
     """Return a copy of an array, `offset` bytes from the start of a cache line."""
     raw = np.empty(array.nbytes + 128, np.uint8)

@@ -36,7 +36,7 @@ from distbp.storage.run_directory import (
     load,
     read_newest_checkpoint,
 )
-from distbp.storage.scaling import Scaling
+from distbp.storage.scaling import Scaling, TargetScaling
 
 ABOUT = {
     "task": "classification", "classes": ["ja", "näin"], "shape": [4], "data": {"digest": "0"},
@@ -78,6 +78,67 @@ def test_round_trip(tmp_path, optimizer, dtype, sizes):
         assert after.state[name].tobytes() == array.tobytes()
     np.testing.assert_array_equal(after.scaling.shift, before.scaling.shift)
     np.testing.assert_array_equal(after.scaling.scale, before.scaling.scale)
+
+
+def with_target(path, **changes):
+    """Write a checkpoint of a regression on scaled targets and return it."""
+    before = make(cost="quadratic", output="linear")
+    before.about |= {"task": "regression", "classes": []} | changes
+    before.target = TargetScaling(np.array([1e9, -2.0]), np.array([1e-3, 4.0]))
+    write_checkpoint(path, before)
+    return before
+
+
+def test_scaled_targets(tmp_path):
+    """They are read back bit by bit, and the network's cost is in their units."""
+    before = with_target(tmp_path / "c.h5")
+    after = read_checkpoint(tmp_path / "c.h5")
+    np.testing.assert_array_equal(after.target.shift, before.target.shift)
+    np.testing.assert_array_equal(after.target.scale, before.target.scale)
+    assert after.network.cost.unit == pytest.approx(1e6)
+    np.testing.assert_array_equal(
+        after.target.to_user_units(np.array([[0.5, 2.0]], np.float32)), [[1e9 + 500, -1.5]]
+    )
+
+
+def test_the_oldest_version_that_can_represent_a_checkpoint(tmp_path):
+    """Older code refuses what it would misunderstand, and reads everything else."""
+    save(tmp_path / "2.h5")
+    with_target(tmp_path / "3.h5")
+    multilabel = make(cost="cross-entropy")
+    multilabel.about["task"] = "multilabel"
+    write_checkpoint(tmp_path / "also-3.h5", multilabel)
+    for name, version in (("2", 2), ("3", 3), ("also-3", 3)):
+        with h5py.File(tmp_path / f"{name}.h5") as file:
+            assert file.attrs["version"] == version
+        assert (read_checkpoint(tmp_path / f"{name}.h5").target is not None) == (name == "3")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"target/scale": np.array([1.0, 0.0])}, "scale has a value that is not positive"),
+        ({"target/scale": np.array([1.0, -1.0])}, "scale has a value that is not positive"),
+        ({"target/scale": np.array([1.0, 1e-200])}, "or too small"),
+        ({"target/scale": np.ones(1)}, r"expected float64 \(2,\)"),
+        ({"target/shift": np.array([np.inf, 1.0])}, "shift has a value that is not a finite"),
+        ({"target/more": np.ones(2)}, "target/more is not part of the format"),
+    ],
+)
+def test_broken_targets(tmp_path, change, message):
+    """They are refused."""
+    with_target(tmp_path / "c.h5")
+    for name, value in change.items():
+        spoil(tmp_path / "c.h5", replaced(name, value))
+    with pytest.raises(CheckpointError, match=message):
+        read_checkpoint(tmp_path / "c.h5")
+
+
+def test_only_a_regression_has_targets(tmp_path):
+    """Those of a classification are refused."""
+    with_target(tmp_path / "c.h5", task="classification")
+    with pytest.raises(CheckpointError, match="scaled targets, but is a classification"):
+        read_checkpoint(tmp_path / "c.h5")
 
 
 def test_the_network_is_of_the_same_kind(tmp_path):
@@ -381,7 +442,7 @@ NETWORK = describe_network(Network((4, 3, 2)))
     ("change", "message"),
     [
         (attribute("format", np.bytes_("distbp-data")), "is a 'distbp-data'; expected a 'distbp-c"),
-        (attribute("version", np.int64(9)), "version 9 of its format; this distbp reads up to 2"),
+        (attribute("version", np.int64(9)), "version 9 of its format; this distbp reads up to 3"),
         (attribute("format", "a string of any length"), "not a distbp-checkpoint"),
         (attribute("version", np.float64(1)), "not a distbp-checkpoint"),
         (without("about"), "about"),

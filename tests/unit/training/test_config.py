@@ -12,8 +12,8 @@ from distbp.errors import ConfigError
 from distbp.options import flag
 from distbp.training.config import GROUPS, Config, check_useful, parse_sizes, read_toml
 
-CLASSES = SimpleNamespace(task="classification", n_in=784, n_out=10, path="d.h5")
-NUMBERS = SimpleNamespace(task="regression", n_in=784, n_out=2, path="d.h5")
+CLASSES = SimpleNamespace(task="classification", n_in=784, n_out=10, path="d.h5", target=None)
+NUMBERS = SimpleNamespace(task="regression", n_in=784, n_out=2, path="d.h5", target=None)
 
 
 @pytest.mark.parametrize(
@@ -121,6 +121,23 @@ def test_resolved_for_a_regression():
     assert Config().resolved(NUMBERS).cost == "quadratic"
     with pytest.raises(ConfigError, match=r"--cost cross-entropy is for classif.*--cost quadratic"):
         Config(cost="cross-entropy").resolved(NUMBERS)
+
+
+def test_resolved_for_multilabel():
+    """Each label has an output of its own, which softmax would not give."""
+    labels = SimpleNamespace(task="multilabel", n_in=784, n_out=5, path="d.h5", target=None)
+    assert Config().resolved(labels).cost == "cross-entropy"
+    assert Config(cost="quadratic").resolved(labels).cost == "quadratic"
+    with pytest.raises(ConfigError, match=r"for multilabel. Use --cost cross-entropy or quadratic"):
+        Config(cost="log-likelihood").resolved(labels)
+
+
+def test_learning_rate_for_scaled_targets():
+    """It is lower, as the largest stable one is, but for Adam."""
+    scaled = SimpleNamespace(**vars(NUMBERS) | {"target": "scaled"})
+    assert Config().resolved(NUMBERS).learning_rate == 0.1
+    assert Config().resolved(scaled).learning_rate == 0.01
+    assert Config(optimizer="adam").resolved(scaled).learning_rate == 0.001
 
 
 def test_given_values_are_kept():

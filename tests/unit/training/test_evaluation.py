@@ -16,7 +16,9 @@ from distbp.parallel import host
 from distbp.parallel.topology import Topology
 from distbp.storage import hdf5_file
 from distbp.storage.checkpoint import Checkpoint
+from distbp.storage.run_directory import read_newest_checkpoint
 from distbp.storage.scaling import Scaling
+from distbp.training.accuracy import count_correct
 from distbp.training.config import Config
 from distbp.training.evaluation import EVALUATION_ROWS, Evaluator, _tree_sum
 from distbp.training.inputs import _check_fits, open_data, open_model_and_data
@@ -39,8 +41,8 @@ def network_for(data, dtype="float64"):
 
 def evaluator_of(path, network, comm=None):
     data = DataSet(path)
-    is_regression = data.task == "regression"
-    return Evaluator(comm or Topology(), network, data.splits["test"], data.scaling, is_regression)
+    split = data.splits["test"]
+    return Evaluator(comm or Topology(), network, split, data.scaling, data.task, data.target)
 
 
 def in_one_pass(path, network):
@@ -83,6 +85,36 @@ def test_score_of_numbers(numbers):
     a, y, cost = in_one_pass(numbers, network)
     assert score.cost == pytest.approx(cost, rel=1e-12)
     assert score.accuracy == pytest.approx(metrics.r2_score(y, a), rel=1e-11)
+
+
+def test_score_of_scaled_targets(tmp_path):
+    """Cost and R² are those of the predictions in the user's units."""
+    path, run = tmp_path / "d.h5", tmp_path / "run"
+    data = DataSet(samples.prices(path))
+    train(Config(data=path, out=run, epochs=2, quiet=True), comm=Topology())
+    network = read_newest_checkpoint(run)[0].network
+    score = evaluator_of(path, network).score()
+    split = data.splits["test"]
+    error = predict(run, split.x.view(split.x_dtype)) - split.targets()
+    assert score.cost == pytest.approx(0.5 * np.square(error).sum() / len(error), rel=1e-5)
+    r2 = 1 - np.square(error).mean(axis=0) / split.targets().var(axis=0)
+    assert score.accuracy == pytest.approx(r2.mean(), abs=1e-5)
+
+
+def test_score_of_multilabel(tmp_path):
+    """Accuracy is the fraction of all labels that are right; 0 is predicted from ½ downwards."""
+    data = DataSet(samples.labels(tmp_path / "d.h5"))
+    network = Network((data.n_in, 8, data.n_out), cost="cross-entropy", init="large")
+    score = evaluator_of(data.path, network).score()
+    split = data.splits["test"]
+    a = network.feedforward(split.x.view(split.x_dtype) / 255)
+    assert score.accuracy == pytest.approx(np.mean((a > 0.5) == (split.targets() == 1)))
+    assert 0.2 < score.accuracy < 0.8
+    half, y = np.full((2, 3), 0.5), np.array([[0, 0, 1], [0, 1, 1.0]])
+    assert count_correct("multilabel", half, y, y) == 3
+    assert count_correct("multilabel", np.nextafter(half, 1), y, y) == 3
+    assert count_correct("multilabel", y, y, y) == 6
+    assert count_correct("multilabel", np.full((2, 3), np.nan), y, y) == 0
 
 
 @pytest.mark.parametrize(("error", "r2"), [(0.0, 1.0), (1.0, 0.0)])
@@ -160,6 +192,33 @@ def test_predictions_of_numbers_have_no_label(numbers, tmp_path):
     with h5py.File(tmp_path / "p.h5") as file:
         assert set(file) == {"about", "output"}
         assert file["output"].shape == (7, 3)
+
+
+def test_predictions_of_multilabel(tmp_path):
+    """The file holds 0 or 1 for each label."""
+    data = DataSet(samples.labels(tmp_path / "d.h5"))
+    network = Network((data.n_in, 8, data.n_out), cost="cross-entropy")
+    write_predictions(
+        Topology(), Checkpoint(network, {}, data.scaling, {}), data, "test", tmp_path / "p.h5"
+    )
+    with h5py.File(tmp_path / "p.h5") as file:
+        expected = (file["output"][...] > 0.5).astype(np.uint8)
+        np.testing.assert_array_equal(file["label"][...], expected, strict=True)
+
+
+@pytest.mark.parametrize("make", [samples.prices, samples.labels])
+def test_predict_has_the_bits_of_the_file(tmp_path, make):
+    """Also for scaled targets, in float64, and for multilabel."""
+    path, run = tmp_path / "d.h5", tmp_path / "run"
+    make(path)
+    train(Config(data=path, out=run, epochs=1, quiet=True), comm=Topology())
+    checkpoint, data = open_model_and_data(str(run), str(path), Topology())
+    write_predictions(Topology(), checkpoint, data, "test", tmp_path / "p.h5")
+    split = data.split("test")
+    with h5py.File(tmp_path / "p.h5") as file:
+        output = file["output"][...]
+    np.testing.assert_array_equal(predict(run, split.x.view(split.x_dtype)), output, strict=True)
+    assert output.dtype == ("float64" if make is samples.prices else "float32")
 
 
 @pytest.mark.parametrize("rows", [2, 7, EVALUATION_ROWS + 5])

@@ -16,6 +16,8 @@ import samples
 
 from distbp.data.batches import BatchLoader
 from distbp.data.dataset import DATA_FORMAT, DATA_VERSION, DataSet
+from distbp.data.importing import import_data
+from distbp.data.tables import ImportOptions
 from distbp.errors import CheckpointError, ConfigError, DataError, DistbpError
 from distbp.network import rng
 from distbp.network.network import Network
@@ -74,7 +76,7 @@ def rows(path, split):
     """Return x (n, n_0) and y (n, n_L) of a split, scaled, in float64."""
     file = DataSet(path)
     part = file.splits[split]
-    feed = BatchLoader(part, file.scaling, len(file.classes), len(part), np.dtype("f8"))
+    feed = BatchLoader(part, file.scaling, file.n_classes, len(part), np.dtype("f8"))
     x, y, _ = feed.load(np.arange(len(part)))
     return x, y
 
@@ -733,6 +735,75 @@ def test_steps_allocate_nothing(pictures, tmp_path, peak, options):
             run.step(parts.order.array[start : start + size])
 
     assert peak(steps) < 4_000 + 16 * size  # softmax and argmax take numbers a row
+
+
+@pytest.mark.parametrize("make", [samples.prices, samples.labels])
+def test_steps_of_other_tasks_allocate_nothing(tmp_path, peak, make):
+    """Neither scaled targets nor the count of right labels need memory."""
+    path = make(tmp_path / "d.h5", {"train": 2000})
+    config = Config(data=str(path), out=str(tmp_path / "run"), quiet=True, batch_size=500, shards=1)
+    parts = assemble(config, Topology())
+    parts.shuffle(0)
+    run = Run(parts)
+
+    def steps():
+        for start in range(0, 2000, 500):
+            run.step(parts.order.array[start : start + 500])
+
+    assert peak(steps) < 4_000
+
+
+# Scaled targets, and several labels a row.
+
+
+def test_scaled_targets_change_the_units_alone(tmp_path, run, data):
+    """The run is that on targets which were standardized before; costs are in other units."""
+    path, file = data("prices"), DataSet(data("prices"))
+    y = {name: split.targets() for name, split in file.splits.items()}
+    scaled = {
+        name: (split.x.view(split.x_dtype), (y[name] - file.target.shift) * file.target.scale)
+        for name, split in file.splits.items()
+    }
+    plain = samples.write(tmp_path / "plain.h5", scaled, file.scaling)
+    options = {"hidden": (9,), "epochs": 3, "quiet": True, "learning_rate": 0.01}
+    expected = train(Config(data=str(plain), out=str(tmp_path / "p"), **options), comm=Topology())
+    found = train(Config(data=str(path), out=str(tmp_path / "s"), **options), comm=Topology())
+    assert [r["digest"] for r in found.history] == [r["digest"] for r in expected.history]
+    accuracies = [[r["test_accuracy"] for r in result.history] for result in (found, expected)]
+    assert accuracies[0] == pytest.approx(accuracies[1], rel=1e-6)
+    # Nearly all of the cost is that of the first target, which is that large.
+    assert found.history[-1]["train_cost"] > 1e7 > 10 > expected.history[-1]["train_cost"]
+
+
+@pytest.mark.parametrize("name", ["prices", "labels"])
+def test_runs_of_other_tasks_are_resumed(run, name):
+    """With the same bits, and accuracies between 0 and 1."""
+    whole, stopped = run(name, epochs=4), run(name, epochs=2)
+    assert timeless(resumed(stopped.path, epochs=4).history) == timeless(whole.history)
+    for record in whole.history:
+        accuracy = record["train_accuracy"]
+        assert accuracy is None if name == "prices" else 0.4 < accuracy <= 1
+
+
+def test_a_resumed_run_needs_targets_of_the_same_scale(tmp_path, run):
+    """Data of the same rows, but standardized otherwise, are other data."""
+    source = tmp_path / "d.npz"
+    np.savez(source, x=np.eye(9), y=np.arange(9) + 0.5)
+    import_data(source, tmp_path / "d.h5")
+    config = Config(data=str(tmp_path / "d.h5"), out=str(tmp_path / "run"), epochs=1, quiet=True)
+    train(config, comm=Topology())
+    import_data(source, tmp_path / "d.h5", ImportOptions(target_scaling="none"))
+    with pytest.raises(ConfigError, match="is not the data set that"):
+        resumed(tmp_path / "run", epochs=2)
+
+
+def test_the_accuracy_of_multilabel(run, data):
+    """It is the fraction of all labels, during the epoch and after it."""
+    result = run("labels", optimizer="adam", epochs=30, learning_rate=0.01)
+    x, y = rows(data("labels"), "train")
+    found = np.mean((result.network.feedforward(x) > 0.5) == (y == 1))
+    assert found > 0.95
+    assert result.history[-1]["train_accuracy"] == pytest.approx(found, abs=0.02)
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")

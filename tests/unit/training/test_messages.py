@@ -10,6 +10,7 @@ from distbp.training.config import Config
 from distbp.training.messages import (
     RankInfo,
     epoch_line,
+    format_cost,
     introduction,
     rank_failure_message,
     step_status,
@@ -108,10 +109,18 @@ def test_epoch_line():
     assert "test cost inf R² 0.5000 |" in epoch_line(record, 10, False)
 
 
+def test_costs_in_any_unit():
+    """Small and large ones are shown by their digits, not by their place."""
+    texts = [format_cost(cost) for cost in (0.0, 0.5, 999_999, 5.71e8, 3e-9, float("inf"))]
+    assert texts == ["0.0000", "0.5000", "999999.0000", "5.71e+08", "3e-09", "inf"]
+    assert format_cost(123456789.0, 6) == "1.234568e+08"
+
+
 def test_step_status():
     """Means over the rows that were not skipped."""
     progress = Progress.at_start()._replace(cost=6.0, correct=3, skipped=4)
     assert step_status(progress, 16, 1000.0, True) == "cost 0.5000 accuracy 25.00% 1,000 samples/s"
+    assert step_status(progress, 16, 1000.0, 4).startswith("cost 0.5000 accuracy 6.25% ")
     assert step_status(progress, 4, 0.0, False) == "cost 6.0000 0 samples/s"
 
 

@@ -1,0 +1,153 @@
+"""Columns of a table, block by block: what every reader yields, whatever the file's format.
+
+A `Column` holds numbers, or text as indices into its words. `to_column` makes one of an Arrow
+array, and knows what a missing cell is, and which number stands for a date.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from distbp.errors import DataError
+
+# An empty cell is missing, and one of these words; in numbers NaN as well.
+MISSING = frozenset(
+    ["", "NA", "N/A", "n/a", "#N/A", "<NA>", "nan", "NaN", "NAN", "null", "NULL", "?"]
+)
+_UNITS = {"s": 1.0, "ms": 1e3, "us": 1e6, "ns": 1e9}
+_SECONDS_A_DAY = 86400
+
+
+@dataclass(frozen=True)
+class Column:
+    """The cells of a column in one block of rows.
+
+    Attributes
+    ----------
+    name : str
+    values : (m,) array, which may be read-only
+        float64, NaN where a cell is missing; or int32 indices into `words`, -1 where missing.
+        Booleans are 0 and 1; dates are seconds since 1970.
+    words : tuple of str, optional
+        The different texts in this block, without spaces around them; None for numbers.
+    """
+
+    name: str
+    values: np.ndarray
+    words: tuple[str, ...] | None = None
+
+    @property
+    def kind(self) -> str:
+        """What it holds: "number" or "text"."""
+        return "number" if self.words is None else "text"
+
+
+@dataclass(frozen=True)
+class Block:
+    """Rows of a table, of which the first is row number `start`; at least one column."""
+
+    start: int
+    columns: dict[str, Column]
+
+    def __len__(self) -> int:
+        return len(next(iter(self.columns.values())).values)
+
+
+def kind_of(kind: Any) -> str | None:
+    """Return whether an Arrow type holds a "number" or "text"; None for any other."""
+    from pyarrow import types
+
+    if types.is_dictionary(kind):
+        return kind_of(kind.value_type)
+    if types.is_string(kind) or types.is_large_string(kind) or kind == _string_view():
+        return "text"
+    tests = (
+        types.is_integer, types.is_floating, types.is_boolean, types.is_decimal, types.is_date,
+        types.is_timestamp, types.is_time, types.is_duration, types.is_null,
+    )  # fmt: skip
+    return "number" if any(test(kind) for test in tests) else None
+
+
+def _string_view() -> Any:
+    import pyarrow
+
+    return pyarrow.string_view()
+
+
+def to_column(name: str, cells: Any, kind: str) -> Column:
+    """Return an Arrow array as a column of numbers or text."""
+    if kind == "number":
+        return Column(name, _numbers(cells))
+    return _text_column(name, cells)
+
+
+def _numbers(cells: Any) -> np.ndarray:
+    """Return an Arrow array of numbers, booleans or times as (m,) float64."""
+    import pyarrow
+    from pyarrow import types
+
+    if types.is_dictionary(cells.type):
+        cells = cells.dictionary_decode()
+    kind, unit = cells.type, 1.0
+    if types.is_null(kind):
+        return np.full(len(cells), np.nan)
+    if types.is_boolean(kind):
+        cells = cells.cast(pyarrow.uint8())
+    elif types.is_date(kind):
+        # Days, or milliseconds.
+        unit = 1 / _SECONDS_A_DAY if types.is_date32(kind) else _UNITS["ms"]
+        cells = cells.view(pyarrow.int32() if types.is_date32(kind) else pyarrow.int64())
+    elif types.is_temporal(kind):
+        unit = _UNITS[kind.unit]
+        cells = cells.view(pyarrow.int32() if types.is_time32(kind) else pyarrow.int64())
+    elif types.is_float16(kind):
+        return np.asarray(cells.to_numpy(zero_copy_only=False), np.float64)
+    if cells.type != pyarrow.float64():
+        cells = cells.cast(pyarrow.float64(), safe=False)  # beyond 2^53 it rounds
+    values = cells.to_numpy(zero_copy_only=False)
+    return values if unit == 1.0 else values / unit
+
+
+def _text_column(name: str, cells: Any) -> Column:
+    """Return an Arrow array as a column of text."""
+    import pyarrow
+    from pyarrow import types
+
+    # Rows of a larger table bring its whole dictionary.
+    if types.is_dictionary(cells.type) and len(cells.dictionary) > len(cells):
+        cells = cells.dictionary_decode()
+    if not types.is_dictionary(cells.type):
+        cells = cells.cast(pyarrow.large_string()).dictionary_encode()
+    indices = cells.indices.cast(pyarrow.int32()).fill_null(-1).to_numpy(zero_copy_only=False)
+    try:
+        found = cells.dictionary.cast(pyarrow.large_string()).to_pylist()
+    except UnicodeDecodeError:
+        raise DataError(f"column {name!r} holds text that is not UTF-8") from None
+    return _encode_words(name, indices, found)
+
+
+def _encode_words(name: str, indices: np.ndarray, found: list[str | None]) -> Column:
+    """Return the column of words that have spaces around them, are missing, or do not occur."""
+    used = np.zeros(len(found) + 1, bool)
+    used[indices] = True  # the last one is that of index -1
+    codes: dict[str, int] = {}
+    table = np.full(len(found) + 1, -1, np.int32)
+    for i, word in enumerate(found):
+        if word is None or not used[i] or (stripped := word.strip()) in MISSING:
+            continue
+        table[i] = codes.setdefault(stripped, len(codes))
+    return Column(name, table[indices], tuple(codes))
+
+
+def words_to_numbers(column: Column, decimal: str) -> Column:
+    """Return a column of text such as "+5" as numbers; ValueError unless every word is one."""
+    values = [parse_number(word, decimal) for word in column.words or ()]
+    return Column(column.name, np.array([*values, np.nan])[column.values])
+
+
+def parse_number(text: str, decimal: str = ".") -> float:
+    """Return the number that a cell holds; ValueError if it holds none, as Python's 1_000."""
+    if "_" in text or not text.isascii() or (decimal == "," and "." in text):
+        raise ValueError(text)
+    return float(text.replace(decimal, "."))

@@ -1,0 +1,58 @@
+"""Other tasks than classification, from a CSV file to predictions, as a user would do it."""
+
+import json
+
+import h5py
+import numpy as np
+import pytest
+from ranks import distbp, metrics
+
+
+def write_houses(path) -> None:
+    """Write 400 prices of around 200,000, which follow from two features but for some noise."""
+    random = np.random.default_rng(0)
+    area, rooms = random.normal(120, 40, 400).clip(30), random.integers(1, 8, 400)
+    price = 30_000 + 1_200 * area + 9_000 * rooms + random.normal(0, 10_000, 400)
+    rows = (f"{a:.1f},{r},{p:.0f}\n" for a, r, p in zip(area, rooms, price, strict=True))
+    path.write_text("area,rooms,price\n" + "".join(rows))
+
+
+def test_house_prices_with_all_defaults(tmp_path):
+    """Large targets are learnt, on two ranks with the same bits, and shown in their units."""
+    write_houses(tmp_path / "houses.csv")
+    words = ("houses.csv", "houses.h5", "--task", "regression", "--test-fraction", 0.2)
+    assert "target scaling standardize" in distbp("import", *words, folder=tmp_path).out
+    one = distbp("train", "houses.h5", "--out", "one", folder=tmp_path, n=1)
+    two = distbp("train", "houses.h5", "--out", "two", folder=tmp_path, n=2)
+    assert two.digest == one.digest
+    assert metrics(tmp_path / "two") == metrics(tmp_path / "one")
+    score = json.loads(distbp("evaluate", "one", "houses.h5", "--json", folder=tmp_path).out)
+    assert score["r2"] > 0.9
+    assert metrics(tmp_path / "one")[-1]["test_accuracy"] == score["r2"]
+    distbp("predict", "one", "houses.h5", "--out", "p.h5", folder=tmp_path, n=2)
+    with h5py.File(tmp_path / "p.h5") as file, h5py.File(tmp_path / "houses.h5") as data:
+        error = file["output"][...] - data["test/y"][...]
+    assert np.square(error).mean() / 2 == pytest.approx(score["cost"], rel=1e-5)
+    for name in ("houses.h5", "one"):
+        assert "targets" in distbp("info", name, folder=tmp_path).out
+
+
+def test_several_labels_a_row(tmp_path):
+    """Each is predicted by itself; the accuracy is that of all labels."""
+    random = np.random.default_rng(1)
+    x = random.normal(size=(300, 4)).round(3)
+    y = (x[:, :3] + x[:, 1:] > 0).astype(int)
+    lines = (",".join(map(str, [*a, *b])) for a, b in zip(x, y, strict=True))
+    (tmp_path / "d.csv").write_text("a,b,c,d,red,green,blue\n" + "\n".join(lines) + "\n")
+    options = ("--task", "multilabel", "--label", "red,green,blue", "--test-fraction", 0.2)
+    said = distbp("import", "d.csv", "d.h5", *options, folder=tmp_path).out
+    assert "3 labels a row: red, green, blue" in said
+    train = ("train", "d.h5", "--optimizer", "adam", "--learning-rate", 0.02, "--out")
+    digests = {distbp(*train, f"run{n}", folder=tmp_path, n=n).digest for n in (1, 2, 3)}
+    assert len(digests) == 1
+    score = json.loads(distbp("evaluate", "run1", "d.h5", "--json", folder=tmp_path).out)
+    assert score["accuracy"] > 0.85
+    distbp("predict", "run1", "d.h5", "--out", "p.h5", folder=tmp_path)
+    with h5py.File(tmp_path / "p.h5") as file, h5py.File(tmp_path / "d.h5") as data:
+        assert (file["label"][...] == data["test/y"][...]).mean() == score["accuracy"]
+    assert "red, green, blue" in distbp("info", "d.h5", folder=tmp_path).out

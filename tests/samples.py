@@ -16,6 +16,7 @@ import numpy as np
 from distbp.data.dataset import DATA_FORMAT, dtype_and_shape, version_for
 from distbp.errors import DataError
 from distbp.storage import hdf5_file
+from distbp.storage.preprocessing import Preprocessing
 from distbp.storage.scaling import Scaling, TargetScaling
 
 ROWS = {"train": 503, "test": 101}
@@ -30,6 +31,7 @@ def write(
     classes: int = 0,
     task: str | None = None,
     target: TargetScaling | None = None,
+    preprocessing: Preprocessing | None = None,
     **storage: Any,
 ) -> Path:
     """Write arrays (x, y) of each split; `classes` is 0 for regression."""
@@ -53,6 +55,8 @@ def write(
             "digest": bits.hexdigest(),
             "arrays": {f"{n}/{p}": dtype_and_shape(file[n][p]) for n in splits for p in "xy"},
         }
+        if preprocessing is not None:
+            about["preprocessing"] = preprocessing.to_json()
         hdf5_file.write_json(file, "about", about)
     return path
 

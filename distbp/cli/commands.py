@@ -7,6 +7,7 @@ what it does not use. Verbs only connect the packages: none of them computes any
 
 import argparse
 import json
+import logging
 import math
 import shlex
 import sys
@@ -27,7 +28,10 @@ def _declare_import(parser: Parser) -> None:
 
     files = parser.group("files")
     files.add_argument(
-        "source", metavar="SOURCE", help="folder of IDX files, or .npz, .csv or HDF5 file"
+        "source",
+        metavar="SOURCE",
+        help="table (CSV, Parquet, Arrow, JSON lines; also .gz or .zst), HDF5 or .npz file, "
+        "or folder of IDX files",
     )
     files.add_argument("out", metavar="OUT.h5", help="data set to write")
     parser.group("data set")
@@ -43,9 +47,13 @@ def _run_import(arguments: argparse.Namespace) -> int:
     from distbp.data.tables import ImportOptions
 
     options = ImportOptions(**given_options(arguments, ImportOptions))
+    if arguments.quiet:
+        logging.getLogger("distbp").setLevel(logging.WARNING)
     with file_progress("importing", is_shown=not arguments.quiet) as progress:
         about = import_data(arguments.source, arguments.out, options, progress)
     if not arguments.quiet:
+        for line in about.get("profile", ()):
+            print(line)
         rows = ", ".join(f"{name} {n:,} rows" for name, n in about["rows"].items())
         print(f"{arguments.out}: {rows}; {_describe_import(about)}")
         print(f"next   distbp train {shlex.quote(arguments.out)} --out RUN")

@@ -6,13 +6,16 @@ from typing import Any
 
 from distbp.data import dataset
 from distbp.data.dataset import DataSet
+from distbp.data.profile import printable
 from distbp.errors import CheckpointError, DataError
 from distbp.network.parameters import digest
 from distbp.storage import atomic, checkpoint, checksum, hdf5_checks, hdf5_file, run_directory
+from distbp.storage.preprocessing import Preprocessing
 from distbp.storage.scaling import TargetScaling
 from distbp.training.messages import format_cost
 
 _Row = tuple[str, Any]
+_SHOWN_FEATURES, _SHOWN_CATEGORIES = 40, 8
 
 
 def describe(path: Path) -> str:
@@ -65,7 +68,7 @@ def _data_rows(found: DataSet) -> list[_Row]:
         shape = "×".join(map(str, about["shape"]))
         rows.append((name, f"{len(split):,} rows of {shape} {split.x_dtype}"))
     rows += [("split", about["split"]), ("scaling", about["scaling"])]
-    rows += _target_rows(found.target)
+    rows += _target_rows(found.target) + _preprocessing_rows(found.preprocessing)
     rows += [("source", ", ".join(about["source"]["files"])), ("digest", about["digest"])]
     rows.append(("checksum", _checksum_state(found.path)))
     return rows
@@ -79,6 +82,34 @@ def _target_rows(target: TargetScaling | None) -> list[_Row]:
         f"mean {m:g}, deviation {s:g}" for m, s in zip(target.shift, target.units, strict=True)
     ]
     return [("targets", f"standardized: {'; '.join(numbers[:5])}{'; …' * (len(numbers) > 5)}")]
+
+
+def _preprocessing_rows(found: Preprocessing | None) -> list[_Row]:
+    """Return what columns of a table the inputs are made of."""
+    if found is None:
+        return []
+    rows: list[_Row] = []
+    for feature in found.features[:_SHOWN_FEATURES]:
+        text = "number"
+        if feature.categories is not None:
+            shown = ", ".join(map(printable, feature.categories[:_SHOWN_CATEGORIES]))
+            rest = len(feature.categories) - _SHOWN_CATEGORIES
+            text = f"one of {shown}" + f", and {rest:,} more" * (rest > 0)
+        if feature.fill is not None:
+            number = isinstance(feature.fill, float)
+            text += f"; if missing {format(feature.fill, 'g') if number else feature.fill}"
+        rows.append(
+            (
+                "column",
+                f"{printable(feature.name)}: {text}{'; an input says so' * feature.has_indicator}",
+            )
+        )
+    if len(found.features) > _SHOWN_FEATURES:
+        rows.append(("column", f"… and {len(found.features) - _SHOWN_FEATURES:,} more"))
+    rows.append(("label", ", ".join(map(printable, found.labels))))
+    if found.target_transform != "none":
+        rows.append(("transform", f"{found.target_transform} of the targets"))
+    return rows
 
 
 def _checkpoint_rows(found: checkpoint.Checkpoint) -> list[_Row]:
@@ -95,6 +126,7 @@ def _checkpoint_rows(found: checkpoint.Checkpoint) -> list[_Row]:
         ),
         ("trained on", config["data"]),
         *_target_rows(found.target),
+        *_preprocessing_rows(found.preprocessing),
         ("optimizer", f"{config['optimizer']}, learning rate {config['learning_rate']:g}"),
         ("batch", f"{config['batch_size']} rows in {config['shards']} shards"),
         ("kernels", config.get("kernels", "not recorded")),

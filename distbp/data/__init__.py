@@ -6,7 +6,8 @@
 
     folder        IDX files with the names of MNIST's (train-images-idx3-ubyte, …), plain or .gz
     .npz          x_train and y_train, or x and y; x_val, y_val and x_test, y_test are optional
-    .csv          numbers, with labels in the last column or those that --label names
+    .csv, .tsv, .txt, .parquet, .feather, .arrow, .jsonl   tables, also compressed (.gz, .zst),
+                  with labels in the last column or those that --label names; read by pyarrow
     .h5, .hdf5, .mat, .nc   datasets named with --x, --y, --x-test, --y-test, --x-validation, …
 
 **Labels** are interpreted by one rule for all sources: text, integers in one column, and
@@ -14,6 +15,19 @@ one-hot rows are classes, which are those of the training set in sorted order; r
 with several ones are independent labels (multilabel); fractions and other columns are targets
 of a regression. `--task` overrides it. Negative integers are refused unless the task is given,
 as they often mean "unknown".
+
+**Tables** have columns of numbers and of text. What separates cells, the decimal mark, the
+encoding and a header are recognized and said. A column of text becomes an input of 0 or 1 for
+each category, in sorted order (one-hot), and so does one of numbers that --categorical names.
+Missing cells are an error, unless `--missing` says what to fill in, or to drop their rows. An
+index that pandas wrote, and a column that is constant in the training rows, are left out. What
+was done is stored as the `preprocessing`, see `distbp.storage.preprocessing`: all statistics are
+those of the training rows. A table is parsed once, into a temporary file beside the output.
+
+**Splits** are those of the source, or chosen by `--test-fraction` and `--validation-fraction`:
+class by class at random, or in whole groups of a column (`--group`), or the latest rows by a
+column (`--time`); or a column says train, validation or test (`--split`). Rows that are in train,
+too, are said, as well as other things that usually go wrong: see `profile`.
 
 **HDF5** datasets may be in any group, also behind soft links in the same file, plain or
 compressed by gzip, lzf or szip. x holds numbers or booleans, y also text or members of an
@@ -33,7 +47,8 @@ user's units.
 readers of version 1 would misunderstand; see `distbp.storage` for what all files have in common:
 
     about              uint8, JSON: task, classes, shape (of a row of x), scaling, source, split,
-                       digest, and arrays (type and shape of each); columns, if it was CSV
+                       digest, and arrays (type and shape of each); columns and preprocessing, if
+                       it was a table
     scaling/shift      (1,) or (n_0,) float64
     scaling/scale      (1,) or (n_0,) float64: the network's input is (x - shift) * scale
     target/shift       (k,) float64, of a regression whose targets are scaled
@@ -47,6 +62,8 @@ The digest is the SHA-256 of name, type, shape and bytes of x and y, and of targ
 is resumed must find the same one. x is memory-mapped, so that all ranks of a node share one copy;
 chunked or compressed x is decoded once per node.
 
-Modules in reading order: `dataset`, `batches`, `tables`, `csv_source`, `hdf5_writers`,
-`hdf5_source`, `sources`, `labels`, `importing`.
+Modules in reading order: `dataset`, `batches`, the readers of tables (`table_options` to
+`table_reader`), `spool` and `profile` (rows and columns of a table), `tables` (what a source is),
+`table_encoder` and `table_source`, `splits`, `hdf5_writers`, `hdf5_source`, `sources`, `labels`,
+`dataset_writer`, `importing`.
 """

@@ -45,12 +45,16 @@ class _ParquetSource(_ArrowSource):
             source.open()[1], buffer_size=_READ_BYTES, pre_buffer=False
         )
         self.schema = self._file.schema_arrow
+        self._rows = self._file.metadata.num_rows
 
     def batches(self, columns: list[int], threads: bool) -> Iterator[tuple[Any, float]]:
         names, done = [self.schema.names[i] for i in columns], 0
-        for batch in self._file.iter_batches(BLOCK_ROWS, columns=names, use_threads=threads):
+        # Arrow finds columns by name only: where names are repeated, all are read.
+        is_unique = len(set(self.schema.names)) == len(self.schema.names)
+        options = {"columns": names} if is_unique else {}
+        for batch in self._file.iter_batches(BLOCK_ROWS, use_threads=threads, **options):
             done += batch.num_rows
-            yield batch.select(names), done / self._file.metadata.num_rows
+            yield batch.select(names if is_unique else columns), done / self._rows
 
 
 class _IpcFileSource(_ArrowSource):
@@ -130,7 +134,7 @@ class ArrowReader(TableReader):
                 self._source: _ArrowSource = _SOURCES[self._input.format](self._input)
             else:
                 self._source = _FrameSource(source)
-        given = dict(enumerate(self._source.schema.names))
+            given = dict(enumerate(self._source.schema.names))
         index = [i for i, one in given.items() if _PANDAS_INDEX.fullmatch(one)]
         if index:
             self.notes.append("The index of the data frame is left out.")
@@ -165,6 +169,7 @@ class ArrowReader(TableReader):
                     yield Block(start, self._columns(names, part, kinds))
                     start += len(part)
                 self._report(int(fraction * size))
+        self._report(size)
         if not start:
             raise DataError(f"{self.name} is empty; expected at least one row.")
 

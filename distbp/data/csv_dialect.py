@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from distbp.data.table_columns import MISSING, parse_number
+from distbp.data.table_columns import MISSING, is_number
 from distbp.data.table_options import NO_COMMENTS, SEPARATOR_WORDS, TableOptions
 from distbp.errors import ConfigError, DataError
 
@@ -30,6 +30,7 @@ _MARKS = (
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
 _ENCODING_NAMES = {"cp1252": "Windows-1252, which includes Latin-1", "latin-1": "Latin-1"}
+_CONTROL = re.compile(r"[\x00-\x06\x0e-\x1a\x1c-\x1f]")  # besides spaces, a bell and an escape
 _COMMA_DECIMAL = re.compile(r"\s*[+-]?\d*,\d+([eE][+-]?\d+)?\s*")
 _Rows = list[list[str]]
 
@@ -50,6 +51,8 @@ class Dialect:
         How many lines the names of the columns take; 0 if there are none.
     has_spaced_quotes : bool
         Whether a space precedes quotes, as in `1, "a"`.
+    has_cr_lines : bool
+        Whether lines end with \\r alone.
     notes : tuple of str
         Sentences about what was recognized, if it is not what everybody expects.
     """
@@ -61,6 +64,7 @@ class Dialect:
     names: tuple[str, ...]
     header_lines: int
     has_spaced_quotes: bool
+    has_cr_lines: bool = False
     notes: tuple[str, ...] = field(default=())
 
 
@@ -102,7 +106,8 @@ def recognize(name: str, sample: bytes, options: TableOptions) -> Dialect:
     dialect = Dialect(
         encoding, comment, separator, decimal, _names(rows, has_header),
         _first_record_end(lines, separator) if has_header else 0,
-        re.search(re.escape(separator) + r' +"', text) is not None,
+        _has_spaced_quotes(lines, separator),
+        "\r" in text and "\n" not in text,
     )  # fmt: skip
     return _with_notes(dialect)
 
@@ -135,7 +140,8 @@ def check_encoding(encoding: str | None) -> str | None:
     if encoding is None:
         return None
     try:
-        b"".decode(encoding)
+        with contextlib.suppress(UnicodeError):
+            b" ".decode(encoding)
         return codecs.lookup(encoding).name
     except (LookupError, ValueError):
         raise ConfigError(
@@ -168,19 +174,16 @@ def _encoding(sample: bytes) -> str:
         return "utf-16-le"
     if head[::2].count(0) > 0.4 * len(head) and not head[1::2].count(0):
         return "utf-16-be"
-    return "utf-8" if _is_utf8(sample) else single_byte_encoding(sample)
-
-
-def _is_utf8(sample: bytes) -> bool:
-    """Return whether the bytes are UTF-8, of which the last character may be incomplete."""
     try:
         codecs.getincrementaldecoder("utf-8")().decode(sample)
-    except UnicodeDecodeError:
-        return False
-    return True
+    except UnicodeDecodeError as failure:
+        # After text in UTF-8 it is damaged UTF-8, not another encoding.
+        if sample[: failure.start].isascii():
+            return _single_byte_encoding(sample)
+    return "utf-8"
 
 
-def single_byte_encoding(sample: bytes) -> str:
+def _single_byte_encoding(sample: bytes) -> str:
     """Return the encoding of bytes that are not UTF-8: that of Windows if they can be."""
     try:
         sample.decode("cp1252")
@@ -200,9 +203,12 @@ def _decode_sample(name: str, sample: bytes, encoding: str) -> str:
         ) from None
     except ValueError as failure:
         raise DataError(f"{name} is not {encoding} text: {failure}.") from None
-    control = sum(text.count(chr(code)) for code in range(32) if chr(code) not in "\t\n\r\f")
-    if "\0" in text or control > 0.01 * len(text):
-        raise DataError(f"{name} is not a text file. Name it as the format that it has.")
+    if found := _CONTROL.search(text):
+        line = text.count("\n", 0, found.start()) + 1
+        raise DataError(
+            f"{name}, line {line}: expected text, found the character {found[0]!r}. Correct the "
+            "line, or give the file the name of the format that it has."
+        )
     return text.removeprefix("\ufeff")
 
 
@@ -243,6 +249,17 @@ def _first_record_end(lines: list[str], separator: str) -> int:
     return reader.line_num
 
 
+def _has_spaced_quotes(lines: list[str], separator: str) -> bool:
+    """Return whether a cell in quotes has a space before them."""
+    if separator == " ":
+        return False
+    reader = csv.reader(lines, delimiter=separator)
+    with contextlib.suppress(csv.Error):
+        rows = itertools.islice(reader, _SAMPLE_ROWS)
+        return any(re.match(r' +"', cell) for row in rows for cell in row)
+    return False
+
+
 def _separator(lines: list[str]) -> str:
     """Return the separator by which most rows have as many cells as the first one."""
     scores = {one: _separator_score(_parse(lines, one), one) for one in _SEPARATORS}
@@ -276,16 +293,8 @@ def _decimal(rows: _Rows, separator: str) -> str:
         return "."
     cells = [cell for row in rows for cell in row]
     commas = sum(_COMMA_DECIMAL.fullmatch(cell) is not None for cell in cells)
-    points = sum("." in cell and _is_number(cell, ".") for cell in cells)
+    points = sum("." in cell and is_number(cell, ".") for cell in cells)
     return "," if commas > points else "."
-
-
-def _is_number(cell: str, decimal: str) -> bool:
-    try:
-        parse_number(cell.strip(), decimal)
-    except ValueError:
-        return False
-    return True
 
 
 def _has_header(rows: _Rows, decimal: str) -> bool:
@@ -296,7 +305,7 @@ def _has_header(rows: _Rows, decimal: str) -> bool:
     are repeated.
     """
     first, below = [cell.strip() for cell in rows[0]], rows[1:]
-    numbers = [cell for cell in first if _is_number(cell, decimal)]
+    numbers = [cell for cell in first if is_number(cell, decimal)]
     if len(numbers) > 2 and numbers == [str(number) for number in range(len(numbers))]:
         return True
     if not below:  # there is no line below to compare with
@@ -306,8 +315,8 @@ def _has_header(rows: _Rows, decimal: str) -> bool:
         for cells in itertools.zip_longest(*below)
     ][-len(first) :]  # names of rows may have no name
     for cell, cells in zip(first, columns, strict=False):
-        is_name = cell not in MISSING and not _is_number(cell, decimal)
-        if is_name and cells and all(_is_number(one, decimal) for one in cells):
+        is_name = cell not in MISSING and not is_number(cell, decimal)
+        if is_name and cells and all(is_number(one, decimal) for one in cells):
             return True
     return not numbers and _names_of_text(first, columns)
 

@@ -9,9 +9,12 @@ from collections.abc import Iterator
 from typing import Any
 
 from distbp.data.csv_dialect import Dialect
-from distbp.data.table_columns import MISSING, parse_number
+from distbp.data.table_columns import MISSING, is_number
 from distbp.errors import DataError
 
+MAX_ROW_BYTES = 1 << 26
+_MAX_CELLS = 1_000_000  # more of them in a row than expected are not looked at
+_SHOWN_CHARS = 40  # of a cell, in a message
 _LONG_CELL = "field larger"  # of csv's message about its own limit
 
 
@@ -26,7 +29,7 @@ class _Lines:
         self.number = 0
 
     def __iter__(self) -> Iterator[str]:
-        for line in self._file:
+        while line := self._file.readline(MAX_ROW_BYTES):
             if self.number == 0:
                 line = line.removeprefix("\ufeff")
             self.number += 1
@@ -84,18 +87,32 @@ def explain(name: str, stream: Any, dialect: Dialect) -> None:
         is_header = False
 
 
-def find_text(name: str, stream: Any, dialect: Dialect, column: int) -> tuple[int, str] | None:
-    """Return line and text of the first cell of a column that is not a number."""
+def not_a_number(
+    name: str, stream: Any, dialect: Dialect, column: int, column_name: str
+) -> DataError:
+    """Return the error for the first cell of a column that is not a number."""
     is_header = dialect.header_lines > 0
     for line, cells in _records(name, stream, dialect):
         cell = cells[column].strip() if column < len(cells) else ""
-        if not is_header and cell not in MISSING:
-            try:
-                parse_number(cell, dialect.decimal)
-            except ValueError:
-                return line, cell
+        if not is_header and cell not in MISSING and not is_number(cell, dialect.decimal):
+            shown = repr(cell[:_SHOWN_CHARS])
+            return DataError(
+                f"{name}, line {line}, column {column_name!r}: {shown} is not a number. Correct it."
+            )
         is_header = False
-    return None
+    return DataError(f"{name}, column {column_name!r} holds text; expected numbers. Correct it.")
+
+
+def _limited(name: str, lines: _Lines, dialect: Dialect) -> Iterator[str]:
+    """Yield the lines; DataError at one with so many cells that they might not fit into memory."""
+    width = len(dialect.names)
+    for line in lines:
+        if (found := line.count(dialect.separator)) > width + _MAX_CELLS:
+            raise DataError(
+                f"{name}, line {lines.number}: expected {width} values, found {found + 1}. "
+                "Correct the line or remove it."
+            )
+        yield line
 
 
 def _records(name: str, stream: Any, dialect: Dialect) -> Iterator[tuple[int, list[str]]]:
@@ -103,7 +120,10 @@ def _records(name: str, stream: Any, dialect: Dialect) -> Iterator[tuple[int, li
     lines = _Lines(stream, dialect)
     # By default, csv accepts text after a closing quote and a quote that is never closed.
     reader = csv.reader(
-        iter(lines), delimiter=dialect.separator, skipinitialspace=True, strict=True
+        _limited(name, lines, dialect),
+        delimiter=dialect.separator,
+        skipinitialspace=True,
+        strict=True,
     )
     end = 0
     try:

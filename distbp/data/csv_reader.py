@@ -1,37 +1,51 @@
 """CSV files as tables, parsed by Arrow.
 
-The dialect and the kinds of the columns are recognized from the start of the file. Arrow's
-parser says neither the line of an error nor that a quote was never closed: `csv_lines` looks
-for it then.
+The dialect and the kinds of the columns are recognized from the start of the file. Arrow
+parses chunks of whole rows, several at once where there are several cores: its own streaming
+reader parses with one thread, and names neither the line of an error nor a quote that was
+never closed. `csv_lines` looks for them.
 """
 
+import contextlib
 import re
-from collections.abc import Iterator
-from dataclasses import replace
+from collections import deque
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 from distbp.data import csv_lines
-from distbp.data.csv_dialect import SAMPLE_BYTES, describe_encoding, recognize
+from distbp.data.csv_chunks import TextChunks
+from distbp.data.csv_dialect import SAMPLE_BYTES, recognize
 from distbp.data.table_base import (
     BLOCK_ROWS,
     AdvanceCallback,
     TableReader,
     read_failure,
     unique_names,
-    usable_threads,
+    wrap_read_errors,
 )
 from distbp.data.table_columns import MISSING, Block, Column, kind_of, to_column, words_to_numbers
-from distbp.data.table_input import MAX_ROW_BYTES, TableInput, TextStream
+from distbp.data.table_input import TableInput
 from distbp.data.table_options import TableOptions
 from distbp.errors import DataError
+from distbp.parallel import host
 
-_BLOCK_BYTES = 1 << 22
+_CHUNK_BYTES = 1 << 21
+_FIRST_CHUNK_BYTES = 1 << 20
+_MAX_THREADS = 8  # more would be waiting for the one that reads
 _TRUE, _FALSE = ["true", "True", "TRUE"], ["false", "False", "FALSE"]
-_CONVERSION = re.compile(r"In CSV column #(\d+): CSV conversion error")
+_CONVERSION = re.compile(r"In CSV column #(\d+):.*CSV conversion error")
+
+_Columns = dict[str, Column]
 
 
 class _Again(Exception):  # noqa: N818 - it is no error
-    """What was recognized at the start does not hold: read from the first row again."""
+    """A column that looked like numbers holds text: read from the first row again."""
+
+
+class _NotNumbers(Exception):  # noqa: N818 - it is no error
+    """A text in a column was not converted; `args` has the name."""
 
 
 class CsvReader(TableReader):
@@ -46,11 +60,13 @@ class CsvReader(TableReader):
     ) -> None:
         super().__init__(source.name, advance)
         self._source = source
-        self._options = options
-        self._block_bytes = _BLOCK_BYTES
-        self._dialect = recognize(source.name, source.head(SAMPLE_BYTES), options)
+        self._may_change_encoding = options.encoding is None
+        with wrap_read_errors(source.name):
+            sample = source.head(SAMPLE_BYTES)
+        self._dialect = recognize(source.name, sample, options)
         self.notes += self._dialect.notes
-        first = self._first_batch()
+        self._ids = [f"c{i}" for i in range(len(self._dialect.names))]
+        first = self._first_rows()
         self._fields = self._name_columns(first)
         self._modes = {name: self._mode(first.column(i)) for name, i in self._fields.items()}
         kinds = {name: "text" if mode == "text" else "number" for name, mode in self._modes.items()}
@@ -61,21 +77,25 @@ class CsvReader(TableReader):
 
     def locate(self, row: int, column: str | None = None) -> str:
         """Return the line of a row, and the column, for an error message."""
-        line = csv_lines.find_line(self._source.open()[0], self._dialect, row)
-        return f"{self.name}, line {line}" + (f", column {column!r}" if column is not None else "")
+        with wrap_read_errors(self.name):
+            line = csv_lines.find_line(self._source.open()[0], self._dialect, row)
+        where = f"row {row}" if line is None else f"line {line}"
+        return f"{self.name}, {where}" + (f", column {column!r}" if column is not None else "")
 
     # Recognizing the columns
 
-    def _first_batch(self) -> Any:
+    def _first_rows(self) -> Any:
         """Return the first rows, of the types that Arrow finds for them."""
-        while True:
+        header_lines = self._dialect.header_lines
+        for text in self._chunks(_FIRST_CHUNK_BYTES):
             try:
-                with usable_threads() as threads:
-                    return self._parser({}, None, threads)[1].read_next_batch()
-            except _Again:
-                continue
-            except StopIteration:
-                raise DataError(f"{self.name} is empty; expected at least one row.") from None
+                table = self._parse(text, {}, header_lines)
+            except ValueError as failure:
+                raise self._explained(failure) from failure
+            if table.num_rows:
+                return table
+            header_lines = 0
+        raise DataError(f"{self.name} is empty; expected at least one row.")
 
     def _name_columns(self, first: Any) -> dict[str, int]:
         """Return the names of the columns, without an index, and their numbers in the file."""
@@ -107,136 +127,154 @@ class CsvReader(TableReader):
         if kind_of(kind) == "number":
             return kind
         try:
-            words_to_numbers(to_column("", cells, "text"), self._dialect.decimal)
+            words_to_numbers(to_column("", cells.combine_chunks(), "text"), self._dialect.decimal)
         except ValueError:
             return "text"
         return "words"
 
     # Reading
 
+    def _chunks(self, chunk_bytes: int) -> TextChunks:
+        return TextChunks(
+            self._source, self._dialect, chunk_bytes, self._may_change_encoding, self.notes
+        )
+
     def _blocks(self, names: list[str], kinds: dict[str, str]) -> Iterator[Block]:
         while True:
             try:
-                with usable_threads() as threads:
-                    yield from self._read(names, kinds, threads)
+                yield from self._read(names, kinds)
                 return
             except _Again:
                 continue
 
-    def _read(self, names: list[str], kinds: dict[str, str], threads: bool) -> Iterator[Block]:
-        """Yield all blocks once; raise _Again if the modes do not fit."""
+    def _read(self, names: list[str], kinds: dict[str, str]) -> Iterator[Block]:
+        """Yield all blocks once; raise _Again if a column changes its kind."""
         modes = {name: _wanted(self._modes[name], kinds.get(name)) for name in names}
-        stream, batches = self._parser(modes, kinds, threads)
+        chunks = self._chunks(_CHUNK_BYTES)
         start = 0
-        while (batch := self._next(stream, batches, kinds)) is not None:
-            for at in range(0, batch.num_rows, BLOCK_ROWS):
-                part = batch.slice(at, BLOCK_ROWS)
-                columns = {
-                    name: self._column(name, part.column(i), modes[name], kinds)
-                    for i, name in enumerate(names)
-                }
-                yield Block(start, columns)
-                start += part.num_rows
-            self._report(stream.position)
-        # Arrow takes the rest of the file for the text of a quote that is not closed.
-        if stream.quotes % 2:
-            csv_lines.explain(self.name, self._source.open()[0], self._dialect)
+        with contextlib.closing(
+            _parsed_in_order(chunks, partial(self._columns, modes), self._dialect.header_lines)
+        ) as parsed:
+            for parse, result, position in parsed:
+                for columns in self._settled(parse, result, modes, kinds):
+                    block = Block(start, columns)
+                    yield block
+                    start += len(block)
+                self._report(position)
 
-    def _column(self, name: str, cells: Any, mode: Any, kinds: dict[str, str]) -> Column:
+    def _settled(
+        self,
+        parse: Callable[[], list[_Columns]],
+        result: Callable[[], list[_Columns]],
+        modes: dict[str, Any],
+        kinds: dict[str, str],
+    ) -> list[_Columns]:
+        """Return the result of a chunk; it is parsed again if the mode of a column changes."""
+        while True:
+            try:
+                return result()
+            except _NotNumbers as failure:
+                self._change_mode(failure.args[0], modes, kinds)
+                result = parse
+            except (ValueError, MemoryError) as failure:
+                raise self._explained(failure) from failure
+
+    def _columns(
+        self, modes: dict[str, Any], text: memoryview, header_lines: int
+    ) -> list[_Columns]:
+        """Return the columns of a chunk, block by block. Several threads are here at once."""
+        modes = dict(modes)
+        try:
+            table = self._parse(text, modes, header_lines)
+        except ValueError as failure:
+            if found := _CONVERSION.match(str(failure)):
+                names = {i: name for name, i in self._fields.items()}
+                raise _NotNumbers(names[int(found[1])]) from None
+            raise
+        # One batch, as the parser was given all in one block; none without rows.
+        return [
+            {
+                name: self._column(name, part.column(i), mode)
+                for i, (name, mode) in enumerate(modes.items())
+            }
+            for batch in table.to_batches()
+            for part in (batch.slice(at, BLOCK_ROWS) for at in range(0, len(batch), BLOCK_ROWS))
+        ]
+
+    def _column(self, name: str, cells: Any, mode: Any) -> Column:
         column = to_column(name, cells, "text" if mode in ("text", "words") else "number")
         if mode != "words":
             return column
         try:
             return words_to_numbers(column, self._dialect.decimal)
         except ValueError:
-            raise self._not_numbers(name, kinds) from None
+            raise _NotNumbers(name) from None
 
-    def _parser(
-        self, modes: dict[str, Any], kinds: dict[str, str] | None, threads: bool
-    ) -> tuple[TextStream, Any]:
-        """Return a new stream and Arrow's parser of it; the columns are those of `modes`."""
+    def _parse(self, text: memoryview, modes: dict[str, Any], header_lines: int) -> Any:
+        """Return the rows of a chunk; of all columns, as Arrow finds them, without modes."""
+        import pyarrow
         from pyarrow import csv
 
-        dialect, ids = self._dialect, [f"c{i}" for i in range(len(self._dialect.names))]
-        arrow, view = self._source.open()
-        stream = TextStream(arrow, view, dialect)
-        wanted = {ids[self._fields[name]]: _arrow_type(mode) for name, mode in modes.items()}
+        wanted = {self._ids[self._fields[name]]: _arrow_type(mode) for name, mode in modes.items()}
         read = csv.ReadOptions(
-            use_threads=threads, block_size=self._block_bytes, column_names=ids,
-            skip_rows=dialect.header_lines,
+            use_threads=False, block_size=len(text) + 1, column_names=self._ids,
+            skip_rows=header_lines,
         )  # fmt: skip
-        parse = csv.ParseOptions(delimiter=dialect.separator, newlines_in_values=True)
+        parse = csv.ParseOptions(delimiter=self._dialect.separator, newlines_in_values=True)
         convert = csv.ConvertOptions(
             column_types=wanted, include_columns=list(wanted), null_values=sorted(MISSING),
-            true_values=_TRUE, false_values=_FALSE, decimal_point=dialect.decimal,
+            true_values=_TRUE, false_values=_FALSE, decimal_point=self._dialect.decimal,
             strings_can_be_null=not modes,
         )  # fmt: skip
-        try:
-            return stream, csv.open_csv(stream, read, parse, convert)
-        except (ValueError, OSError, MemoryError, EOFError) as failure:
-            raise self._explained(failure, stream, list(modes), kinds or {}) from failure
-
-    def _next(self, stream: TextStream, batches: Any, kinds: dict[str, str]) -> Any:
-        """Return the next batch; None at the end."""
-        try:
-            return batches.read_next_batch()
-        except StopIteration:
-            return None
-        except (ValueError, OSError, MemoryError, EOFError) as failure:
-            names = [self._name_of(field.name) for field in batches.schema]
-            raise self._explained(failure, stream, names, kinds) from failure
-
-    def _name_of(self, identifier: str) -> str:
-        number = int(identifier[1:])
-        return next(name for name, i in self._fields.items() if i == number)
+        return csv.read_csv(pyarrow.BufferReader(pyarrow.py_buffer(text)), read, parse, convert)
 
     # Errors
 
-    def _explained(
-        self, failure: Exception, stream: TextStream, names: list[str], kinds: dict[str, str]
-    ) -> Exception:
-        """Return the error to raise: a sentence, or _Again after something was changed."""
-        if stream.failure is not None:
-            return self._not_text(stream)
-        if "straddl" in str(failure) or "out of sync" in str(failure):
-            self._block_bytes *= 4
-            if self._block_bytes <= MAX_ROW_BYTES:
-                return _Again()
-            return DataError(f"{self.name} has a row of more than {MAX_ROW_BYTES >> 20} MB.")
-        if found := _CONVERSION.match(str(failure)):
-            return self._not_numbers(names[int(found[1])], kinds)
-        csv_lines.explain(self.name, self._source.open()[0], self._dialect)
+    def _explained(self, failure: Exception) -> DataError:
+        """Return the error for what Arrow could not parse, which names the line."""
+        try:
+            with wrap_read_errors(self.name):
+                csv_lines.explain(self.name, self._source.open()[0], self._dialect)
+        except DataError as found:
+            return found
         return read_failure(self.name, failure)
 
-    def _not_numbers(self, name: str, kinds: dict[str, str]) -> Exception:
-        """Make a column text that holds one, or return the error if it must hold numbers."""
+    def _change_mode(self, name: str, modes: dict[str, Any], kinds: dict[str, str]) -> None:
+        """Read a column in another way; raise _Again if it is text, or DataError if it must not."""
+        if modes[name] != "words":
+            modes[name] = "words"
+            return
         if kinds.get(name) == "number":
-            where = self._source.open()[0], self._dialect, self._fields[name]
-            found = csv_lines.find_text(self.name, *where)
-            if found is not None:
-                return DataError(
-                    f"{self.name}, line {found[0]}, column {name!r}: {found[1]!r} is not a number. "
-                    "Correct it."
-                )
-        is_first = self._modes[name] not in ("words", "text")
-        self._modes[name] = "words" if is_first else "text"
-        self.kinds[name] = "number" if is_first else "text"
-        return _Again()
+            stream = self._source.open()[0]
+            raise csv_lines.not_a_number(self.name, stream, self._dialect, self._fields[name], name)
+        self._modes[name] = "text"
+        self.kinds[name] = "text"
+        raise _Again
 
-    def _not_text(self, stream: TextStream) -> Exception:
-        """Take the bytes for another encoding, or return the error if the user gave one."""
-        given, encoding = self._options.encoding, self._dialect.encoding
-        # Text in UTF-8 up to here is damaged UTF-8, not another encoding.
-        if given is None and (encoding == "cp1252" or (encoding == "utf-8" and stream.is_ascii)):
-            other = "cp1252" if encoding == "utf-8" else "latin-1"
-            self._dialect = replace(self._dialect, encoding=other)
-            self.notes.append(f"{describe_encoding(other).capitalize()}.")
-            return _Again()
-        line = csv_lines.find_offset(self._source.open()[0], stream.offset)
-        return DataError(
-            f"{self.name}, line {line} is not {encoding} text: {stream.failure}. "
-            "Name the right encoding with --encoding, such as latin-1."
-        )
+
+def _parsed_in_order(
+    chunks: TextChunks, parse: Callable[[memoryview, int], list[_Columns]], header_lines: int
+) -> Generator[tuple[Callable[[], list[_Columns]], Callable[[], list[_Columns]], int], None, None]:
+    """Yield for each chunk how to parse it again, how to get the result, and the position.
+
+    As many chunks are parsed at once as there are cores.
+    """
+    threads = min(len(host.usable_cores()), _MAX_THREADS)
+    waiting: deque[Any] = deque()
+    pool = ThreadPoolExecutor(threads) if threads > 1 else None
+    try:
+        for text in chunks:
+            again = partial(parse, text, header_lines)
+            header_lines = 0  # only the first chunk has them
+            result = pool.submit(again).result if pool else again
+            waiting.append((again, result, chunks.position))
+            if len(waiting) > threads or not pool:
+                yield waiting.popleft()
+        while waiting:
+            yield waiting.popleft()
+    finally:
+        if pool:
+            pool.shutdown(cancel_futures=True)
 
 
 def _is_index(cells: Any) -> bool:

@@ -19,6 +19,7 @@ import numpy as np
 
 from distbp.errors import ConfigError, DataError
 from distbp.storage import hdf5_checks, hdf5_chunks, hdf5_file
+from distbp.storage.preprocessing import Preprocessing, read_preprocessing
 from distbp.storage.scaling import Scaling, TargetScaling
 
 DATA_FORMAT = "distbp-data"
@@ -96,6 +97,8 @@ class DataSet:
     scaling : Scaling
     target : TargetScaling or None
         Of a regression whose targets are scaled for the training.
+    preprocessing : Preprocessing or None
+        How rows of a table became those of x.
 
     Raises
     ------
@@ -116,6 +119,7 @@ class DataSet:
             self._check_arrays(file)
             self._check_splits()
             self.scaling = Scaling.read(file, self.n_in)
+            self.preprocessing: Preprocessing | None = read_preprocessing(self.about, self.n_in)
             self.target = TargetScaling.read_if_any(file, self.n_out)
             if self.target is not None and self.task != "regression":
                 raise DataError(f"{self.path}: a {self.task} has no targets to scale.")

@@ -1,25 +1,26 @@
 """Importing: from a source to a data set in one HDF5 file.
 
-`import_data` lets `labels` interpret the labels, splits off a test set if asked to, computes
-the scaling of x, checks that all numbers are finite, and writes the file. x is copied in
-blocks of rows, so that a source need not fit into memory. The formats of sources are known
-to `sources` alone.
+`import_data` lets `labels` interpret the labels and `splits` divide the rows, says what is odd
+about them, and lets `dataset_writer` write the file. The formats of sources are known to
+`sources` alone.
 """
 
 import hashlib
-import math
+import logging
 import os
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields
+from collections.abc import Callable
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 
-from distbp.data.dataset import DATA_FORMAT, SPLIT_NAMES, dtype_and_shape, version_for
+from distbp.data.dataset import DATA_FORMAT, SPLIT_NAMES, version_for
+from distbp.data.dataset_writer import OutputSplit, write_splits
 from distbp.data.labels import InferredTask, infer_task
-from distbp.data.sources import SOURCE_FORMATS, SourceFormat
+from distbp.data.profile import class_warnings, column_warnings, target_warnings
+from distbp.data.sources import COMPRESSED_SUFFIXES, SOURCE_FORMATS, SourceFormat
+from distbp.data.splits import check_split_options, divide
 from distbp.data.tables import (
     FILE_ERRORS,
     SCALINGS,
@@ -27,21 +28,25 @@ from distbp.data.tables import (
     TASKS,
     ImportOptions,
     Source,
-    Table,
+    TableContent,
     wrap_source_errors,
 )
 from distbp.errors import ConfigError, DataError
-from distbp.network import rng
+from distbp.options import check_option, flag
 from distbp.storage import hdf5_file
-from distbp.storage.scaling import Scaling, TargetScaling
+from distbp.storage.preprocessing import Preprocessing
 
-_BLOCK_NUMBERS = 1 << 20  # numbers of x to copy at once
 _HASH_BYTES = 1 << 20
-_TEST_STREAM = 1  # of the generator of held-out rows; 0 is for the validation part of `train`
-_GENERAL_OPTIONS = {"scaling", "target_scaling", "test_fraction", "seed"}  # those of every format
-# Of targets to standardize: costs are multiplied by the square of their deviation.
-_LEAST_DEVIATION, _LARGEST_TARGET = 1e-150, 1e100
+_GENERAL_OPTIONS = {
+    "scaling",
+    "target_scaling",
+    "test_fraction",
+    "validation_fraction",
+    "seed",
+}  # those of every format
 _DEFAULT_OPTIONS = ImportOptions()
+
+logger = logging.getLogger(__name__)
 
 _ProgressReport = Callable[[int, int], None]
 
@@ -59,71 +64,6 @@ class _ProgressMeter:
         self.report(int(self.done), self.total)
 
 
-class _RunningMoments:
-    """Mean and variance of each feature, block by block, in float64.
-
-    The pairwise update of Chan, Golub and LeVeque, The American Statistician 37 (1983)
-    242-247, doi:10.1080/00031305.1983.10483115. The first row is subtracted from all, so that
-    the variance of a constant feature is exactly 0.
-    """
-
-    def __init__(self, n_in: int) -> None:
-        self.count = 0
-        self.origin: np.ndarray | None = None
-        self.mean, self.squares = np.zeros(n_in), np.zeros(n_in)
-
-    def add(self, block: np.ndarray) -> None:
-        """Add the rows of `block` (m, ...)."""
-        rows = block.reshape(len(block), -1).astype(np.float64)  # (m, n_0)
-        if self.origin is None:
-            self.origin = rows[0].copy()
-        # An overflow here is refused in `scaling`, which names the column.
-        with np.errstate(over="ignore", invalid="ignore"):
-            rows -= self.origin
-            mean = rows.mean(axis=0)
-            rows -= mean
-            count = self.count + len(rows)
-            delta = mean - self.mean
-            self.squares += np.square(rows).sum(axis=0)
-            self.squares += np.square(delta) * (self.count * len(rows) / count)
-            self.mean += delta * (len(rows) / count)
-        self.count = count
-
-    def mean_and_deviation(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return mean and standard deviation of each feature; not finite if they are too large."""
-        if self.origin is None:
-            raise ValueError("no rows were added")
-        with np.errstate(over="ignore", invalid="ignore"):
-            return self.origin + self.mean, np.sqrt(self.squares / self.count)
-
-    def scaling(self, x: Table) -> Scaling:
-        """Return the scaling to mean 0 and variance 1; a constant feature keeps its unit."""
-        shift, deviation = self.mean_and_deviation()
-        bad = np.flatnonzero(~np.isfinite(shift) | ~np.isfinite(deviation))
-        if len(bad):
-            column = bad[0] if x.columns is None else repr(x.columns[bad[0]])
-            raise DataError(
-                f"{x.name}, column {column}: its numbers are too large to standardize. "
-                "Use smaller units, or --scaling none."
-            )
-        # Below `tiny`, 1 / deviation overflows float32.
-        varies = deviation > np.finfo(np.float32).tiny
-        return Scaling(shift, 1.0 / np.where(varies, deviation, 1.0))
-
-
-@dataclass(frozen=True)
-class _OutputSplit:
-    """A split to write: the rows of x and y where `keep` is true, or all rows."""
-
-    name: str
-    x: Table
-    y: np.ndarray
-    keep: np.ndarray | None = None
-
-    def __len__(self) -> int:
-        return len(self.x) if self.keep is None else int(self.keep.sum())
-
-
 def import_data(
     source: str | Path,
     out: str | Path,
@@ -134,7 +74,7 @@ def import_data(
 
     Parameters
     ----------
-    source : path of a folder of IDX files, or of an .npz, .csv or HDF5 file
+    source : path of a folder of IDX files, or of an .npz or HDF5 file, or a table
     out : path of the HDF5 file to write; an older output of distbp is replaced
     options : ImportOptions
     progress : function of (done, total), optional
@@ -143,7 +83,8 @@ def import_data(
     Returns
     -------
     dict
-        `about` of the file, and `rows`: the number of rows of each split.
+        `about` of the file, and `rows`: the number of rows of each split; for a table `profile`:
+        lines of text that show its columns.
 
     Raises
     ------
@@ -165,27 +106,26 @@ def import_data(
         "files": [os.fsencode(file.name).decode("utf-8", "replace") for file in files],
         "sha256": _sha256_of(files, meter),
     }
-    with form.read(source, options, lambda part: meter.advance(part * form.effort)) as found:
-        _check_rows(found)
-        inferred = infer_task(found, options.task)
-        target_scaling = _choose_target_scaling(inferred.task, options.target_scaling)
-        splits, split = _split_test_set(found, inferred, options)
-        about = {
-            "task": inferred.task, "classes": inferred.classes, "source": origin, "split": split,
-        }  # fmt: skip
-        if found.columns is not None:
-            about["columns"] = found.columns
+    scratch = (out.parent,) if form.is_table else ()
+
+    def advance(part: float) -> None:
+        meter.advance(part * form.effort)
+
+    with form.read(source, options, advance, *scratch) as found:
+        splits, about = _interpret(found, options, origin)
+        target_scaling = _choose_target_scaling(about["task"], options.target_scaling)
         row_bytes = size / sum(len(one) for one in splits)
         # Inside the block: x of an HDF5 source is read from its file while it is copied.
-        version = version_for(inferred.task, target_scaling is not None)
+        version = version_for(about["task"], target_scaling is not None)
         with hdf5_file.create_file(out, DATA_FORMAT, version, DataError) as file:
-            about |= _write_splits(
+            about |= write_splits(
                 file, splits, options.scaling, target_scaling,
                 lambda rows: meter.advance(rows * row_bytes),
             )  # fmt: skip
             hdf5_file.write_json(file, "about", about)
     meter.advance(meter.total)
-    return {**about, "rows": {one.name: len(one) for one in splits}}
+    profile = {} if found.content is None else {"profile": found.content.profile.lines()}
+    return {**about, **profile, "rows": {one.name: len(one) for one in splits}}
 
 
 def _find_format(source: Path) -> SourceFormat:
@@ -195,6 +135,8 @@ def _find_format(source: Path) -> SourceFormat:
     if not source.is_dir() and not source.is_file():
         raise DataError(f"{source} is neither a file nor a folder.")
     suffix = "" if source.is_dir() else source.suffix.lower()
+    if suffix in COMPRESSED_SUFFIXES:
+        suffix = Path(source.stem).suffix.lower()
     if suffix not in SOURCE_FORMATS or (not suffix and source.is_file()):
         suffixes = ", ".join(filter(None, SOURCE_FORMATS))
         raise DataError(
@@ -209,8 +151,8 @@ def _check_options(options: ImportOptions, source: Path, form: SourceFormat) -> 
     for field in fields(options):
         name, value = field.name, getattr(options, field.name)
         if value is not None and name not in _GENERAL_OPTIONS | form.options:
-            flag = "no-header" if value is False else name.replace("_", "-")
-            raise ConfigError(f"`--{flag}` does not apply to {form.name}: {source}. Leave it out.")
+            given = "no-header" if value is False else name.replace("_", "-")
+            raise ConfigError(f"`--{given}` does not apply to {form.name}: {source}. Leave it out.")
     if options.scaling not in SCALINGS:
         raise ConfigError(f"`--scaling {options.scaling}`: expected one of {', '.join(SCALINGS)}.")
     if options.target_scaling not in TARGET_SCALINGS:
@@ -220,14 +162,14 @@ def _check_options(options: ImportOptions, source: Path, form: SourceFormat) -> 
         )
     if options.task not in (None, *TASKS):
         raise ConfigError(f"`--task {options.task}`: expected one of {', '.join(TASKS)}.")
-    if options.test_fraction is not None and not 0 < options.test_fraction < 1:
+    for name in ("missing", "target_transform", "max_categories"):
+        metadata = next(one.metadata for one in fields(options) if one.name == name)
+        check_option(flag(name), getattr(options, name), metadata)
+    if options.missing_indicator and options.missing not in ("mean", "median"):
         raise ConfigError(
-            f"`--test-fraction {options.test_fraction}`: expected a number between 0 and 1."
+            "`--missing-indicator` is for `--missing mean` or `--missing median`. Give one of them."
         )
-    if options.seed is not None and options.test_fraction is None:
-        raise ConfigError("`--seed` is for `--test-fraction`, which is not given. Leave it out.")
-    if options.seed is not None and not 0 <= options.seed < 2**63:
-        raise ConfigError(f"`--seed {options.seed}`: expected 0 … 2^63 - 1.")
+    check_split_options(options)
 
 
 def _check_output(out: Path, files: list[Path]) -> None:
@@ -236,6 +178,8 @@ def _check_output(out: Path, files: list[Path]) -> None:
         raise DataError(
             f"{out} cannot be written: there is no folder {out.parent}. Create it first."
         )
+    if not os.access(out.parent, os.W_OK, effective_ids=True):
+        raise DataError(f"{out} cannot be written: Permission denied.")
     if os.path.isdir(out):
         raise DataError(f"{out} is a folder; expected the name of a file to write.")
     if os.path.exists(out) and any(out.samefile(file) for file in files):
@@ -281,55 +225,99 @@ def _check_rows(found: Source) -> None:
             raise DataError(f"{y.name} has rows of shape {y.shape}; expected one label per row.")
 
 
-def _split_test_set(
+def _interpret(
+    found: Source, options: ImportOptions, origin: dict[str, Any]
+) -> tuple[list[OutputSplit], dict[str, Any]]:
+    """Return the splits to write, and what `about` says of them."""
+    _check_rows(found)
+    inferred = infer_task(found, options.task)
+    is_log = options.target_transform == "log"
+    used = _transform_targets(found, inferred) if is_log else inferred
+    splits, split = _divide(found, used, options)
+    _warn(found, inferred, splits, is_log)
+    about: dict[str, Any] = {
+        "task": inferred.task, "classes": inferred.classes, "source": origin, "split": split,
+    }  # fmt: skip
+    if found.content is not None:
+        splits, preprocessing = _encode(found.content, splits)
+        about |= {
+            "columns": preprocessing.input_names, "preprocessing": preprocessing.to_json(),
+        }  # fmt: skip
+    return splits, about
+
+
+def _divide(
     found: Source, inferred: InferredTask, options: ImportOptions
-) -> tuple[list[_OutputSplit], str]:
+) -> tuple[list[OutputSplit], str]:
     """Return the splits to write, and a description of where they come from."""
     splits = [
-        _OutputSplit(name, found.splits[name][0], inferred.y[name])
+        OutputSplit(name, found.splits[name][0], inferred.y[name])
         for name in SPLIT_NAMES
         if name in found.splits
     ]
-    fraction = options.test_fraction
-    if fraction is None:
+    for name in ("test", "validation"):
+        fraction = getattr(options, f"{name}_fraction")
+        if fraction is not None and name in found.splits:
+            raise ConfigError(
+                f"`--{name}-fraction {fraction}`: the source has a {name} set already. "
+                "Leave it out."
+            )
+    train, keys = splits[0], found.content.keys if found.content else {}
+    division = divide(train.y, inferred.task == "classification", options, keys)
+    if division is None:
         return splits, "as in the source"
-    if "test" in found.splits:
-        raise ConfigError(
-            f"`--test-fraction {fraction}`: the source has a test set already. Leave it out."
-        )
-    train, seed = splits[0], options.seed or 0
-    has_classes = inferred.task == "classification"
-    is_test = _choose_test_rows(train.y, has_classes, fraction, seed)
-    if not is_test.any():
-        raise ConfigError(
-            f"`--test-fraction {fraction}` of {len(is_test)} rows is no row, as train needs one "
-            "of each class. Use a larger fraction."
-        )
-    splits[0] = _OutputSplit("train", train.x, train.y, ~is_test)
-    splits.append(_OutputSplit("test", train.x, train.y, is_test))
-    stratified = ", stratified" if has_classes else ""
-    return splits, f"{100 * fraction:.12g} % of the rows{stratified}, seed {seed}"
+    by_name = {one.name: one for one in splits} | {
+        name: OutputSplit(name, train.x, train.y, mask) for name, mask in division.masks.items()
+    }
+    return [by_name[name] for name in SPLIT_NAMES if name in by_name], division.description
 
 
-def _choose_test_rows(y: np.ndarray, has_classes: bool, fraction: float, seed: int) -> np.ndarray:
-    """Return which rows make up the test set, stratified by class: (n,) bool.
+def _encode(
+    content: TableContent, splits: list[OutputSplit]
+) -> tuple[list[OutputSplit], Preprocessing]:
+    """Return the splits of a table as the network gets them."""
+    first = splits[0]
+    keep = np.ones(len(first.x), bool) if first.keep is None else first.keep
+    x, preprocessing = content.encode(keep)
+    return [replace(one, x=x) for one in splits], preprocessing
 
-    At least one row of each class is left for training.
+
+def _transform_targets(found: Source, inferred: InferredTask) -> InferredTask:
+    """Return the logarithm of the targets.
+
+    Raises
+    ------
+    ConfigError, DataError
+        There are no targets, or one has no logarithm.
     """
-    # A regression is a single class.
-    labels = y if has_classes else np.zeros(len(y), np.int64)
-    order = rng.permutation(len(y), seed, rng.HOLDOUT, _TEST_STREAM)
-    order = order[np.argsort(labels[order], kind="stable")]  # class by class
-    counts = np.bincount(labels)
-    ends = np.cumsum(counts)
-    # Cumulative, so that the rounding errors of many small classes do not add up.
-    # Rounded before `floor`, because 0.29 * 100 is a little less than 29.
-    marks = np.floor(np.round(fraction * np.append(0, ends), 6)).astype(np.int64)
-    takes = np.minimum(np.diff(marks), counts - 1)
-    rank_in_class = np.arange(len(y)) - np.repeat(ends - counts, counts)
-    chosen = np.zeros(len(y), bool)
-    chosen[order[rank_in_class < np.repeat(takes, counts)]] = True
-    return chosen
+    if inferred.task != "regression":
+        raise ConfigError(
+            f"`--target-transform log` is for a regression; this is a {inferred.task}. "
+            "Use --task regression, or leave it out."
+        )
+    y, table = inferred.y["train"], found.splits["train"][1]
+    bad = np.argwhere(y <= 0)
+    if len(bad):
+        row, column = map(int, bad[0])
+        raise DataError(
+            f"{table.locate(row, column)}: expected a number above 0 for --target-transform log, "
+            f"found {y[row, column]:g}. Correct it, or leave the option out."
+        )
+    return replace(inferred, y={"train": np.log(y)})
+
+
+def _warn(found: Source, inferred: InferredTask, splits: list[OutputSplit], is_log: bool) -> None:
+    """Log what is odd about the columns and labels."""
+    train, content = splits[0].rows_of_y(), found.content
+    texts: list[str] = []
+    if content is not None:
+        texts += column_warnings(content.spool, content.profile, inferred.y["train"])
+    if content is not None and inferred.task == "regression" and not is_log:
+        texts += target_warnings(train, content.labels)
+    if inferred.task == "classification":
+        texts += class_warnings(train, inferred.classes)
+    for text in texts:
+        logger.warning("%s", text)
 
 
 def _choose_target_scaling(task: str, wanted: str) -> str | None:
@@ -345,99 +333,3 @@ def _choose_target_scaling(task: str, wanted: str) -> str | None:
             f"`--target-scaling {wanted}` is for a regression; this is a {task}. Leave it out."
         )
     return "standardize" if task == "regression" and wanted != "none" else None
-
-
-def _standardized(y: np.ndarray) -> TargetScaling:
-    """Return the scaling of targets (n, k) to mean 0 and variance 1; a constant keeps its unit."""
-    moments = _RunningMoments(y.shape[1])
-    for start in range(0, len(y), _BLOCK_NUMBERS):
-        moments.add(y[start : start + _BLOCK_NUMBERS])
-    shift, deviation = moments.mean_and_deviation()
-    # Not so for a NaN, which is what too large numbers give.
-    if not ((np.abs(shift) < _LARGEST_TARGET) & (deviation < _LARGEST_TARGET)).all():
-        raise DataError(
-            "The targets are too large to standardize. Use other units, or --target-scaling none."
-        )
-    varies = deviation > _LEAST_DEVIATION
-    return TargetScaling(shift, 1.0 / np.where(varies, deviation, 1.0))
-
-
-def _write_splits(
-    file: h5py.File,
-    splits: list[_OutputSplit],
-    scaling: str,
-    target_scaling: str | None,
-    advance: Callable[[int], None],
-) -> dict[str, Any]:
-    """Write all splits and the scaling; return their entries of `about`."""
-    x = splits[0].x
-    if scaling == "auto":
-        scaling = "bytes" if x.dtype == np.uint8 else "standardize"
-    moments = _RunningMoments(math.prod(x.shape)) if scaling == "standardize" else None
-    digest = hashlib.sha256()
-    target: TargetScaling | None = None
-    for one in splits:
-        y = one.y if one.keep is None else one.y[one.keep]
-        if one.name == "train" and target_scaling is not None:
-            target = _standardized(y)
-        # The scaling must not depend on the rows that measure generalization.
-        _copy_x(file, one, digest, moments if one.name == "train" else None, advance)
-        _hash_description(digest, f"{one.name}/y", y.dtype, y.shape)
-        digest.update(y.tobytes())
-        hdf5_file.write_array(file, f"{one.name}/y", y)
-    if moments is not None:
-        moments.scaling(x).write(file)
-    else:
-        Scaling(np.zeros(1), np.array([1 / 255 if scaling == "bytes" else 1.0])).write(file)
-    if target is not None:
-        target.write(file)
-        # A run that is resumed must find the same targets.
-        digest.update(target.shift.tobytes() + target.scale.tobytes())
-    names = [f"{one.name}/{part}" for one in splits for part in "xy"]
-    about = {
-        "shape": list(x.shape),
-        "scaling": scaling,
-        "digest": digest.hexdigest(),
-        "arrays": {name: dtype_and_shape(file[name]) for name in names},
-    }
-    return about if target_scaling is None else about | {"target_scaling": target_scaling}
-
-
-def _copy_x(
-    file: h5py.File,
-    split: _OutputSplit,
-    digest: Any,
-    moments: _RunningMoments | None,
-    advance: Callable[[int], None],
-) -> None:
-    """Write x of one split block by block; update `digest` and `moments` with each."""
-    name, shape = f"{split.name}/x", (len(split), *split.x.shape)
-    dataset = file.create_dataset(name, shape, split.x.dtype, track_times=False)
-    _hash_description(digest, name, dataset.dtype, shape)
-    start = 0
-    for block in _read_blocks(split):
-        digest.update(block.data)
-        if moments is not None:
-            moments.add(block)
-        dataset[start : start + len(block)] = block
-        start += len(block)
-        advance(len(block))
-
-
-def _read_blocks(split: _OutputSplit) -> Iterator[np.ndarray]:
-    """Yield the rows of a split, all finite, in the source's order: (m, ...), never empty."""
-    rows = max(1, _BLOCK_NUMBERS // math.prod(split.x.shape))
-    for start in range(0, len(split.x), rows):
-        stop = min(start + rows, len(split.x))
-        if split.keep is not None and not split.keep[start:stop].any():
-            continue
-        block = split.x.read(start, stop)
-        split.x.check_finite(block, start)
-        if split.keep is not None:
-            block = block[split.keep[start:stop]]
-        yield np.ascontiguousarray(block)  # in C order, as it is hashed and stored
-
-
-def _hash_description(digest: Any, name: str, dtype: np.dtype, shape: tuple[int, ...]) -> None:
-    """Add name, type and shape of an array to the digest, before its bytes."""
-    digest.update(f"{name} {dtype.str} {shape}\n".encode())

@@ -7,14 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from distbp.data.csv_lines import RawStream
+from distbp.data.csv_lines import MAX_ROW_BYTES, RawStream
 from distbp.data.table_base import BLOCK_ROWS, AdvanceCallback, TableReader, wrap_read_errors
 from distbp.data.table_columns import MISSING, Block, Column
-from distbp.data.table_input import MAX_ROW_BYTES, TableInput
+from distbp.data.table_input import TableInput
 from distbp.data.table_options import TableOptions
 from distbp.errors import DataError
 
 _SAMPLE_ROWS = 1000
+_SHOWN_CHARS = 40  # of a cell, in a message
 _BLOCK_BYTES = 1 << 24
 _Row = dict[str, Any]
 
@@ -128,9 +129,10 @@ class JsonReader(TableReader):
                 continue
             text = next((i for i, cell in enumerate(cells) if not _is_number(cell)), None)
             if text is not None and kinds.get(name) == "number":
+                shown, line = repr(str(cells[text])[:_SHOWN_CHARS]), rows[text][0]
                 raise DataError(
-                    f"{self.name}, line {rows[text][0]}, column {name!r}: {cells[text]!r} is not "
-                    "a number. Correct it."
+                    f"{self.name}, line {line}, column {name!r}: {shown} is not a number. "
+                    "Correct it."
                 )
             if text is not None:
                 self.kinds[name] = "text"

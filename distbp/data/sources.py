@@ -1,4 +1,4 @@
-"""The formats that can be imported: folders of IDX files, .npz, .csv and HDF5 files.
+"""The formats that can be imported: folders of IDX files, .npz and HDF5 files, and tables.
 
 `SOURCE_FORMATS` has one reader for each. A reader checks what belongs to its format
 (headers, names, storage) and yields a `Source`. What labels mean, and how x is scaled, is
@@ -11,14 +11,15 @@ import struct
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from distbp.data.csv_source import read_csv
 from distbp.data.hdf5_source import read_hdf5
+from distbp.data.table_options import TableOptions
+from distbp.data.table_source import read_table
 from distbp.data.tables import (
     FILE_ERRORS,
     ImportOptions,
@@ -31,7 +32,7 @@ from distbp.errors import DataError
 
 _IDX_READ_BYTES = 1 << 20
 
-_Reader = Callable[[Path, ImportOptions, ReadCallback], AbstractContextManager[Source]]
+_Reader = Callable[..., AbstractContextManager[Source]]
 
 
 class SourceFormat(NamedTuple):
@@ -42,7 +43,8 @@ class SourceFormat(NamedTuple):
     name : str
         For messages.
     read : function of (path, options, advance)
-        Context manager that yields a Source.
+        Context manager that yields a Source. For a table there is a fourth parameter, the folder
+        for a temporary file.
     files : function of path
         Returns the files that make up the source.
     options : set of str
@@ -56,6 +58,11 @@ class SourceFormat(NamedTuple):
     files: Callable[[Path], list[Path]]
     options: frozenset[str]
     effort: int
+
+    @property
+    def is_table(self) -> bool:
+        """Whether it has named columns."""
+        return self.read is read_table
 
 
 def _idx_files(folder: Path) -> dict[str, tuple[Path, Path]]:
@@ -221,15 +228,42 @@ _HDF5 = SourceFormat(
     frozenset({"task", "x", "y", "x_test", "y_test", "x_validation", "y_validation", "transpose"}),
     0,
 )
+_TABLE = SourceFormat(
+    "a table",
+    read_table,
+    _single_file,
+    frozenset(
+        {
+            "task", "label", "categorical", "max_categories", "missing", "missing_indicator",
+            "target_transform", "group", "time", "split",
+            *(one.name for one in fields(TableOptions)),
+        }
+    ),
+    3,
+)  # fmt: skip
+# What a table is compressed with is recognized by its content.
+COMPRESSED_SUFFIXES = (".gz", ".zst", ".bz2")
 # By the suffix of the name; a folder has none.
 SOURCE_FORMATS = {
     "": SourceFormat("a folder of IDX files", _read_idx, _files_in_folder, frozenset(), 4),
     ".npz": SourceFormat("an .npz file", _read_npz, _single_file, frozenset({"task"}), 1),
-    ".csv": SourceFormat(
-        "a .csv file", read_csv, _single_file, frozenset({"label", "header", "task"}), 30
-    ),
+    ".csv": _TABLE,
     ".h5": _HDF5,
     ".hdf5": _HDF5,
     ".mat": _HDF5,
     ".nc": _HDF5,
+    **dict.fromkeys(
+        (
+            ".tsv",
+            ".tab",
+            ".txt",
+            ".parquet",
+            ".feather",
+            ".arrow",
+            ".ipc",
+            ".jsonl",
+            ".ndjson",
+        ),
+        _TABLE,
+    ),
 }

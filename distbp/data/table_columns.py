@@ -150,4 +150,13 @@ def parse_number(text: str, decimal: str = ".") -> float:
     """Return the number that a cell holds; ValueError if it holds none, as Python's 1_000."""
     if "_" in text or not text.isascii() or (decimal == "," and "." in text):
         raise ValueError(text)
-    return float(text.replace(decimal, "."))
+    return float(text.replace(decimal, "."))  # which ignores spaces around it
+
+
+def is_number(text: str, decimal: str = ".") -> bool:
+    """Return whether a cell holds a number."""
+    try:
+        parse_number(text, decimal)
+    except ValueError:
+        return False
+    return True

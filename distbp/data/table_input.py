@@ -1,8 +1,7 @@
 """The bytes of a table: a file, or a stream that is copied to a temporary file.
 
 A `TableInput` opens the bytes as often as they are read, decompressed if they are compressed.
-What a file is, is known from its first bytes, as standard input has no name. `TextStream`
-gives the bytes of a text file as a CSV parser expects them: UTF-8, without comment lines.
+What a file is, is known from its first bytes, as standard input has no name.
 """
 
 import codecs
@@ -15,11 +14,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from distbp.data.csv_dialect import Dialect
 from distbp.errors import DataError
 from distbp.storage import hdf5_checks
 
-MAX_ROW_BYTES = 1 << 26
 _COPY_BYTES = 1 << 20
 _COMPRESSIONS = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bz2"}
 # What files of other kinds begin with, and what to do with them.
@@ -55,6 +52,13 @@ class FileView(io.RawIOBase):
         base = {os.SEEK_SET: 0, os.SEEK_CUR: self.position, os.SEEK_END: self._size}[whence]
         self.position = max(0, base + offset)
         return self.position
+
+    def read(self, size: int = -1) -> bytes:
+        """Return up to `size` bytes; without the copy that Python's version makes."""
+        count = max(0, self._size - self.position) if size < 0 else size
+        part = os.pread(self._descriptor, count, self.position)
+        self.position += len(part)
+        return part
 
     def readinto(self, buffer: Any) -> int:
         count = os.preadv(self._descriptor, [buffer], self.position)
@@ -99,14 +103,13 @@ class TableInput:
         self._file.close()
 
     def open(self) -> tuple[Any, FileView]:
-        """Return an Arrow stream of the bytes, decompressed, and the file under it."""
+        """Return a stream of the bytes, decompressed, and the file under it."""
         import pyarrow
 
         view = FileView(self._file)
-        stream = pyarrow.PythonFile(view, "r")
         if self._compression is None:
-            return stream, view
-        return pyarrow.CompressedInputStream(stream, self._compression), view
+            return view, view
+        return pyarrow.CompressedInputStream(pyarrow.PythonFile(view, "r"), self._compression), view
 
     def head(self, count: int) -> bytes:
         """Return the first bytes, decompressed."""
@@ -155,95 +158,3 @@ def _open(source: str | Path | BinaryIO) -> tuple[str, BinaryIO]:
     while part := source.read(_COPY_BYTES):
         spool.write(part)
     return name, spool
-
-
-class TextStream(io.RawIOBase):
-    """The bytes of a text file in UTF-8, without byte-order mark and comment lines.
-
-    It is read by a thread of the parser. What was found meanwhile is kept here.
-
-    Attributes
-    ----------
-    failure : ValueError or None
-        Why reading ended.
-    offset : int
-        Where it ended, in bytes from the start.
-    is_ascii : bool
-        Whether all bytes before that are.
-    quotes : int
-        The number of quotes so far.
-    """
-
-    def __init__(self, stream: Any, file: FileView, dialect: Dialect) -> None:
-        self._stream, self._file, self._dialect = stream, file, dialect
-        self._decoder: Any = codecs.getincrementaldecoder(dialect.encoding)()
-        self._is_utf8 = codecs.lookup(dialect.encoding).name in ("utf-8", "ascii")
-        self._rest = b""  # an incomplete line
-        self._ready = bytearray()
-        self._at_start = True
-        self._ended = False
-        self.failure: ValueError | None = None
-        self.offset = 0
-        self.is_ascii = True
-        self.quotes = 0
-
-    @property
-    def position(self) -> int:
-        """How many bytes of the file were read, as stored."""
-        return self._file.position
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        while not self._ready and not self._ended:
-            self._ready += self._next(len(buffer))
-        count = min(len(buffer), len(self._ready))
-        buffer[:count] = self._ready[:count]
-        del self._ready[:count]
-        return count
-
-    def _next(self, count: int) -> bytes:
-        """Return the next bytes as the parser wants them."""
-        raw = self._stream.read(max(count, 4096))
-        self._ended = not raw
-        text = self._to_utf8(raw)
-        if self._at_start and text:
-            text, self._at_start = text.removeprefix(codecs.BOM_UTF8), False
-        if self._dialect.comment or self._dialect.has_spaced_quotes:
-            text = self._filter(text)
-        self.quotes += text.count(b'"')
-        return text
-
-    def _to_utf8(self, raw: bytes) -> bytes:
-        """Return bytes as UTF-8; they are checked, and as fast as they can be if all ASCII."""
-        pending = len(self._decoder.getstate()[0])
-        if self._is_utf8 and raw.isascii() and not pending:
-            self.offset += len(raw)
-            return raw
-        try:
-            text = self._decoder.decode(raw, self._ended)
-        except UnicodeDecodeError as failure:
-            self.offset += failure.start - pending
-            self.is_ascii &= raw[: max(0, failure.start - pending)].isascii()
-            self.failure = failure
-            raise
-        self.offset += len(raw)
-        self.is_ascii &= raw.isascii()
-        return text.encode()
-
-    def _filter(self, text: bytes) -> bytes:
-        """Return complete lines without comments, and without spaces before quotes."""
-        text = self._rest + text
-        end = len(text) if self._ended else text.rfind(b"\n") + 1
-        text, self._rest = text[:end], text[end:]
-        if len(self._rest) > MAX_ROW_BYTES:
-            self.failure = ValueError(f"a line has more than {MAX_ROW_BYTES >> 20} MB")
-            raise self.failure
-        comment = self._dialect.comment.encode()
-        if comment and (text.startswith(comment) or b"\n" + comment in text):
-            text = re.sub(rb"(?m)^" + re.escape(comment) + rb".*\n?", b"", text)
-        if self._dialect.has_spaced_quotes:
-            separator = re.escape(self._dialect.separator.encode())
-            text = re.sub(separator + rb' +"', separator + b'"', text)
-        return text

@@ -15,9 +15,13 @@ from typing import Any
 
 import numpy as np
 
+from distbp.data.profile import TableProfile
+from distbp.data.spool import Spool
+from distbp.data.table_options import TableOptions
 from distbp.errors import DataError
 from distbp.options import option
 from distbp.storage import atomic
+from distbp.storage.preprocessing import TARGET_TRANSFORMS, Preprocessing
 
 ReadCallback = Callable[[float], None]  # called with the number of bytes that were read
 
@@ -36,6 +40,8 @@ _LIBRARY_ERRORS = (
 
 TASKS = ("classification", "multilabel", "regression")
 NOT_UTF8 = "its text is not UTF-8: store it as UTF-8"
+MISSING_CHOICES = ("error", "mean", "median", "drop")
+MAX_CATEGORIES = 256
 SCALINGS = ("auto", "bytes", "standardize", "none")
 TARGET_SCALINGS = ("auto", "standardize", "none")
 
@@ -44,16 +50,30 @@ def _dataset(contents: str) -> Any:
     return option(None, f"dataset with {contents}", group="HDF5 files", metavar="NAME")
 
 
+def _of_table(default: Any, help: str, default_text: str | None = None, **more: Any) -> Any:
+    return option(default, help, group="tables", default_text=default_text, **more)
+
+
 @dataclass(frozen=True)
-class ImportOptions:
+class ImportOptions(TableOptions):
     """What the user may say about a source; None: not given.
 
     Attributes
     ----------
     label : str, optional
-        CSV: names or numbers of the label columns, separated by commas.
-    header : bool, optional
-        CSV: whether the first line names the columns.
+        Tables: names or numbers of the label columns, separated by commas.
+    categorical : str, optional
+        Tables: names or numbers of columns of numbers that are categories.
+    max_categories : int, optional
+        Tables: the most categories that a column may have.
+    missing : {"error", "mean", "median", "drop"}, optional
+        Tables: what to do with missing cells.
+    missing_indicator : bool, optional
+        Tables: whether an input says that a cell is missing.
+    target_transform : {"none", "log"}, optional
+        Tables: what is done to the targets of a regression.
+    group, time, split : str, optional
+        Tables: the column that says how rows are split.
     x, y, x_test, y_test, x_validation, y_validation : str, optional
         HDF5: names of datasets.
     transpose : bool, optional
@@ -62,20 +82,46 @@ class ImportOptions:
     scaling : {"auto", "bytes", "standardize", "none"}
     target_scaling : {"auto", "standardize", "none"}
         Of a regression.
-    test_fraction : float, optional
-        Fraction of the rows to set aside as a test set.
+    test_fraction, validation_fraction : float, optional
+        Fraction of the rows to set aside as a test or validation set.
     seed : int, optional
         Of the random choice of these rows; 0 if not given.
     """
 
-    label: str | None = option(
+    label: str | None = _of_table(
         None, "label column, by name or number from 0; several, such as a,b, for a regression",
-        group="CSV files", metavar="LIST", default_text="the last column",
+        "the last column", metavar="LIST", is_common=True,
     )  # fmt: skip
-    header: bool | None = option(
-        None, "whether the first line names the columns", group="CSV files",
-        default_text="by the first lines",
+    categorical: str | None = _of_table(
+        None, "columns of numbers that are categories, such as codes", "columns of text",
+        metavar="LIST",
     )  # fmt: skip
+    max_categories: int | None = _of_table(
+        None, "most categories of a column", str(MAX_CATEGORIES), parse=int, least=2
+    )
+    missing: str | None = _of_table(
+        None, "what to do with missing cells: fill in the mean or median of the training rows, "
+        "and for text the most frequent one; or drop their rows", "error",
+        choices=MISSING_CHOICES, is_common=True,
+    )  # fmt: skip
+    missing_indicator: bool | None = _of_table(
+        None, "give the network a further input that says that a cell was missing", "off"
+    )
+    target_transform: str | None = _of_table(
+        None, "what to train on instead of the targets of a regression; log: their logarithm",
+        "none", choices=TARGET_TRANSFORMS,
+    )  # fmt: skip
+    group: str | None = _of_table(
+        None, "column whose rows of one value, such as a patient, stay in one split", "none",
+        metavar="COLUMN",
+    )  # fmt: skip
+    time: str | None = _of_table(
+        None, "column to order rows by: the last ones are the test split", "none",
+        metavar="COLUMN",
+    )  # fmt: skip
+    split: str | None = _of_table(
+        None, "column that says train, validation or test", "none", metavar="COLUMN"
+    )
     x: str | None = _dataset("the training rows")
     y: str | None = _dataset("the training labels")
     x_test: str | None = _dataset("the test rows")
@@ -104,6 +150,10 @@ class ImportOptions:
         None, "fraction of the rows to set aside as the test split, class by class", float,
         group="data set", is_common=True,
     )  # fmt: skip
+    validation_fraction: float | None = option(
+        None, "fraction of the rows to set aside as the validation split", float,
+        group="data set",
+    )  # fmt: skip
     seed: int | None = option(
         None, "seed of the random choice of these rows", int, group="data set",
         default_text="0",
@@ -119,18 +169,18 @@ class Table:
     values : (n, ...) array or h5py.Dataset
     name : str
         For messages: the file, and the array in it.
-    lines : sequence of int, optional
-        The rows' line numbers in a CSV file.
+    find : function of a row's number, optional
+        Returns where the row is, for messages; by default the number itself.
     columns : sequence, optional
-        The columns' names, or their numbers, in a CSV file.
+        The names of the numbers in a row.
     words : tuple of str, optional
         The text that the numbers in `values` mean, by position; each is there once.
     """
 
     values: Any
     name: str
-    lines: Sequence[int] | None = None
-    columns: Sequence[str | int] | None = None
+    find: Callable[[int], str] | None = None
+    columns: Sequence[str] | None = None
     words: tuple[str, ...] | None = None
 
     def __len__(self) -> int:
@@ -175,18 +225,51 @@ class Table:
 
     def locate(self, row: int, column: int | None = None) -> str:
         """Return where a row is, or a number in it, for an error message."""
-        text = f"row {row}" if self.lines is None else f"line {self.lines[row]}"
+        text = f"{self.name}, row {row}" if self.find is None else self.find(int(row))
         if column is not None:
-            text += f", column {column if self.columns is None else self.columns[column]!r}"
-        return f"{self.name}, {text}"
+            text += f", column {column if self.columns is None else repr(self.columns[column])}"
+        return text
+
+
+@dataclass(frozen=True)
+class TableContent:
+    """What a source that is a table knows beside its rows.
+
+    Attributes
+    ----------
+    encode : function of is_train (n,) bool
+        Returns x as the network gets it, and how it was made; statistics are those of the rows
+        for which `is_train` is true.
+    profile : TableProfile
+        What is in the columns.
+    spool : Spool
+        A number for each cell of these columns.
+    keys : dict of (n,) arrays
+        Of the columns that `--group`, `--time` and `--split` name: numbers.
+    labels : tuple of str
+        Names of the label columns.
+    """
+
+    encode: Callable[[np.ndarray], tuple[Table, Preprocessing]]
+    profile: TableProfile
+    spool: Spool
+    keys: dict[str, np.ndarray]
+    labels: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Source:
-    """What a reader yields: (x, y) of each split, and the names of the features if any."""
+    """What a reader yields: (x, y) of each split.
+
+    Attributes
+    ----------
+    splits : dict of (x, y)
+    content : TableContent, optional
+        If it is a table; then there is one split, whose x is not encoded yet.
+    """
 
     splits: dict[str, tuple[Table, Table]]
-    columns: list[str] | None = None
+    content: TableContent | None = None
 
 
 @contextmanager

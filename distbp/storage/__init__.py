@@ -19,7 +19,8 @@ There are no time stamps, so that equal content gives equal files, byte by byte.
 **Checkpoint**, format `distbp-checkpoint`, version 2 or 3; it needs no other file to be loaded:
 
     about                  uint8, JSON: network, task, classes, data (its identity), config,
-                           progress, machine, versions
+                           progress, machine, versions; preprocessing (see there), if it was
+                           trained on a table
     history                uint8, text: the lines of metrics.jsonl
     layers/1/w, layers/1/b, …     weights (n_l, n_{l-1}) and biases (n_l,)
     optimizer/NAME         (P,): the state of the optimizer, in the order of θ
@@ -31,9 +32,9 @@ There are no time stamps, so that equal content gives equal files, byte by byte.
     h5py.File("run/last.h5")["layers/1/w"][...]     # any HDF5 reader will do
     distbp.load("run").weights[0]                   # verified first
 
-Version 3 is written only with scaled targets or for multilabel, which readers of version 2
-would misunderstand. Version 1 kept the history in `about`; it is still read. The format of
-data sets is described in `distbp.data`.
+Version 3 is written only with scaled or transformed targets or for multilabel, which readers
+of version 2 would misunderstand. Version 1 kept the history in `about`; it is still read. The
+format of data sets is described in `distbp.data`.
 
 **Run directory**
 

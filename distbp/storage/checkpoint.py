@@ -20,6 +20,7 @@ from distbp.network.network import Network, check_network_arguments
 from distbp.network.optimizers import OPTIMIZERS
 from distbp.network.parameters import theta_size
 from distbp.storage import hdf5_checks, hdf5_chunks, hdf5_file
+from distbp.storage.preprocessing import Preprocessing, read_preprocessing
 from distbp.storage.scaling import TARGET_NAMES, Scaling, TargetScaling
 
 CHECKPOINT_FORMAT = "distbp-checkpoint"
@@ -38,7 +39,8 @@ class Checkpoint:
         State of the optimizer, by name.
     scaling : Scaling
     about : dict
-        network, task, classes, data (its identity), config, progress, machine and versions.
+        network, task, classes, data (its identity), config, progress, machine and versions;
+        preprocessing, if it was trained on a table.
     history : list of str
         The lines of metrics.jsonl.
     target : TargetScaling, optional
@@ -51,6 +53,11 @@ class Checkpoint:
     about: dict[str, Any]
     history: list[str] = field(default_factory=list)
     target: TargetScaling | None = None
+
+    @property
+    def preprocessing(self) -> Preprocessing | None:
+        """How rows of a table become the network's input; None if it takes rows of numbers."""
+        return read_preprocessing(self.about, self.network.sizes[0])
 
 
 def describe_network(network: Network) -> dict[str, Any]:
@@ -86,9 +93,15 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
 def _version_of(checkpoint: Checkpoint) -> int:
     """Return the oldest version of the format whose readers understand a checkpoint.
 
-    Version 1 had the history in `about`; only version 3 knows scaled targets and multilabel.
+    Version 1 had the history in `about`; only version 3 knows scaled or transformed targets and
+    multilabel.
     """
-    is_new = checkpoint.target is not None or checkpoint.about.get("task") == "multilabel"
+    preprocessing = checkpoint.about.get("preprocessing", {})
+    is_new = (
+        checkpoint.target is not None
+        or checkpoint.about.get("task") == "multilabel"
+        or preprocessing.get("target_transform", "none") != "none"
+    )
     return CHECKPOINT_VERSION if is_new else 2
 
 
@@ -120,6 +133,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         state = {name: np.empty_like(network.theta) for name in names}
         arrays = dict(_named_arrays(network, state))
         # Anything else means that another program, or a newer distbp, has written the file.
+        read_preprocessing(about, network.sizes[0])  # raises an error unless it is valid
         target = _read_target(file, about, network)
         hdf5_checks.check_no_other_names(
             file,

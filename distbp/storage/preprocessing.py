@@ -7,6 +7,7 @@ their columns. How it is chosen is known to `distbp.data`; the inputs are scaled
 `scaling`.
 """
 
+import json
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
@@ -168,7 +169,8 @@ class Preprocessing:
 
     def to_json(self) -> dict[str, Any]:
         """Return what `from_json` takes."""
-        return asdict(self)
+        found: dict[str, Any] = json.loads(json.dumps(asdict(self)))  # tuples become lists
+        return found
 
     @classmethod
     def from_json(cls, found: Any) -> "Preprocessing":
@@ -189,6 +191,21 @@ class Preprocessing:
         result = cls(parsed, tuple(labels), found["target_transform"])
         _check(result.n_in <= _MAX_INPUTS, "too many inputs", result.n_in)
         return result
+
+
+def read_preprocessing(about: Mapping[str, Any], n_in: int) -> Preprocessing | None:
+    """Return the preprocessing in `about` of a file; None if the inputs are the row's numbers.
+
+    Raises
+    ------
+    ValueError
+        It is not valid, or its inputs are not `n_in`.
+    """
+    if "preprocessing" not in about:
+        return None
+    found = Preprocessing.from_json(about["preprocessing"])
+    _check(found.n_in == n_in, f"expected {n_in} inputs", found.n_in)
+    return found
 
 
 def _encode_numbers(feature: Feature, values: np.ndarray, locate: Locate, out: np.ndarray) -> None:

@@ -44,7 +44,7 @@ class CheckpointBuilder:
     @cached_property
     def _about(self) -> dict[str, Any]:
         """What does not change during a run."""
-        return {
+        about = {
             "network": describe_network(self._network),
             "task": self._data.task,
             "classes": self._data.classes,
@@ -54,6 +54,9 @@ class CheckpointBuilder:
             "machine": host.numeric_platform() | {"threads": self._config.threads},
             "versions": host.software_versions(),
         }
+        if self._data.preprocessing is not None:
+            about["preprocessing"] = self._data.about["preprocessing"]
+        return about
 
     def build(self, progress: Progress) -> Checkpoint:
         """Return the run's current state; the arrays are the run's own, not copies."""

@@ -95,3 +95,15 @@ def _check_fits(checkpoint: Checkpoint, data: DataSet) -> None:
             f"The classes of {data.path} are not those of the model, or in another order. Import "
             f"it with the labels that the model was trained on."
         )
+    trained, found = checkpoint.preprocessing, data.preprocessing
+    if trained is None or found is None:  # of arrays, or of an older version
+        return
+    if (trained.input_names, trained.target_transform) != (
+        found.input_names,
+        found.target_transform,
+    ):
+        raise ConfigError(
+            f"The columns, categories or transformed targets of {data.path} are not those of the "
+            "model. Import the table with the options of the training data, or use the table "
+            "itself."
+        )

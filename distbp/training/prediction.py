@@ -62,8 +62,11 @@ def predict(model: str | Path, x: np.ndarray) -> np.ndarray:
 
 
 def to_user_units(checkpoint: Checkpoint, output: np.ndarray) -> np.ndarray:
-    """Return what outputs (m, n_L) of a checkpoint's network are in the user's units."""
-    return output if checkpoint.target is None else checkpoint.target.to_user_units(output)
+    """Return what outputs (m, n_L) of a checkpoint's network are in the units of the source."""
+    if checkpoint.target is not None:
+        output = checkpoint.target.to_user_units(output)
+    preprocessing = checkpoint.preprocessing
+    return output if preprocessing is None else preprocessing.restore_targets(output)
 
 
 def _outputs(checkpoint: Checkpoint, x: np.ndarray) -> np.ndarray:

@@ -25,6 +25,7 @@ SHORT = {
     "bench/combine": (["--rounds", 1, "--megabytes", 0.01], 1),
     "bench/epochs": (["handwritten.h5", "--rounds", 1, "--epochs", 1], 2),
     "bench/kernels": (["--rounds", 1, "--kernels", "Nehalem", "--shapes", "10x20x30,32x20x8"], 2),
+    "bench/import": (["--rows", 2000, "--rounds", 1, "--peers", "none"], 2),
     "bench/many_epochs": (["--rounds", 1, "--epochs", 2], 3),
     "bench/memory": (["digits.h5", "--ranks", "1,2", "--", "--epochs", 40], 2),
     "bench/safety": (["--rounds", 1, "--trial"], 0),

@@ -40,8 +40,9 @@ MODULES = {
     ],
     "data": [
         "dataset", "batches", "table_options", "table_columns", "csv_dialect", "table_input",
-        "table_base", "csv_lines", "csv_reader", "arrow_reader", "json_reader", "table_reader",
-        "tables", "csv_source", "hdf5_writers", "hdf5_source", "sources", "labels", "importing",
+        "table_base", "csv_lines", "csv_chunks", "csv_reader", "arrow_reader", "json_reader",
+        "table_reader", "spool", "profile", "tables", "table_encoder", "table_source", "splits",
+        "hdf5_writers", "hdf5_source", "sources", "labels", "dataset_writer", "importing",
     ],
     "training": [
         "config", "accuracy", "gradient", "sdc_check", "inputs", "evaluation", "prediction",

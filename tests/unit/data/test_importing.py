@@ -15,14 +15,17 @@ from pathlib import Path
 
 import h5py
 import numpy as np
+import pyarrow.compute  # noqa: F401 - before a test gives up the right to read it
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distbp.data import importing
+from distbp.data import dataset_writer
 from distbp.data.batches import BatchLoader
 from distbp.data.dataset import DataSet
-from distbp.data.importing import _DEFAULT_OPTIONS, _RunningMoments, import_data
+from distbp.data.dataset_writer import RunningMoments
+from distbp.data.importing import _DEFAULT_OPTIONS, import_data
+from distbp.data.splits import choose_rows
 from distbp.data.tables import Table
 from distbp.errors import ConfigError, DataError, DistbpError
 
@@ -226,14 +229,13 @@ def test_one_feature(tmp_path, out):
 def test_csv_with_names(tmp_path, out):
     """The header is detected, the last column is the label, classes are sorted."""
     about = run(csv_file(tmp_path / "iris.csv", IRIS), out)
-    assert about["columns"] == ["petal", "sepal"]
+    assert about["columns"] == ["petal"]
     assert about["classes"] == ["setosa", "virginica"]
     x, _, labels = rows_of(out)
     deviation = np.sqrt(2 / 3)
     np.testing.assert_allclose(x[:, 0], [-1 / deviation, 0, 1 / deviation], atol=1e-15)
-    np.testing.assert_array_equal(x[:, 1], 0)  # a constant feature keeps its unit
+    assert x.shape == (3, 1)  # a constant column is left out
     np.testing.assert_array_equal(labels, [0, 1, 0])
-    assert DataSet(out).scaling.scale[1] == 1
 
 
 @pytest.mark.parametrize(
@@ -292,7 +294,7 @@ def test_csv_spellings(tmp_path, out, text, header, rows):
     about = run(csv_file(tmp_path / "d.csv", text), out, header=header)
     assert about["rows"] == {"train": rows}
     assert len(about["classes"]) == 2
-    assert ("columns" in about) == (header or "x" in text)
+    assert about["columns"] == (["1"] if header else ["x"] if "x" in text else ["0"])
 
 
 def test_csv_of_bytes(tmp_path, out):
@@ -308,7 +310,7 @@ def test_csv_of_bytes(tmp_path, out):
 @pytest.mark.parametrize("storage", [{}, {"chunks": (3, 2, 1), "compression": "gzip"}])
 def test_hdf5_by_names(tmp_path, out, storage, monkeypatch):
     """Datasets of any name and storage, copied in blocks that do not match their chunks."""
-    monkeypatch.setattr(importing, "_BLOCK_NUMBERS", 2 * 6)
+    monkeypatch.setattr(dataset_writer, "_BLOCK_NUMBERS", 2 * 6)
     with h5py.File(tmp_path / "s.h5", "w") as file:
         file.create_dataset("a/images", data=IMAGES, **storage)
         file["labels"], file["tx"], file["ty"] = LABELS, IMAGES[:2], LABELS[:2]
@@ -438,7 +440,7 @@ def targets_of(path, dtype=np.float32):
 @pytest.mark.parametrize("wanted", ["auto", "standardize"])
 def test_targets_are_standardized(tmp_path, out, wanted, dtype, monkeypatch):
     """By mean and deviation of the training rows, which are stored; y is stored as it is."""
-    monkeypatch.setattr(importing, "_BLOCK_NUMBERS", 7)
+    monkeypatch.setattr(dataset_writer, "_BLOCK_NUMBERS", 7)
     random = np.random.default_rng(4)
     y = (random.normal(size=(40, 2)) * [50_000, 3] + [200_000, -70]).astype(dtype)
     source = npz(tmp_path / "d.npz", x=np.eye(40), y=y, x_test=np.eye(40)[:2], y_test=y[:2] * 9)
@@ -500,7 +502,7 @@ def test_target_scaling_that_is_refused(tmp_path, out):
 @pytest.mark.parametrize("offset", [0.0, 1.0, -1e9])
 def test_standardize(tmp_path, out, scale, offset, monkeypatch):
     """Mean 0 and variance 1, computed in blocks, also if the mean is far from 0."""
-    monkeypatch.setattr(importing, "_BLOCK_NUMBERS", 7 * 3)
+    monkeypatch.setattr(dataset_writer, "_BLOCK_NUMBERS", 7 * 3)
     x = offset + scale * np.random.default_rng(1).normal(size=(100, 3))
     run(npz(tmp_path / "d.npz", x=x, y=np.arange(100) % 2), out)
     scaling = DataSet(out).scaling
@@ -520,7 +522,7 @@ def test_only_train_determines_the_scaling(tmp_path, out):
 @pytest.mark.parametrize("value", [0.1, -1e15, 3, 1e-320])
 def test_constant_feature_keeps_its_unit(value):
     """A feature without variance gets a scale of exactly 1, however its mean is rounded."""
-    moments = _RunningMoments(1)
+    moments = RunningMoments(1)
     for rows in (3, 1, 1000):
         moments.add(np.full((rows, 1), value))
     scaling = moments.scaling(Table(np.empty((1, 1)), "x"))
@@ -563,7 +565,7 @@ def test_too_large_to_standardize(tmp_path, out):
 def test_test_rows_are_stratified(counts, fraction, seed):
     """Each class contributes its fraction, to within a row, and keeps one for training."""
     y = np.random.default_rng(0).permutation(np.repeat(np.arange(len(counts)), counts))
-    keep = importing._choose_test_rows(y, True, fraction, seed)
+    keep = choose_rows(y, True, fraction, seed)
     for label, count in enumerate(counts):
         taken = int(keep[y == label].sum())
         assert taken <= count - 1
@@ -572,10 +574,10 @@ def test_test_rows_are_stratified(counts, fraction, seed):
 
 def test_test_rows_are_reproducible():
     """A seed gives the same rows with every version of NumPy and distbp."""
-    keep = importing._choose_test_rows(np.arange(20) % 2, True, 0.3, 7)
+    keep = choose_rows(np.arange(20) % 2, True, 0.3, 7)
     assert keep.sum() == 6
     assert np.flatnonzero(keep).tolist() == [0, 1, 3, 9, 10, 14]
-    assert importing._choose_test_rows(np.arange(100) % 2, True, 0.29, 0).sum() == 29
+    assert choose_rows(np.arange(100) % 2, True, 0.29, 0).sum() == 29
 
 
 def test_test_fraction_partitions_the_rows(tmp_path, out):
@@ -622,8 +624,7 @@ def sources(tmp_path):
 
 def test_progress_grows_to_its_total(tmp_path, out, monkeypatch):
     """Progress never decreases, its total is constant, and it ends complete."""
-    monkeypatch.setattr(importing, "_BLOCK_NUMBERS", 100)
-    monkeypatch.setattr("distbp.data.csv_source._REPORT_BYTES", 1000)
+    monkeypatch.setattr(dataset_writer, "_BLOCK_NUMBERS", 100)
     for source, options in sources(tmp_path):
         calls = []
         import_data(
@@ -650,7 +651,7 @@ def test_progress_grows_to_its_total(tmp_path, out, monkeypatch):
         ("idx", {"x_test": "a"}, "`--x-test` does not apply"),
         ("npz", {"header": True}, "`--header` does not apply to an .npz file"),
         ("npz", {"header": False}, "`--no-header` does not apply"),
-        ("csv", {"x": "a"}, "`--x` does not apply to a .csv file"),
+        ("csv", {"x": "a"}, "`--x` does not apply to a table"),
         ("hdf5", {"label": "a"}, "`--label` does not apply to an HDF5 file"),
         ("npz", {"scaling": "max"}, "`--scaling max`: expected one of auto, bytes"),
         ("npz", {"task": "clustering"}, "`--task clustering`"),
@@ -666,11 +667,10 @@ def test_progress_grows_to_its_total(tmp_path, out, monkeypatch):
         ("hdf5", {"x": "x", "y": "y", "x_test": "x"}, "`--y-test` is missing"),
         ("hdf5", {"x": "x", "y": "y", "y_validation": "y"}, "`--x-validation` is missing"),
         ("csv", {"label": "b,1"}, "names a column twice"),
-        ("csv", {"label": "c"}, "no such column; .* of a, b"),
+        ("csv", {"label": "c"}, "no such column. Name one of a, b"),
         ("csv", {"label": "2"}, "no such column"),
         ("csv", {"label": "-3"}, "no such column"),
-        ("csv", {"label": "a", "header": False}, "without a header, a number"),
-        ("csv3", {"label": "a"}, "2 columns of that name"),
+        ("csv", {"label": "a", "header": False}, "no such column. Name one of 0, 1"),
         ("csv3", {"label": "0,1", "task": "classification"}, "2 labels per row"),
     ],
 )
@@ -694,14 +694,14 @@ def test_invalid_options(tmp_path, out, kind, options, message):
     [
         ("none.csv", "none.csv cannot be read: No such file"),
         ("train-images-idx3-ubyte", "a folder of IDX files. Rename"),
-        ("d.txt", "expected a name that ends in .npz, .csv, .h5, .hdf5"),
+        ("d.dat", "expected a name that ends in .npz, .csv, .h5, .hdf5"),
         ("x" * 300 + ".csv", "File name too long"),
         ("fifo.csv", "neither a file nor a folder"),
     ],
 )
 def test_invalid_source_paths(tmp_path, out, name, message):
     """A missing file, an unknown suffix, and special files."""
-    for real in ("train-images-idx3-ubyte", "d.txt"):
+    for real in ("train-images-idx3-ubyte", "d.dat"):
         (tmp_path / real).write_text("1,2\n")
     os.mkfifo(tmp_path / "fifo.csv")
     check_refused(tmp_path / name, out, DataError, message)
@@ -976,13 +976,12 @@ def test_flipped_bytes_in_npz(tmp_path, out):
         ("\n\n", {}, "d.csv is empty"),
         ("a,b,c\n", {}, "d.csv is empty"),
         ("1\n2\n", {}, "no columns besides the labels"),
-        ("1;2;a\n3;4;b\n", {}, "Separate its columns by commas"),
         ("1,2,a\n3,b\n", {}, "d.csv, line 2: expected 3 values, found 2"),
         ("a,b,c\n1,2,a\n\n3,4,b,\n", {}, "d.csv, line 4: expected 3 values, found 4"),
-        ("1,2,a\n3,x,b\n", {}, "d.csv, line 2, column 1: 'x' is not a number"),
-        ("p,q,r\n1,2,a\n3,,b\n", {}, "d.csv, line 3, column 'q': '' is not a number"),
+        ("1,2,a\n3,x,b\n", {}, "d.csv, line 2, column '1': 'x' is not a number"),
+        ("p,q,r\n1,2,a\n3,,b\n", {}, "d.csv, line 3, column 'q': the value is missing"),
         ("p,q,r\n1,2,a\n3,1_000,b\n", {}, "line 3, column 'q': '1_000' is not a number"),
-        ("1,2,a\n3,nan,b\n", {}, "d.csv, line 2, column 1: .*found nan"),
+        ("1,2,a\n3,nan,b\n", {}, "d.csv, line 2, column '1': the value is missing"),
         ("p,q,r\n1,2,a\n\n3,1e999,b\n", {}, "line 4, column 'q': .*found inf"),
         ("r,p,q\na,1,2\n\nb,3,inf\n", {"label": "r"}, "line 4, column 'q': .*found inf"),
         ("p,q,r\n1,2,0.5\n3,4,inf\n", {}, "line 3, column 'r': .*found inf"),
@@ -991,17 +990,12 @@ def test_flipped_bytes_in_npz(tmp_path, out):
         ("p,r,s\n1,2,3\n4,5,\n", {"label": "r,s"}, "line 3, column 's': the label is missing"),
         ("p,r,s\n1,2,3\n4,a,6\n", {"label": "r,s"}, "line 3, column 'r': 'a' is not a number"),
         ("p,r\n1,0.5\n2,1.5\n3,l.5\n", {}, "line 4, column 'r': 'l.5' is not a number"),
-        ("1,a\n2,b\n", {"task": "regression"}, "line 1, column 1: 'a' is not a number"),
+        ("1,a\n2,b\n", {"task": "regression"}, "line 1, column '1': 'a' is not a number"),
         ("1,-1\n2,1\n", {}, "line 1: the label -1 is negative. Use --task"),
         ("1,a\n2,a\n", {}, "all labels are a"),
         ("1,2\n", {}, "all labels are 2"),
-        (b"1,a\n2,\xff\n", {}, "d.csv, line 2 is not UTF-8 text"),
-        ("1,a\n2,b\n".encode("utf-16"), {}, "line 1 is not UTF-8 text"),
-        ('1,a\n2,"b\n3,c\n', {}, "line 3: unexpected end of data"),
-        ('1,a\n2,"b"x\n', {}, "line 2: ',' expected after"),
-        ("1," + "a" * 200_000 + "\n2,b\n", {}, "line 1: field larger than"),
-        ("1,a\r2,b\r", {}, "line 1: new-line character seen"),
-        ("x,a\ny,b\n", {}, "line 1, column 0: 'x' is not a number. .*--label"),
+        (b"1,a\n2,\xff\n", {"encoding": "utf-8"}, "d.csv, line 2 is not utf-8 text"),
+        ('1,a\n2,"b\n3,c\n', {}, "line 2: a quote is opened here and never closed"),
     ],
 )
 def test_csv_refusals(tmp_path, out, text, options, message):

@@ -29,6 +29,7 @@ from distbp.storage.checkpoint import (
     read_checkpoint,
     write_checkpoint,
 )
+from distbp.storage.preprocessing import Feature, Preprocessing
 from distbp.storage.run_directory import (
     RunDirectory,
     find_checkpoint,
@@ -112,6 +113,21 @@ def test_the_oldest_version_that_can_represent_a_checkpoint(tmp_path):
         with h5py.File(tmp_path / f"{name}.h5") as file:
             assert file.attrs["version"] == version
         assert (read_checkpoint(tmp_path / f"{name}.h5").target is not None) == (name == "3")
+
+
+def test_preprocessing(tmp_path):
+    """It is read back if it fits the network, and transformed targets need version 3."""
+    path, before = tmp_path / "c.h5", make()
+    for names, transform in (("abcd", "none"), ("abcd", "log"), ("abc", "none")):
+        table = Preprocessing(tuple(map(Feature, names)), ("label",), transform)
+        before.about["preprocessing"] = table.to_json()
+        write_checkpoint(path, before)
+        if len(names) == 4:
+            assert read_checkpoint(path).preprocessing == table
+            with h5py.File(path) as file:
+                assert file.attrs["version"] == (2 if transform == "none" else 3)
+    with pytest.raises(CheckpointError, match="preprocessing is invalid, expected 4 inputs: 3"):
+        read_checkpoint(path)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Scores and predictions: each row counts once, in an order independent of the ranks."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import h5py
@@ -16,8 +17,9 @@ from distbp.parallel import host
 from distbp.parallel.topology import Topology
 from distbp.storage import hdf5_file
 from distbp.storage.checkpoint import Checkpoint
+from distbp.storage.preprocessing import Feature, Preprocessing
 from distbp.storage.run_directory import read_newest_checkpoint
-from distbp.storage.scaling import Scaling
+from distbp.storage.scaling import Scaling, TargetScaling
 from distbp.training.accuracy import count_correct
 from distbp.training.config import Config
 from distbp.training.evaluation import EVALUATION_ROWS, Evaluator, _tree_sum
@@ -219,6 +221,29 @@ def test_predict_has_the_bits_of_the_file(tmp_path, make):
         output = file["output"][...]
     np.testing.assert_array_equal(predict(run, split.x.view(split.x_dtype)), output, strict=True)
     assert output.dtype == ("float64" if make is samples.prices else "float32")
+
+
+def test_predictions_of_transformed_targets(tmp_path):
+    """The model has learnt the logarithm of y; its predictions are in the unit of y."""
+    random, path, run = np.random.default_rng(6), tmp_path / "d.h5", tmp_path / "run"
+    x = random.normal(size=(90, 2))
+    y = 9.0 + x @ [[1.0], [-2.0]]
+    table = Preprocessing((Feature("a"), Feature("b")), ("price",), "log")
+    target = TargetScaling(y.mean(axis=0), 1 / y.std(axis=0))
+    scaling = Scaling(np.zeros(1), np.ones(1))
+    samples.write(path, {"train": (x, y)}, scaling, target=target, preprocessing=table)
+    train(Config(data=path, out=run, epochs=90, batch_size=30, quiet=True), comm=Topology())
+    checkpoint, data = open_model_and_data(str(run), str(path), Topology())
+    assert checkpoint.preprocessing == data.preprocessing == table
+    output = predict(run, x)
+    np.testing.assert_allclose(output, np.exp(y), rtol=0.5)
+    write_predictions(Topology(), checkpoint, data, "train", tmp_path / "p.h5")
+    with h5py.File(tmp_path / "p.h5") as file:
+        np.testing.assert_array_equal(file["output"][...], output, strict=True)
+    other = replace(table, features=(Feature("a"), Feature("c")))
+    samples.write(path, {"train": (x, y)}, scaling, target=target, preprocessing=other)
+    with pytest.raises(ConfigError, match="are not those of the model"):
+        open_model_and_data(str(run), str(path), Topology())
 
 
 @pytest.mark.parametrize("rows", [2, 7, EVALUATION_ROWS + 5])

@@ -1,0 +1,203 @@
+"""Writing the splits of a data set, and the scaling that is computed meanwhile.
+
+x is copied in blocks of rows, so that it need not fit into memory; each block is checked,
+hashed and added to the moments as it passes. Where the rows come from is known to `importing`.
+"""
+
+import hashlib
+import logging
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import h5py
+import numpy as np
+
+from distbp.data.dataset import dtype_and_shape
+from distbp.data.splits import RowHashes
+from distbp.data.tables import Table
+from distbp.errors import DataError
+from distbp.storage import hdf5_file
+from distbp.storage.scaling import Scaling, TargetScaling
+
+_BLOCK_NUMBERS = 1 << 20  # numbers of x to copy at once
+# Of targets to standardize: costs are multiplied by the square of their deviation.
+_LEAST_DEVIATION, _LARGEST_TARGET = 1e-150, 1e100
+
+logger = logging.getLogger(__name__)
+
+
+class RunningMoments:
+    """Mean and variance of each feature, block by block, in float64.
+
+    The pairwise update of Chan, Golub and LeVeque, The American Statistician 37 (1983)
+    242-247, doi:10.1080/00031305.1983.10483115. The first row is subtracted from all, so that
+    the variance of a constant feature is exactly 0.
+    """
+
+    def __init__(self, n_in: int) -> None:
+        self.count = 0
+        self.origin: np.ndarray | None = None
+        self.mean, self.squares = np.zeros(n_in), np.zeros(n_in)
+
+    def add(self, block: np.ndarray) -> None:
+        """Add the rows of `block` (m, ...)."""
+        rows = block.reshape(len(block), -1).astype(np.float64)  # (m, n_0)
+        if self.origin is None:
+            self.origin = rows[0].copy()
+        # An overflow here is refused in `scaling`, which names the column.
+        with np.errstate(over="ignore", invalid="ignore"):
+            rows -= self.origin
+            mean = rows.mean(axis=0)
+            rows -= mean
+            count = self.count + len(rows)
+            delta = mean - self.mean
+            self.squares += np.square(rows).sum(axis=0)
+            self.squares += np.square(delta) * (self.count * len(rows) / count)
+            self.mean += delta * (len(rows) / count)
+        self.count = count
+
+    def mean_and_deviation(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return mean and standard deviation of each feature; not finite if they are too large."""
+        if self.origin is None:
+            raise ValueError("no rows were added")
+        with np.errstate(over="ignore", invalid="ignore"):
+            return self.origin + self.mean, np.sqrt(self.squares / self.count)
+
+    def scaling(self, x: Table) -> Scaling:
+        """Return the scaling to mean 0 and variance 1; a constant feature keeps its unit."""
+        shift, deviation = self.mean_and_deviation()
+        bad = np.flatnonzero(~np.isfinite(shift) | ~np.isfinite(deviation))
+        if len(bad):
+            column = bad[0] if x.columns is None else repr(x.columns[bad[0]])
+            raise DataError(
+                f"{x.name}, column {column}: its numbers are too large to standardize. "
+                "Use smaller units, or --scaling none."
+            )
+        # Below `tiny`, 1 / deviation overflows float32.
+        varies = deviation > np.finfo(np.float32).tiny
+        return Scaling(shift, 1.0 / np.where(varies, deviation, 1.0))
+
+
+@dataclass(frozen=True)
+class OutputSplit:
+    """A split to write: the rows of x and y where `keep` is true, or all rows."""
+
+    name: str
+    x: Table
+    y: np.ndarray
+    keep: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.x) if self.keep is None else int(self.keep.sum())
+
+    def rows_of_y(self) -> np.ndarray:
+        """Return y of its rows."""
+        return self.y if self.keep is None else self.y[self.keep]
+
+
+def _standardized(y: np.ndarray) -> TargetScaling:
+    """Return the scaling of targets (n, k) to mean 0 and variance 1; a constant keeps its unit."""
+    moments = RunningMoments(y.shape[1])
+    for start in range(0, len(y), _BLOCK_NUMBERS):
+        moments.add(y[start : start + _BLOCK_NUMBERS])
+    shift, deviation = moments.mean_and_deviation()
+    # Not so for a NaN, which is what too large numbers give.
+    if not ((np.abs(shift) < _LARGEST_TARGET) & (deviation < _LARGEST_TARGET)).all():
+        raise DataError(
+            "The targets are too large to standardize. Use other units, or --target-scaling none."
+        )
+    varies = deviation > _LEAST_DEVIATION
+    return TargetScaling(shift, 1.0 / np.where(varies, deviation, 1.0))
+
+
+def write_splits(
+    file: h5py.File,
+    splits: list[OutputSplit],
+    scaling: str,
+    target_scaling: str | None,
+    advance: Callable[[int], None],
+) -> dict[str, Any]:
+    """Write all splits and the scaling; return their entries of `about`."""
+    x = splits[0].x
+    if scaling == "auto":
+        scaling = "bytes" if x.dtype == np.uint8 else "standardize"
+    moments = RunningMoments(math.prod(x.shape)) if scaling == "standardize" else None
+    digest = hashlib.sha256()
+    hashes = RowHashes() if len(splits) > 1 else None
+    target: TargetScaling | None = None
+    for one in splits:
+        y = one.rows_of_y()
+        if one.name == "train" and target_scaling is not None:
+            target = _standardized(y)
+        # The scaling must not depend on the rows that measure generalization.
+        _copy_x(file, one, digest, moments if one.name == "train" else None, hashes, advance)
+        _hash_description(digest, f"{one.name}/y", y.dtype, y.shape)
+        digest.update(y.tobytes())
+        hdf5_file.write_array(file, f"{one.name}/y", y)
+    if moments is not None:
+        moments.scaling(x).write(file)
+    else:
+        Scaling(np.zeros(1), np.array([1 / 255 if scaling == "bytes" else 1.0])).write(file)
+    if target is not None:
+        target.write(file)
+        # A run that is resumed must find the same targets.
+        digest.update(target.shift.tobytes() + target.scale.tobytes())
+    names = [f"{one.name}/{part}" for one in splits for part in "xy"]
+    about = {
+        "shape": list(x.shape),
+        "scaling": scaling,
+        "digest": digest.hexdigest(),
+        "arrays": {name: dtype_and_shape(file[name]) for name in names},
+    }
+    return about if target_scaling is None else about | {"target_scaling": target_scaling}
+
+
+def _copy_x(
+    file: h5py.File,
+    split: OutputSplit,
+    digest: Any,
+    moments: RunningMoments | None,
+    hashes: RowHashes | None,
+    advance: Callable[[int], None],
+) -> None:
+    """Write x of one split block by block; update `digest`, `moments` and `hashes` with each."""
+    name, shape = f"{split.name}/x", (len(split), *split.x.shape)
+    dataset = file.create_dataset(name, shape, split.x.dtype, track_times=False)
+    _hash_description(digest, name, dataset.dtype, shape)
+    start, known, y = 0, 0, split.rows_of_y()
+    for block in _read_blocks(split):
+        digest.update(block.data)
+        if moments is not None:
+            moments.add(block)
+        if hashes is not None:
+            known += hashes.add(split.name, block, y[start : start + len(block)])
+        dataset[start : start + len(block)] = block
+        start += len(block)
+        advance(len(block))
+    if known:
+        logger.warning(
+            "%d of the %d %s rows occur in train too, with the same label: the result on them is "
+            "too good. Remove duplicates, or keep them together with --group.",
+            known, len(split), split.name,
+        )  # fmt: skip
+
+
+def _read_blocks(split: OutputSplit) -> Iterator[np.ndarray]:
+    """Yield the rows of a split, all finite, in the source's order: (m, ...), never empty."""
+    rows = max(1, _BLOCK_NUMBERS // math.prod(split.x.shape))
+    for start in range(0, len(split.x), rows):
+        stop = min(start + rows, len(split.x))
+        if split.keep is not None and not split.keep[start:stop].any():
+            continue
+        block = split.x.read(start, stop)
+        split.x.check_finite(block, start)
+        if split.keep is not None:
+            block = block[split.keep[start:stop]]
+        yield np.ascontiguousarray(block)  # in C order, as it is hashed and stored
+
+
+def _hash_description(digest: Any, name: str, dtype: np.dtype, shape: tuple[int, ...]) -> None:
+    """Add name, type and shape of an array to the digest, before its bytes."""
+    digest.update(f"{name} {dtype.str} {shape}\n".encode())

@@ -1,0 +1,220 @@
+"""What is in the columns of a table, and what usually goes wrong with such a column.
+
+`summarize` looks at all rows in a `Spool` once. The result is shown at the end of an import, and
+the rules of `warnings_about` are checked against the labels.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from distbp.data.spool import Spool
+
+_FEW_ROWS = 20  # fewer tell nothing about identifiers and copies
+_LARGE_SHARE = 0.95  # of the largest class
+_MANY_MAGNITUDES = 1000.0  # between the hundredth parts of targets at both ends
+_SHOWN_ROWS = 40
+_MAX_CLASSES = 1000
+
+
+def printable(name: str) -> str:
+    """Return a name from a file as it can be printed in a line."""
+    return name if name.isprintable() else repr(name)
+
+
+@dataclass(frozen=True)
+class ColumnProfile:
+    """What is in a column.
+
+    Attributes
+    ----------
+    name, role, kind : str
+        role: feature, label, group, time, split, or why it is left out; kind: number or text.
+    missing : int
+        Cells that are missing.
+    low, high : float
+        Bounds of the numbers.
+    is_whole : bool
+        Whether all numbers are integers.
+    n_words : int
+        Different texts.
+    """
+
+    name: str
+    role: str
+    kind: str
+    missing: int
+    low: float = math.nan
+    high: float = math.nan
+    is_whole: bool = False
+    n_words: int = 0
+
+    @property
+    def values(self) -> str:
+        """The range of the numbers, or the number of categories."""
+        if self.kind == "text":
+            return f"{self.n_words:,} {'category' if self.n_words == 1 else 'categories'}"
+        return "none" if math.isnan(self.low) else f"{self.low:g} … {self.high:g}"
+
+
+@dataclass
+class TableProfile:
+    """What is in a table.
+
+    Attributes
+    ----------
+    rows : int
+    columns : list of ColumnProfile
+    """
+
+    rows: int
+    columns: list[ColumnProfile] = field(default_factory=list)
+
+    def lines(self) -> list[str]:
+        """Return a table for a user: a line for each column."""
+        rows = [("column", "use", "kind", "missing", "values")]
+        shown = self.columns[:_SHOWN_ROWS]
+        rows += [(printable(c.name), c.role, c.kind, f"{c.missing:,}", c.values) for c in shown]
+        widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+        text = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+        rest = len(self.columns) - len(shown)
+        return text + [f"… and {rest:,} more columns"] * (rest > 0)
+
+
+def summarize(
+    spool: Spool, names: Sequence[str], roles: dict[str, str], words: dict[str, tuple[str, ...]]
+) -> TableProfile:
+    """Return what is in the columns.
+
+    Parameters
+    ----------
+    spool : Spool
+        A number for each column; NaN where a cell is missing.
+    names : of the columns, in the order of the spool
+    roles : dict
+        Of each column.
+    words : dict
+        Of the columns of text, whose numbers are indices into it.
+    """
+    missing = np.zeros(len(names), np.int64)
+    low, high = np.full(len(names), np.nan), np.full(len(names), np.nan)
+    is_whole = np.ones(len(names), bool)
+    for _, rows in spool.blocks():
+        missing += np.isnan(rows).sum(axis=0)
+        low, high = np.fmin(low, np.fmin.reduce(rows)), np.fmax(high, np.fmax.reduce(rows))
+        is_whole &= ((rows == np.floor(rows)) | np.isnan(rows)).all(axis=0)
+    is_whole &= np.isfinite(low) & np.isfinite(high)
+    columns = []
+    for j, name in enumerate(names):
+        common = name, roles[name], "text" if name in words else "number", int(missing[j])
+        if name in words:
+            columns.append(ColumnProfile(*common, n_words=len(words[name])))
+        else:
+            bounds = float(low[j]), float(high[j]), bool(is_whole[j])
+            columns.append(ColumnProfile(*common, *bounds))
+    return TableProfile(len(spool), columns)
+
+
+def column_warnings(spool: Spool, profile: TableProfile, y: np.ndarray) -> Iterator[str]:
+    """Yield what is odd about the features of a table.
+
+    Parameters
+    ----------
+    spool : Spool
+        Of the columns of `profile`.
+    profile : TableProfile
+    y : (n,) class numbers, or (n, k) targets
+    """
+    if profile.rows < _FEW_ROWS:
+        return
+    for j in _identifiers(spool, profile):
+        name = profile.columns[j].name
+        yield (
+            f"Column {name!r} is different in every row and looks like an identifier, which tells "
+            f"nothing about other rows. Leave it out with --drop {name}."
+        )
+    for j in _copies_of_label(spool, profile, y):
+        name = profile.columns[j].name
+        yield (
+            f"Column {name!r} equals the label in every row: a model would learn to copy it. "
+            f"Leave it out with --drop {name} unless it is known before the label is."
+        )
+
+
+def _identifiers(spool: Spool, profile: TableProfile) -> list[int]:
+    """Return the features whose texts are all different, or that number the rows."""
+    found, candidates = [], []
+    for j, column in enumerate(profile.columns):
+        if column.role != "feature" or column.missing:
+            continue
+        if column.kind == "text" and column.n_words == profile.rows:
+            found.append(j)
+        if column.is_whole and column.high - column.low == profile.rows - 1:
+            candidates.append(j)
+    # One column at a time, with a byte per row: there are hardly ever several.
+    for j in candidates:
+        is_there = np.zeros(profile.rows, bool)
+        for _, rows in spool.blocks():
+            is_there[(rows[:, j] - profile.columns[j].low).astype(np.int64)] = True
+        if is_there.all():
+            found.append(j)
+    return sorted(found)
+
+
+def _copies_of_label(spool: Spool, profile: TableProfile, y: np.ndarray) -> list[int]:
+    """Return the features that determine the label, and that the label determines."""
+    features = [j for j, column in enumerate(profile.columns) if column.role == "feature"]
+    if y.ndim == 2 and y.shape[1] > 1:
+        return []
+    if y.ndim == 2:
+        candidates = np.array(features, np.int64)
+        for start, rows in spool.blocks():
+            same = (rows[:, candidates] == y[start : start + len(rows)]).all(axis=0)
+            candidates = candidates[same]
+        return [int(j) for j in candidates]
+    return _copies_of_classes(spool, features, y)
+
+
+def _copies_of_classes(spool: Spool, features: list[int], y: np.ndarray) -> list[int]:
+    """Return the features that have one value for each class, another for every class."""
+    classes, first = np.unique(y, return_index=True)
+    if len(classes) > _MAX_CLASSES:
+        return []
+    values = np.vstack([spool.read(int(row), int(row) + 1) for row in first])  # (classes, columns)
+    candidates = np.array(
+        [j for j in features if len(np.unique(values[:, j])) == len(classes)], np.int64
+    )
+    numbers = np.searchsorted(classes, y)
+    for start, rows in spool.blocks():
+        expected = values[numbers[start : start + len(rows)]]
+        candidates = candidates[(rows[:, candidates] == expected[:, candidates]).all(axis=0)]
+        if not len(candidates):
+            break
+    return [int(j) for j in candidates]
+
+
+def class_warnings(y: np.ndarray, classes: Sequence[str]) -> Iterator[str]:
+    """Yield a sentence if nearly all training rows (n,) are of one class."""
+    counts = np.bincount(y, minlength=len(classes))
+    largest, share = int(counts.argmax()), counts.max() / len(y)
+    # A single row of another class in a small table is not odd.
+    if share >= _LARGE_SHARE and len(y) >= _FEW_ROWS:
+        yield (
+            f"{share:.1%} of the training rows are of class {classes[largest]!r}: a model that "
+            "always says so has that accuracy. Compare with it."
+        )
+
+
+def target_warnings(y: np.ndarray, names: Sequence[str]) -> Iterator[str]:
+    """Yield a sentence for each target of y (n, k) that has many magnitudes."""
+    if len(y) < _FEW_ROWS:
+        return
+    for target, name in zip(y.T, names, strict=True):
+        low, high = np.quantile(target, (0.01, 0.99))
+        if target.min() > 0 and high / low >= _MANY_MAGNITUDES:
+            yield (
+                f"The targets {name!r} range from {target.min():g} to {target.max():g}: the error "
+                "will be that of the largest. Consider --target-transform log."
+            )

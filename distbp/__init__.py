@@ -5,6 +5,7 @@
     config = distbp.Config(data="digits.h5", out="run", hidden=(100,), epochs=10)
     result = distbp.train(config)         # on every rank that mpirun started, or alone
     output = distbp.predict("run", x)     # rows as they were imported; (n, n_out)
+    output = distbp.predict("run", frame) # a data frame, by the names of its columns
     network = distbp.load("run")          # a Network; takes scaled rows
     network = distbp.Network((784, 100, 10), seed=1)
     nabla_b, nabla_w = network.backprop(x, y)

@@ -1,4 +1,4 @@
-"""The verbs of the command line but for `train`, and the table of all of them.
+"""The verbs of the command line but for `train`, `evaluate` and `predict`, and the table of all.
 
 A verb is a `Verb` with a function that declares its options and one that runs it. What
 NumPy, HDF5 or MPI is needed for is imported by these functions, so that no verb loads
@@ -6,7 +6,6 @@ what it does not use. Verbs only connect the packages: none of them computes any
 """
 
 import argparse
-import json
 import logging
 import math
 import shlex
@@ -14,10 +13,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from distbp.cli.model_commands import EVALUATE, PREDICT, declare_model
 from distbp.cli.parser import Parser, Verb, add_options, given_options
 from distbp.cli.rank_options import RankOptions, run_on_ranks
 from distbp.cli.train_command import TRAIN, parse_training
-from distbp.errors import ConfigError
 
 # Labels with more values than this are more often quantities than classes.
 _MANY_CLASSES = 100
@@ -73,108 +72,6 @@ def _describe_import(about: dict[str, Any]) -> str:
         return f"{text}{len(classes):,} labels a row: {names}"
     hint = "; if these are quantities, use --task regression"
     return f"{text}{len(classes):,} classes: {names}{hint * (len(classes) > _MANY_CLASSES)}"
-
-
-def _declare_model(parser: Parser) -> None:
-    parser.group("model and data").add_argument(
-        "model", metavar="MODEL", help="checkpoint, or directory of a run: its newest checkpoint"
-    )
-
-
-def _declare_model_and_split(parser: Parser) -> None:
-    _declare_model(parser)
-    group = parser.group("model and data")
-    group.add_argument("data", metavar="DATA.h5", help="data set, written by distbp import")
-    group.add_argument(
-        "--split", choices=("train", "validation", "test"), default="test",
-        help="part of the data set (default: test)",
-    )  # fmt: skip
-
-
-def _declare_evaluate(parser: Parser) -> None:
-    _declare_model_and_split(parser)
-    parser.group("output").add_argument(
-        "--json", action="store_true", help="print one JSON object (default: off)"
-    )
-    add_options(parser, RankOptions)
-
-
-def _run_evaluate(arguments: argparse.Namespace) -> int:
-    if (status := run_on_ranks(arguments)) is not None:
-        return status
-    from distbp.parallel import host
-    from distbp.parallel.rank_errors import abort_on_error
-    from distbp.parallel.topology import connect
-    from distbp.training.evaluation import Evaluator
-    from distbp.training.inputs import open_model_and_data
-    from distbp.training.messages import format_cost
-
-    comm = connect()
-    with host.preserve_blas_threads(), abort_on_error(comm):
-        checkpoint, data = open_model_and_data(arguments.model, arguments.data, comm)
-        split = data.split(arguments.split)
-        evaluator = Evaluator(
-            comm, checkpoint.network, split, checkpoint.scaling, data.task, checkpoint.target
-        )
-        score = evaluator.score()
-    if comm.rank == 0:
-        is_regression = data.task == "regression"
-        name = "r2" if is_regression else "accuracy"
-        values = {
-            "split": arguments.split,
-            "rows": score.rows,
-            "cost": score.cost,
-            name: score.accuracy,
-        }
-        if arguments.json:
-            print(json.dumps(values))
-        else:
-            accuracy = (
-                f"R² {score.accuracy:.4f}" if is_regression else f"accuracy {score.accuracy:.2%}"
-            )
-            cost = format_cost(score.cost, 6)
-            print(f"{arguments.split}: {score.rows:,} rows, cost {cost}, {accuracy}")
-    return 0
-
-
-def _declare_predict(parser: Parser) -> None:
-    _declare_model_and_split(parser)
-    parser.group("output").add_argument(
-        "--out", required=True, metavar="P.h5",
-        help="HDF5 file to write: the network's output for each row, in order, and the "
-        "predicted class (required)",
-    )  # fmt: skip
-    add_options(parser, RankOptions)
-
-
-def _run_predict(arguments: argparse.Namespace) -> int:
-    if (status := run_on_ranks(arguments)) is not None:
-        return status
-    from distbp.parallel import host
-    from distbp.parallel.rank_errors import abort_on_error
-    from distbp.parallel.topology import connect
-    from distbp.training.inputs import open_model_and_data
-    from distbp.training.prediction import write_predictions
-
-    comm = connect()
-    _refuse_overwriting(arguments.out, arguments.model, arguments.data)
-    with host.preserve_blas_threads(), abort_on_error(comm):
-        checkpoint, data = open_model_and_data(arguments.model, arguments.data, comm)
-        write_predictions(comm, checkpoint, data, arguments.split, Path(arguments.out))
-    if comm.rank == 0:
-        print(f"{arguments.out}: {len(data.split(arguments.split)):,} rows")
-    return 0
-
-
-def _refuse_overwriting(out: str, model: str, data: str) -> None:
-    """Raise ConfigError if `out` is one of the inputs, or no file that distbp wrote."""
-    from distbp.storage.hdf5_file import check_replaceable
-    from distbp.storage.run_directory import find_checkpoint
-
-    for path in (find_checkpoint(model), Path(data)):
-        if Path(out).resolve() == path.resolve():
-            raise ConfigError(f"--out {out} would overwrite an input. Name another file.")
-    check_replaceable(Path(out))
 
 
 def _declare_info(parser: Parser) -> None:
@@ -253,22 +150,8 @@ VERBS = {
             _run_import,
         ),
         TRAIN,
-        Verb(
-            "evaluate",
-            "Print cost and accuracy (R² for a regression) of a model on a split.",
-            "MODEL DATA.h5 [OPTIONS]",
-            "distbp evaluate run digits.h5 --split validation --json",
-            _declare_evaluate,
-            _run_evaluate,
-        ),
-        Verb(
-            "predict",
-            "Write the output of a model for each row of a split.",
-            "MODEL DATA.h5 --out P.h5 [OPTIONS]",
-            "distbp predict run/best.h5 digits.h5 --out predictions.h5",
-            _declare_predict,
-            _run_predict,
-        ),
+        EVALUATE,
+        PREDICT,
         Verb(
             "info",
             "Describe a data set, a checkpoint or a run, and verify its checksum.",
@@ -282,7 +165,7 @@ VERBS = {
             "Print the SHA-256 of a model's parameters.",
             "MODEL",
             "distbp digest run",
-            _declare_model,
+            declare_model,
             _run_digest,
         ),
         Verb(

@@ -52,4 +52,5 @@ def run_on_ranks(arguments: argparse.Namespace) -> int | None:
         return None
     from distbp.launch.mpiexec import run_ranks
 
-    return run_ranks(ranks, drop_options(arguments.argv, "--ranks"))
+    reads_stdin = getattr(arguments, "data", None) == "-"
+    return run_ranks(ranks, drop_options(arguments.argv, "--ranks"), reads_stdin)

@@ -62,8 +62,21 @@ The digest is the SHA-256 of name, type, shape and bytes of x and y, and of targ
 is resumed must find the same one. x is memory-mapped, so that all ranks of a node share one copy;
 chunked or compressed x is decoded once per node.
 
+**Predictions** for a table need the model only: a `ModelTable` finds the columns of its
+preprocessing by name, and encodes the rows. `create_table` writes the results block by block:
+
+    .csv, .tsv    also .gz; with a header; "-" is CSV on standard output
+    .parquet, .feather, .arrow
+                  marked as distbp's in the metadata of the schema
+                  columns: row (its number from 0, or the column that --id names), then
+                      classes      class, and p_NAME for each, the activation of its output
+                      multilabel   NAME (0 or 1) for each label, and p_NAME for each
+                      regression   the predicted value, named like the label column
+    .h5, .hdf5    format `distbp-prediction`, version 1: output (n, n_L) and label as
+                  `distbp.training.prediction` describes them; id (variable-length text) with --id
+
 Modules in reading order: `dataset`, `batches`, the readers of tables (`table_options` to
 `table_reader`), `spool` and `profile` (rows and columns of a table), `tables` (what a source is),
 `table_encoder` and `table_source`, `splits`, `hdf5_writers`, `hdf5_source`, `sources`, `labels`,
-`dataset_writer`, `importing`.
+`dataset_writer`, `importing`, `model_table`, `table_writer`.
 """

@@ -73,19 +73,32 @@ class _CheckedRows:
 @contextmanager
 def read_hdf5(path: Path, options: ImportOptions, advance: ReadCallback) -> Iterator[Source]:
     """Yield the named datasets of an HDF5 file, which is open inside the block."""
-    with contextlib.ExitStack() as stack:
-        with wrap_source_errors(path, hdf5_checks.HDF5_READ_ERRORS):
-            raw = stack.enter_context(hdf5_checks.open_regular_file(path))
-            hdf5_writers.check_no_older_format(raw)
-            file = stack.enter_context(hdf5_checks.open_untrusted(raw))
-            hdf5_writers.check_no_model(file)
-        opened = _OpenedFile(path, file, raw)
+    with _open_source(path) as opened:
         yield Source(
             {
                 split: _read_split(opened, x, y, options.transpose)
                 for split, x, y in _dataset_names(opened, options)
             }
         )
+
+
+@contextmanager
+def read_hdf5_features(path: Path, name: str) -> Iterator[Table]:
+    """Yield a dataset of rows without labels, of a file that is open inside the block."""
+    with _open_source(path) as opened:
+        yield _open_features(opened, name)
+
+
+@contextmanager
+def _open_source(path: Path) -> "Iterator[_OpenedFile]":
+    """Yield a file of any origin that holds no model."""
+    with contextlib.ExitStack() as stack:
+        with wrap_source_errors(path, hdf5_checks.HDF5_READ_ERRORS):
+            raw = stack.enter_context(hdf5_checks.open_regular_file(path))
+            hdf5_writers.check_no_older_format(raw)
+            file = stack.enter_context(hdf5_checks.open_untrusted(raw))
+            hdf5_writers.check_no_model(file)
+        yield _OpenedFile(path, file, raw)
 
 
 @dataclass(frozen=True)

@@ -100,7 +100,7 @@ class _Labels:
     def name(self, row: int) -> str:
         """Return the label of a row as text."""
         value = self.numbers[row, 0]
-        return _number_name(value) if self.words is None else self.words[value]
+        return number_name(value) if self.words is None else self.words[value]
 
 
 def _label_values(y: Table) -> _Labels:
@@ -199,7 +199,7 @@ def _binary_labels(found: Source, values: dict[str, _Labels]) -> dict[str, np.nd
             row, column = map(int, bad[0])
             raise DataError(
                 f"{y.locate(row, column)}: expected 0 or 1 for multilabel, found "
-                f"{_number_name(numbers[row, column])}. Correct it, or use another --task."
+                f"{number_name(numbers[row, column])}. Correct it, or use another --task."
             )
     return {split: y.numbers.astype(np.uint8) for split, y in values.items()}
 
@@ -222,7 +222,7 @@ class _Classes:
         self._is_text = train.words is not None
         self._values = np.unique(train.numbers)
         if train.words is None:
-            self.names = [_number_name(value) for value in self._values]
+            self.names = [number_name(value) for value in self._values]
         else:
             self.names = [train.words[value] for value in self._values.tolist()]
 
@@ -248,7 +248,7 @@ class _Classes:
         return numbers.astype(np.int64)
 
 
-def _number_name(value: Any) -> str:
+def number_name(value: Any) -> str:
     """Return a number as text: 7 for 7.0."""
     value = value.item()
     return str(int(value) if isinstance(value, float) and value.is_integer() else value)

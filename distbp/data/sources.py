@@ -17,7 +17,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from distbp.data.hdf5_source import read_hdf5
+from distbp.data.hdf5_source import read_hdf5, read_hdf5_features
 from distbp.data.table_options import TableOptions
 from distbp.data.table_source import read_table
 from distbp.data.tables import (
@@ -163,14 +163,21 @@ _NPZ_NAMES = {
 @contextmanager
 def _read_npz(path: Path, options: ImportOptions, advance: ReadCallback) -> Iterator[Source]:
     """Yield the splits of an .npz file; names are not case-sensitive."""
+    with _open_npz(path) as archive:
+        splits = _npz_splits(path, archive)
+    yield Source(splits)
+
+
+@contextmanager
+def _open_npz(path: Path) -> Iterator[Any]:
+    """Yield an .npz file as an archive of arrays; what is raised in the block is a DataError."""
     with wrap_source_errors(path):
         # np.load would take any other file for a pickle.
         if not zipfile.is_zipfile(path):
             raise DataError(f"{path} is not an .npz file, which is a zip archive of arrays.")
         # Opened here, because NumPy leaves its own file open if it is damaged.
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            splits = _npz_splits(path, archive)
-    yield Source(splits)
+            yield archive
 
 
 def _npz_splits(path: Path, archive: Any) -> dict[str, tuple[Table, Table]]:
@@ -209,6 +216,33 @@ def _npz_table(path: Path, archive: Any, name: str) -> Table:
             f"{path}: {name} holds Python objects; loading them could execute arbitrary code. "
             "Save it as one array of numbers."
         ) from failure
+
+
+@contextmanager
+def read_features(path: Path, name: str | None) -> Iterator[Table]:
+    """Yield an array of rows without labels, of an .npz or HDF5 file.
+
+    Parameters
+    ----------
+    path : Path
+    name : str, optional
+        Of the array; for .npz by default `x`, or the only one.
+    """
+    if path.suffix.lower() != ".npz":
+        with read_hdf5_features(path, name or "x") as table:
+            yield table
+        return
+    with _open_npz(path) as archive:
+        wanted = name or (archive.files[0] if len(archive.files) == 1 else "x")
+        if wanted not in archive.files:
+            raise DataError(
+                f"{path} has no array {wanted!r}; it has {', '.join(archive.files) or 'none'}. "
+                "Name the one with the rows: --x NAME."
+            )
+        rows = _npz_table(path, archive, wanted)
+    if rows.dtype == bool:
+        rows = replace(rows, values=rows.values.view(np.int8))
+    yield rows
 
 
 def _single_file(path: Path) -> list[Path]:

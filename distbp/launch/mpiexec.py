@@ -18,7 +18,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, NamedTuple, TextIO
 
@@ -85,6 +85,8 @@ class MpiLaunch:
         Of `distbp`, the same on every rank.
     fault_tolerant : bool
         Whether MPI should let the surviving ranks continue after a rank failure, where it can.
+    stdin_file : path, optional
+        What rank 0 gets as standard input.
 
     Attributes
     ----------
@@ -108,7 +110,13 @@ class MpiLaunch:
         There is no MPI, or no launcher that belongs to it.
     """
 
-    def __init__(self, ranks: int, arguments: Sequence[str], fault_tolerant: bool = False) -> None:
+    def __init__(
+        self,
+        ranks: int,
+        arguments: Sequence[str],
+        fault_tolerant: bool = False,
+        stdin_file: str | None = None,
+    ) -> None:
         launcher = make_launcher(ranks, fault_tolerant)
         self.folder = Path(tempfile.mkdtemp(prefix="distbp_"))
         token = secrets.token_hex(16)
@@ -126,6 +134,8 @@ class MpiLaunch:
             terminal.TERMINAL_WIDTHS_VARIABLE: "{},{}".format(*terminal.terminal_widths()),
             "TMPDIR": str(self.folder),  # a launcher that is killed leaves files there
         }
+        if stdin_file is not None:
+            variables[environment.STDIN_FILE_VARIABLE] = stdin_file
         self.launcher = subprocess.Popen(
             [*launcher.command, sys.executable, "-m", "distbp", *arguments],
             env=os.environ | variables,
@@ -220,15 +230,41 @@ def _forward_stream(source: IO[bytes], target: TextIO) -> None:
     source.close()
 
 
-def run_ranks(ranks: int, arguments: Sequence[str]) -> int:
+def run_ranks(ranks: int, arguments: Sequence[str], reads_stdin: bool = False) -> int:
     """Run `distbp` with `arguments` on `ranks` ranks; return the exit status.
+
+    With `reads_stdin`, rank 0 gets the standard input of this process.
 
     Raises
     ------
     LaunchError
         There is no MPI, or no launcher that belongs to it.
     """
-    with StopSignals() as signals, MpiLaunch(ranks, arguments) as launch:
+    with _copied_stdin() if reads_stdin else contextlib.nullcontext() as stdin_file:
+        return _run_ranks(ranks, arguments, stdin_file)
+
+
+@contextlib.contextmanager
+def _copied_stdin() -> Iterator[str]:
+    """Yield the path of a temporary copy of standard input.
+
+    MPICH's launcher forwards its own, but gives up if the rank does not keep pace.
+    """
+    with tempfile.NamedTemporaryFile(prefix="distbp_stdin_") as file:
+        try:
+            shutil.copyfileobj(sys.stdin.buffer, file)
+            file.flush()
+        except OSError as failure:
+            raise LaunchError(
+                f"Standard input cannot be copied to {file.name}: {failure.strerror}. Set TMPDIR "
+                "to a folder with more space, or name a file instead of -."
+            ) from failure
+        yield file.name
+
+
+def _run_ranks(ranks: int, arguments: Sequence[str], stdin_file: str | None) -> int:
+    """Run the ranks until they end; return the exit status."""
+    with StopSignals() as signals, MpiLaunch(ranks, arguments, stdin_file=stdin_file) as launch:
         status = None
         while status is None and not signals:
             status = launch.wait(POLL_INTERVAL_S)

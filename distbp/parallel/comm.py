@@ -99,6 +99,23 @@ class Group:
         self._mpi.Gatherv(rows, [gathered, counts * math.prod(rows.shape[1:])])
         return gathered
 
+    def scatter_rows(self, rows: np.ndarray | None, counts: np.ndarray, width: int) -> np.ndarray:
+        """Return this rank's bytes (m, width) uint8 of rank 0's `rows`, in rank order.
+
+        Parameters
+        ----------
+        rows : (n, width) uint8 array on rank 0
+        counts : (size,) int array
+            Rows of each rank.
+        width : int
+        """
+        if self.size == 1 and rows is not None:
+            return rows
+        own = np.empty((counts[self.rank], width), np.uint8)
+        send = None if rows is None else [rows, counts * width]
+        self._mpi.Scatterv(send, own)
+        return own
+
     def allreduce(self, array: np.ndarray) -> None:
         """Replace `array` by its sum over all ranks, added in an order that MPI chooses."""
         if self.size > 1:

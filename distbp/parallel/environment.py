@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+from typing import BinaryIO
 
 from distbp.errors import ConfigError, DistbpError, StoppedError
 
@@ -23,6 +24,7 @@ RANKS_VARIABLE = "DISTBP_RANKS"  # set by --ranks
 TOKEN_VARIABLE = "DISTBP_TOKEN"  # noqa: S105 (a mark, not a secret)
 STARTED_FILE_VARIABLE = "DISTBP_STARTED"
 COMPLETION_FILE_VARIABLE = "DISTBP_DONE"
+STDIN_FILE_VARIABLE = "DISTBP_STDIN"
 _INIT_TIMEOUT_VARIABLE = "DISTBP_START_LIMIT"
 _DEFAULT_INIT_TIMEOUT_S = "120"
 _OPEN_MPI_SIZE = "OMPI_COMM_WORLD_SIZE"
@@ -64,6 +66,8 @@ class LaunchEnvironment:
         Whether `--ranks` started this process.
     started_file, completion_file : Path or None
         Where a supervised rank reports to.
+    stdin_file : Path or None
+        The standard input of the process that started a supervised rank, if it is read.
     """
 
     ranks_started: int = 1
@@ -76,14 +80,15 @@ class LaunchEnvironment:
     is_supervised: bool = False
     started_file: Path | None = None
     completion_file: Path | None = None
+    stdin_file: Path | None = None
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str] = os.environ) -> "LaunchEnvironment":
         """Return what the variables say, by default those of this process as they are now."""
         size = _first_number(environ, _SIZE_VARIABLES)
-        started, completion = (
+        started, completion, stdin = (
             Path(environ[name]) if name in environ else None
-            for name in (STARTED_FILE_VARIABLE, COMPLETION_FILE_VARIABLE)
+            for name in (STARTED_FILE_VARIABLE, COMPLETION_FILE_VARIABLE, STDIN_FILE_VARIABLE)
         )
         return cls(
             ranks_started=1 if size is None else size,
@@ -96,6 +101,7 @@ class LaunchEnvironment:
             is_supervised=TOKEN_VARIABLE in environ,
             started_file=started,
             completion_file=completion,
+            stdin_file=stdin,
         )
 
     @property
@@ -119,6 +125,13 @@ class LaunchEnvironment:
         """Have the kernel kill this rank when its launcher dies: MPI does not on its own."""
         if self.is_supervised:
             signal_on_parent_death(signal.SIGKILL)()
+
+    def open_stdin(self) -> BinaryIO:
+        """Return standard input, or what has been copied of it for a supervised rank."""
+        if self.stdin_file is not None:
+            os.dup2(descriptor := os.open(self.stdin_file, os.O_RDONLY), sys.stdin.fileno())
+            os.close(descriptor)
+        return sys.stdin.buffer
 
     def write_started_file(self) -> None:
         """Report that all ranks have connected."""

@@ -12,9 +12,9 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -60,6 +60,24 @@ def _raise_on_all_ranks(topology: Topology, error: DistbpError | None) -> None:
     kind, text = world.broadcast(own, first)
     is_common = world.allgather_int(own == [kind, text]).all()
     raise ERRORS_BY_NAME[kind](text if is_common else f"rank {first}: {text}") from error
+
+
+def run_on_rank_0(topology: Topology, function: Callable[[], Any]) -> Any:
+    """Return on every rank what `function` returns on rank 0; collective.
+
+    The result is anything that JSON can represent. A DistbpError is raised on every rank, with
+    the same text: what only rank 0 does is no concern of the user.
+    """
+    error, outcome = None, ["", None]
+    if topology.rank == 0:
+        try:
+            outcome = ["", function()]
+        except DistbpError as failure:
+            error, outcome = failure, [type(failure).__name__, str(failure)]
+    kind, found = topology.world.broadcast(outcome)
+    if kind:
+        raise ERRORS_BY_NAME[kind](found) from error
+    return found
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 USER_BLOCK_BYTES = 512
 MAGIC = b"distbp\r\n"  # "\r\n" exposes transfers in text mode, which convert line ends
-_HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
+HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _FIELDS = struct.Struct("<8s24sQ32s")
 
 
@@ -66,7 +66,7 @@ def read_checksum_header(file: io.RawIOBase) -> ChecksumHeader | None:
         It is not one of distbp's files, or the header itself is damaged.
     """
     file.seek(0)
-    return _parse_header(file.read(USER_BLOCK_BYTES + len(_HDF5_SIGNATURE)) or b"")
+    return _parse_header(file.read(USER_BLOCK_BYTES + len(HDF5_SIGNATURE)) or b"")
 
 
 def verify_content(file: io.RawIOBase) -> ChecksumHeader:
@@ -98,7 +98,7 @@ def read_verified(file: io.FileIO) -> bytes:
         raise ValueError(f"its {header.length:,} bytes exceed the memory of this machine")
     file.seek(0)
     content = file.readall()
-    start = content[: USER_BLOCK_BYTES + len(_HDF5_SIGNATURE)]
+    start = content[: USER_BLOCK_BYTES + len(HDF5_SIGNATURE)]
     if _parse_header(start) != header or len(content) != header.length:
         raise ValueError("it changed while it was being read")
     _compare_digest(header, hashlib.sha256(memoryview(content)[USER_BLOCK_BYTES:]).digest())
@@ -107,8 +107,8 @@ def read_verified(file: io.FileIO) -> bytes:
 
 def _parse_header(start: bytes) -> ChecksumHeader | None:
     """Return the header in the first bytes of a file, or None if they are all zeros."""
-    signature = start[USER_BLOCK_BYTES : USER_BLOCK_BYTES + len(_HDF5_SIGNATURE)]
-    if signature != _HDF5_SIGNATURE and not start.startswith(MAGIC):
+    signature = start[USER_BLOCK_BYTES : USER_BLOCK_BYTES + len(HDF5_SIGNATURE)]
+    if signature != HDF5_SIGNATURE and not start.startswith(MAGIC):
         raise ValueError("it is not an HDF5 file written by distbp")
     block = start[:USER_BLOCK_BYTES]
     if not any(block):

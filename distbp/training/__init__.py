@@ -8,6 +8,8 @@ The nouns, in the order in which to read them:
     SdcCheck        recomputes a step to detect silent data corruption (`sdc_check`)
     Evaluator       the cost and accuracy of a network on a split (`evaluation`; `prediction`
                     writes its outputs, `inputs` opens models and data on all ranks)
+    RowTask         predictions or a score for rows of a table, of any number, in rounds that
+                    rank 0 reads and hands out (`table_prediction`, `row_sources`)
     Progress        where a run is: a `Position`, the totals of the epoch, a `History` (`state`)
     StopRequest     a signal or a time limit (`stop_request`)
     CheckpointSchedule  when a checkpoint is due (`checkpoint_schedule`); what it holds and how

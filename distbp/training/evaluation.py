@@ -133,11 +133,23 @@ class Evaluator:
         everything[first:stop] += sums
         # Each element is non-zero on one rank only, so MPI's order of addition has no effect.
         self.comm.world.allreduce(everything)
-        total = _tree_sum(everything)
-        rows = len(self.split)
+        return self.score_of(everything, len(self.split), self.split.targets)
+
+    def score_of(self, sums: np.ndarray, rows: int, targets: Callable[[], np.ndarray]) -> Score:
+        """Return the score of `rows` rows, which may be more than those of the split.
+
+        Parameters
+        ----------
+        sums : (blocks, 1 + k) array
+            Those of `run` for all of their blocks.
+        rows : int
+        targets : function
+            Returns their y, (rows, n_L), for a regression.
+        """
+        total = _tree_sum(sums)
         cost = float(total[0]) / rows * self.network.cost.unit
         if self._task == "regression":
-            return Score(rows, cost, self._r2(total[1:]))
+            return Score(rows, cost, self._r2(total[1:], targets()))
         labels_per_row = self.network.sizes[-1] if self._task == "multilabel" else 1
         return Score(rows, cost, int(total[1]) / (rows * labels_per_row))
 
@@ -146,9 +158,9 @@ class Evaluator:
             self._workspaces[rows] = self.network.workspace(rows)
         return self._workspaces[rows]
 
-    def _r2(self, squared_errors: np.ndarray) -> float:
+    def _r2(self, squared_errors: np.ndarray, targets: np.ndarray) -> float:
         """Return R², the mean over the outputs; `squared_errors` (n_L,) are sums over the rows."""
-        y = self.split.targets().astype(np.float64)
+        y = targets.astype(np.float64)
         # The mean of equal numbers is not always that number, but the mean of zeros is 0.
         y -= y[:1]
         if self._target is not None:  # as the errors are; R² has no unit

@@ -53,6 +53,14 @@ def open_model(model: str, comm: Topology) -> Checkpoint:
     return checkpoint
 
 
+def open_model_for_rows(model: str, comm: Topology) -> Checkpoint:
+    """Read a model as `open_model` does, and let BLAS use its number of threads; collective."""
+    checkpoint = open_model(model, comm)
+    with collective_errors(comm):
+        host.set_blas_threads(checkpoint.about["config"]["threads"])
+    return checkpoint
+
+
 def open_model_and_data(model: str, path: str, comm: Topology) -> tuple[Checkpoint, DataSet]:
     """Open a model, and a data set that fits it, on all ranks; collective.
 

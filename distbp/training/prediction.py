@@ -7,11 +7,14 @@ of the training, so that they return the same bits.
 import math
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from distbp.data.batches import BatchLoader
 from distbp.data.dataset import DataSet, Split
+from distbp.data.model_table import ModelTable, regroup
+from distbp.data.table_reader import frame_reader
 from distbp.errors import DataError, DistbpWarning
 from distbp.parallel import host
 from distbp.parallel.rank_errors import collective_errors
@@ -22,16 +25,23 @@ from distbp.storage.run_directory import read_newest_checkpoint
 from distbp.training.accuracy import predicted_labels
 from distbp.training.evaluation import EVALUATION_ROWS, Evaluator
 
+_FRAME_ROWS = 64 * EVALUATION_ROWS  # of a data frame that are encoded at once
 
-def predict(model: str | Path, x: np.ndarray) -> np.ndarray:
+
+def predict(model: str | Path, x: Any, unknown: str = "error") -> np.ndarray:
     """Return the network's output for rows as they were before the import.
 
     Parameters
     ----------
     model : path
         A checkpoint file, or the directory of a run: its newest valid checkpoint.
-    x : (n, ...) array
-        Rows of n_0 numbers each; they are scaled here as the training set was.
+    x : (n, ...) array, or a data frame
+        Rows of n_0 numbers each; they are scaled here as the training set was. If the model was
+        trained on a table: a data frame of pandas or polars or an Arrow table, whose columns are
+        found by their names and encoded as in the training; others are not used.
+    unknown : {"error", "ignore"}
+        What to do with categories in a data frame that the model does not know; ignore: their
+        inputs are 0.
 
     Returns
     -------
@@ -48,17 +58,35 @@ def predict(model: str | Path, x: np.ndarray) -> np.ndarray:
     ConfigError
         BLAS cannot use as many threads as the model was trained with.
     DataError
-        x has the wrong shape or type.
+        x has the wrong shape or type, or a data frame lacks a column or has a cell that the
+        model does not take.
     """
     checkpoint, problems = read_newest_checkpoint(model)
     for text in problems:
         warnings.warn(text, DistbpWarning, stacklevel=2)
+    if hasattr(x, "__arrow_c_stream__") and checkpoint.preprocessing is not None:
+        return _predict_frame(checkpoint, x, unknown)
     x, n_in = np.asarray(x), checkpoint.network.sizes[0]
     if x.ndim < 1 or x.dtype.kind not in "biuf" or math.prod(x.shape[1:]) != n_in:
         raise DataError(f"x is {x.dtype} {x.shape}; {model} takes rows of {n_in} numbers.")
     with host.preserve_blas_threads():
         host.set_blas_threads(checkpoint.about["config"]["threads"])
-        return to_user_units(checkpoint, _outputs(checkpoint, x))
+        return to_user_units(checkpoint, network_outputs(checkpoint, x))
+
+
+def _predict_frame(checkpoint: Checkpoint, frame: Any, unknown: str) -> np.ndarray:
+    """Return the outputs for the rows of a data frame."""
+    with (
+        host.preserve_blas_threads(),
+        frame_reader(frame) as reader,
+    ):
+        host.set_blas_threads(checkpoint.about["config"]["threads"])
+        table = ModelTable(reader, checkpoint, unknown=unknown)
+        outputs = [
+            to_user_units(checkpoint, network_outputs(checkpoint, rows.x))
+            for rows in regroup(table.rows(_FRAME_ROWS), _FRAME_ROWS)
+        ]
+    return np.concatenate(outputs)
 
 
 def to_user_units(checkpoint: Checkpoint, output: np.ndarray) -> np.ndarray:
@@ -69,7 +97,7 @@ def to_user_units(checkpoint: Checkpoint, output: np.ndarray) -> np.ndarray:
     return output if preprocessing is None else preprocessing.restore_targets(output)
 
 
-def _outputs(checkpoint: Checkpoint, x: np.ndarray) -> np.ndarray:
+def network_outputs(checkpoint: Checkpoint, x: np.ndarray) -> np.ndarray:
     """Return the output of a checkpoint's network for the rows of `x`: (n, n_L)."""
     network, n_out = checkpoint.network, checkpoint.network.sizes[-1]
     output = np.empty((len(x), n_out), network.dtype)

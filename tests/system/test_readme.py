@@ -29,12 +29,15 @@ EACH = pytest.mark.parametrize(
 )
 # Replacements for commands that cannot be run as written, and where those are tested.
 SUBSTITUTIONS = (
-    (r"^pip install '\.\[mpich\]'$", f"pip install -q '.[{MPI}]'"),  # the MPI of this test run
+    (
+        r"^pip install '\.\[mpich,tables\]'$",
+        f"pip install -q '.[{MPI},tables]'",
+    ),  # the MPI of this test run
     (r"^mpirun -n 64 ", "mpirun -n 2 "),  # on a machine of any size
     (r"^sbatch (\S+)$", r"bash -n \1"),  # submitted to a cluster in test_slurm_jobs.py
     (r"^(scripts/test)\b.*$", r"\1 --help"),  # run in test_scripts.py
 )
-PROGRAMS = {"python3", ".", "pip", "distbp", "mpirun", "test", "sbatch", "scripts/test"}
+PROGRAMS = {"cut", "python3", ".", "pip", "distbp", "mpirun", "test", "sbatch", "scripts/test"}
 # Commands in running text, without those of pip, which test_packaging.py runs.
 INLINE = re.compile(r"`((?:distbp|python) [a-z-][^`]*)`")
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]+")
@@ -122,7 +125,11 @@ def test_every_command_of_the_readme(reader, tmp_path):
     assert min(accuracies) > 90, str(ended)
     with h5py.File(reader / "predictions.h5") as file:
         assert file["output"].shape == (100, 3)
-    for run in ("run", "digits", "four", "cluster", "library"):
+    lines = (reader / "species.csv").read_text().splitlines()
+    assert lines[0] == "row,class,p_Adelie,p_Chinstrap,p_Gentoo"
+    assert len(lines) == 345
+    assert ended.out.count("\n".join(lines[:3])) == 1  # on standard output
+    for run in ("run", "digits", "penguins", "four", "cluster", "library"):
         assert (reader / run / "last.h5").exists(), run
 
 

@@ -30,7 +30,10 @@ def mpi():
 
 
 def test_demo(clone, mpi):
-    """It prints the accuracy of five networks, and installs distbp only the first time."""
+    """It prints the accuracy of five networks, and installs distbp only the first time.
+
+    The second example ends with the predictions for a table.
+    """
     command = ["scripts/demo", "--mpi", mpi]
     first = Job(command, clone, FRESH, LIMIT).wait()
     assert first.status == 0, str(first)
@@ -38,6 +41,10 @@ def test_demo(clone, mpi):
     median = re.search(r"^median +(\d\d\.\d\d)% correct", first.out, re.M)
     assert median is not None, str(first)
     assert float(median[1]) >= 97.0
+    score = re.search(r"^test: 68 rows, cost \S+, accuracy (\d+\.\d\d)%$", first.out, re.M)
+    assert score is not None, str(first)
+    assert float(score[1]) > 90
+    assert "\nrow,class,p_Adelie,p_Chinstrap,p_Gentoo\n0,Adelie," in first.out
     again = Job(command, clone, FRESH, LIMIT).wait()
     assert again.status == 0, str(again)
     assert "creating" not in again.out + again.err

@@ -39,20 +39,22 @@ MODULES = {
         "background_writer",
     ],
     "data": [
-        "dataset", "batches", "table_options", "table_columns", "csv_dialect", "table_input",
-        "table_base", "csv_lines", "csv_chunks", "csv_reader", "arrow_reader", "json_reader",
-        "table_reader", "spool", "profile", "tables", "table_encoder", "table_source", "splits",
-        "hdf5_writers", "hdf5_source", "sources", "labels", "dataset_writer", "importing",
+        "dataset", "batches", "table_options", "row_options", "table_columns", "csv_dialect",
+        "table_input", "table_base", "csv_lines", "csv_chunks", "csv_reader", "arrow_reader",
+        "json_reader", "table_reader", "spool", "profile", "tables", "table_encoder",
+        "table_source", "splits", "hdf5_writers", "hdf5_source", "sources", "labels",
+        "dataset_writer", "importing", "model_table", "table_writer",
     ],
     "training": [
         "config", "accuracy", "gradient", "sdc_check", "inputs", "evaluation", "prediction",
-        "state", "messages", "timing", "stop_request", "checkpoint_schedule", "checkpoint_writer",
-        "metrics_file", "recorder", "setup", "recovery", "loop",
+        "row_sources", "table_prediction", "state", "messages", "timing", "stop_request",
+        "checkpoint_schedule", "checkpoint_writer", "metrics_file", "recorder", "setup",
+        "recovery", "loop",
     ],
     "launch": ["processes", "mpiexec", "supervisor", "slurm", "planner"],
     "cli": [
-        "parser", "rank_options", "describe", "train_command", "commands", "kernel_selection",
-        "main",
+        "parser", "rank_options", "describe", "train_command", "model_commands", "commands",
+        "kernel_selection", "main",
     ],
 }  # fmt: skip
 ORDER = [".".join(filter(None, (p, m))) for p, modules in MODULES.items() for m in modules]

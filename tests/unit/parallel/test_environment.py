@@ -1,5 +1,8 @@
 """The environment variables of launchers, and what ranks report back."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,6 +11,7 @@ from distbp.errors import ConfigError, DataError, DistbpError, StoppedError
 from distbp.parallel.environment import (
     COMPLETION_FILE_VARIABLE,
     STARTED_FILE_VARIABLE,
+    STDIN_FILE_VARIABLE,
     TOKEN_VARIABLE,
     LaunchEnvironment,
 )
@@ -113,3 +117,21 @@ def test_memory_is_plugged_under_slurm_only():
     assert _memory_plug(LaunchEnvironment.from_environ({})) == []
     plug = _memory_plug(LaunchEnvironment.from_environ({"SLURM_STEP_ID": "0"}))
     assert sum(map(len, plug)) > 1e6
+
+
+def test_standard_input_of_a_supervised_rank(tmp_path):
+    """It is the file that the supervising process has copied its own to; otherwise its own."""
+    (tmp_path / "copy").write_bytes(b"from the file")
+    code = (
+        "import sys\nfrom distbp.parallel.environment import LaunchEnvironment\n"
+        "print(LaunchEnvironment.from_environ().open_stdin().read())"
+    )
+    for variables, expected in (
+        ({}, b"b'its own'\n"),
+        ({STDIN_FILE_VARIABLE: str(tmp_path / "copy")}, b"b'from the file'\n"),
+    ):
+        ended = subprocess.run(
+            [sys.executable, "-c", code], env=os.environ | variables, input=b"its own",
+            capture_output=True, check=True,
+        )  # fmt: skip
+        assert ended.stdout == expected

@@ -183,4 +183,4 @@ def test_headers_round_trip():
     """A packed header is parsed again."""
     found = checksum.ChecksumHeader("distbp-checkpoint", 2**40 + 1, bytes(range(32)))
     assert len(found.pack()) == 512
-    assert checksum._parse_header(found.pack() + checksum._HDF5_SIGNATURE) == found
+    assert checksum._parse_header(found.pack() + checksum.HDF5_SIGNATURE) == found

@@ -1,0 +1,310 @@
+"""The verbs that use a model: `evaluate` and `predict`, on a data set or on files of new rows.
+
+What NumPy, HDF5, MPI or pyarrow is needed for is imported by the functions, as in `commands`.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from distbp.cli.parser import Parser, Verb, add_options, given_options
+from distbp.cli.rank_options import RankOptions, run_on_ranks
+from distbp.errors import ConfigError
+from distbp.options import flag
+
+_STANDARD_STREAM = "-"
+_SPLITS = ("train", "validation", "test")
+
+
+def declare_model(parser: Parser) -> None:
+    """Declare the argument MODEL."""
+    parser.group("model and data").add_argument(
+        "model", metavar="MODEL", help="checkpoint, or directory of a run: its newest checkpoint"
+    )
+
+
+def _declare_model_and_rows(parser: Parser) -> None:
+    from distbp.data.row_options import RowOptions
+    from distbp.data.table_options import TableOptions
+
+    declare_model(parser)
+    group = parser.group("model and data")
+    group.add_argument(
+        "data", metavar="DATA",
+        help="data set, written by distbp import; or a table, such as new.csv, whose columns are "
+        "found by their names; - is standard input",
+    )  # fmt: skip
+    group.add_argument(
+        "--split", choices=_SPLITS, default=argparse.SUPPRESS,
+        help="part of a data set (default: test)",
+    )  # fmt: skip
+    for title in ("output", "new rows"):  # before the many options of tables
+        parser.group(title)
+    add_options(parser, RowOptions, TableOptions)
+
+
+def _options_of(arguments: argparse.Namespace, kind: str) -> tuple[Any, Any]:
+    """Return RowOptions and TableOptions; ConfigError if one does not apply to the data.
+
+    `kind` is that of `kind_of_rows`.
+    """
+    from distbp.data.row_options import RowOptions
+    from distbp.data.table_options import TableOptions
+
+    rows, table = given_options(arguments, RowOptions), given_options(arguments, TableOptions)
+    given = {"table": ["split"], "arrays": ["split", "unknown", "id", *table]}.get(
+        kind, ["unknown", "id", *table]
+    )
+    for name in given:
+        if getattr(arguments, name, None) is not None:
+            what = "a data set" if name == "split" else "tables"
+            raise ConfigError(
+                f"`{flag(name)}` is for {what}, and {arguments.data} is none. Leave it out."
+            )
+    return RowOptions(**rows), TableOptions(**table)
+
+
+def _find_kind(arguments: argparse.Namespace) -> str:
+    """Return what the data are; called on rank 0, whose files count."""
+    from distbp.data.row_options import RowOptions
+    from distbp.training.row_sources import kind_of_rows
+
+    options = RowOptions(**given_options(arguments, RowOptions))
+    return kind_of_rows(arguments.data, options)
+
+
+def _declare_evaluate(parser: Parser) -> None:
+    _declare_model_and_rows(parser)
+    parser.group("output").add_argument(
+        "--json", action="store_true", help="print one JSON object (default: off)"
+    )
+    add_options(parser, RankOptions)
+
+
+def _run_evaluate(arguments: argparse.Namespace) -> int:
+    if (status := run_on_ranks(arguments)) is not None:
+        return status
+    from distbp.parallel import host
+    from distbp.parallel.rank_errors import abort_on_error, run_on_rank_0
+    from distbp.parallel.topology import connect
+
+    comm = connect()
+    with host.preserve_blas_threads(), abort_on_error(comm):
+        kind = run_on_rank_0(comm, partial(_find_kind, arguments))
+        _options_of(arguments, kind)
+        evaluate = _evaluate_data_set if kind == "data set" else _evaluate_table
+        score, task = evaluate(arguments, kind, comm)
+    if comm.rank == 0:
+        _print_score(arguments, kind, score, task)
+    return 0
+
+
+def _evaluate_data_set(arguments: argparse.Namespace, kind: str, comm: Any) -> tuple[Any, str]:
+    """Return the score on a split of a data set, and the task."""
+    from distbp.training.evaluation import Evaluator
+    from distbp.training.inputs import open_model_and_data
+
+    checkpoint, data = open_model_and_data(arguments.model, arguments.data, comm)
+    split = data.split(_split_of(arguments))
+    evaluator = Evaluator(
+        comm, checkpoint.network, split, checkpoint.scaling, data.task, checkpoint.target
+    )
+    return evaluator.score(), data.task
+
+
+def _evaluate_table(arguments: argparse.Namespace, kind: str, comm: Any) -> tuple[Any, str]:
+    """Return the score on the rows of a table with labels, and the task."""
+    from distbp.training.inputs import open_model_for_rows
+    from distbp.training.row_sources import table_rows
+    from distbp.training.table_prediction import EvaluationTask, run_in_rounds
+
+    rows, options = _options_of(arguments, kind)
+    if kind == "arrays":
+        raise ConfigError(
+            f"{arguments.data} is evaluated as a data set: convert it with distbp import first."
+        )
+    checkpoint = open_model_for_rows(arguments.model, comm)
+    task = EvaluationTask(checkpoint)
+
+    with _reading_progress(arguments.data, comm.rank == 0) as advance:
+        source = partial(
+            table_rows, arguments.data, checkpoint, options, unknown=rows.unknown, has_labels=True,
+            say=_printer(to_stderr=arguments.json), advance=advance,
+        )  # fmt: skip
+        run_in_rounds(comm, task, source)
+    return task.score(comm), str(checkpoint.about["task"])
+
+
+def _print_score(arguments: argparse.Namespace, kind: str, score: Any, task: str) -> None:
+    from distbp.training.messages import format_cost
+
+    is_regression, is_split = task == "regression", kind == "data set"
+    name = _split_of(arguments) if is_split else arguments.data
+    if arguments.json:
+        values = {
+            "split" if is_split else "data": name,
+            "rows": score.rows,
+            "cost": score.cost,
+            "r2" if is_regression else "accuracy": score.accuracy,
+        }
+        print(json.dumps(values))
+        return
+    accuracy = f"R² {score.accuracy:.4f}" if is_regression else f"accuracy {score.accuracy:.2%}"
+    print(f"{name}: {score.rows:,} rows, cost {format_cost(score.cost, 6)}, {accuracy}")
+
+
+def _split_of(arguments: argparse.Namespace) -> str:
+    return str(getattr(arguments, "split", "test"))
+
+
+def _printer(to_stderr: bool) -> Callable[[str], None]:
+    """Return a function that prints a line for the user, where it is not mixed with output."""
+
+    def say(text: str) -> None:
+        stream = sys.stderr if to_stderr else sys.stdout
+        stream.write(f"{text}\n")
+        stream.flush()
+
+    return say
+
+
+@contextmanager
+def _reading_progress(data: str, is_shown: bool) -> Iterator[Callable[[float], None] | None]:
+    """Yield a function that draws how many bytes of a file were read, or None."""
+    from distbp.console import file_progress
+
+    path = Path(data)
+    is_file = data != _STANDARD_STREAM and path.is_file()
+    with file_progress("reading", is_shown=is_shown and is_file) as draw:
+        if draw is None:
+            yield None
+            return
+        total, done = path.stat().st_size, [0.0]
+
+        def advance(count: float) -> None:
+            done[0] += count
+            draw(int(done[0]), total)
+
+        yield advance
+
+
+def _declare_predict(parser: Parser) -> None:
+    _declare_model_and_rows(parser)
+    parser.group("new rows").add_argument(
+        "--id", metavar="NAME", help="column that identifies the rows (default: their numbers)"
+    )
+    group = parser.group("output")
+    group.add_argument(
+        "--out", required=True, metavar="FILE",
+        help="file to write, by its name: .csv, .tsv, .parquet, .feather or .h5; - is CSV on "
+        "standard output (required)",
+    )  # fmt: skip
+    group.add_argument(
+        "--force", action="store_true",
+        help="overwrite FILE even if distbp may not have written it (default: off)",
+    )  # fmt: skip
+    add_options(parser, RankOptions)
+
+
+def _run_predict(arguments: argparse.Namespace) -> int:
+    if (status := run_on_ranks(arguments)) is not None:
+        return status
+    from distbp.parallel import host
+    from distbp.parallel.rank_errors import abort_on_error, run_on_rank_0
+    from distbp.parallel.topology import connect
+
+    comm = connect()
+    with host.preserve_blas_threads(), abort_on_error(comm):
+        kind = run_on_rank_0(comm, partial(_find_kind, arguments))
+        _options_of(arguments, kind)
+        is_plain = run_on_rank_0(comm, partial(_check_output, arguments, kind))
+        predict = _predict_data_set if is_plain else _predict_rows
+        count = predict(arguments, kind, comm)
+    if comm.rank == 0:
+        is_stream = arguments.out == _STANDARD_STREAM
+        name = "standard output" if is_stream else arguments.out
+        _printer(to_stderr=is_stream)(f"{name}: {count:,} rows")
+    return 0
+
+
+def _check_output(arguments: argparse.Namespace, kind: str) -> bool:
+    """Check the name of the output; return whether it is the HDF5 file of a data set's split.
+
+    Raises
+    ------
+    ConfigError
+        It is one of the inputs, a file that distbp may not have written, or of no known format.
+    """
+    from distbp.data.table_writer import check_format, check_replaceable, table_format
+    from distbp.storage.run_directory import find_checkpoint
+
+    out, data = arguments.out, arguments.data
+    is_plain = kind == "data set" and table_format(out) in ("hdf5", None)
+    if not is_plain:
+        check_format(out)
+    if out == _STANDARD_STREAM:
+        return is_plain
+    inputs = [find_checkpoint(arguments.model), *[Path(data)] * (data != _STANDARD_STREAM)]
+    if any(Path(out).resolve() == path.resolve() for path in inputs):
+        raise ConfigError(f"--out {out} would overwrite an input. Name another file.")
+    check_replaceable(Path(out), arguments.force)
+    return is_plain
+
+
+def _predict_data_set(arguments: argparse.Namespace, kind: str, comm: Any) -> int:
+    """Write the outputs for a split to an HDF5 file; return the number of rows."""
+    from distbp.training.inputs import open_model_and_data
+    from distbp.training.prediction import write_predictions
+
+    checkpoint, data = open_model_and_data(arguments.model, arguments.data, comm)
+    name = _split_of(arguments)
+    write_predictions(comm, checkpoint, data, name, Path(arguments.out))
+    return len(data.split(name))
+
+
+def _predict_rows(arguments: argparse.Namespace, kind: str, comm: Any) -> int:
+    """Write a table of predictions; return the number of rows."""
+    from distbp.training.inputs import open_model_and_data, open_model_for_rows
+    from distbp.training.row_sources import array_rows, split_rows, table_rows
+    from distbp.training.table_prediction import PredictionTask, run_in_rounds
+
+    rows, options = _options_of(arguments, kind)
+    if kind == "data set":
+        checkpoint, data = open_model_and_data(arguments.model, arguments.data, comm)
+        source: Any = partial(split_rows, data.split(_split_of(arguments)))
+    else:
+        checkpoint = open_model_for_rows(arguments.model, comm)
+        source = partial(array_rows, arguments.data, rows.x, checkpoint)
+    task = PredictionTask(checkpoint, arguments.out, arguments.id)
+    is_stream = arguments.out == _STANDARD_STREAM
+    with _reading_progress(arguments.data, comm.rank == 0 and not is_stream) as advance:
+        if kind == "table":
+            source = partial(
+                table_rows, arguments.data, checkpoint, options, unknown=rows.unknown,
+                id_column=arguments.id, say=_printer(to_stderr=is_stream), advance=advance,
+            )  # fmt: skip
+        run_in_rounds(comm, task, source)
+    return int(comm.world.broadcast(task.count))
+
+
+EVALUATE = Verb(
+    "evaluate",
+    "Print cost and accuracy (or R²) of a model on rows with labels.",
+    "MODEL DATA [OPTIONS]",
+    "distbp evaluate run digits.h5 --split validation --json",
+    _declare_evaluate,
+    _run_evaluate,
+)
+PREDICT = Verb(
+    "predict",
+    "Write predictions of a model, for a table or a data set.",
+    "MODEL DATA --out FILE [OPTIONS]",
+    "distbp predict run new.csv --out predictions.csv",
+    _declare_predict,
+    _run_predict,
+)

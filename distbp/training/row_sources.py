@@ -1,0 +1,152 @@
+"""Where the rows to predict or evaluate come from: a table, arrays, or a split of a data set.
+
+Each source is a context manager that yields a function of the largest number of rows in a
+part, which yields the rows. It is opened on rank 0 only.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
+from pathlib import Path
+
+import numpy as np
+
+from distbp.data.dataset import Split
+from distbp.data.model_table import ModelTable, Rows
+from distbp.data.row_options import RowOptions
+from distbp.data.sources import read_features
+from distbp.data.table_options import TableOptions
+from distbp.data.table_reader import open_table
+from distbp.errors import ConfigError, DataError
+from distbp.parallel.environment import LaunchEnvironment
+from distbp.storage import hdf5_checks
+from distbp.storage.checkpoint import Checkpoint
+from distbp.storage.checksum import HDF5_SIGNATURE, MAGIC
+
+RowSource = AbstractContextManager[Callable[[int], Iterator[Rows]]]
+
+STANDARD_STREAM = "-"
+_HDF5_ENDINGS = (".h5", ".hdf5")
+
+
+def kind_of_rows(data: str, options: RowOptions) -> str:
+    """Return what a file is by its name and first bytes: "table", "arrays" or "data set".
+
+    Raises
+    ------
+    ConfigError
+        `--x` is given for a table, or an HDF5 file is no data set and it is not given.
+    """
+    path = Path(data)
+    if data != STANDARD_STREAM and data.lower().endswith(".npz"):
+        return "arrays"
+    if data != STANDARD_STREAM and (_is_hdf5(path) or path.is_dir()):
+        if options.x is not None:
+            return "arrays"
+        _check_data_set(path)
+        return "data set"
+    if options.x is not None:
+        raise ConfigError(
+            f"`--x {options.x}` names an array of an HDF5 or .npz file; {data} is none."
+        )
+    return "table"
+
+
+def _is_hdf5(path: Path) -> bool:
+    """Return whether a file is HDF5, by its first bytes or, as if there is none, by its name."""
+    head = b""
+    if path.is_file():
+        # Whoever reads the file reports an error.
+        with suppress(OSError), path.open("rb") as file:
+            head = file.read(len(HDF5_SIGNATURE))
+    return head in (MAGIC, HDF5_SIGNATURE) or path.suffix.lower() in _HDF5_ENDINGS
+
+
+def _check_data_set(path: Path) -> None:
+    """Raise ConfigError if an HDF5 file is of no format of distbp; others are checked later."""
+    has_format = True
+    with (
+        suppress(*hdf5_checks.HDF5_READ_ERRORS),
+        hdf5_checks.open_regular_file(path) as raw,
+        hdf5_checks.open_untrusted(raw) as file,
+    ):
+        has_format = hdf5_checks.read_text_attribute(file, "format") is not None
+    if not has_format:
+        raise ConfigError(
+            f"{path} is an HDF5 file, but no data set. Convert it with distbp import; or, to "
+            "predict, name the array with the rows: --x NAME."
+        )
+
+
+@contextmanager
+def table_rows(
+    data: str,
+    checkpoint: Checkpoint,
+    options: TableOptions,
+    *,
+    unknown: str = "error",
+    id_column: str | None = None,
+    has_labels: bool = False,
+    say: Callable[[str], None] = lambda text: None,
+    advance: Callable[[float], None] | None = None,
+) -> Iterator[Callable[[int], Iterator[Rows]]]:
+    """Yield the rows of a table; "-" is standard input.
+
+    Parameters
+    ----------
+    data : str
+    checkpoint : Checkpoint
+        The model that takes the rows.
+    options : TableOptions
+    unknown, id_column, has_labels
+        See `ModelTable`.
+    say : function of str
+        Called with what was recognized.
+    advance : function of a number of bytes, optional
+        Called with the bytes read meanwhile.
+    """
+    is_stream = data == STANDARD_STREAM
+    source = LaunchEnvironment.from_environ().open_stdin() if is_stream else data
+    with open_table(source, options, advance) as reader:
+        table = ModelTable(
+            reader, checkpoint, unknown=unknown, id_column=id_column, has_labels=has_labels
+        )  # fmt: skip
+        for note in table.notes:
+            say(note)
+        yield table.rows
+
+
+@contextmanager
+def split_rows(split: Split) -> Iterator[Callable[[int], Iterator[Rows]]]:
+    """Yield the rows of a split of a data set."""
+
+    def rows(most: int) -> Iterator[Rows]:
+        for start in range(0, len(split), most):
+            numbers = split.numbers(start, min(start + most, len(split)))
+            raw = np.empty((len(numbers), split.n_in * split.x_dtype.itemsize), np.uint8)
+            split.x.take(numbers, axis=0, out=raw, mode="clip")  # as a `BatchLoader` does
+            yield Rows(raw.view(split.x_dtype))
+
+    yield rows
+
+
+@contextmanager
+def array_rows(
+    data: str, name: str | None, checkpoint: Checkpoint
+) -> Iterator[Callable[[int], Iterator[Rows]]]:
+    """Yield the rows of an array in an .npz or HDF5 file, as they were before the import."""
+    n_in = checkpoint.network.sizes[0]
+    with read_features(Path(data), name) as table:
+        if table.dtype.kind not in "iuf" or math.prod(table.shape) != n_in:
+            raise DataError(
+                f"{table.name} is {table.dtype} {table.values.shape}; the model takes rows of "
+                f"{n_in} numbers."
+            )
+
+        def rows(most: int) -> Iterator[Rows]:
+            for start in range(0, len(table), most):
+                part = table.read(start, min(start + most, len(table)))
+                table.check_finite(part, start)
+                yield Rows(np.ascontiguousarray(part).reshape(len(part), n_in))
+
+        yield rows

@@ -75,8 +75,18 @@ preprocessing by name, and encodes the rows. `create_table` writes the results b
     .h5, .hdf5    format `distbp-prediction`, version 1: output (n, n_L) and label as
                   `distbp.training.prediction` describes them; id (variable-length text) with --id
 
-Modules in reading order: `dataset`, `batches`, the readers of tables (`table_options` to
-`table_reader`), `spool` and `profile` (rows and columns of a table), `tables` (what a source is),
-`table_encoder` and `table_source`, `splits`, `hdf5_writers`, `hdf5_source`, `sources`, `labels`,
-`dataset_writer`, `importing`, `model_table`, `table_writer`.
+**Larger than memory**: with `--shuffle blocks`, which is the default from 4 GiB of train/x on,
+training rows are read while the training runs. An epoch takes blocks of about 1 MiB in any order,
+and the rows of 128 of them (a window) in any order: as a function of the seed, the epoch, the
+shape of x and the batch size alone, so that the result does not depend on ranks, nodes or memory.
+A node holds two windows of 128 MiB, reads each block once in an epoch, and the next window while
+it trains on this one. What is compressed is decoded block by block: chunks of x should have no
+more rows than a block. Held out rows (`--validation`) take 8 bytes of memory a row of train,
+compressed y is decoded as a whole, and R² takes the targets of its split.
+
+Modules in reading order: `row_file` to `batches`, `shuffle` and `streaming` (rows for the
+training), the readers of tables (`table_options` to `table_reader`), `spool` and `profile` (rows
+and columns of a table), `tables` (what a source is), `table_encoder` and `table_source`,
+`splits`, `hdf5_writers`, `hdf5_source`, `sources`, `labels`, `dataset_writer`, `importing`,
+`model_table`, `table_writer`.
 """

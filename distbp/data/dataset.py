@@ -2,7 +2,8 @@
 
 A `DataSet` is the opened file, a `Split` one of its groups or part of one. Contiguous arrays
 are memory-mapped, so that the ranks of a node share one copy and start without reading;
-chunked or compressed ones are decoded into memory that the caller provides. The layout of
+chunked or compressed ones are decoded into memory that the caller provides, or stay in the
+file if they are large. The layout of
 the file is in the docstring of `distbp.data`. Which rows a rank reads, and when, is not
 known here.
 """
@@ -17,6 +18,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from distbp.data.row_file import FileRows
 from distbp.errors import ConfigError, DataError
 from distbp.storage import hdf5_checks, hdf5_chunks, hdf5_file
 from distbp.storage.preprocessing import Preprocessing, read_preprocessing
@@ -24,6 +26,8 @@ from distbp.storage.scaling import Scaling, TargetScaling
 
 DATA_FORMAT = "distbp-data"
 DATA_VERSION = 2  # the newest; see `version_for`
+# From this size of x on, chunks are not decoded into memory when the file is opened.
+LARGE_BYTES = 4 << 30
 _TASKS_WITH_CLASSES = ("classification", "multilabel")
 SPLIT_NAMES = ("train", "validation", "test")
 
@@ -53,10 +57,17 @@ class Split:
         Numbers of this split's rows in the group.
     """
 
-    def __init__(self, x: np.ndarray, y: np.ndarray, rows: np.ndarray | None = None) -> None:
-        self.x_dtype, self.n_in = x.dtype, math.prod(x.shape[1:])
+    def __init__(
+        self, x: np.ndarray | FileRows, y: np.ndarray, rows: np.ndarray | None = None
+    ) -> None:
+        if isinstance(x, FileRows):
+            self.x: Any = x
+            self.x_dtype, self.n_in = x.dtype, math.prod(x.row_shape)
+        else:
+            self.x = _rows_as_bytes(x)
+            self.x_dtype, self.n_in = x.dtype, math.prod(x.shape[1:])
         self.y_dtype, self.n_out = y.dtype, math.prod(y.shape[1:])
-        self.x, self.y = _rows_as_bytes(x), _rows_as_bytes(y)
+        self.y = _rows_as_bytes(y)
         self.rows = rows
 
     def __len__(self) -> int:
@@ -73,6 +84,10 @@ class Split:
         """Return the numbers, in the group, of this split's rows [start, stop)."""
         return np.arange(start, stop) if self.rows is None else self.rows[start:stop]
 
+    def file_rows(self, numbers: np.ndarray) -> np.ndarray:
+        """Return the numbers, in the file, of the rows `numbers` of x."""
+        return numbers
+
     def targets(self) -> np.ndarray:
         """Return y as it is stored: (n, k), or (n, 1) for labels."""
         y = self.y if self.rows is None else self.y[self.rows]
@@ -87,6 +102,8 @@ class DataSet:
     path : path of the HDF5 file
     allocate : function of (shape, dtype, fill), optional
         Allocates memory for an array that cannot be mapped and calls `fill` on it.
+    is_streamed : bool, optional
+        Whether chunks of x stay in the file until they are needed; by default if x is large.
 
     Attributes
     ----------
@@ -106,8 +123,13 @@ class DataSet:
         The file cannot be read, or is not a valid data set.
     """
 
-    def __init__(self, path: str | Path, allocate: _Allocate = _allocate_private) -> None:
-        self.path = Path(path)
+    def __init__(
+        self,
+        path: str | Path,
+        allocate: _Allocate = _allocate_private,
+        is_streamed: bool | None = None,
+    ) -> None:
+        self.path, self._is_streamed = Path(path), is_streamed
         with hdf5_file.open_unverified(self.path, DATA_FORMAT, DATA_VERSION, DataError) as opened:
             file, raw = opened
             self.about = _read_dataset_about(file, self.path)
@@ -124,7 +146,7 @@ class DataSet:
             if self.target is not None and self.task != "regression":
                 raise DataError(f"{self.path}: a {self.task} has no targets to scale.")
 
-    def _array(self, file: h5py.File, raw: io.FileIO, name: str, allocate: _Allocate) -> np.ndarray:
+    def _array(self, file: h5py.File, raw: io.FileIO, name: str, allocate: _Allocate) -> Any:
         found = hdf5_chunks.open_array(file, name)
         if found.dtype.kind not in "iuf" or found.ndim < 1 or 0 in found.shape:
             raise DataError(f"{self.path}: {name!r} is {found.dtype} {found.shape}; expected rows.")
@@ -133,6 +155,10 @@ class DataSet:
             if not hdf5_chunks.has_numpy_type(found):
                 raise DataError(f"{self.path}: {name!r} has a number type that NumPy lacks.")
             return _map_array(raw, found.id.get_offset(), found.shape, found.dtype)
+
+        is_large = math.prod(found.shape) * found.dtype.itemsize >= LARGE_BYTES
+        if name.endswith("/x") and (is_large if self._is_streamed is None else self._is_streamed):
+            return FileRows(self.path, name, DATA_FORMAT, DATA_VERSION, found.shape, found.dtype)
 
         def fill(out: np.ndarray) -> None:
             # One rank fills memory that the node shares; only a DistbpError of it reaches all.
@@ -233,6 +259,11 @@ class DataSet:
     def n_classes(self) -> int:
         """How many classes a label is one of; 0 unless the task is classification."""
         return len(self.classes) if self.task == "classification" else 0
+
+    @property
+    def train_bytes(self) -> int:
+        """Bytes of train/x, unpacked; 0 without it."""
+        return self.splits["train"].x.nbytes if "train" in self.splits else 0
 
     @property
     def labels_per_row(self) -> int:

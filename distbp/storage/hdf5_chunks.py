@@ -103,6 +103,11 @@ class ChunkedArray:
         return int(self.shape[0])
 
     @property
+    def chunk_rows(self) -> int:
+        """Rows of a chunk."""
+        return int(self._chunk.shape[0])
+
+    @property
     def ndim(self) -> int:
         return len(self.shape)
 

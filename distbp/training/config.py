@@ -10,11 +10,9 @@ is not known here.
 import json
 import os
 import re
-import tomllib
 from argparse import ArgumentTypeError
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distbp.errors import ConfigError
@@ -40,6 +38,10 @@ REDUCTION_NAMES = (*EXACT_REDUCTIONS, "allreduce")
 # Every checkpoint holds the records of all epochs, so their number has to be bounded.
 _MAX_EPOCHS = 100_000
 
+SHUFFLES = ("full", "blocks")
+# From this size of train/x on, `--shuffle auto` reads it in blocks: a matter of the data alone,
+# for the order of the rows must not depend on the memory of a machine.
+BLOCK_SHUFFLE_BYTES = 4 << 30
 # The costs that go with a task of a data set; the first is the default.
 _COSTS_OF_TASKS = {
     "classification": ("log-likelihood", "cross-entropy", "quadratic"),
@@ -64,6 +66,13 @@ def check_shards(shards: int | None, batch_size: int) -> None:
             f"--shards {shards} cuts a batch of {batch_size} rows too small: a shard "
             f"has at least 1 row. Use at most {batch_size}."
         )
+
+
+def chosen_shuffle(shuffle: str, train_bytes: int) -> str:
+    """Return `full` or `blocks` for a data set with so many bytes of train/x."""
+    if shuffle != "auto":
+        return shuffle
+    return "blocks" if train_bytes >= BLOCK_SHUFFLE_BYTES else "full"
 
 
 @dataclass(frozen=True)
@@ -183,6 +192,13 @@ class Config:
         "float32", "type of parameters, activations and gradients", group="network",
         choices=DTYPES,
     )  # fmt: skip
+    shuffle: str = option(
+        "auto", "order of the training rows in an epoch: full, any order of all rows; or blocks, "
+        "for data larger than memory: blocks of rows in any order, read while the training runs, "
+        "and the rows of some hundred blocks in any order; part of what determines the result's "
+        "bits", group="data", choices=("auto", *SHUFFLES),
+        default_text="by the data: blocks from 4 GiB on, otherwise full",
+    )  # fmt: skip
     seed: int = option(
         0, "seed of initial weights, shuffling and dropout", int, group="optimization",
         least=0, below=2**63,
@@ -255,7 +271,8 @@ class Config:
             The options are not those of a configuration.
         """
         try:
-            return cls(**options)
+            # Runs of older versions, which had no other shuffle.
+            return cls(**{"shuffle": "full"} | dict(options))
         except (TypeError, ValueError) as error:
             raise ConfigError(f"{source} holds no configuration of a run: {error}.") from error
 
@@ -282,7 +299,7 @@ class Config:
         return int(match[1]), match[2]
 
     def resolved(self, data: "DataSet") -> "Config":
-        """Return the configuration with cost, learning rate and shards derived where None.
+        """Return the configuration with what is left open derived from the data and the rest.
 
         Raises
         ------
@@ -302,6 +319,7 @@ class Config:
             self,
             cost=cost,
             learning_rate=self._default_rate(data) if rate is None else rate,
+            shuffle=chosen_shuffle(self.shuffle, data.train_bytes),
             shards=self.shards or default_shards(self.batch_size, sizes),
         )
 
@@ -391,53 +409,3 @@ def check_useful(given: Mapping[str, Any], from_file: Mapping[str, Any]) -> None
         raise ConfigError(
             "--init has no effect with --init-from, which provides the initial weights."
         )
-
-
-def read_toml(path: Path) -> dict[str, Any]:
-    """Return the options in a TOML file, by field name.
-
-    Raises
-    ------
-    ConfigError
-        The file cannot be read, or holds a key that is not an option or a value of the
-        wrong type.
-    """
-    try:
-        options = tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} cannot be read: {error}.") from error
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path} is not TOML: {error}.") from error
-    known = {one.name.replace("_", "-"): one for one in fields(Config)}
-    for name, value in options.items():
-        if name not in known:
-            hint = _key_hint(name.replace("_", "-"), known)
-            raise ConfigError(f"{path}: {name!r} is not an option that a file can have. {hint}")
-        _check_toml_type(f"{path}: {name}", value, known[name].type)
-    return {name.replace("-", "_"): value for name, value in options.items()}
-
-
-def _key_hint(name: str, known: Mapping[str, Any]) -> str:
-    """Return what to do about a key that is not an option; `name` is the key with dashes."""
-    if name in known:
-        return f"Its name is {name!r}."
-    if name in ("ranks", "restarts", "resume", "config"):
-        return f"Give it on the command line: --{name}."
-    return "See distbp train --help."
-
-
-def _check_toml_type(name: str, value: Any, declared: Any) -> None:
-    """Raise ConfigError unless a TOML value has the type that a field is declared with."""
-    allowed_types: dict[Any, tuple[type, ...]] = {
-        str: (str,),
-        int: (int,),
-        float: (int, float),
-        bool: (bool,),
-        tuple[int, ...]: (list,),
-    }
-    allowed = next(t for kind, t in allowed_types.items() if declared in (kind, kind | None))
-    is_int_list = isinstance(value, list) and all(type(item) is int for item in value)
-    if type(value) not in allowed or (isinstance(value, list) and not is_int_list):
-        expected = " or ".join(kind.__name__ for kind in allowed)
-        expected += " of whole numbers" if list in allowed else ""
-        raise ConfigError(f"{name} = {value!r}: expected a {expected}.")

@@ -96,7 +96,7 @@ class BatchGradient:
             if start < stop:
                 numbers = batch[start:stop]
                 self._backprop(slot, numbers, (epoch, step, shard))
-                where = self._first_nan(slot, numbers)
+                where = self._first_nan(slot, self._loader.split.file_rows(numbers))
                 if where:
                     return f"{where}, in shard {shard} of {self.shards}"
         return ""

@@ -16,10 +16,10 @@ from distbp.storage.run_directory import find_newest_checkpoint
 logger = logging.getLogger(__name__)
 
 
-def open_data(path: Path, comm: Topology) -> DataSet:
+def open_data(path: Path, comm: Topology, is_streamed: bool | None = None) -> DataSet:
     """Open a data set on all ranks; arrays that cannot be mapped are read once per node.
 
-    Collective.
+    Collective. `is_streamed` is that of `DataSet`.
 
     Raises
     ------
@@ -28,7 +28,7 @@ def open_data(path: Path, comm: Topology) -> DataSet:
     """
     with collective_errors(comm):
         check_readable(path)
-    return DataSet(path, partial(filled_shared_array, comm))
+    return DataSet(path, partial(filled_shared_array, comm), is_streamed)
 
 
 def open_model(model: str, comm: Topology) -> Checkpoint:

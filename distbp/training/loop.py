@@ -148,6 +148,7 @@ class Run:
                 parts.recorder.on_end(self.progress)
             self._report(time.monotonic() - began)
         finally:
+            parts.order.close()
             parts.recorder.close()
         theta = parts.network.theta.copy()  # the memory that the node shares ends with the run
         parts.network.bind(theta)
@@ -158,10 +159,10 @@ class Run:
         """Make the remaining steps of an epoch; a roll-back may lead to an earlier one."""
         parts, batch_size = self.parts, self.parts.config.batch_size
         began, done_before = time.monotonic(), self.progress.position.step * batch_size
-        parts.shuffle(self.progress.position.epoch)
+        parts.order.start(*self.progress.position[:2])
         parts.recorder.on_epoch_start(self.progress)
         while (step := self.progress.position.step) < parts.steps_per_epoch:
-            batch = parts.order.array[step * batch_size : (step + 1) * batch_size]
+            batch = parts.order.batch(step)
             totals, progress = self.step(batch), self.progress
             updates = progress.position.updates
             is_due = totals.save > 0 or parts.schedule.is_due_after_step(updates)
@@ -233,7 +234,7 @@ class Run:
             progress = restore(checkpoint, parts.config, parts.data, parts.network, parts.update)
         # The version of θ before the last step is overwritten: there is no going back further.
         self.progress = self.previous = progress._replace(rate_factor=rate_factor)
-        parts.shuffle(progress.position.epoch)
+        parts.order.start(*progress.position[:2])
         parts.recorder.warn(rolled_back_message(self.progress))
 
     def _stop(self) -> None:

@@ -212,6 +212,7 @@ def recover_from_rank_failure(
         What this rank got; raised again if no rank has died.
     """
     comm, dead = parts.comm, list[int]()
+    parts.order.close()
     parts.recorder.close()  # releases the lock, which another rank may take as the new rank 0
     while True:
         try:

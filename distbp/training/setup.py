@@ -14,6 +14,8 @@ import numpy as np
 
 from distbp import kernels
 from distbp.data.dataset import DataSet, Split
+from distbp.data.shuffle import FullShuffle
+from distbp.data.streaming import BlockShuffle
 from distbp.errors import ConfigError
 from distbp.network import rng
 from distbp.network.network import Network
@@ -25,7 +27,7 @@ from distbp.parallel import host
 from distbp.parallel.environment import LaunchEnvironment
 from distbp.parallel.rank_errors import collective_errors
 from distbp.parallel.reduction import GradientReduction, make_reduction
-from distbp.parallel.shared_array import SharedArray, filled_shared_array
+from distbp.parallel.shared_array import filled_shared_array
 from distbp.parallel.topology import Topology
 from distbp.parallel.watchdog import Watchdog
 from distbp.storage.checkpoint import Checkpoint
@@ -43,6 +45,10 @@ from distbp.training.state import Progress, read_progress
 from distbp.training.stop_request import StopRequest
 from distbp.version import __version__
 
+# Whether chunks of the data set stay in the file; None: if they are large, for the shuffle is then
+# in blocks.
+_IS_STREAMED = {"full": False, "blocks": True, "auto": None}
+
 
 @dataclass(frozen=True)
 class RunParts:
@@ -59,8 +65,8 @@ class RunParts:
     sdc_check : SdcCheck
     rows : Split
         To train on: the training set without the rows held out for validation.
-    order : SharedArray of int64, (rows,)
-        Row numbers in the order of this epoch.
+    order : FullShuffle or BlockShuffle
+        The rows of each batch.
     steps_per_epoch : int
     evaluators : dict of Evaluator
         By the name of the split: validation and test, as far as there are such splits.
@@ -83,7 +89,7 @@ class RunParts:
     gradient: BatchGradient
     sdc_check: SdcCheck
     rows: Split
-    order: SharedArray
+    order: FullShuffle | BlockShuffle
     steps_per_epoch: int
     evaluators: dict[str, Evaluator]
     watchdog: Watchdog
@@ -92,15 +98,6 @@ class RunParts:
     builder: CheckpointBuilder
     recorder: NullRecorder
     start: Progress
-
-    def shuffle(self, epoch: int) -> None:
-        """Write the epoch's order of the training rows; collective."""
-
-        def write(order: np.ndarray) -> None:
-            chosen = rng.permutation(len(order), self.config.seed, rng.SHUFFLE, epoch)
-            order[...] = chosen if self.rows.rows is None else self.rows.rows[chosen]
-
-        self.order.fill(write)
 
 
 def assemble(
@@ -132,7 +129,7 @@ def assemble(
         # Those of a run that is resumed may not be available here, which is only worth a warning.
         if checkpoint is None or config.kernels != checkpoint.about["config"].get("kernels"):
             host.check_kernels(config.kernels)
-    data = open_data(Path(config.data), comm)
+    data = open_data(Path(config.data), comm, _IS_STREAMED[config.shuffle])
     with collective_errors(comm):
         config = config.resolved(data)
         if checkpoint is not None:
@@ -143,12 +140,12 @@ def assemble(
         used = comm.world.broadcast(host.kernels_in_use())
         config = replace(config, kernels=used or kernels.NATIVE)
     rows, validation = _split_validation(config, data, comm)
-    order = SharedArray(comm, (len(rows),), np.dtype(np.int64))
+    order = _make_order(config, comm, data, rows)
     update = _make_update(config, network, len(rows))
     shards = config.shards or 1
     reduction, caution = make_reduction(config.combine, comm, shards, update)
     gradient = BatchGradient(
-        network, reduction, data, rows, config.batch_size, shards, config.dropout
+        network, reduction, data, order.split, config.batch_size, shards, config.dropout
     )
     sdc_check = SdcCheck(comm, update, reduction, gradient)
     watchdog = Watchdog(comm, config.seconds("stall_limit") or math.inf)
@@ -176,6 +173,14 @@ def assemble(
     if predecessor is None:  # survivors have introduced themselves already
         _introduce(parts, checkpoint, caution)
     return parts
+
+
+def _make_order(
+    config: Config, comm: Topology, data: DataSet, rows: Split
+) -> FullShuffle | BlockShuffle:
+    if config.shuffle == "blocks":
+        return BlockShuffle(comm, data.path, rows, config.batch_size, config.seed, config.epochs)
+    return FullShuffle(comm, rows, config.batch_size, config.seed)
 
 
 def _make_evaluators(

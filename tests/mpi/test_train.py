@@ -10,11 +10,14 @@ from mpi4py import MPI
 from samples import RECIPES
 
 from distbp import Config
-from distbp.errors import ConfigError, DistbpError
+from distbp.data import shuffle
+from distbp.data.row_file import RowFile
+from distbp.errors import ConfigError, DataError, DistbpError, StoppedError
 from distbp.network.parameter_store import ParameterStore
 from distbp.parallel.topology import Topology
 from distbp.training.loop import Result, Run, train
 from distbp.training.setup import assemble
+from distbp.training.stop_request import StopRequest
 
 pytestmark = pytest.mark.mpi
 
@@ -157,3 +160,89 @@ def test_resume_refuses_other_data(comm, everywhere, mpi_tmp_path, data_sets):
         train(replace(config, data=str(data_sets["digits packed"])), resume=True, comm=comm)
     assert "is not the data set" in str(caught.value)
     assert len(set(everywhere(str(caught.value)))) == 1
+
+
+@pytest.fixture
+def small_blocks(monkeypatch):
+    """Blocks of 1 KB, windows of 5 blocks: several windows in the sample data sets."""
+    monkeypatch.setattr(shuffle, "BLOCK_BYTES", 1000)
+    monkeypatch.setattr(shuffle, "WINDOW_BLOCKS", 5)
+
+
+STREAMED = (
+    "wide, clipped, held out", "plateau", "dropout in float64", "regression, packed, float64",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", STREAMED)
+def test_a_streamed_run_has_the_bits_of_one_rank(
+    comm, everywhere, mpi_tmp_path, data_sets, small_blocks, name
+):
+    """The order in two levels does not depend on the ranks, nor on who reads the blocks."""
+    config = replace(configured(name, data_sets, mpi_tmp_path / "run"), shuffle="blocks")
+    alone = replace(config, out=str(mpi_tmp_path / f"alone{MPI.COMM_WORLD.rank}"))
+    expected = train(alone, comm=Topology())
+    result = train(config, comm=comm)
+    assert everywhere(result.digest) == [expected.digest] * comm.size
+    assert (
+        everywhere(without_times(result.history)) == [without_times(expected.history)] * comm.size
+    )
+
+
+def test_storage_does_not_matter_to_a_streamed_run(
+    comm, everywhere, mpi_tmp_path, data_sets, small_blocks
+):
+    """A data set in compressed chunks of its rows gives the same bits as a contiguous one."""
+    config = Config(data=str(data_sets["digits"]), quiet=True, epochs=2, shuffle="blocks")
+    digests = [
+        train(
+            replace(config, data=str(data_sets[data]), out=str(mpi_tmp_path / data)), comm=comm
+        ).digest
+        for data in ("digits", "digits packed")
+    ]
+    full = train(replace(config, out=str(mpi_tmp_path / "full"), shuffle="full"), comm=comm)
+    assert len(set(everywhere(digests[0]))) == 1
+    assert digests[0] == digests[1] != full.digest
+
+
+def test_a_streamed_run_is_resumed_within_an_epoch(
+    comm, everywhere, mpi_tmp_path, data_sets, small_blocks, monkeypatch
+):
+    """It starts to read at the window of the next step, and ends with the same bits."""
+    config = Config(
+        data=str(data_sets["digits packed"]), quiet=True, epochs=2, shuffle="blocks",
+        batch_size=20, out=str(mpi_tmp_path / "run"),
+    )  # fmt: skip
+    whole = train(replace(config, out=str(mpi_tmp_path / "whole")), comm=comm)
+    calls = []
+
+    def is_pending(self):
+        calls.append(None)
+        self.reason = "a test" if len(calls) > 33 else ""
+        return bool(self.reason)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StopRequest, "is_pending", is_pending)
+        with pytest.raises(StoppedError):
+            train(config, comm=comm)
+    resumed = train(config, resume=True, comm=comm)
+    assert everywhere(resumed.digest) == [whole.digest] * comm.size
+
+
+def test_a_block_that_cannot_be_read_ends_all_ranks(
+    comm, everywhere, mpi_tmp_path, data_sets, small_blocks, monkeypatch
+):
+    """The rank whose thread has failed tells the others, at the next window."""
+    read, calls = RowFile.read, []
+
+    def failing(self, start, out):
+        calls.append(None)
+        if len(calls) > 7:
+            raise DataError("the disk is broken")
+        read(self, start, out)
+
+    monkeypatch.setattr(RowFile, "read", failing)
+    config = Config(data=str(data_sets["digits"]), quiet=True, epochs=2, shuffle="blocks")
+    with pytest.raises(DataError, match="the disk is broken"):
+        train(replace(config, out=str(mpi_tmp_path / "run")), comm=comm)
+    everywhere(None)

@@ -8,12 +8,16 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from distbp.data import dataset
 from distbp.errors import ConfigError
 from distbp.options import flag
-from distbp.training.config import GROUPS, Config, check_useful, parse_sizes, read_toml
+from distbp.training import config as config_module
+from distbp.training.config import GROUPS, Config, check_useful, parse_sizes
+from distbp.training.config_file import read_toml
 
-CLASSES = SimpleNamespace(task="classification", n_in=784, n_out=10, path="d.h5", target=None)
-NUMBERS = SimpleNamespace(task="regression", n_in=784, n_out=2, path="d.h5", target=None)
+ANY = {"n_in": 784, "path": "d.h5", "target": None, "train_bytes": 1000}
+CLASSES = SimpleNamespace(task="classification", n_out=10, **ANY)
+NUMBERS = SimpleNamespace(task="regression", n_out=2, **ANY)
 
 
 @pytest.mark.parametrize(
@@ -125,7 +129,7 @@ def test_resolved_for_a_regression():
 
 def test_resolved_for_multilabel():
     """Each label has an output of its own, which softmax would not give."""
-    labels = SimpleNamespace(task="multilabel", n_in=784, n_out=5, path="d.h5", target=None)
+    labels = SimpleNamespace(task="multilabel", n_out=5, **ANY)
     assert Config().resolved(labels).cost == "cross-entropy"
     assert Config(cost="quadratic").resolved(labels).cost == "quadratic"
     with pytest.raises(ConfigError, match=r"for multilabel. Use --cost cross-entropy or quadratic"):
@@ -140,9 +144,31 @@ def test_learning_rate_for_scaled_targets():
     assert Config(optimizer="adam").resolved(scaled).learning_rate == 0.001
 
 
+def test_shuffle_depends_on_the_size_of_the_data(monkeypatch):
+    """Only data sets of many bytes are read in blocks, unless the user decides otherwise."""
+    monkeypatch.setattr(config_module, "BLOCK_SHUFFLE_BYTES", 1001)
+    large = SimpleNamespace(**vars(CLASSES) | {"train_bytes": 1001})
+    assert Config().resolved(CLASSES).shuffle == "full"
+    assert Config().resolved(large).shuffle == "blocks"
+    assert Config(shuffle="full").resolved(large).shuffle == "full"
+    assert Config(shuffle="blocks").resolved(CLASSES).shuffle == "blocks"
+
+
+def test_chunks_that_stay_in_the_file_are_shuffled_in_blocks():
+    """A full shuffle cannot take rows from them: both limits have to be the same."""
+    assert config_module.BLOCK_SHUFFLE_BYTES == dataset.LARGE_BYTES
+
+
+def test_runs_without_the_option_were_shuffled_in_full():
+    """Whatever the size of their data: those of older versions."""
+    options = Config().to_dict()
+    del options["shuffle"]
+    assert Config.read(options, "run").shuffle == "full"
+
+
 def test_given_values_are_kept():
     """`resolved` replaces only None: not a learning rate of 0."""
-    chosen = Config(cost="quadratic", learning_rate=0.0, shards=7)
+    chosen = Config(cost="quadratic", learning_rate=0.0, shards=7, shuffle="blocks")
     assert chosen.resolved(CLASSES) == chosen
 
 
@@ -165,7 +191,7 @@ FIXED = {
     "optimizer": "adam", "learning_rate": 0.5, "momentum": 0.1, "schedule": "step",
     "warmup_epochs": 1.0, "decay": 0.1, "decay_epochs": 1, "l2": 1.0, "l1": 1.0, "dropout": 0.1,
     "clip_norm": 1.0, "batch_size": 10, "validation": 0.1, "shards": 2, "combine": "allreduce",
-    "threads": 2, "dtype": "float64", "seed": 1, "init_from": "other",
+    "threads": 2, "dtype": "float64", "seed": 1, "init_from": "other", "shuffle": "blocks",
 }  # fmt: skip
 
 

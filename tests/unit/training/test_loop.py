@@ -205,7 +205,7 @@ def test_a_new_order_every_epoch(run, data):
     config = Config(data=data("digits"), out=str(run().path) + "x", quiet=True)
     parts, orders = assemble(config, Topology()), []
     for epoch in range(3):
-        parts.shuffle(epoch)
+        parts.order.start(epoch, 0)
         orders.append(parts.order.array.copy())
         assert sorted(orders[-1]) == list(range(N))
     assert (orders[0] != orders[1]).any()
@@ -278,7 +278,7 @@ def test_validation_rows_are_held_out(run, data, tmp_path):
     held, left = parts.evaluators["validation"].split.rows, parts.rows.rows
     assert len(held) == round(0.2 * N)
     assert sorted([*held, *left]) == list(range(N))
-    parts.shuffle(0)
+    parts.order.start(0, 0)
     assert sorted(parts.order.array) == list(left)
     record = Run(parts).train().history[-1]
     x, y = rows(data("digits"), "train")
@@ -726,7 +726,7 @@ def test_steps_allocate_nothing(pictures, tmp_path, peak, options):
     """Over many steps Python and NumPy never hold 4 kB more than before; after them, nothing."""
     config = Config(data=pictures, out=str(tmp_path / "run"), quiet=True, batch_size=64)
     parts = assemble(replace(config, **{"hidden": (100,)} | options), Topology())
-    parts.shuffle(0)
+    parts.order.start(0, 0)
     run, size, steps_per_epoch = Run(parts), parts.config.batch_size, parts.steps_per_epoch
 
     def steps():
@@ -743,7 +743,7 @@ def test_steps_of_other_tasks_allocate_nothing(tmp_path, peak, make):
     path = make(tmp_path / "d.h5", {"train": 2000})
     config = Config(data=str(path), out=str(tmp_path / "run"), quiet=True, batch_size=500, shards=1)
     parts = assemble(config, Topology())
-    parts.shuffle(0)
+    parts.order.start(0, 0)
     run = Run(parts)
 
     def steps():

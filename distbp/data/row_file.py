@@ -1,0 +1,142 @@
+"""Rows of one array of an HDF5 file, read from the file when they are needed.
+
+A `RowFile` reads consecutive rows, of a contiguous array as well as of one in chunks, into
+memory that the caller provides. `FileRows` offers as much of it as batches need of an array
+in memory. What the rows mean is not known here.
+"""
+
+import math
+import os
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from distbp.errors import DataError
+from distbp.storage import hdf5_chunks, hdf5_file
+
+
+class RowFile:
+    """An open array, whose rows are bytes: (n, bytes of a row) uint8.
+
+    Parameters
+    ----------
+    path : path of the HDF5 file
+    name : str
+        Of the array.
+    kind, version : str, int
+        Format of the file, and its newest version.
+
+    Attributes
+    ----------
+    row_bytes : int
+    chunk_rows : int
+        Rows that are decoded together; 1 for a contiguous array.
+
+    Raises
+    ------
+    DataError
+        The file cannot be read.
+    """
+
+    def __init__(self, path: Path, name: str, kind: str, version: int) -> None:
+        self._path, self._kind = path, kind
+        with ExitStack() as stack:
+            file, raw = stack.enter_context(
+                hdf5_file.open_unverified(path, kind, version, DataError)
+            )
+            found = hdf5_chunks.open_array(file, name)
+            self._fd = raw.fileno()
+            self._files = stack.pop_all()
+        self._array, self._row_shape = found, found.shape[1:]
+        self.chunk_rows = 1 if isinstance(found, h5py.Dataset) else found.chunk_rows
+        self.row_bytes = math.prod(self._row_shape) * found.dtype.itemsize
+        # None if the array is in chunks.
+        self._offset = found.id.get_offset() if isinstance(found, h5py.Dataset) else None
+
+    def close(self) -> None:
+        """Close the file."""
+        self._files.close()
+
+    def read(self, start: int, out: np.ndarray) -> None:
+        """Fill `out` (m, bytes of a row) with the rows from `start` on.
+
+        Raises
+        ------
+        DataError
+            They cannot be read.
+        """
+        with hdf5_file.wrap_read_errors(self._path, self._kind, DataError):
+            if self._offset is not None:
+                self._read_bytes(self._offset + start * self.row_bytes, out.data.cast("B"))
+            else:
+                typed = out.view(self._array.dtype).reshape(len(out), *self._row_shape)
+                self._array.read_direct(typed, start)
+
+    def _read_bytes(self, offset: int, rest: memoryview) -> None:
+        while len(rest):
+            count = os.preadv(self._fd, [rest], offset)
+            if count == 0:
+                raise OSError("it is shorter than when it was opened")
+            offset, rest = offset + count, rest[count:]
+
+    def expect(self, start: int, stop: int) -> None:
+        """Have the operating system read the rows [start, stop) ahead, as far as it can."""
+        if self._offset is not None and hasattr(os, "posix_fadvise"):
+            with suppress(OSError):  # a file system need not know it
+                os.posix_fadvise(
+                    self._fd,
+                    self._offset + start * self.row_bytes,
+                    (stop - start) * self.row_bytes,
+                    os.POSIX_FADV_WILLNEED,
+                )
+
+
+class FileRows:
+    """Rows that stay in the file, with the part of an array's interface that batches need.
+
+    Parameters
+    ----------
+    path, name, kind, version
+        As for `RowFile`; the file is opened when the first rows are taken.
+    shape, dtype
+        Of the array.
+
+    Attributes
+    ----------
+    shape : (n, bytes of a row)
+    dtype : numpy.dtype
+        Of the numbers in a row.
+    row_shape : tuple of int
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        name: str,
+        kind: str,
+        version: int,
+        shape: tuple[int, ...],
+        dtype: np.dtype,
+    ) -> None:
+        self._where = path, name, kind, version
+        self._file: RowFile | None = None
+        self.dtype, self.row_shape = dtype, shape[1:]
+        self.shape = (shape[0], math.prod(shape[1:]) * dtype.itemsize)
+        self.nbytes = math.prod(self.shape)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def take(self, numbers: np.ndarray, axis: int, out: np.ndarray, mode: Any) -> np.ndarray:
+        """Fill `out` with the rows `numbers`, in ascending order, as `numpy.ndarray.take` does."""
+        del axis, mode
+        if self._file is None:
+            self._file = RowFile(*self._where)
+        # Runs of consecutive rows: all of a split is one, and a part of it has long ones.
+        ends = np.flatnonzero(np.diff(numbers) != 1) + 1
+        for start, stop in zip([0, *ends], [*ends, len(numbers)], strict=True):
+            self._file.read(int(numbers[start]), out[start:stop])
+        return out

@@ -1,0 +1,137 @@
+"""The order of the training rows in an epoch, as a function of seed and epoch.
+
+A full shuffle (`FullShuffle`) is any order of all rows, which are taken from memory one by one.
+A shuffle in two levels (`BlockOrder`) is one of blocks of consecutive rows, which can be read
+from a disk quickly, and of the rows within windows of so many blocks, which fit in memory. Its
+numbers of rows depend on the data set and the batch size, never on ranks or memory.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from distbp.data.dataset import Split
+from distbp.network import rng
+from distbp.parallel.shared_array import SharedArray
+from distbp.parallel.topology import Topology
+
+# A block is one read of a disk or of a stripe of a parallel file system; a window is what is
+# mixed. Both are part of what determines the order, and so the bits of a run.
+BLOCK_BYTES = 1 << 20
+MAX_BLOCK_ROWS = 1 << 13  # limits the numbers that are sorted for a window of short rows
+WINDOW_BLOCKS = 128
+
+
+class FullShuffle:
+    """Takes batches from all rows in any order.
+
+    Making one is collective.
+
+    Parameters
+    ----------
+    topology : Topology
+    split : Split
+        The training rows.
+    batch_size, seed : int
+
+    Attributes
+    ----------
+    split : Split
+        The one that the numbers of a batch are about.
+    array : (n,) int64
+        Row numbers in the order of this epoch.
+    """
+
+    def __init__(self, topology: Topology, split: Split, batch_size: int, seed: int) -> None:
+        self.split, self._batch_size, self._seed = split, batch_size, seed
+        self._shared = SharedArray(topology, (len(split),), np.dtype(np.int64))
+        self.array = self._shared.array
+
+    def start(self, epoch: int, step: int) -> None:
+        """Prepare for the batches of an epoch, from `step` on; collective."""
+        del step
+
+        def write(order: np.ndarray) -> None:
+            chosen = rng.permutation(len(order), self._seed, rng.SHUFFLE, epoch)
+            order[...] = chosen if self.split.rows is None else self.split.rows[chosen]
+
+        self._shared.fill(write)
+
+    def batch(self, step: int) -> np.ndarray:
+        """Return the row numbers (m,) of a batch."""
+        return self.array[step * self._batch_size : (step + 1) * self._batch_size]
+
+    def close(self) -> None:
+        """Do nothing: the rows are in memory."""
+
+
+@dataclass(frozen=True)
+class Window:
+    """Rows that are shuffled together.
+
+    Attributes
+    ----------
+    start, stop : int
+        Their positions in the epoch are [start, stop).
+    blocks : (k,) int array
+        The numbers of their blocks, ascending.
+    positions : (stop - start,) int array
+        The position in the epoch of each row of the blocks.
+    """
+
+    start: int
+    stop: int
+    blocks: np.ndarray
+    positions: np.ndarray
+
+
+class BlockOrder:
+    """A shuffle of `rows` rows in two levels.
+
+    Parameters
+    ----------
+    rows, row_bytes : int
+        Of the training set; the bytes are those of x and y.
+    batch_size, seed : int
+
+    Attributes
+    ----------
+    block_rows : int
+        Rows of a block; the last one may have fewer.
+    window_rows : int
+        Most rows of a window, at least two batches.
+    """
+
+    def __init__(self, rows: int, row_bytes: int, batch_size: int, seed: int) -> None:
+        self.rows, self._seed = rows, seed
+        self.block_rows = min(max(BLOCK_BYTES // row_bytes, 1), MAX_BLOCK_ROWS, rows)
+        self._blocks = -(-rows // self.block_rows)
+        # So a batch has rows of two windows at most.
+        self._window_blocks = max(WINDOW_BLOCKS, -(-2 * batch_size // self.block_rows))
+        self.window_rows = min(self._window_blocks * self.block_rows, rows)
+
+    def block(self, number: int) -> tuple[int, int]:
+        """Return the range of rows of a block."""
+        return number * self.block_rows, min((number + 1) * self.block_rows, self.rows)
+
+    def windows(self, epoch: int, position: int = 0) -> Iterator[Window]:
+        """Yield the windows of an epoch, from that with `position` on."""
+        order = rng.permutation(self._blocks, self._seed, rng.BLOCKS, epoch)
+        stops = self.window_stops(epoch)
+        first = int(np.searchsorted(stops, position, side="right"))
+        for number in range(first, len(stops)):
+            start, stop = (int(stops[number - 1]) if number else 0), int(stops[number])
+            low = number * self._window_blocks
+            positions = rng.permutation(stop - start, self._seed, rng.WINDOW, epoch, number)
+            positions += start
+            yield Window(start, stop, np.sort(order[low : low + self._window_blocks]), positions)
+
+    def window_stops(self, epoch: int) -> np.ndarray:
+        """Return the position at which each window of an epoch ends."""
+        order = rng.permutation(self._blocks, self._seed, rng.BLOCKS, epoch)
+        sizes = np.full(self._blocks, self.block_rows)
+        start, stop = self.block(self._blocks - 1)
+        sizes[order == self._blocks - 1] = stop - start
+        ends = np.cumsum(sizes)
+        return np.append(ends[self._window_blocks - 1 : -1 : self._window_blocks], ends[-1])

@@ -15,6 +15,7 @@ from distbp.storage.scaling import TargetScaling
 from distbp.training.messages import format_cost
 
 _Row = tuple[str, Any]
+# A table may have thousands of columns, or of categories in one.
 _SHOWN_FEATURES, _SHOWN_CATEGORIES = 40, 8
 
 

@@ -33,7 +33,7 @@ def select_kernels(argv: Sequence[str]) -> None:
     if choice is None:
         file = option_value(argv, "--config") if argv[0] == "train" else None
         choice = _stored_kernels(Path(file)) if file else _kernels_of_run(argv)
-        # A model or run from another machine: what differs is said when it has been read.
+        # A model or run from another machine: what differs is reported when it has been read.
         if not file and not all(cpu.can_run(choice) for cpu in cpus):
             choice = kernels.NATIVE
     kernels.select(choice, cpus, os.environ)
@@ -69,12 +69,14 @@ def _stored_kernels(file: Path) -> str:
 
 def _cpus_of_all_ranks() -> list[Cpu]:
     """Return the CPU of each rank, on all ranks; collective."""
-    own = Cpu.detect(os.environ)
-    if LaunchEnvironment.from_environ().ranks_started == 1:
+    own, launch = Cpu.detect(os.environ), LaunchEnvironment.from_environ()
+    if launch.ranks_started == 1:
         return [own]
     from distbp.parallel import mpi
 
     try:
+        if mpi.is_launcher_refused(launch):
+            return [own]
         return [Cpu.from_text(text) for text in mpi.allgather_text(own.to_text())]
     except (ImportError, RuntimeError):  # `connect` reports it
         return [own]

@@ -14,10 +14,10 @@ from typing import Any
 
 from distbp.cli.parser import Parser, Verb, add_options, given_options
 from distbp.cli.rank_options import RankOptions, run_on_ranks
+from distbp.data.table_options import STANDARD_STREAM
 from distbp.errors import ConfigError
 from distbp.options import flag
 
-_STANDARD_STREAM = "-"
 _SPLITS = ("train", "validation", "test")
 
 
@@ -57,14 +57,15 @@ def _options_of(arguments: argparse.Namespace, kind: str) -> tuple[Any, Any]:
     from distbp.data.table_options import TableOptions
 
     rows, table = given_options(arguments, RowOptions), given_options(arguments, TableOptions)
+    # The options that do not apply to this kind of data.
     given = {"table": ["split"], "arrays": ["split", "unknown", "id", *table]}.get(
         kind, ["unknown", "id", *table]
     )
     for name in given:
         if getattr(arguments, name, None) is not None:
-            what = "a data set" if name == "split" else "tables"
+            what = "a data set" if name == "split" else "a table"
             raise ConfigError(
-                f"`{flag(name)}` is for {what}, and {arguments.data} is none. Leave it out."
+                f"`{flag(name)}` is for {what}, which {arguments.data} is not. Leave it out."
             )
     return RowOptions(**rows), TableOptions(**table)
 
@@ -95,8 +96,9 @@ def _run_evaluate(arguments: argparse.Namespace) -> int:
 
     comm = connect()
     with host.preserve_blas_threads(), abort_on_error(comm):
+        # Rank 0 decides, as only it can see a pipe, or a file that is not on all hosts.
         kind = run_on_rank_0(comm, partial(_find_kind, arguments))
-        _options_of(arguments, kind)
+        _options_of(arguments, kind)  # checks them before anything large is read
         evaluate = _evaluate_data_set if kind == "data set" else _evaluate_table
         score, task = evaluate(arguments, kind, comm)
     if comm.rank == 0:
@@ -126,7 +128,8 @@ def _evaluate_table(arguments: argparse.Namespace, kind: str, comm: Any) -> tupl
     rows, options = _options_of(arguments, kind)
     if kind == "arrays":
         raise ConfigError(
-            f"{arguments.data} is evaluated as a data set: convert it with distbp import first."
+            f"{arguments.data} has arrays, whose labels have to be interpreted first. Convert it "
+            "with distbp import, and evaluate the data set."
         )
     checkpoint = open_model_for_rows(arguments.model, comm)
     task = EvaluationTask(checkpoint)
@@ -179,7 +182,8 @@ def _reading_progress(data: str, is_shown: bool) -> Iterator[Callable[[float], N
     from distbp.console import file_progress
 
     path = Path(data)
-    is_file = data != _STANDARD_STREAM and path.is_file()
+    # The size of a pipe is not known.
+    is_file = data != STANDARD_STREAM and path.is_file()
     with file_progress("reading", is_shown=is_shown and is_file) as draw:
         if draw is None:
             yield None
@@ -220,13 +224,14 @@ def _run_predict(arguments: argparse.Namespace) -> int:
 
     comm = connect()
     with host.preserve_blas_threads(), abort_on_error(comm):
+        # As in `evaluate`; the output is checked, too, before anything large is read.
         kind = run_on_rank_0(comm, partial(_find_kind, arguments))
         _options_of(arguments, kind)
         is_plain = run_on_rank_0(comm, partial(_check_output, arguments, kind))
         predict = _predict_data_set if is_plain else _predict_rows
         count = predict(arguments, kind, comm)
     if comm.rank == 0:
-        is_stream = arguments.out == _STANDARD_STREAM
+        is_stream = arguments.out == STANDARD_STREAM
         name = "standard output" if is_stream else arguments.out
         _printer(to_stderr=is_stream)(f"{name}: {count:,} rows")
     return 0
@@ -244,14 +249,15 @@ def _check_output(arguments: argparse.Namespace, kind: str) -> bool:
     from distbp.storage.run_directory import find_checkpoint
 
     out, data = arguments.out, arguments.data
+    # Outputs of a split in HDF5 may have any name, as in the first version.
     is_plain = kind == "data set" and table_format(out) in ("hdf5", None)
     if not is_plain:
         check_format(out)
-    if out == _STANDARD_STREAM:
+    if out == STANDARD_STREAM:
         return is_plain
-    inputs = [find_checkpoint(arguments.model), *[Path(data)] * (data != _STANDARD_STREAM)]
+    inputs = [find_checkpoint(arguments.model), *[Path(data)] * (data != STANDARD_STREAM)]
     if any(Path(out).resolve() == path.resolve() for path in inputs):
-        raise ConfigError(f"--out {out} would overwrite an input. Name another file.")
+        raise ConfigError(f"`--out {out}` would overwrite an input. Name another file.")
     check_replaceable(Path(out), arguments.force)
     return is_plain
 
@@ -281,7 +287,7 @@ def _predict_rows(arguments: argparse.Namespace, kind: str, comm: Any) -> int:
         checkpoint = open_model_for_rows(arguments.model, comm)
         source = partial(array_rows, arguments.data, rows.x, checkpoint)
     task = PredictionTask(checkpoint, arguments.out, arguments.id)
-    is_stream = arguments.out == _STANDARD_STREAM
+    is_stream = arguments.out == STANDARD_STREAM
     with _reading_progress(arguments.data, comm.rank == 0 and not is_stream) as advance:
         if kind == "table":
             source = partial(

@@ -6,8 +6,9 @@
 
     folder        IDX files with the names of MNIST's (train-images-idx3-ubyte, …), plain or .gz
     .npz          x_train and y_train, or x and y; x_val, y_val and x_test, y_test are optional
-    .csv, .tsv, .txt, .parquet, .feather, .arrow, .jsonl   tables, also compressed (.gz, .zst),
+    .csv, .tsv, .tab, .txt, .jsonl, .ndjson   tables as text, also compressed (.gz, .zst, .bz2),
                   with labels in the last column or those that --label names; read by pyarrow
+    .parquet, .feather, .arrow, .ipc   tables with types, likewise
     .h5, .hdf5, .mat, .nc   datasets named with --x, --y, --x-test, --y-test, --x-validation, …
 
 **Labels** are interpreted by one rule for all sources: text, integers in one column, and
@@ -16,18 +17,19 @@ with several ones are independent labels (multilabel); fractions and other colum
 of a regression. `--task` overrides it. Negative integers are refused unless the task is given,
 as they often mean "unknown".
 
-**Tables** have columns of numbers and of text. What separates cells, the decimal mark, the
-encoding and a header are recognized and said. A column of text becomes an input of 0 or 1 for
-each category, in sorted order (one-hot), and so does one of numbers that --categorical names.
-Missing cells are an error, unless `--missing` says what to fill in, or to drop their rows. An
-index that pandas wrote, and a column that is constant in the training rows, are left out. What
-was done is stored as the `preprocessing`, see `distbp.storage.preprocessing`: all statistics are
-those of the training rows. A table is parsed once, into a temporary file beside the output.
+**Tables** have columns of numbers and of text. The separator, the decimal mark, the encoding and
+the header of a CSV file are recognized, and reported where they are unusual. A column of text
+becomes an input of 0 or 1 for each category, in sorted order (one-hot), and so does one of numbers
+that `--categorical` names. Missing cells are an error, unless `--missing` says what to fill in, or
+to drop their rows. An index that pandas wrote, and a column that is constant in the training rows,
+are left out. What was done is stored as the `preprocessing`, see `distbp.storage.preprocessing`:
+statistics are those of the training rows, categories those of all rows. A table is parsed once,
+into a temporary file beside the output.
 
 **Splits** are those of the source, or chosen by `--test-fraction` and `--validation-fraction`:
 class by class at random, or in whole groups of a column (`--group`), or the latest rows by a
-column (`--time`); or a column says train, validation or test (`--split`). Rows that are in train,
-too, are said, as well as other things that usually go wrong: see `profile`.
+column (`--time`); or a column says train, validation or test (`--split`). A warning reports rows
+of another split that are in train, too, and other frequent mistakes: see `profile`.
 
 **HDF5** datasets may be in any group, also behind soft links in the same file, plain or
 compressed by gzip, lzf or szip. x holds numbers or booleans, y also text or members of an
@@ -35,7 +37,7 @@ enumeration, whose names become those of the classes, in the order of its values
 a column for each example is read with `--transpose`, without being asked in MATLAB's files
 (-v7.3), which store dimensions in reverse. Arrays of PyTables and netCDF, and the numbers of a
 data frame of pandas, are read by name; text cells of MATLAB, tables of PyTables, packed or
-missing numbers of netCDF and weights of Keras are refused with what to do.
+missing numbers of netCDF and weights of Keras are refused, and the message says what to do.
 
 **Scaling** is stored, not applied: x keeps its own type. `auto` divides bytes by 255 and
 standardizes other features to mean 0 and variance 1, computed from the training rows alone.
@@ -44,11 +46,11 @@ concerns only what the network learns: y is stored, and costs and predictions ar
 user's units.
 
 **Data set**, format `distbp-data`, version 1, or 2 with scaled targets or for multilabel, which
-readers of version 1 would misunderstand; see `distbp.storage` for what all files have in common:
+readers of version 1 would misread; see `distbp.storage` for what all files have in common:
 
     about              uint8, JSON: task, classes, shape (of a row of x), scaling, source, split,
-                       digest, and arrays (type and shape of each); columns and preprocessing, if
-                       it was a table
+                       digest, and arrays (type and shape of each); target_scaling, if there is
+                       one; columns and preprocessing, if it was a table
     scaling/shift      (1,) or (n_0,) float64
     scaling/scale      (1,) or (n_0,) float64: the network's input is (x - shift) * scale
     target/shift       (k,) float64, of a regression whose targets are scaled
@@ -62,8 +64,9 @@ The digest is the SHA-256 of name, type, shape and bytes of x and y, and of targ
 is resumed must find the same one. x is memory-mapped, so that all ranks of a node share one copy;
 chunked or compressed x is decoded once per node.
 
-**Predictions** for a table need the model only: a `ModelTable` finds the columns of its
-preprocessing by name, and encodes the rows. `create_table` writes the results block by block:
+**Predictions** for a table need the model and the table, no data set: a `ModelTable` finds the
+columns of the model's preprocessing by name, and encodes the rows. `create_table` writes the
+results block by block:
 
     .csv, .tsv    also .gz; with a header; "-" is CSV on standard output
     .parquet, .feather, .arrow
@@ -76,17 +79,18 @@ preprocessing by name, and encodes the rows. `create_table` writes the results b
                   `distbp.training.prediction` describes them; id (variable-length text) with --id
 
 **Larger than memory**: with `--shuffle blocks`, which is the default from 4 GiB of train/x on,
-training rows are read while the training runs. An epoch takes blocks of about 1 MiB in any order,
-and the rows of 128 of them (a window) in any order: as a function of the seed, the epoch, the
-shape of x and the batch size alone, so that the result does not depend on ranks, nodes or memory.
-A node holds two windows of 128 MiB, reads each block once in an epoch, and the next window while
-it trains on this one. What is compressed is decoded block by block: chunks of x should have no
-more rows than a block. Held out rows (`--validation`) take 8 bytes of memory a row of train,
-compressed y is decoded as a whole, and R² takes the targets of its split.
+training rows are read while the training runs. An epoch takes blocks of about 1 MiB in random
+order, and the rows of 128 of them (a window) in random order: a function of the seed, the epoch,
+the shapes of x and y and the batch size alone, so that the result does not depend on ranks, nodes
+or memory. A node holds two windows of 128 MiB, reads each block once in an epoch, and the next
+window while it trains on this one; contiguous x of more than half of the memory (of the machine
+or the control group) is read past the page cache. What is compressed is decoded block by block:
+chunks of x should have no more rows than a block. Held out rows (`--validation`) take 8 bytes of
+memory a row of train, compressed y is decoded as a whole, and R² takes the targets of its split.
 
-Modules in reading order: `row_file` to `batches`, `shuffle` and `streaming` (rows for the
-training), the readers of tables (`table_options` to `table_reader`), `spool` and `profile` (rows
-and columns of a table), `tables` (what a source is), `table_encoder` and `table_source`,
-`splits`, `hdf5_writers`, `hdf5_source`, `sources`, `labels`, `dataset_writer`, `importing`,
-`model_table`, `table_writer`.
+Modules in reading order: `row_file`, `dataset`, `batches`, `shuffle` and `streaming` (rows for
+the training); `table_options` to `table_reader` (readers of tables); `spool` and `profile` (rows
+and columns of a table); `tables` (what a source is); `table_encoder` and `table_source` (from a
+table to inputs); `splits`, `hdf5_writers`, `hdf5_source`, `sources`, `labels`, `dataset_writer`
+and `importing`; `model_table` and `table_writer` (tables for predictions).
 """

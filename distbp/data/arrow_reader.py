@@ -1,6 +1,6 @@
 """Parquet and Arrow files, and data frames, as tables: the columns have names and types already.
 
-An `_ArrowSource` yields the rows of one kind of them as batches of Arrow arrays.
+An `_ArrowSource` yields rows as batches of Arrow arrays; there is one for each format.
 """
 
 import re
@@ -41,6 +41,7 @@ class _ParquetSource(_ArrowSource):
     def __init__(self, source: TableInput) -> None:
         from pyarrow import parquet
 
+        # Not pre-buffered: a row group, which may be the whole file, would be read at once.
         self._file = parquet.ParquetFile(
             source.open()[1], buffer_size=_READ_BYTES, pre_buffer=False
         )
@@ -107,7 +108,7 @@ class _FrameSource(_ArrowSource):
 
     def batches(self, columns: list[int], threads: bool) -> Iterator[tuple[Any, float]]:
         for batch in self._table.select(columns).to_batches(BLOCK_ROWS):
-            yield batch, 0.0
+            yield batch, 0.0  # nothing is read, so there is no progress to show
 
 
 _SOURCES: dict[str, Callable[[TableInput], _ArrowSource]] = {

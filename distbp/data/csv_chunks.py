@@ -84,6 +84,7 @@ class TextChunks:
         last = end = len(text) if self._ended else text.rfind(b"\n") + 1
         if not last:
             return 0
+        # A line break inside quotes does not end a row: go back to one that is outside.
         is_inside = text.count(_QUOTE, 0, end) % 2 == 1
         while is_inside and end:
             before = text.rfind(b"\n", 0, end - 1) + 1
@@ -94,7 +95,7 @@ class TextChunks:
         return min(last, self._match_rows(text))
 
     def _quotes_are_pairs(self, text: bytes, end: int) -> bool:
-        """Return whether every quote opens or closes a cell: not those of 5" or of two in one."""
+        """Return whether every quote opens or closes a cell, unlike one inside, as in `5" disk`."""
         if not (quotes := text.count(_QUOTE, 0, end)):
             return True
         separator = self._dialect.separator.encode()
@@ -118,6 +119,7 @@ class TextChunks:
         text = self._to_utf8(raw)
         if not self._dialect.comment and not self._dialect.has_spaced_quotes:
             return text
+        # Whole lines, as a comment can only be recognized at the start of a line.
         text = self._line + text
         end = len(text) if self._ended else text.rfind(b"\n") + 1
         text, self._line = text[:end], text[end:]

@@ -1,4 +1,4 @@
-"""How a text file is a table: encoding, comments, separator, decimal mark, names of columns.
+"""The dialect of a CSV file: encoding, comments, separator, decimal mark, names of columns.
 
 `recognize` finds out from the first bytes of a file what the user does not say. `Dialect`
 holds the result and says it in sentences. The file itself is not known here.
@@ -37,7 +37,7 @@ _Rows = list[list[str]]
 
 @dataclass(frozen=True)
 class Dialect:
-    """How a text file is a table.
+    """How the text of a file is divided into cells, and what they are called.
 
     Attributes
     ----------
@@ -54,7 +54,7 @@ class Dialect:
     has_cr_lines : bool
         Whether lines end with \\r alone.
     notes : tuple of str
-        Sentences about what was recognized, if it is not what everybody expects.
+        Sentences about what was recognized, where it differs from the common form.
     """
 
     encoding: str
@@ -87,7 +87,7 @@ def recognize(name: str, sample: bytes, options: TableOptions) -> Dialect:
     DataError
         The bytes are no text, or there is no row.
     """
-    encoding = check_encoding(options.encoding) or _encoding(sample)
+    encoding = _check_encoding(options.encoding) or _encoding(sample)
     text = _decode_sample(name, sample, encoding)
     comment = _comment(text, options)
     lines = [line for line in _lines(text) if not comment or not line.startswith(comment)]
@@ -98,7 +98,8 @@ def recognize(name: str, sample: bytes, options: TableOptions) -> Dialect:
     decimal = options.decimal or _decimal(rows, separator)
     if decimal == separator:
         raise ConfigError(
-            "`--separator` and `--decimal` are both commas. Use another character for one of them."
+            f"The separator and the decimal mark are both {decimal!r}. Choose another one with "
+            "--separator or --decimal."
         )
     has_header = _has_header(rows, decimal) if options.header is None else options.header
     if has_header and len(rows) == 1 and len(sample) < SAMPLE_BYTES:
@@ -113,7 +114,7 @@ def recognize(name: str, sample: bytes, options: TableOptions) -> Dialect:
 
 
 def _with_notes(dialect: Dialect) -> Dialect:
-    """Return the dialect with sentences about what is not as everybody expects."""
+    """Return the dialect with a sentence about what differs from UTF-8 with commas and a header."""
     parts = []
     if dialect.separator != ",":
         named = _SEPARATOR_NAMES.get(dialect.separator, repr(dialect.separator))
@@ -135,8 +136,8 @@ def describe_encoding(encoding: str) -> str:
     return f"the text is {_ENCODING_NAMES.get(encoding, encoding)}"
 
 
-def check_encoding(encoding: str | None) -> str | None:
-    """Return Python's name of an encoding; ConfigError if it is none of text."""
+def _check_encoding(encoding: str | None) -> str | None:
+    """Return Python's name of an encoding; ConfigError if it is no text encoding."""
     if encoding is None:
         return None
     try:
@@ -168,7 +169,7 @@ def _encoding(sample: bytes) -> str:
     for mark, encoding in _MARKS:
         if sample.startswith(mark):
             return encoding
-    # ASCII characters in UTF-16 have a zero as every other byte.
+    # ASCII characters in UTF-16 have a zero as every other byte; some may be other characters.
     head = sample[:1000]
     if head[1::2].count(0) > 0.4 * len(head) and not head[::2].count(0):
         return "utf-16-le"
@@ -268,6 +269,7 @@ def _separator(lines: list[str]) -> str:
 
 def _separator_score(rows: _Rows, separator: str) -> tuple[float, int]:
     """Return how well the rows fit together: the fraction of good rows, and their cells."""
+    # The last row may be cut off at the end of the sample.
     rows = rows[:-1] if len(rows) > 2 else rows
     if not rows:
         return 0.0, 0
@@ -278,6 +280,7 @@ def _separator_score(rows: _Rows, separator: str) -> tuple[float, int]:
     if width == 1:
         return 0.0, 0
     good = sum(len(row) in (width, len(rows[0])) for row in rows) / len(rows)
+    # A cell with another separator in it speaks against this one, unless it is a decimal comma.
     others = set(_SEPARATORS) - {separator}
     cells = [cell for row in rows for cell in row]
     foreign = sum(

@@ -1,6 +1,7 @@
-"""Where something is in a CSV file: line by line, when an error has to name it.
+"""Lines of a CSV file, for error messages: where a row, a byte or a mistake is.
 
-Slower than the parser, and strict: it also finds quotes that are never closed.
+The file is read once more, line by line. That is slower than the parser, and stricter: it also
+finds quotes that are never closed.
 """
 
 import csv
@@ -22,6 +23,7 @@ class _Lines:
     """The lines of a file that are no comments; `number` is that of the latest one, from 1."""
 
     def __init__(self, stream: Any, dialect: Dialect) -> None:
+        # Bytes that are not in the encoding are reported elsewhere; the search goes on.
         self._file = io.TextIOWrapper(
             io.BufferedReader(RawStream(stream)), dialect.encoding, errors="replace", newline=""
         )
@@ -61,6 +63,7 @@ def find_line(stream: Any, dialect: Dialect, row: int) -> int | None:
             if wanted == 0:
                 return lines.number
             wanted -= 1
+        # Only counted, which is fast, and exact unless a cell without quotes has one inside.
         in_quotes ^= line.count('"') % 2 == 1
     return None
 
@@ -75,7 +78,7 @@ def find_offset(stream: Any, offset: int) -> int:
 
 
 def explain(name: str, stream: Any, dialect: Dialect) -> None:
-    """Raise a DataError about the first row that is not as long as the others, or unfinished."""
+    """Raise DataError for the first row that has more or fewer cells, or an unclosed quote."""
     width = len(dialect.names)
     is_header = dialect.header_lines > 0
     for line, cells in _records(name, stream, dialect):

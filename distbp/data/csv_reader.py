@@ -20,6 +20,7 @@ from distbp.data.csv_dialect import SAMPLE_BYTES, recognize
 from distbp.data.table_base import (
     BLOCK_ROWS,
     AdvanceCallback,
+    ReadAgain,
     TableReader,
     read_failure,
     unique_names,
@@ -38,10 +39,6 @@ _TRUE, _FALSE = ["true", "True", "TRUE"], ["false", "False", "FALSE"]
 _CONVERSION = re.compile(r"In CSV column #(\d+):.*CSV conversion error")
 
 _Columns = dict[str, Column]
-
-
-class _Again(Exception):  # noqa: N818 - it is no error
-    """A column that looked like numbers holds text: read from the first row again."""
 
 
 class _NotNumbers(Exception):  # noqa: N818 - it is no error
@@ -75,12 +72,10 @@ class CsvReader(TableReader):
     def close(self) -> None:
         self._source.close()
 
-    def locate(self, row: int, column: str | None = None) -> str:
-        """Return the line of a row, and the column, for an error message."""
+    def _position(self, row: int) -> str:
         with wrap_read_errors(self.name):
             line = csv_lines.find_line(self._source.open()[0], self._dialect, row)
-        where = f"row {row}" if line is None else f"line {line}"
-        return f"{self.name}, {where}" + (f", column {column!r}" if column is not None else "")
+        return f"row {row}" if line is None else f"line {line}"
 
     # Recognizing the columns
 
@@ -140,15 +135,6 @@ class CsvReader(TableReader):
         )
 
     def _blocks(self, names: list[str], kinds: dict[str, str]) -> Iterator[Block]:
-        while True:
-            try:
-                yield from self._read(names, kinds)
-                return
-            except _Again:
-                continue
-
-    def _read(self, names: list[str], kinds: dict[str, str]) -> Iterator[Block]:
-        """Yield all blocks once; raise _Again if a column changes its kind."""
         modes = {name: _wanted(self._modes[name], kinds.get(name)) for name in names}
         chunks = self._chunks(_CHUNK_BYTES)
         start = 0
@@ -216,11 +202,13 @@ class CsvReader(TableReader):
         from pyarrow import csv
 
         wanted = {self._ids[self._fields[name]]: _arrow_type(mode) for name, mode in modes.items()}
+        # One block, as the text is cut at ends of rows already.
         read = csv.ReadOptions(
             use_threads=False, block_size=len(text) + 1, column_names=self._ids,
             skip_rows=header_lines,
         )  # fmt: skip
         parse = csv.ParseOptions(delimiter=self._dialect.separator, newlines_in_values=True)
+        # With modes, missing text is found by `to_column`, which also strips spaces.
         convert = csv.ConvertOptions(
             column_types=wanted, include_columns=list(wanted), null_values=sorted(MISSING),
             true_values=_TRUE, false_values=_FALSE, decimal_point=self._dialect.decimal,
@@ -240,7 +228,7 @@ class CsvReader(TableReader):
         return read_failure(self.name, failure)
 
     def _change_mode(self, name: str, modes: dict[str, Any], kinds: dict[str, str]) -> None:
-        """Read a column in another way; raise _Again if it is text, or DataError if it must not."""
+        """Read a column as words; ReadAgain if it is text, DataError if it must be numbers."""
         if modes[name] != "words":
             modes[name] = "words"
             return
@@ -249,7 +237,7 @@ class CsvReader(TableReader):
             raise csv_lines.not_a_number(self.name, stream, self._dialect, self._fields[name], name)
         self._modes[name] = "text"
         self.kinds[name] = "text"
-        raise _Again
+        raise ReadAgain
 
 
 def _parsed_in_order(
@@ -268,6 +256,7 @@ def _parsed_in_order(
             header_lines = 0  # only the first chunk has them
             result = pool.submit(again).result if pool else again
             waiting.append((again, result, chunks.position))
+            # No more at once, which bounds memory, however slowly the results are used.
             if len(waiting) > threads or not pool:
                 yield waiting.popleft()
         while waiting:

@@ -3,9 +3,8 @@
 A `DataSet` is the opened file, a `Split` one of its groups or part of one. Contiguous arrays
 are memory-mapped, so that the ranks of a node share one copy and start without reading;
 chunked or compressed ones are decoded into memory that the caller provides, or stay in the
-file if they are large. The layout of
-the file is in the docstring of `distbp.data`. Which rows a rank reads, and when, is not
-known here.
+file if they are large. The layout of the file is in the docstring of `distbp.data`. Which
+rows a rank reads, and when, is not known here.
 """
 
 import io
@@ -26,7 +25,8 @@ from distbp.storage.scaling import Scaling, TargetScaling
 
 DATA_FORMAT = "distbp-data"
 DATA_VERSION = 2  # the newest; see `version_for`
-# From this size of x on, chunks are not decoded into memory when the file is opened.
+# From this size of x on, chunks are not decoded into memory when the file is opened. The same as
+# BLOCK_SHUFFLE_BYTES of `distbp.training.config`, since only blocks can be read while training.
 LARGE_BYTES = 4 << 30
 _TASKS_WITH_CLASSES = ("classification", "multilabel")
 SPLIT_NAMES = ("train", "validation", "test")
@@ -48,8 +48,9 @@ class Split:
     Attributes
     ----------
     x, y : (n, bytes of a row) uint8
-        All rows of the group. They are bytes because numbers in an HDF5 file need not be
-        aligned, and `np.take` copies the whole of an unaligned array to take one row.
+        All rows of the group; x may be `FileRows`, which stay in the file. They are bytes because
+        numbers in an HDF5 file need not be aligned, and `np.take` copies the whole of an
+        unaligned array to take one row.
     x_dtype, y_dtype : numpy.dtype
     n_in, n_out : int
         Numbers in a row of x, and in a row of y (1 for labels).
@@ -257,7 +258,7 @@ class DataSet:
 
     @property
     def n_classes(self) -> int:
-        """How many classes a label is one of; 0 unless the task is classification."""
+        """Number of classes; 0 unless the task is classification."""
         return len(self.classes) if self.task == "classification" else 0
 
     @property
@@ -267,7 +268,7 @@ class DataSet:
 
     @property
     def labels_per_row(self) -> int:
-        """How many answers a row has that are right or wrong; 0 for regression."""
+        """Labels of a row, each predicted rightly or wrongly; 0 for regression."""
         return {"classification": 1, "multilabel": self.n_out}.get(self.task, 0)
 
     @property
@@ -289,9 +290,12 @@ class DataSet:
         return self.splits[name]
 
 
-def version_for(task: str, has_scaled_targets: bool) -> int:
-    """Return the oldest version of the format whose readers understand such a data set."""
-    return DATA_VERSION if has_scaled_targets or task == "multilabel" else 1
+def version_for(task: str, has_other_targets: bool) -> int:
+    """Return the oldest version of the format whose readers understand such a data set.
+
+    `has_other_targets` says that targets are scaled, or were transformed.
+    """
+    return DATA_VERSION if has_other_targets or task == "multilabel" else 1
 
 
 def check_readable(path: Path) -> None:

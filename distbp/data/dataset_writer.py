@@ -22,7 +22,8 @@ from distbp.storage import hdf5_file
 from distbp.storage.scaling import Scaling, TargetScaling
 
 _BLOCK_NUMBERS = 1 << 20  # numbers of x to copy at once
-# Of targets to standardize: costs are multiplied by the square of their deviation.
+# Of targets to standardize: costs are multiplied by the square of their deviation, which must
+# neither underflow nor overflow.
 _LEAST_DEVIATION, _LARGEST_TARGET = 1e-150, 1e100
 
 logger = logging.getLogger(__name__)
@@ -103,7 +104,7 @@ def _standardized(y: np.ndarray) -> TargetScaling:
     for start in range(0, len(y), _BLOCK_NUMBERS):
         moments.add(y[start : start + _BLOCK_NUMBERS])
     shift, deviation = moments.mean_and_deviation()
-    # Not so for a NaN, which is what too large numbers give.
+    # Written so that NaN, the result of an overflow, is refused too.
     if not ((np.abs(shift) < _LARGEST_TARGET) & (deviation < _LARGEST_TARGET)).all():
         raise DataError(
             "The targets are too large to standardize. Use other units, or --target-scaling none."
@@ -178,8 +179,8 @@ def _copy_x(
         advance(len(block))
     if known:
         logger.warning(
-            "%d of the %d %s rows occur in train too, with the same label: the result on them is "
-            "too good. Remove duplicates, or keep them together with --group.",
+            "%d of the %d %s rows occur in train too, with the same label: scores on them are too "
+            "optimistic. Remove duplicates, or keep them together with --group.",
             known, len(split), split.name,
         )  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""HDF5 files as sources: datasets by name, as the programs of many people have stored them.
+"""HDF5 files as sources: datasets by name, whichever program has written them.
 
 x and y are named by options, in any group, also through soft links in the file. Features are
 numbers or booleans and are read in blocks, later; labels are read at once, and text and
@@ -94,6 +94,7 @@ def _open_source(path: Path) -> "Iterator[_OpenedFile]":
     """Yield a file of any origin that holds no model."""
     with contextlib.ExitStack() as stack:
         with wrap_source_errors(path, hdf5_checks.HDF5_READ_ERRORS):
+            # Kept beside HDF5's file, for what is read without libhdf5: signatures and text.
             raw = stack.enter_context(hdf5_checks.open_regular_file(path))
             hdf5_writers.check_no_older_format(raw)
             file = stack.enter_context(hdf5_checks.open_untrusted(raw))
@@ -103,14 +104,14 @@ def _open_source(path: Path) -> "Iterator[_OpenedFile]":
 
 @dataclass(frozen=True)
 class _OpenedFile:
-    """An HDF5 file, and the same file as the system opened it."""
+    """An HDF5 file, and the same file opened as plain bytes."""
 
     path: Path
     file: h5py.File
     raw: io.FileIO
 
     def resolve(self, name: str) -> str:
-        """Return the path by hard links to a dataset that there is."""
+        """Return the path by hard links to a dataset; DataError if it is missing."""
         with wrap_source_errors(self.path, hdf5_checks.HDF5_READ_ERRORS):
             found = hdf5_checks.resolve_soft_links(self.file, name)
             if hdf5_checks.has_object(self.file, found):
@@ -269,7 +270,7 @@ def _join_characters(values: np.ndarray) -> np.ndarray:
 
 
 def _find_datasets(opened: _OpenedFile) -> list[tuple[str, Any]]:
-    """Return paths and datasets that there are, a few levels deep."""
+    """Return path and dataset of each one in the file, down to a few levels of groups."""
     found: list[tuple[str, Any]] = []
     groups = [("", opened.file["/"])]
     for prefix, group in groups:  # which grows, breadth first
@@ -279,6 +280,7 @@ def _find_datasets(opened: _OpenedFile) -> list[tuple[str, Any]]:
                 found.append((prefix + name, item))
             elif isinstance(item, h5py.Group) and prefix.count("/") + 1 < _LISTED_DEPTH:
                 groups.append((f"{prefix}{name}/", item))
+        # A file may have millions of groups, and a message shows a few names.
         if len(groups) > 10 * _LISTED_NAMES or len(found) > 10 * _LISTED_NAMES:
             break
     return found

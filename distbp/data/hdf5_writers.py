@@ -1,4 +1,4 @@
-"""HDF5 files by the programs that wrote them: what their datasets mean, and what to do instead.
+"""Conventions of the programs that write HDF5, and what to do where they are not supported.
 
 pandas, PyTables, MATLAB, Keras and the netCDF libraries all write HDF5, with conventions of
 their own in attributes. Numbers that would be misread by ignoring a convention are refused
@@ -29,7 +29,7 @@ def is_matlab(raw: io.FileIO) -> bool:
 
 
 def check_no_older_format(raw: io.FileIO) -> None:
-    """Raise ValueError if MATLAB or netCDF have written the file before they knew HDF5."""
+    """Raise ValueError if it is a MATLAB or netCDF file of a format older than HDF5."""
     start = os.pread(raw.fileno(), 10, 0)
     if start == b"MATLAB 5.0":
         raise ValueError(
@@ -45,6 +45,7 @@ def check_no_older_format(raw: io.FileIO) -> None:
 
 def check_no_model(file: h5py.File) -> None:
     """Raise ValueError if the file holds the weights of a Keras model."""
+    # By the groups of Keras 2 and 3, as not all of its files have the attribute.
     has_groups = [
         name for name in ("model_weights", "_layer_checkpoint_dependencies", "layers", "vars")
         if file.id.links.exists(name.encode())
@@ -82,7 +83,8 @@ def check_conventions(dataset: h5py.Dataset) -> None:
 
 
 def fill_value(dataset: h5py.Dataset) -> Any:
-    """Return the number that stands for a missing one by netCDF's convention; None if no such."""
+    """Return the number that means "missing" by netCDF's convention; None if there is none."""
+    # Without the attribute, netCDF's default is stored as HDF5's own fill value.
     found = hdf5_checks.read_number_attribute(dataset, "_FillValue")
     if found is None and "_NCProperties" in dataset.file.attrs and _has_default_fill(dataset):
         found = dataset.fillvalue
@@ -139,7 +141,7 @@ def _dataset_remedy(dataset: h5py.Dataset) -> str:
     if kind == h5t.REFERENCE and matlab_class(dataset) == "cell":
         return "It is a cell array of MATLAB: store text with char(…), numbers with cell2mat(…)."
     if kind == h5t.VLEN:
-        return "Store rows of equal length, filled up if need be."
+        return "Store rows of equal length, padded if need be."
     return ""
 
 

@@ -116,7 +116,8 @@ def import_data(
         target_scaling = _choose_target_scaling(about["task"], options.target_scaling)
         row_bytes = size / sum(len(one) for one in splits)
         # Inside the block: x of an HDF5 source is read from its file while it is copied.
-        version = version_for(about["task"], target_scaling is not None)
+        transform = about.get("preprocessing", {}).get("target_transform", "none")
+        version = version_for(about["task"], target_scaling is not None or transform != "none")
         with hdf5_file.create_file(out, DATA_FORMAT, version, DataError) as file:
             about |= write_splits(
                 file, splits, options.scaling, target_scaling,
@@ -178,6 +179,7 @@ def _check_output(out: Path, files: list[Path]) -> None:
         raise DataError(
             f"{out} cannot be written: there is no folder {out.parent}. Create it first."
         )
+    # For the effective user, who will write the file.
     if not os.access(out.parent, os.W_OK, effective_ids=True):
         raise DataError(f"{out} cannot be written: Permission denied.")
     if os.path.isdir(out):
@@ -234,6 +236,7 @@ def _interpret(
     is_log = options.target_transform == "log"
     used = _transform_targets(found, inferred) if is_log else inferred
     splits, split = _divide(found, used, options)
+    # Before the logarithm, as columns are compared with the labels.
     _warn(found, inferred, splits, is_log)
     about: dict[str, Any] = {
         "task": inferred.task, "classes": inferred.classes, "source": origin, "split": split,

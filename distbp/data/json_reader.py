@@ -8,7 +8,13 @@ from typing import Any
 import numpy as np
 
 from distbp.data.csv_lines import MAX_ROW_BYTES, RawStream
-from distbp.data.table_base import BLOCK_ROWS, AdvanceCallback, TableReader, wrap_read_errors
+from distbp.data.table_base import (
+    BLOCK_ROWS,
+    AdvanceCallback,
+    ReadAgain,
+    TableReader,
+    wrap_read_errors,
+)
 from distbp.data.table_columns import MISSING, Block, Column
 from distbp.data.table_input import TableInput
 from distbp.data.table_options import TableOptions
@@ -18,10 +24,6 @@ _SAMPLE_ROWS = 1000
 _SHOWN_CHARS = 40  # of a cell, in a message
 _BLOCK_BYTES = 1 << 24
 _Row = dict[str, Any]
-
-
-class _Again(Exception):  # noqa: N818 - it is no error
-    """A column that looked like numbers holds text: read from the first row again."""
 
 
 class JsonReader(TableReader):
@@ -36,6 +38,7 @@ class JsonReader(TableReader):
         kinds: dict[str, str] = {}
         for i, row in enumerate(self._rows()):
             for key, cell in row.items():
+                # A column that has text somewhere is text, whatever its other cells are.
                 is_number = kinds.get(key) != "text" and _is_number(cell)
                 kinds[key] = "number" if is_number else "text"
             if i == _SAMPLE_ROWS:
@@ -47,12 +50,11 @@ class JsonReader(TableReader):
     def close(self) -> None:
         self._source.close()
 
-    def locate(self, row: int, column: str | None = None) -> str:
-        """Return the line of a row, and the column, for an error message."""
+    def _position(self, row: int) -> str:
         for i, _ in enumerate(self._rows()):
             if i == row:
                 break
-        return f"{self.name}, line {self._line}" + (f", column {column!r}" if column else "")
+        return f"line {self._line}"
 
     def _rows(self) -> Iterator[_Row]:
         """Yield the object on each line that is not blank."""
@@ -61,6 +63,7 @@ class JsonReader(TableReader):
         file = io.BufferedReader(RawStream(stream), 1 << 18)
         while True:
             with wrap_read_errors(self.name):
+                # A longer line is cut off here, and refused because its start is not JSON.
                 text = file.readline(MAX_ROW_BYTES)
             if not text:
                 return
@@ -84,15 +87,6 @@ class JsonReader(TableReader):
         return row
 
     def _blocks(self, names: list[str], kinds: dict[str, str]) -> Iterator[Block]:
-        while True:
-            try:
-                yield from self._read(names, kinds)
-                return
-            except _Again:
-                continue
-
-    def _read(self, names: list[str], kinds: dict[str, str]) -> Iterator[Block]:
-        """Yield all blocks once."""
         start, position = 0, 0
         rows: list[tuple[int, _Row]] = []
         known = set(self.all_names)
@@ -136,7 +130,7 @@ class JsonReader(TableReader):
                 )
             if text is not None:
                 self.kinds[name] = "text"
-                raise _Again
+                raise ReadAgain
             columns[name] = Column(name, _numbers(cells))
         return Block(start, columns)
 

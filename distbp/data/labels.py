@@ -66,14 +66,18 @@ def infer_task(found: Source, wanted: str | None) -> InferredTask:
         return InferredTask("multilabel", _label_names(labels), _binary_labels(found, values))
     # Only if all splits are one-hot: otherwise class numbers would be mixed with targets.
     if wanted != "regression" and is_one_hot:
+        names = tuple(_label_names(labels))
         values = {
-            split: _Labels(y.numbers.argmax(axis=1)[:, np.newaxis]) for split, y in values.items()
+            split: _Labels(y.numbers.argmax(axis=1)[:, np.newaxis], names)
+            for split, y in values.items()
         }
     if _choose_task(labels, values["train"], wanted) == "regression":
         return InferredTask("regression", [], _regression_targets(found, values))
     classes = _Classes(values["train"])
     if len(classes.names) < 2:
-        raise DataError(f"{labels.name}: all labels are {classes.names[0]}; expected two classes.")
+        raise DataError(
+            f"{labels.name}: all labels are {classes.names[0]}; expected at least two classes."
+        )
     y = {split: classes.numbers(table, values[split]) for split, (_, table) in found.splits.items()}
     return InferredTask("classification", classes.names, y)
 
@@ -205,7 +209,7 @@ def _binary_labels(found: Source, values: dict[str, _Labels]) -> dict[str, np.nd
 
 
 def _label_names(y: Table) -> list[str]:
-    """Return the names of the labels of multilabel: those of the columns, or their numbers."""
+    """Return the names of several labels: those of the columns, or their numbers."""
     names = range(y.shape[0]) if y.columns is None else y.columns
     return [str(name) for name in names]
 
@@ -243,7 +247,7 @@ class _Classes:
         if len(bad):
             raise DataError(
                 f"{y.locate(bad[0])}: the label {labels.name(bad[0])} is none of the "
-                f"{len(self.names)} classes of train."
+                f"{len(self.names)} classes of train. Correct it or remove the row."
             )
         return numbers.astype(np.int64)
 

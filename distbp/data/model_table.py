@@ -1,4 +1,4 @@
-"""A table as a model takes it: its columns found by name, its rows encoded, block by block.
+"""New rows for a model from a table: columns found by name, rows encoded, block by block.
 
 A `ModelTable` needs no label: that column is only used where a score is asked for. Rows come
 as `Rows`, blocks of the same number of rows whatever the blocks of the file are. What is done
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from distbp.data.labels import number_name
-from distbp.data.table_columns import Block, Column, parse_number
+from distbp.data.table_columns import Block, Column, is_number
 from distbp.data.table_reader import TableReader
 from distbp.errors import ConfigError, DataError
 from distbp.storage.checkpoint import Checkpoint
@@ -136,7 +136,7 @@ class ModelTable:
                 f"The model was trained on rows of {n_in} numbers without names; {name} has "
                 f"{len(names)} columns. Choose those to use, in order, with --columns or --drop."
             )
-        self.notes.append("The model knows no names of columns: they are used in their order.")
+        self.notes.append("The model was trained on arrays: columns are used in their order.")
         return Preprocessing(tuple(Feature(one) for one in names), ())
 
     def _check_columns(self) -> None:
@@ -189,7 +189,8 @@ class ModelTable:
         """Return what a label column has to hold."""
         if self._task != "classification" or len(self._labels) > 1:
             return "number"
-        is_text = self._reader.kinds[name] == "text" or not all(map(_is_number, self._classes))
+        # Numbers are compared by value, so that 1.0 is the class 1.
+        is_text = self._reader.kinds[name] == "text" or not all(map(is_number, self._classes))
         return "text" if is_text else "number"
 
     def _encoded_labels(self, block: Block) -> np.ndarray:
@@ -212,7 +213,10 @@ class ModelTable:
             row, k = (int(one) for one in np.argwhere(wrong)[0])
             where = self._reader.locate(block.start + row, self._labels[k])
             raise DataError(f"{where}: {y[row, k]:g} is no label that the model knows.")
-        return y.argmax(axis=1) if self._task == "classification" else y.astype(np.uint8)
+        if self._task == "multilabel":
+            return y.astype(np.uint8)
+        words = Column(self._labels[0], y.argmax(axis=1), self._labels)
+        return self._class_numbers(words, block.start)
 
     def _class_numbers(self, column: Column, start: int) -> np.ndarray:
         """Return the positions of labels among the model's classes: (m,) int64."""
@@ -261,14 +265,6 @@ def _as_text(column: Column) -> np.ndarray:
         texts = [None if np.isnan(one) else number_name(one) for one in column.values]
         return np.array(texts, object)
     return np.array([*column.words, None], object)[column.values]
-
-
-def _is_number(text: str) -> bool:
-    try:
-        parse_number(text)
-    except ValueError:
-        return False
-    return True
 
 
 def _shown(names: Sequence[str]) -> str:

@@ -1,7 +1,7 @@
 """What is in the columns of a table, and what usually goes wrong with such a column.
 
-`summarize` looks at all rows in a `Spool` once. The result is shown at the end of an import, and
-the rules of `warnings_about` are checked against the labels.
+`summarize` looks at all rows in a `Spool` once; the result is shown at the end of an import. The
+functions with `warnings` in their names yield sentences about features, classes and targets.
 """
 
 import math
@@ -12,11 +12,12 @@ import numpy as np
 
 from distbp.data.spool import Spool
 
-_FEW_ROWS = 20  # fewer tell nothing about identifiers and copies
+_FEW_ROWS = 20  # in fewer, values may be different, or equal the labels, by chance
 _LARGE_SHARE = 0.95  # of the largest class
-_MANY_MAGNITUDES = 1000.0  # between the hundredth parts of targets at both ends
+_WIDE_RATIO = 1000.0  # of the 99th percentile of targets to the first
 _SHOWN_ROWS = 40
 _MAX_CLASSES = 1000
+_SHOWN_CLASSES = 8
 
 
 def printable(name: str) -> str:
@@ -118,7 +119,7 @@ def summarize(
 
 
 def column_warnings(spool: Spool, profile: TableProfile, y: np.ndarray) -> Iterator[str]:
-    """Yield what is odd about the features of a table.
+    """Yield a sentence for each feature that looks like an identifier or a copy of the label.
 
     Parameters
     ----------
@@ -132,8 +133,8 @@ def column_warnings(spool: Spool, profile: TableProfile, y: np.ndarray) -> Itera
     for j in _identifiers(spool, profile):
         name = profile.columns[j].name
         yield (
-            f"Column {name!r} is different in every row and looks like an identifier, which tells "
-            f"nothing about other rows. Leave it out with --drop {name}."
+            f"Column {name!r} is different in every row and looks like an identifier, from which "
+            f"nothing can be learned. Leave it out with --drop {name}."
         )
     for j in _copies_of_label(spool, profile, y):
         name = profile.columns[j].name
@@ -182,6 +183,7 @@ def _copies_of_classes(spool: Spool, features: list[int], y: np.ndarray) -> list
     classes, first = np.unique(y, return_index=True)
     if len(classes) > _MAX_CLASSES:
         return []
+    # A copy has in all rows of a class what it has in the first.
     values = np.vstack([spool.read(int(row), int(row) + 1) for row in first])  # (classes, columns)
     candidates = np.array(
         [j for j in features if len(np.unique(values[:, j])) == len(classes)], np.int64
@@ -196,25 +198,29 @@ def _copies_of_classes(spool: Spool, features: list[int], y: np.ndarray) -> list
 
 
 def class_warnings(y: np.ndarray, classes: Sequence[str]) -> Iterator[str]:
-    """Yield a sentence if nearly all training rows (n,) are of one class."""
+    """Yield a sentence if nearly all training rows (n,) are of one class, or none of some."""
     counts = np.bincount(y, minlength=len(classes))
+    if not counts.all():
+        absent = [repr(name) for name, count in zip(classes, counts, strict=True) if not count]
+        shown = ", ".join(absent[:_SHOWN_CLASSES]) + ", …" * (len(absent) > _SHOWN_CLASSES)
+        yield f"No training row is of class {shown}: a model cannot learn it. Split other rows."
     largest, share = int(counts.argmax()), counts.max() / len(y)
     # A single row of another class in a small table is not odd.
     if share >= _LARGE_SHARE and len(y) >= _FEW_ROWS:
         yield (
             f"{share:.1%} of the training rows are of class {classes[largest]!r}: a model that "
-            "always says so has that accuracy. Compare with it."
+            "always predicts it has that accuracy. Compare with it."
         )
 
 
 def target_warnings(y: np.ndarray, names: Sequence[str]) -> Iterator[str]:
-    """Yield a sentence for each target of y (n, k) that has many magnitudes."""
+    """Yield a sentence for each target of y (n, k) that spans several orders of magnitude."""
     if len(y) < _FEW_ROWS:
         return
     for target, name in zip(y.T, names, strict=True):
         low, high = np.quantile(target, (0.01, 0.99))
-        if target.min() > 0 and high / low >= _MANY_MAGNITUDES:
+        if target.min() > 0 and high / low >= _WIDE_RATIO:
             yield (
-                f"The targets {name!r} range from {target.min():g} to {target.max():g}: the error "
-                "will be that of the largest. Consider --target-transform log."
+                f"The targets {name!r} range from {target.min():g} to {target.max():g}: the "
+                "largest determine the cost. Consider --target-transform log."
             )

@@ -15,7 +15,9 @@ import h5py
 import numpy as np
 
 from distbp.errors import DataError
+from distbp.parallel import host
 from distbp.storage import hdf5_chunks, hdf5_file
+from distbp.storage.direct_reader import DirectReader
 
 
 class RowFile:
@@ -55,6 +57,12 @@ class RowFile:
         self.row_bytes = math.prod(self._row_shape) * found.dtype.itemsize
         # None if the array is in chunks.
         self._offset = found.id.get_offset() if isinstance(found, h5py.Dataset) else None
+        # Where it stays in memory, the page cache saves later epochs from reading it again.
+        is_large = len(found) * self.row_bytes > host.memory_limit() // 2
+        self._direct: DirectReader | None = None
+        if is_large and self._offset is not None:
+            self._direct = DirectReader(self._fd)
+            self._files.callback(self._direct.close)
 
     def close(self) -> None:
         """Close the file."""
@@ -70,20 +78,26 @@ class RowFile:
         """
         with hdf5_file.wrap_read_errors(self._path, self._kind, DataError):
             if self._offset is not None:
-                self._read_bytes(self._offset + start * self.row_bytes, out.data.cast("B"))
+                self._read_bytes(self._offset + start * self.row_bytes, out.reshape(-1))
             else:
                 typed = out.view(self._array.dtype).reshape(len(out), *self._row_shape)
                 self._array.read_direct(typed, start)
 
-    def _read_bytes(self, offset: int, rest: memoryview) -> None:
+    def _read_bytes(self, offset: int, rest: np.ndarray) -> None:
+        # The system reads at most 2 GiB at once.
         while len(rest):
-            count = os.preadv(self._fd, [rest], offset)
+            if self._direct is not None:
+                count = self._direct.read_some(offset, rest)
+            else:
+                count = os.preadv(self._fd, [rest.data], offset)
             if count == 0:
                 raise OSError("it is shorter than when it was opened")
             offset, rest = offset + count, rest[count:]
 
     def expect(self, start: int, stop: int) -> None:
         """Have the operating system read the rows [start, stop) ahead, as far as it can."""
+        if self._direct is not None and self._direct.is_direct:
+            return
         if self._offset is not None and hasattr(os, "posix_fadvise"):
             with suppress(OSError):  # a file system need not know it
                 os.posix_fadvise(
@@ -132,7 +146,7 @@ class FileRows:
 
     def take(self, numbers: np.ndarray, axis: int, out: np.ndarray, mode: Any) -> np.ndarray:
         """Fill `out` with the rows `numbers`, in ascending order, as `numpy.ndarray.take` does."""
-        del axis, mode
+        del axis, mode  # the same in all calls; the signature is that of an array
         if self._file is None:
             self._file = RowFile(*self._where)
         # Runs of consecutive rows: all of a split is one, and a part of it has long ones.

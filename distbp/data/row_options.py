@@ -1,4 +1,4 @@
-"""What the user may say about rows to predict or evaluate, besides `TableOptions`."""
+"""Options of `predict` and `evaluate` about new rows, besides `TableOptions`."""
 
 from dataclasses import dataclass
 

@@ -1,9 +1,9 @@
 """The order of the training rows in an epoch, as a function of seed and epoch.
 
-A full shuffle (`FullShuffle`) is any order of all rows, which are taken from memory one by one.
-A shuffle in two levels (`BlockOrder`) is one of blocks of consecutive rows, which can be read
-from a disk quickly, and of the rows within windows of so many blocks, which fit in memory. Its
-numbers of rows depend on the data set and the batch size, never on ranks or memory.
+A full shuffle (`FullShuffle`) puts all rows in random order; they are taken from memory one by
+one. A shuffle in two levels (`BlockOrder`) shuffles blocks of consecutive rows, which can be read
+from a disk quickly, and then the rows within windows of many blocks, which fit in memory. The
+sizes of blocks and windows depend on the data set and the batch size, never on ranks or memory.
 """
 
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ WINDOW_BLOCKS = 128
 
 
 class FullShuffle:
-    """Takes batches from all rows in any order.
+    """Takes batches from all rows in random order.
 
     Making one is collective.
 
@@ -38,7 +38,7 @@ class FullShuffle:
     Attributes
     ----------
     split : Split
-        The one that the numbers of a batch are about.
+        The rows that the numbers of a batch refer to.
     array : (n,) int64
         Row numbers in the order of this epoch.
     """

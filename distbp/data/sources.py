@@ -187,10 +187,9 @@ def _npz_splits(path: Path, archive: Any) -> dict[str, tuple[Table, Table]]:
     for split, pairs in _NPZ_NAMES.items():
         for x, y in pairs:
             if x in names and y in names:
-                rows, labels = (_npz_table(path, archive, names[one]) for one in (x, y))
+                rows = _npz_features(path, archive, names[x])
+                labels = _npz_table(path, archive, names[y])
                 rows.check_not_transposed(labels, f"Save {x}.T instead.")
-                if rows.dtype == bool:
-                    rows = replace(rows, values=rows.values.view(np.int8))
                 splits[split] = (rows, labels)
                 break
             # A single "y" may be anything; a single x, or y_test, is half a split.
@@ -218,6 +217,15 @@ def _npz_table(path: Path, archive: Any, name: str) -> Table:
         ) from failure
 
 
+def _npz_features(path: Path, archive: Any, name: str) -> Table:
+    """Return an array of rows, booleans as integers."""
+    rows = _npz_table(path, archive, name)
+    if rows.dtype != bool:
+        return rows
+    # Not as uint8, which would be scaled like the bytes of an image.
+    return replace(rows, values=rows.values.view(np.int8))
+
+
 @contextmanager
 def read_features(path: Path, name: str | None) -> Iterator[Table]:
     """Yield an array of rows without labels, of an .npz or HDF5 file.
@@ -239,9 +247,7 @@ def read_features(path: Path, name: str | None) -> Iterator[Table]:
                 f"{path} has no array {wanted!r}; it has {', '.join(archive.files) or 'none'}. "
                 "Name the one with the rows: --x NAME."
             )
-        rows = _npz_table(path, archive, wanted)
-    if rows.dtype == bool:
-        rows = replace(rows, values=rows.values.view(np.int8))
+        rows = _npz_features(path, archive, wanted)
     yield rows
 
 

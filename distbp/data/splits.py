@@ -1,7 +1,8 @@
 """How rows are divided into train, validation and test, and whether rows are in two of them.
 
 `divide` takes what the options say: fractions, of rows at random and class by class, of groups,
-or of the latest rows; or a column that says it row by row. A function of the seed alone.
+or of the latest rows; or a column that says it row by row. The division is a function of the
+rows, the options and the seed. `RowHashes` counts rows that are in train and another split.
 """
 
 from collections.abc import Mapping
@@ -14,9 +15,9 @@ from distbp.data.tables import ImportOptions
 from distbp.errors import ConfigError
 from distbp.network import rng
 
-# Of the generator of held-out rows; 0 is for the validation part of `train`.
+# Streams of random numbers; 0 is that of `--validation`, which divides `train` when a run starts.
 _STREAMS = {"test": 1, "validation": 2}
-_RANDOM_BYTES = np.dtype(np.uint64).itemsize
+_WORD_BYTES = np.dtype(np.uint64).itemsize
 # Constants of the mixing function of SplitMix64: Steele, Lea and Flood, OOPSLA 2014,
 # doi:10.1145/2660193.2660195.
 _GOLDEN, _MIX_1, _MIX_2 = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
@@ -64,7 +65,10 @@ def check_split_options(options: ImportOptions) -> None:
             raise ConfigError(f"`--{way}` needs `--test-fraction` or `--validation-fraction`.")
     is_random = given and options.time is None
     if options.seed is not None and not is_random:
-        raise ConfigError("`--seed` is for `--test-fraction`, which is not given. Leave it out.")
+        raise ConfigError(
+            "`--seed` is for `--test-fraction` and `--validation-fraction` without `--time`. Leave "
+            "it out."
+        )
     if options.seed is not None and not 0 <= options.seed < 2**63:
         raise ConfigError(f"`--seed {options.seed}`: expected 0 … 2^63 - 1.")
 
@@ -97,6 +101,7 @@ def divide(
     rest = np.ones(len(y), bool)
     masks: dict[str, np.ndarray] = {}
     texts: list[str] = []
+    # In this order, so that the test rows do not depend on whether there is a validation split.
     for name in ("test", "validation"):
         fraction = getattr(options, f"{name}_fraction")
         if fraction is None:
@@ -246,14 +251,14 @@ def _as_words(array: np.ndarray) -> np.ndarray:
     if rows.dtype.kind == "f":
         rows = rows + rows.dtype.type(0)  # -0 is 0
     rows = rows.view(np.uint8).reshape(len(array), -1)
-    padding = -rows.shape[1] % _RANDOM_BYTES
+    padding = -rows.shape[1] % _WORD_BYTES
     if padding:
         rows = np.pad(rows, ((0, 0), (0, padding)))
     return rows.view(np.uint64)
 
 
 def _mix(words: np.ndarray) -> np.ndarray:
-    """Return words of which every bit depends on every bit."""
+    """Return words mixed so that every bit depends on all bits of the original."""
     words = (words ^ (words >> np.uint64(30))) * np.uint64(_MIX_1)
     words = (words ^ (words >> np.uint64(27))) * np.uint64(_MIX_2)
     return words ^ (words >> np.uint64(31))

@@ -1,5 +1,7 @@
-"""Rows of numbers in a temporary file, for sources that can be parsed only once at a reasonable
-cost, and need not fit into memory.
+"""Rows of numbers in a temporary file.
+
+For sources that take long to parse and need not fit into memory: they are parsed once, and the
+numbers are read as often as needed. What the numbers mean is not known here.
 """
 
 import os
@@ -59,6 +61,7 @@ class Spool:
             return
         content = np.ascontiguousarray(rows, np.float64).data.cast("B")
         with self._errors():
+            # The system writes at most 2 GiB at once.
             while content:
                 content = content[self._file.write(content) :]
         self._rows += len(rows)

@@ -95,7 +95,7 @@ class BlockShuffle:
 
     def _restart(self, epoch: int, position: int) -> None:
         self.close()
-        # Others may still take rows from the memory.
+        # A barrier: other ranks may still take rows from the memory.
         with collective_errors(self._topology):
             pass
         if epoch < self._epochs:
@@ -168,6 +168,7 @@ class _WindowReader(threading.Thread):
         self._path, self._split, self._order, self._ring = path, split, order, ring
         self._part, self._epochs, self._position = part, epochs, position
         self._changed = threading.Condition()
+        # Positions; -1 until the first window says where the memory begins.
         self._filled, self._released, self._stopped = 0, -1, False
         self._failure: BaseException | None = None
         # As items of one type, rows are scattered several times faster than as rows of bytes.
@@ -175,7 +176,7 @@ class _WindowReader(threading.Thread):
         self._buffer = np.empty((order.block_rows, ring.x.shape[1]), np.uint8)
 
     def wait(self, position: int) -> None:
-        """Return when all rows before `position` are there; raise what prevents it."""
+        """Wait until all rows before `position` are there; raise the error that prevents it."""
         with self._changed:
             self._changed.wait_for(lambda: self._filled >= position or self._failure is not None)
             if self._filled < position and self._failure is not None:
@@ -222,7 +223,7 @@ class _WindowReader(threading.Thread):
         for epoch in self._epochs:
             for window in self._order.windows(epoch, position):
                 yield epoch * self._order.rows, window
-            position = 0
+            position = 0  # only the first epoch may begin in the middle, after a resume
 
     def _has_room(self, start: int, stop: int) -> bool:
         """Wait until the memory before `stop` can be overwritten; return False at the end."""
@@ -241,6 +242,7 @@ class _WindowReader(threading.Thread):
         ranges = [self._order.block(int(number)) for number in window.blocks]
         places = (window.positions + base) % len(self._ring.x)
         done = sum(stop - start for start, stop in ranges[:low])
+        # All of them first, so that the system reads the next blocks while one is scattered.
         for start, stop in ranges[low:high]:
             numbers = self._split.numbers(start, stop)
             file.expect(int(numbers[0]), int(numbers[-1]) + 1)

@@ -16,8 +16,12 @@ from distbp.errors import DataError
 from distbp.parallel import host
 from distbp.storage import atomic
 
-BLOCK_ROWS = 1 << 16
+BLOCK_ROWS = 1 << 16  # 512 KB for a column of numbers
 AdvanceCallback = Callable[[float], None]  # called with the number of bytes that were read
+
+
+class ReadAgain(Exception):  # noqa: N818 - it is no error
+    """A column that looked like numbers holds text: read from the first row again."""
 
 
 class TableReader(ABC):
@@ -79,15 +83,25 @@ class TableReader(ABC):
             The file is damaged, a row is not what it should be, or a text is not a number.
         """
         names = self.names if columns is None else list(columns)
-        yield from self._blocks(names, dict(kinds or {}))
+        while True:
+            try:
+                yield from self._blocks(names, dict(kinds or {}))
+                return
+            except ReadAgain:
+                continue
 
     @abstractmethod
     def _blocks(self, names: list[str], kinds: dict[str, str]) -> Iterator[Block]:
-        """Yield blocks of these columns."""
+        """Yield all blocks of these columns once; raise ReadAgain if one becomes text."""
 
     def locate(self, row: int, column: str | None = None) -> str:
         """Return where a row is, or a cell in it, for an error message."""
-        return f"{self.name}, row {row}" + (f", column {column!r}" if column is not None else "")
+        where = f"{self.name}, {self._position(row)}"
+        return where if column is None else f"{where}, column {column!r}"
+
+    def _position(self, row: int) -> str:
+        """Return where a row is in the file; a file of lines has a line for it."""
+        return f"row {row}"
 
     def _set_columns(self, kinds: dict[str, str], options: TableOptions) -> None:
         self.kinds, self.all_names = kinds, list(kinds)
@@ -139,6 +153,7 @@ def usable_threads() -> Iterator[bool]:
     """Keep Arrow to the cores that this process may use; yield whether there are several."""
     import pyarrow
 
+    # Arrow counts all cores of the machine, also those that the process is not allowed to use.
     cores, before = len(host.usable_cores()), pyarrow.cpu_count()
     if before > cores:
         pyarrow.set_cpu_count(cores)

@@ -4,7 +4,10 @@ A `Column` holds numbers, or text as indices into its words. `to_column` makes o
 array, and knows what a missing cell is, and which number stands for a date.
 """
 
+import math
+import re
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import numpy as np
@@ -14,6 +17,10 @@ from distbp.errors import DataError
 # An empty cell is missing, and one of these words; in numbers NaN as well.
 MISSING = frozenset(
     ["", "NA", "N/A", "n/a", "#N/A", "<NA>", "nan", "NaN", "NAN", "null", "NULL", "?"]
+)
+# A number that is written for people: 1,000.50, 1.000,5, $7, 12 %, 1 000.
+_WRITTEN_NUMBER = re.compile(
+    r"[+-]?[$€£¥]? ?(\d+|\d{1,3}([.,' \xa0\u202f]\d{3})+)([.,]\d+)?([eE][+-]?\d+)?[ \xa0]?[%$€£¥]?"
 )
 _UNITS = {"s": 1.0, "ms": 1e3, "us": 1e6, "ns": 1e9}
 _SECONDS_A_DAY = 86400
@@ -128,7 +135,7 @@ def _text_column(name: str, cells: Any) -> Column:
 
 
 def _encode_words(name: str, indices: np.ndarray, found: list[str | None]) -> Column:
-    """Return the column of words that have spaces around them, are missing, or do not occur."""
+    """Return the column of words of which some have spaces around them, are missing, or unused."""
     used = np.zeros(len(found) + 1, bool)
     used[indices] = True  # the last one is that of index -1
     codes: dict[str, int] = {}
@@ -147,7 +154,7 @@ def words_to_numbers(column: Column, decimal: str) -> Column:
 
 
 def parse_number(text: str, decimal: str = ".") -> float:
-    """Return the number that a cell holds; ValueError if it holds none, as Python's 1_000."""
+    """Return the number that a cell holds; ValueError if none, or one that only Python reads."""
     if "_" in text or not text.isascii() or (decimal == "," and "." in text):
         raise ValueError(text)
     return float(text.replace(decimal, "."))  # which ignores spaces around it
@@ -157,6 +164,26 @@ def is_number(text: str, decimal: str = ".") -> bool:
     """Return whether a cell holds a number."""
     try:
         parse_number(text, decimal)
+    except ValueError:
+        return False
+    return True
+
+
+def is_written_number(text: str) -> bool:
+    """Return whether a cell is a number with marks that are not read, such as 1,000 or 5 %."""
+    return not is_number(text) and _WRITTEN_NUMBER.fullmatch(text) is not None
+
+
+def is_fraction(text: str) -> bool:
+    """Return whether text is a finite number, but not an integer."""
+    value = parse_number(text) if is_number(text) else math.nan
+    return math.isfinite(value) and not value.is_integer()
+
+
+def is_date(text: str) -> bool:
+    """Return whether a cell holds a date such as 2024-12-31, with or without a time."""
+    try:
+        datetime.fromisoformat(text)
     except ValueError:
         return False
     return True

@@ -1,7 +1,7 @@
 """The bytes of a table: a file, or a stream that is copied to a temporary file.
 
 A `TableInput` opens the bytes as often as they are read, decompressed if they are compressed.
-What a file is, is known from its first bytes, as standard input has no name.
+The format is recognized by the first bytes, as standard input has no name.
 """
 
 import codecs
@@ -32,7 +32,7 @@ _FORMATS = ((b"PAR1", "parquet"), (b"ARROW1", "arrow"), (b"\xff\xff\xff\xff", "a
 
 
 class FileView(io.RawIOBase):
-    """A file of its own position over the descriptor of another, which stays open."""
+    """A file with its own position that shares the descriptor of another, and does not close it."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._descriptor = file.fileno()
@@ -151,7 +151,9 @@ def _open(source: str | Path | BinaryIO) -> tuple[str, BinaryIO]:
     if isinstance(source, str | Path):
         return str(source), hdf5_checks.open_regular_file(Path(source))
     name = stream_name(source)
-    with suppress(OSError, AttributeError):  # a stream in memory has no descriptor
+    # Standard input that is redirected from a file is read in place. A stream in memory has no
+    # descriptor.
+    with suppress(OSError, AttributeError):
         if stat.S_ISREG(os.fstat(source.fileno()).st_mode):
             return name, os.fdopen(os.dup(source.fileno()), "rb", buffering=0)
     spool: Any = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - closed by TableInput

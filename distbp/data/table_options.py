@@ -1,4 +1,4 @@
-"""What the user may say about a table, and the columns that a list of names means.
+"""Options of tables, and the columns that a list of names or numbers means.
 
 `TableOptions` are options of every command that reads tables. What is not given is recognized
 from the first lines of a file: see `csv_dialect`.
@@ -14,6 +14,7 @@ from distbp.options import option
 
 SEPARATOR_WORDS = {"tab": "\t", "\\t": "\t", "comma": ",", "semicolon": ";", "space": " "}
 NO_COMMENTS = "none"
+STANDARD_STREAM = "-"  # standard input or output instead of a file
 _NAMES_SHOWN = 20
 
 
@@ -85,7 +86,13 @@ def select_columns(name: str, names: Sequence[str], options: TableOptions) -> li
 
 
 def find_columns(name: str, names: Sequence[str], flag: str, words: str) -> list[str]:
-    """Return the columns that a list means, such as the `"a,b",-1` of an option."""
+    """Return the columns that the value of an option means, such as `"a,b",-1`.
+
+    Raises
+    ------
+    ConfigError
+        One is not there, or named twice, or none is named.
+    """
     # As a line of CSV, because a name with a comma can be quoted.
     found = [_find_column(name, names, flag, w) for w in next(csv.reader([words]), [])]
     if not found or len(set(found)) < len(found):

@@ -81,7 +81,8 @@ def frame_reader(
         It is no data frame, or one that Arrow cannot take; pyarrow is not installed.
     """
     require_pyarrow("data frames")
-    if not hasattr(frame, "__arrow_c_stream__"):
+    is_table = len(getattr(frame, "shape", (0, 0))) == 2  # not one column
+    if not hasattr(frame, "__arrow_c_stream__") or not is_table:
         raise DataError(
             f"{name} is a {type(frame).__name__}; expected a data frame of pandas or polars, or "
             "an Arrow table."

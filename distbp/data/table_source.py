@@ -1,9 +1,9 @@
 """A table as a source: CSV, Parquet, Arrow or JSON lines, with columns of numbers and of text.
 
-`read_table` parses the file once, into a `Spool` of a number per cell: text is the number of its
-word. Missing cells are counted, and a column that cannot be a feature is refused, before a
-row is encoded. How the rows are split is decided meanwhile by `importing`; what is filled
-in, and which columns are constant, is then computed from the training rows alone.
+`read_table` parses the file once, into a `Spool` of a number per cell; different texts of a column
+are numbered as they occur. Missing cells are counted, and a column that cannot be a feature is
+refused, before a row is encoded. Then `importing` decides how the rows are split; what is filled
+in for missing cells, and which columns are constant, follows from the training rows alone.
 """
 
 import logging
@@ -18,7 +18,7 @@ import numpy as np
 from distbp.data.dataset import SPLIT_NAMES
 from distbp.data.profile import ColumnProfile, TableProfile, summarize
 from distbp.data.spool import Spool
-from distbp.data.table_columns import parse_number
+from distbp.data.table_columns import is_date, is_fraction, is_number, is_written_number
 from distbp.data.table_encoder import fit_preprocessing
 from distbp.data.table_options import find_columns
 from distbp.data.table_reader import Block, TableReader, open_table
@@ -34,7 +34,7 @@ from distbp.errors import ConfigError, DataError
 
 logger = logging.getLogger(__name__)
 
-_EXACT = 2.0**53  # up to here float64 tells all whole numbers apart
+_EXACT = 2.0**53  # below this float64 tells all whole numbers apart
 _KEYS = ("group", "time", "split")
 _SPLIT_WORDS = {
     "train": 0, "training": 0, "validation": 1, "valid": 1, "val": 1, "dev": 1, "test": 2,
@@ -88,8 +88,10 @@ def read_table(
         reader = stack.enter_context(open_table(path, options, advance))
         columns = _choose_columns(reader, options)
         content = _Content(reader, columns, options, scratch)
+        # A lambda, as rows that are dropped lead to a new spool.
         stack.callback(lambda: content.spool.close())
         content.scan()
+        # Reading may have added notes, such as one on the encoding.
         for note in reader.notes:
             logger.info("%s", note)
         content.handle_missing()
@@ -150,7 +152,7 @@ class _Words:
     def _number(self, word: str) -> float:
         if len(self._numbers) >= self._limit and word not in self._numbers:
             self.overflows = True
-            return 0.0
+            return 0.0  # any number: the column is refused
         return float(self._numbers.setdefault(word, len(self._numbers)))
 
     @property
@@ -215,6 +217,7 @@ class _Content:
             if column.words is None:
                 rows[:, j] = column.values
             else:
+                # Labels and groups may have any number of different texts.
                 known = self._words.setdefault(name, _Words(limit if name in features else np.inf))
                 rows[:, j] = known.encode(column.values, column.words)
         self.spool.append(rows)
@@ -225,7 +228,7 @@ class _Content:
         return self._profile.columns[self._names.index(name)]
 
     def _leave_out(self, name: str, why: str) -> None:
-        """Use a column no more, and say so."""
+        """Leave a feature out, and log why."""
         j = self._names.index(name)
         logger.info("Column %r is left out: %s.", name, why)
         self._columns.features.remove(name)
@@ -309,14 +312,26 @@ class _Content:
     def _check_words(self, name: str) -> None:
         """Raise DataError for a column of text most of which is numbers: it has a mistake."""
         words = self._words[name].words
-        wrong = [word for word in words if not _is_number(word)]
+        self._check_marks(name, f"--categorical {name}")
+        wrong = [word for word in words if not (is_number(word) or is_date(word))]
         # Without any, the file says that its numbers are text, as Parquet can.
         if wrong and len(wrong) <= len(words) / 2:
             where = self.locate(self._row_of(name, wrong[0]), name)
             raise DataError(
-                f"{where}: {wrong[0]!r} is not a number, as other cells of the column are. Correct "
-                f"it, or use --categorical {name} if they are categories, or name the label column "
-                "with --label."
+                f"{where}: {wrong[0]!r} is not a number or date, as other cells of the column are. "
+                f"Correct it, or use --categorical {name} if they are categories, or name the "
+                "label column with --label."
+            )
+
+    def _check_marks(self, name: str, remedy: str) -> None:
+        """Raise DataError for a column of numbers with marks that are not read."""
+        words = self._words[name].words
+        written = next(filter(is_written_number, words), None)
+        if written and all(is_number(one) or is_written_number(one) for one in words):
+            raise DataError(
+                f"{self.locate(self._row_of(name, written), name)}: {written!r} is a number with "
+                "marks that are not read. Write digits and a decimal point (or --decimal ,) alone, "
+                f"or use {remedy} if they are categories."
             )
 
     def _row_of(self, name: str, word: str) -> int:
@@ -346,7 +361,8 @@ class _Content:
             self._leave_out(name, "it is constant in the training rows")
         if not self._columns.features:
             raise DataError(
-                f"{self._reader.name}: every feature is constant, and tells nothing. Add a column."
+                f"{self._reader.name}: every feature is constant in the training rows. Add a "
+                "column."
             )
         encoder = fitted.encoder(self.locate)
         table = Table(encoder, self._reader.name, self.locate, encoder.preprocessing.input_names)
@@ -362,22 +378,25 @@ class _Content:
         numbers = [self._names.index(name) for name in names]
         values = np.stack([self.spool.column(j) for j in numbers], axis=1)  # (n, k)
         is_whole = all(self._profile.columns[j].is_whole for j in numbers)
-        if is_whole and np.abs(values).max() > _EXACT and self._options.task != "regression":
-            row, column = np.argwhere(np.abs(values) > _EXACT)[0]
+        large = np.abs(values) >= _EXACT
+        if is_whole and large.any() and self._options.task != "regression":
+            row, column = np.argwhere(large)[0]
             raise DataError(
-                f"{table.locate(row, column)}: whole numbers beyond 2^53 cannot be told apart. Use "
+                f"{table.locate(row, column)}: numbers from 2^53 on cannot be told apart. Use "
                 f"--task regression for quantities, or --categorical {names[column]} for classes."
             )
-        if is_whole and np.abs(values).max() <= _EXACT:
+        if is_whole and not large.any():
             values = values.astype(np.int64)
         return replace(table, values=values[:, 0] if len(names) == 1 else values)
 
     def _text_labels(self, table: Table, name: str) -> Table:
         """Return labels of text, with their words sorted."""
         names, words, task = self._columns.labels, self._words[name].words, self._options.task
+        if task is None and name not in self._columns.categorical:
+            self._check_marks(name, "--task classification")
         # Text among integers may be a class; among fractions it is a mistake.
-        has_fractions = task is None and any(map(_is_fraction, words))
-        wrong = next((word for word in words if not _is_number(word)), None)
+        has_fractions = task is None and any(map(is_fraction, words))
+        wrong = next((word for word in words if not is_number(word)), None)
         if wrong is not None and (task == "regression" or len(names) > 1 or has_fractions):
             raise DataError(
                 f"{self.locate(self._row_of(name, wrong), name)}: {wrong!r} is not a number, which "
@@ -428,19 +447,3 @@ class _SpoolColumns:
 
     def __getitem__(self, rows: slice) -> np.ndarray:
         return self._spool.read(rows.start, rows.stop)[:, self._columns]
-
-
-def _is_number(text: str) -> bool:
-    try:
-        parse_number(text)
-    except ValueError:
-        return False
-    return True
-
-
-def _is_fraction(text: str) -> bool:
-    """Return whether text is a finite number, but not an integer."""
-    if not _is_number(text):
-        return False
-    value = parse_number(text)
-    return bool(np.isfinite(value)) and not value.is_integer()

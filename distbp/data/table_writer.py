@@ -18,13 +18,13 @@ from typing import Any, BinaryIO, NamedTuple
 import h5py
 import numpy as np
 
+from distbp.data.table_options import STANDARD_STREAM
 from distbp.errors import ConfigError, DataError
 from distbp.storage import hdf5_file
 from distbp.storage.atomic import atomic_write
 
-STANDARD_STREAM = "-"
 _MARK = {b"distbp": b"prediction"}  # in the schema of Parquet and Arrow files
-_ARRAY_KIND = "distbp-prediction"
+PREDICTION_FORMAT, PREDICTION_VERSION = "distbp-prediction", 1  # of an HDF5 file
 _CHUNK_BYTES = 1 << 20  # of a dataset in HDF5
 _LEAST_ROWS, _MOST_ROWS, _BLOCK_BYTES = 1 << 10, 1 << 16, 1 << 25
 _ENDINGS = {
@@ -63,7 +63,7 @@ def check_format(name: str) -> str:
     form = table_format(name)
     if form is None:
         raise ConfigError(
-            f"--out {name} ends in no known format. Use a name that ends in one of "
+            f"`--out {name}` ends in no known format. Use a name that ends in one of "
             f"{', '.join(_ENDINGS)}."
         )
     if form != "hdf5":
@@ -118,7 +118,7 @@ def _has_mark(path: Path) -> bool:
 
 
 class TableWriter(ABC):
-    """Rows of columns; all calls of `write` have the same ones.
+    """Writes rows; all calls of `write` have the same columns.
 
     They are stored in blocks of the same number of rows, so that the bytes of the file do not
     depend on how many rows `write` gets.
@@ -126,8 +126,8 @@ class TableWriter(ABC):
     Attributes
     ----------
     is_broken : bool
-        Whether nobody reads what is written any more, or it is lost: standard output may be a
-        closed pipe, and keeps the error for whoever reports it.
+        Whether writing has failed, as when the reader of a pipe has ended: then no more rows are
+        needed. Standard output keeps the error, and the command line reports it.
     """
 
     def __init__(self) -> None:
@@ -137,6 +137,7 @@ class TableWriter(ABC):
 
     def write(self, columns: Columns) -> None:
         """Append rows."""
+        # By the first rows; all others have the same columns.
         self._rows = self._rows or _rows_a_block(columns)
         start, stop = 0, _length(columns)
         while start < stop:
@@ -331,13 +332,13 @@ def create_table(name: str, about: Any = None) -> Iterator[TableWriter]:
         yield (to_stream := _CsvWriter(stream, ","))
         to_stream.close()
     elif form == "hdf5":
-        with hdf5_file.create_file(path, _ARRAY_KIND, 1, DataError) as hdf5:
+        with hdf5_file.create_file(path, PREDICTION_FORMAT, PREDICTION_VERSION, DataError) as hdf5:
             hdf5_file.write_json(hdf5, "about", about)
             yield (arrays := _ArrayWriter(hdf5))
             arrays.close()
     else:
         with atomic_write(path, DataError) as temporary, _open(temporary, path.name) as file:
-            separator = "\t" if ".tsv" in path.name.lower()[-7:] else ","
+            separator = "\t" if ".tsv" in path.name.lower()[-7:] else ","  # also .tsv.gz
             is_text = form == "csv"
             writer = _CsvWriter(file, separator) if is_text else _ArrowWriter(file, form)
             try:

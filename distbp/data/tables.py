@@ -40,7 +40,7 @@ _LIBRARY_ERRORS = (
 
 TASKS = ("classification", "multilabel", "regression")
 NOT_UTF8 = "its text is not UTF-8: store it as UTF-8"
-MISSING_CHOICES = ("error", "mean", "median", "drop")
+_MISSING_CHOICES = ("error", "mean", "median", "drop")
 MAX_CATEGORIES = 256
 SCALINGS = ("auto", "bytes", "standardize", "none")
 TARGET_SCALINGS = ("auto", "standardize", "none")
@@ -89,7 +89,8 @@ class ImportOptions(TableOptions):
     """
 
     label: str | None = _of_table(
-        None, "label column, by name or number from 0; several, such as a,b, for a regression",
+        None, "label column, by name or number from 0; several, such as a,b, for a regression "
+        "or multilabel",
         "the last column", metavar="LIST", is_common=True,
     )  # fmt: skip
     categorical: str | None = _of_table(
@@ -102,7 +103,7 @@ class ImportOptions(TableOptions):
     missing: str | None = _of_table(
         None, "what to do with missing cells: fill in the mean or median of the training rows, "
         "and for text the most frequent one; or drop their rows", "error",
-        choices=MISSING_CHOICES, is_common=True,
+        choices=_MISSING_CHOICES, is_common=True,
     )  # fmt: skip
     missing_indicator: bool | None = _of_table(
         None, "give the network a further input that says that a cell was missing", "off"
@@ -116,7 +117,7 @@ class ImportOptions(TableOptions):
         metavar="COLUMN",
     )  # fmt: skip
     time: str | None = _of_table(
-        None, "column to order rows by: the last ones are the test split", "none",
+        None, "column to order rows by: the latest are held out", "none",
         metavar="COLUMN",
     )  # fmt: skip
     split: str | None = _of_table(

@@ -33,7 +33,7 @@ class Cost(ABC):
     Attributes
     ----------
     unit : float
-        By which the result of `fn` is to be multiplied.
+        The result of `fn` is in multiples of it.
     """
 
     unit = 1.0

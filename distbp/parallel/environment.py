@@ -127,7 +127,8 @@ class LaunchEnvironment:
             signal_on_parent_death(signal.SIGKILL)()
 
     def open_stdin(self) -> BinaryIO:
-        """Return standard input, or what has been copied of it for a supervised rank."""
+        """Return standard input, or the copy of it that was made for a supervised rank."""
+        # In place of the descriptor that the launcher gave, so that sys.stdin reads it as well.
         if self.stdin_file is not None:
             os.dup2(descriptor := os.open(self.stdin_file, os.O_RDONLY), sys.stdin.fileno())
             os.close(descriptor)

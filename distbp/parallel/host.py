@@ -3,7 +3,7 @@
 import os
 import platform
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -134,3 +134,28 @@ def cpu_model() -> str:
     except OSError:
         pass
     return platform.processor() or platform.machine()
+
+
+def memory_limit() -> int:
+    """Return how many bytes this process may use at most: those of the machine, or of a cgroup."""
+    limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    with suppress(OSError):
+        for line in Path("/proc/self/cgroup").read_text().splitlines():
+            _, controllers, path = line.split(":", 2)
+            if controllers in ("", "memory"):
+                limits += _cgroup_limits(controllers, path)
+    return min(limits)
+
+
+def _cgroup_limits(controllers: str, path: str) -> list[int]:
+    """Return the limits of a cgroup and those above it; v2 names no controllers."""
+    mount = Path("/sys/fs/cgroup", controllers)
+    name = "memory.limit_in_bytes" if controllers else "memory.max"
+    folder, limits = mount / path.lstrip("/"), []
+    # In a container the path may be that of the host: the limit is then at the root.
+    for one in (folder, *folder.parents):
+        with suppress(OSError, ValueError):  # `max` is no number
+            limits.append(int((one / name).read_text()))
+        if one == mount:
+            break
+    return limits

@@ -88,6 +88,15 @@ def _memory_plug(launch: LaunchEnvironment) -> list[bytearray]:
     return [bytearray(size) for size in range(4096, 512, -64) for _ in range(20)]
 
 
+def is_launcher_refused(launch: LaunchEnvironment) -> bool:
+    """Return whether MPI would end this process during initialization, with a message of its own.
+
+    MPICH does so under Open MPI's launcher.
+    """
+    is_foreign = launch.ranks_started > 1 and launch.has_open_mpi_launcher
+    return is_foreign and library_version().startswith("MPICH")
+
+
 def library_version() -> str:
     """Return name and version of the MPI library, without initializing it; '' if there is none."""
     import mpi4py

@@ -66,7 +66,7 @@ def run_on_rank_0(topology: Topology, function: Callable[[], Any]) -> Any:
     """Return on every rank what `function` returns on rank 0; collective.
 
     The result is anything that JSON can represent. A DistbpError is raised on every rank, with
-    the same text: what only rank 0 does is no concern of the user.
+    the same text: unlike in `collective_errors`, the rank is not named, as it is always the same.
     """
     error, outcome = None, ["", None]
     if topology.rank == 0:

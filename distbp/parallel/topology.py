@@ -167,9 +167,8 @@ def connect() -> Topology:
     if _Process.topology is not None:
         return _Process.topology
     launch = LaunchEnvironment.from_environ()
-    started, library = launch.ranks_started, mpi.library_version
-    if started > 1 and launch.has_open_mpi_launcher and library().startswith("MPICH"):
-        # MPICH would end the process during initialization, with a message of its own.
+    started = launch.ranks_started
+    if mpi.is_launcher_refused(launch):
         raise LaunchError(_launcher_mismatch_message(started))
     try:
         launched = launched_group()

@@ -19,8 +19,8 @@ There are no time stamps, so that equal content gives equal files, byte by byte.
 **Checkpoint**, format `distbp-checkpoint`, version 2 or 3; it needs no other file to be loaded:
 
     about                  uint8, JSON: network, task, classes, data (its identity), config,
-                           progress, machine, versions; preprocessing (see there), if it was
-                           trained on a table
+                           progress, machine, versions; preprocessing (see the module of that
+                           name), if it was trained on a table
     history                uint8, text: the lines of metrics.jsonl
     layers/1/w, layers/1/b, …     weights (n_l, n_{l-1}) and biases (n_l,)
     optimizer/NAME         (P,): the state of the optimizer, in the order of θ
@@ -33,7 +33,7 @@ There are no time stamps, so that equal content gives equal files, byte by byte.
     distbp.load("run").weights[0]                   # verified first
 
 Version 3 is written only with scaled or transformed targets or for multilabel, which readers
-of version 2 would misunderstand. Version 1 kept the history in `about`; it is still read. The
+of version 2 would misread. Version 1 kept the history in `about`; it is still read. The
 format of data sets is described in `distbp.data`.
 
 **Run directory**
@@ -56,6 +56,6 @@ proves nothing about the author.
 Modules in reading order: `checksum` (the header), `hdf5_checks` (the allow-list),
 `hdf5_filters` (decompression in bounded memory), `hdf5_chunks` (arrays in chunks),
 `hdf5_strings` (text of variable length), `atomic`, `hdf5_file` (opening and creating files),
-`lock` (one run per directory), `scaling`, `checkpoint`, `run_directory`, `background_writer`
-(saving while the training continues).
+`lock` (one run per directory), `scaling`, `preprocessing` (columns of a table to inputs),
+`checkpoint`, `run_directory`, `background_writer` (saving while the training continues).
 """

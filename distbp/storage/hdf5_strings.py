@@ -59,7 +59,7 @@ def read_strings(
     ----------
     file : h5py.File
     descriptor : int
-        The same file, opened by the system.
+        File descriptor of the same file.
     path : str
 
     Returns

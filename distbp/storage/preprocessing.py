@@ -292,15 +292,15 @@ def _are_names(found: Any) -> bool:
 
 def _parse_feature(found: Any) -> Feature:
     """Return a feature that a file stores; ValueError if it is not valid."""
-    _check(isinstance(found, dict) and set(found) == _FEATURE_KEYS, "a feature", found)
+    _check(isinstance(found, dict) and set(found) == _FEATURE_KEYS, "in a feature", found)
     name, categories, fill = found["name"], found["categories"], found["fill"]
-    _check(_is_text(name), "a name", name)
-    _check(type(found["has_indicator"]) is bool, "an indicator", found)
+    _check(_is_text(name), "in a name", name)
+    _check(type(found["has_indicator"]) is bool, "in an indicator", found)
     if categories is None:
         # Not math.isfinite, which a whole number may be too large for.
         is_number = type(fill) in (int, float) and abs(fill) <= sys.float_info.max
-        _check(fill is None or is_number, "a number to fill in", fill)
+        _check(fill is None or is_number, "in a number to fill in", fill)
         return Feature(name, None, None if fill is None else float(fill), found["has_indicator"])
-    _check(_are_names(categories) and categories, "categories", categories)
-    _check(fill is None or fill in categories, "a category to fill in", fill)
+    _check(_are_names(categories) and categories, "in categories", categories)
+    _check(fill is None or fill in categories, "in a category to fill in", fill)
     return Feature(name, tuple(categories), fill, found["has_indicator"])

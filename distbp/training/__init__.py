@@ -2,7 +2,8 @@
 
 The nouns, in the order in which to read them:
 
-    Config          the options of a run (`config`); frozen, the same on all ranks
+    Config          the options of a run (`config`; `config_file` reads them from TOML); frozen,
+                    the same on all ranks
     BatchGradient   the gradients of this rank's shards of a mini-batch (`gradient`), with the
                     number of right answers (`accuracy`)
     SdcCheck        recomputes a step to detect silent data corruption (`sdc_check`)
@@ -16,7 +17,8 @@ The nouns, in the order in which to read them:
                     it is written is in `checkpoint_writer`
     RunRecorder     rank 0's files, log lines (`messages`) and progress bar (`recorder`,
                     `metrics_file`); the other ranks have a `NullRecorder`
-    RunParts        all of these and the network, assembled for one run (`setup`)
+    RunParts        all of these, the network and the order of the rows, assembled for one run
+                    (`setup`)
     FaultDetector   inspects a step; `decide` chooses what to do about a fault (`recovery`)
     Run             the loop over epochs and steps (`loop`), with its `timing`
 

@@ -38,7 +38,7 @@ REDUCTION_NAMES = (*EXACT_REDUCTIONS, "allreduce")
 # Every checkpoint holds the records of all epochs, so their number has to be bounded.
 _MAX_EPOCHS = 100_000
 
-SHUFFLES = ("full", "blocks")
+_SHUFFLES = ("full", "blocks")
 # From this size of train/x on, `--shuffle auto` reads it in blocks: a matter of the data alone,
 # for the order of the rows must not depend on the memory of a machine.
 BLOCK_SHUFFLE_BYTES = 4 << 30
@@ -193,10 +193,10 @@ class Config:
         choices=DTYPES,
     )  # fmt: skip
     shuffle: str = option(
-        "auto", "order of the training rows in an epoch: full, any order of all rows; or blocks, "
-        "for data larger than memory: blocks of rows in any order, read while the training runs, "
-        "and the rows of some hundred blocks in any order; part of what determines the result's "
-        "bits", group="data", choices=("auto", *SHUFFLES),
+        "auto", "how the training rows are shuffled in an epoch: full, all of them at random; or "
+        "blocks, for data larger than memory: blocks of rows at random, read while the training "
+        "runs, and rows within some hundred blocks; part of what determines the result's bits",
+        group="data", choices=("auto", *_SHUFFLES),
         default_text="by the data: blocks from 4 GiB on, otherwise full",
     )  # fmt: skip
     seed: int = option(

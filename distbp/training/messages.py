@@ -164,7 +164,7 @@ def epoch_line(record: EpochRecord, epochs: int, has_classes: bool) -> str:
 
 
 def format_cost(cost: float, places: int = 4) -> str:
-    """Return a cost as text: that of a regression may be large or small, by the units of y."""
+    """Return a cost as text; a large or small one, as in some units of y, with an exponent."""
     is_common = 0.01 <= cost < 1e6 or cost == 0
     return f"{cost:.{places}f}" if is_common else f"{cost:.{places + 1}g}"
 

@@ -15,12 +15,14 @@ from distbp.data.batches import BatchLoader
 from distbp.data.dataset import DataSet, Split
 from distbp.data.model_table import ModelTable, regroup
 from distbp.data.table_reader import frame_reader
-from distbp.errors import DataError, DistbpWarning
+from distbp.data.table_writer import PREDICTION_FORMAT, PREDICTION_VERSION
+from distbp.errors import ConfigError, DataError, DistbpWarning
 from distbp.parallel import host
 from distbp.parallel.rank_errors import collective_errors
 from distbp.parallel.topology import Topology
 from distbp.storage import hdf5_file
 from distbp.storage.checkpoint import Checkpoint
+from distbp.storage.preprocessing import UNKNOWN_CHOICES
 from distbp.storage.run_directory import read_newest_checkpoint
 from distbp.training.accuracy import predicted_labels
 from distbp.training.evaluation import EVALUATION_ROWS, Evaluator
@@ -56,11 +58,14 @@ def predict(model: str | Path, x: Any, unknown: str = "error") -> np.ndarray:
     CheckpointError
         There is no valid checkpoint.
     ConfigError
-        BLAS cannot use as many threads as the model was trained with.
+        `unknown` is neither of the two, or BLAS cannot use as many threads as the model was
+        trained with.
     DataError
         x has the wrong shape or type, or a data frame lacks a column or has a cell that the
         model does not take.
     """
+    if unknown not in UNKNOWN_CHOICES:
+        raise ConfigError(f"unknown={unknown!r}: expected one of {', '.join(UNKNOWN_CHOICES)}.")
     checkpoint, problems = read_newest_checkpoint(model)
     for text in problems:
         warnings.warn(text, DistbpWarning, stacklevel=2)
@@ -78,7 +83,7 @@ def _predict_frame(checkpoint: Checkpoint, frame: Any, unknown: str) -> np.ndarr
     """Return the outputs for the rows of a data frame."""
     with (
         host.preserve_blas_threads(),
-        frame_reader(frame) as reader,
+        frame_reader(_select_features(frame, checkpoint)) as reader,
     ):
         host.set_blas_threads(checkpoint.about["config"]["threads"])
         table = ModelTable(reader, checkpoint, unknown=unknown)
@@ -87,6 +92,17 @@ def _predict_frame(checkpoint: Checkpoint, frame: Any, unknown: str) -> np.ndarr
             for rows in regroup(table.rows(_FRAME_ROWS), _FRAME_ROWS)
         ]
     return np.concatenate(outputs)
+
+
+def _select_features(frame: Any, checkpoint: Checkpoint) -> Any:
+    """Return a pandas frame without columns that are not used, which Arrow may not even know."""
+    found = checkpoint.preprocessing
+    names = [] if found is None else [feature.name for feature in found.features]
+    is_pandas = (
+        hasattr(frame, "loc") and getattr(frame, "ndim", 0) == 2 and frame.columns.nlevels == 1
+    )
+    # If one is missing, the error names all that are there.
+    return frame[names] if is_pandas and all(name in frame.columns for name in names) else frame
 
 
 def to_user_units(checkpoint: Checkpoint, output: np.ndarray) -> np.ndarray:
@@ -140,7 +156,9 @@ def write_predictions(
     with collective_errors(comm):
         if comm.rank == 0:
             about = {"classes": data.classes, "split": split, "data": data.identity}
-            with hdf5_file.create_file(path, "distbp-prediction", 1, DataError) as file:
+            with hdf5_file.create_file(
+                path, PREDICTION_FORMAT, PREDICTION_VERSION, DataError
+            ) as file:
                 hdf5_file.write_json(file, "about", about)
                 hdf5_file.write_array(file, "output", output)
                 if data.task != "regression":

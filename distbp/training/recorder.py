@@ -94,7 +94,7 @@ class RunRecorder(NullRecorder):
     rows : int
         Of the training set.
     labels_per_row : int
-        Answers of a row that are right or wrong; 0 for a regression.
+        That of `DataSet`; 0 for a regression, which has no accuracy.
     """
 
     def __init__(

@@ -1,12 +1,13 @@
 """Where the rows to predict or evaluate come from: a table, arrays, or a split of a data set.
 
-Each source is a context manager that yields a function of the largest number of rows in a
-part, which yields the rows. It is opened on rank 0 only.
+Each source is a context manager, opened on rank 0 only. It yields a function that takes the
+largest number of rows wanted at once, and yields `Rows`, part by part.
 """
 
 import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from distbp.data.dataset import Split
 from distbp.data.model_table import ModelTable, Rows
 from distbp.data.row_options import RowOptions
 from distbp.data.sources import read_features
-from distbp.data.table_options import TableOptions
+from distbp.data.table_options import STANDARD_STREAM, TableOptions
 from distbp.data.table_reader import open_table
 from distbp.errors import ConfigError, DataError
 from distbp.parallel.environment import LaunchEnvironment
@@ -25,7 +26,6 @@ from distbp.storage.checksum import HDF5_SIGNATURE, MAGIC
 
 RowSource = AbstractContextManager[Callable[[int], Iterator[Rows]]]
 
-STANDARD_STREAM = "-"
 _HDF5_ENDINGS = (".h5", ".hdf5")
 
 
@@ -47,7 +47,8 @@ def kind_of_rows(data: str, options: RowOptions) -> str:
         return "data set"
     if options.x is not None:
         raise ConfigError(
-            f"`--x {options.x}` names an array of an HDF5 or .npz file; {data} is none."
+            f"`--x {options.x}` names an array of an HDF5 or .npz file, which {data} is not. Leave "
+            "it out."
         )
     return "table"
 
@@ -107,13 +108,26 @@ def table_rows(
     """
     is_stream = data == STANDARD_STREAM
     source = LaunchEnvironment.from_environ().open_stdin() if is_stream else data
-    with open_table(source, options, advance) as reader:
+    with open_table(source, _with_header(options, checkpoint), advance) as reader:
         table = ModelTable(
             reader, checkpoint, unknown=unknown, id_column=id_column, has_labels=has_labels
         )  # fmt: skip
         for note in table.notes:
             say(note)
         yield table.rows
+
+
+def _with_header(options: TableOptions, model: Checkpoint) -> TableOptions:
+    """Return options that say whether the first line names the columns, if the model knows.
+
+    A file of a few rows of text does not show it.
+    """
+    found = model.preprocessing
+    if options.header is not None or found is None:
+        return options
+    # Numbers are what columns are called where no line names them.
+    has_names = not all(feature.name.isdecimal() for feature in found.features)
+    return replace(options, header=True) if has_names else options
 
 
 @contextmanager

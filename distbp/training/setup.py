@@ -9,6 +9,7 @@ import math
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
+from warnings import warn
 
 import numpy as np
 
@@ -16,7 +17,7 @@ from distbp import kernels
 from distbp.data.dataset import DataSet, Split
 from distbp.data.shuffle import FullShuffle
 from distbp.data.streaming import BlockShuffle
-from distbp.errors import ConfigError
+from distbp.errors import ConfigError, DistbpWarning
 from distbp.network import rng
 from distbp.network.network import Network
 from distbp.network.optimizers import OPTIMIZERS
@@ -31,7 +32,7 @@ from distbp.parallel.shared_array import filled_shared_array
 from distbp.parallel.topology import Topology
 from distbp.parallel.watchdog import Watchdog
 from distbp.storage.checkpoint import Checkpoint
-from distbp.storage.run_directory import load
+from distbp.storage.run_directory import read_newest_checkpoint
 from distbp.training.checkpoint_schedule import CheckpointSchedule
 from distbp.training.checkpoint_writer import CheckpointBuilder
 from distbp.training.config import Config
@@ -239,7 +240,7 @@ def _make_network(config: Config, data: DataSet, has_weights: bool) -> Network:
     Raises
     ------
     ConfigError
-        `init_from` names a model of another shape.
+        `init_from` names a model of another shape, or of other columns.
     """
     sizes = (data.n_in, *config.hidden, data.n_out)
     network = Network(
@@ -254,14 +255,33 @@ def _make_network(config: Config, data: DataSet, has_weights: bool) -> Network:
     if data.target is not None:
         network.use_target_units(data.target.units)
     if config.init_from and not has_weights:
-        first = load(config.init_from)
-        if first.sizes != network.sizes:
-            raise ConfigError(
-                f"{config.init_from} was written for sizes {first.sizes}; "
-                f"this run asks for {sizes}."
-            )
-        np.copyto(network.theta, first.theta)
+        np.copyto(network.theta, _first_weights(config.init_from, data, network))
     return network
+
+
+def _first_weights(model: str, data: DataSet, network: Network) -> np.ndarray:
+    """Return the parameters of another model, to start from.
+
+    Raises
+    ------
+    ConfigError
+        It is of another shape, or its inputs are other columns.
+    """
+    first, problems = read_newest_checkpoint(model)
+    for text in problems:
+        warn(text, DistbpWarning, stacklevel=2)
+    if first.network.sizes != network.sizes:
+        raise ConfigError(
+            f"{model} was written for sizes {first.network.sizes}; "
+            f"this run asks for {network.sizes}."
+        )
+    trained, found = first.preprocessing, data.preprocessing
+    if trained and found and trained.input_names != found.input_names:
+        raise ConfigError(
+            f"{model} was trained on other columns or categories than those of {data.path}, or in "
+            "another order. Import the table with the options of that training data."
+        )
+    return first.network.theta
 
 
 def _make_update(config: Config, network: Network, rows: int) -> Update:

@@ -231,7 +231,7 @@ def costs_and_accuracies(
 ) -> EpochRecord:
     """Return the costs and accuracies of an epoch of `rows` rows; None where there is none.
 
-    `labels_per_row` is the number of answers that a row has, 0 for a regression.
+    `labels_per_row` is that of `DataSet`.
     """
     rows = max(rows - progress.skipped, 1)
     record: EpochRecord = {

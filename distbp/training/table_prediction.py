@@ -242,7 +242,7 @@ class EvaluationTask(RowTask):
         self._evaluator: Evaluator | None = None
 
     def start(self, stack: contextlib.ExitStack) -> None:
-        """Nothing is written."""
+        """Do nothing: a score is not written to a file."""
 
     def compute(self, x: np.ndarray, y: np.ndarray | None) -> np.ndarray:
         """Return the sums over each block of rows: (blocks, 1 + k); see `Evaluator`."""

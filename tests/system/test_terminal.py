@@ -7,7 +7,7 @@ import pytest
 from ranks import FULL, Job, command_of, is_open_mpi, mpiexec
 from screen import Screen, record
 
-BAR = re.compile(r"epoch \d+/\d+ .*\d+% cost \d\.\d+ accuracy \d+\.\d+% [\d,]+ samples/s")
+BAR = re.compile(r"epoch \d+/\d+ .*\d+% cost \d\.\d+(e-\d+)? accuracy \d+\.\d+% [\d,]+ samples/s")
 EPOCH = re.compile(r"epoch +\d+/\d+ \| train cost [^\n]* samples/s")
 EPOCHS = 150
 STARTS = ["alone", "--ranks", "mpiexec"]

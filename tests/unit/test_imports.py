@@ -35,8 +35,8 @@ MODULES = {
     ],
     "storage": [
         "checksum", "hdf5_checks", "hdf5_filters", "hdf5_chunks", "hdf5_strings", "atomic",
-        "hdf5_file", "lock", "scaling", "preprocessing", "checkpoint", "run_directory",
-        "background_writer",
+        "hdf5_file", "lock", "direct_reader", "scaling", "preprocessing", "checkpoint",
+        "run_directory", "background_writer",
     ],
     "data": [
         "row_file", "dataset", "batches", "shuffle", "streaming", "table_options", "row_options",

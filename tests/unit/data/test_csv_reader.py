@@ -243,7 +243,7 @@ def test_options_of_dialects():
     [
         ({"separator": "ab"}, "`--separator ab`: expected one character"),
         ({"separator": '"'}, "expected one character"),
-        ({"separator": ",", "decimal": ","}, "are both commas"),
+        ({"separator": ",", "decimal": ","}, "are both ','"),
         ({"encoding": "utf-9"}, "`--encoding utf-9` is unknown"),
         ({"encoding": "hex"}, "`--encoding hex` is unknown"),
         ({"columns": "c"}, "`--columns c`: the stream has no such column. Name one of a, b"),

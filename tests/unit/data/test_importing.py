@@ -898,7 +898,7 @@ def with_nan(row, column):
         ({"x": IMAGES, "y": LABELS[:, None, None]}, r"rows of shape \(1, 1\)"),
         ({"x": IMAGES, "y": LABELS - 1.0}, "row 0: the label -1 is negative"),
         ({"x": IMAGES, "y": LABELS.astype(int) - 2}, "row 0: the label -2 is negative"),
-        ({"x": IMAGES, "y": LABELS * 0 + 7}, "all labels are 7; expected two classes"),
+        ({"x": IMAGES, "y": LABELS * 0 + 7}, "all labels are 7; expected at least two classes"),
         ({"x": IMAGES, "y": [["a", "b"]] * 5}, "has the text 'a'; expected a number"),
         ({"x": with_nan(3, 4), "y": LABELS}, "x, row 3, column 4: .*found nan"),
         ({"x": np.full((5, 1), -np.inf), "y": LABELS}, "x, row 0, column 0: .*found -inf"),

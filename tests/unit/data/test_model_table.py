@@ -38,8 +38,10 @@ def test_labels_as_data_sets_store_them():
     numbers = model(("y",), classes=("-1", "0.5", "7"))
     assert labels_of(pandas.DataFrame({"y": [7.0, 0.5, -1, 7]}), numbers).tolist() == [2, 1, 0, 2]
     assert labels_of(pandas.DataFrame({"y": ["7", "0.5"]}), numbers).tolist() == [2, 1]
-    columns = pandas.DataFrame({"p": [0, 1, 0], "q": [1, 0, 0], "r": [0, 0, 1]})
-    assert labels_of(columns, model(("p", "q", "r"), classes="012")).tolist() == [1, 0, 2]
+    columns = pandas.DataFrame({"p": [0, 1, 0], "q": [1, 0, 0], "r": [0, 0, 1], "s": [0] * 3})
+    assert labels_of(columns, model(("p", "q", "r"), classes="pqr")).tolist() == [1, 0, 2]
+    found = labels_of(columns, model(("q", "p", "s", "r"), classes="qpr"))
+    assert found.tolist() == [0, 1, 2]  # no training row was of class s
     found = labels_of(columns, model(("r", "p"), "multilabel", ("r", "p")))
     np.testing.assert_array_equal(found, np.array([[0, 0], [0, 1], [1, 0]], np.uint8), strict=True)
     found = labels_of(columns + 1, model(("q",), "regression", transform="log"))
@@ -55,7 +57,7 @@ def test_labels_as_data_sets_store_them():
         ([1.0, -1.0], model(("y",), "regression", transform="log"), "row 1, .*positive number"),
         ([1.0, np.inf], model(("y",), "regression"), "row 1, .*finite number"),
         ([0.0, 2.0], model(("y",), "multilabel", ("y",)), "row 1, .*2 is no label"),
-        ([0.0, 0.0], model(("y", "a"), classes="01"), "row 0, .*is no label"),
+        ([0.0, 0.0], model(("y", "a"), classes="ya"), "row 0, .*is no label"),
     ],
 )  # fmt: skip
 def test_labels_that_the_model_does_not_have(values, found, match):

@@ -123,6 +123,83 @@ def test_the_median_is_that_of_the_training_rows(tmp_path, out):
     assert [f.fill for f in DataSet(out).preprocessing.features] == [3.0, 4.0]
 
 
+@pytest.mark.parametrize("missing", ["mean", "median"])
+@pytest.mark.parametrize("cells", [range(3), ["u", "v", "u"]])
+def test_a_column_without_values_in_training_is_left_out(tmp_path, out, missing, cells):
+    """Nothing can be learnt of it, with an indicator neither; that of a full one is left out."""
+    source = write(
+        tmp_path,
+        table(
+            a=[*[""] * 4, *cells], b=[1, 2, 3, 4, "", 5, 6], c=[1, "", 1, 1, 1, 1, 1],
+            s=["train"] * 4 + ["test"] * 3, y=[0, 1, 0, 1, 0, 1, 0],
+        ),
+    )  # fmt: skip
+    about = run(source, out, missing=missing, missing_indicator=True, split="s")
+    assert about["columns"] == ["b", "c", "c missing"]
+    np.testing.assert_array_equal(inputs(out, "test")[0], [[2.5, 1, 0], [5, 1, 0], [6, 1, 0]])
+
+
+def test_categories_are_those_of_the_training_rows(tmp_path, out, log):
+    """Of others nothing is learnt; what is dropped does not count."""
+    source = write(
+        tmp_path,
+        table(
+            a=["u", "v", "w", "x", "u", "w"], b=[1, 2, 3, "", 5, 6],
+            s=["train", "train", "test", "train", "test", "test"], y=[0, 1, 0, 1, 2, 0],
+        ),
+    )  # fmt: skip
+    assert run(source, out, missing="drop", split="s")["columns"] == ["a=u", "a=v", "b"]
+    np.testing.assert_array_equal(inputs(out, "test")[0], [[0, 0, 3], [1, 0, 5], [0, 0, 6]])
+    assert "Column 'a': no training row has 'w', which 2 other rows have." in log.text
+    assert "No training row is of class '2'" in log.text
+
+
+def test_what_no_mean_can_be_computed_of_is_refused(tmp_path, out):
+    """The cell that is infinite is named, not the one that is missing before it."""
+    source = write(tmp_path, table(a=["", 1, "inf"], y=[0, 1, 0]))
+    with pytest.raises(DataError, match="line 4, column 'a': expected a finite number, found inf"):
+        run(source, out, missing="mean")
+    source = write(tmp_path, table(a=["", -1e308, 1e308, 1.1e308, 1.2e308], y=[0, 1, 0, 1, 0]))
+    with pytest.raises(DataError, match="Column 'a': its numbers are too large for a mean"):
+        run(source, out, missing="mean", scaling="none")
+
+
+@pytest.mark.parametrize("cells", ['"1,000" "12,345.6"', "0,5 7", "5% 10%", "$1 $2.50", "1'000 3"])
+def test_numbers_with_marks_are_not_taken_for_categories(tmp_path, out, cells):
+    """Thousands, the other decimal mark, units; in labels, too. They may be categories."""
+    cells = (cells.split() * 2)[:4]
+    rows = [f"{cell};{i % 2};c{i % 3}" for i, cell in enumerate(cells)]
+    source = write(tmp_path, "\n".join(["a;b;y", *rows]) + "\n")
+    options = {"separator": ";", "decimal": "."}
+    with pytest.raises(DataError, match=r"column 'a': .* marks that are .* --categorical a if"):
+        run(source, out, **options)
+    assert len(run(source, out, categorical="a", **options)["columns"]) == 3
+    with pytest.raises(DataError, match=r"column 'a': .* marks .* --task classification if"):
+        run(source, out, label="a", **options)
+    assert len(run(source, out, label="a", task="classification", **options)["classes"]) == 2
+
+
+def test_a_mistyped_date_does_not_make_all_of_them_categories(tmp_path, out):
+    dates = ["2024-12-30", "2024-12-31", "2024-13-01"]
+    source = write(tmp_path, table(d=dates, y=[0, 1, 0]))
+    with pytest.raises(DataError, match="line 4, column 'd': '2024-13-01' is not a number or date"):
+        run(source, out)
+
+
+def test_labels_that_float64_does_not_tell_apart(tmp_path, out):
+    source = write(tmp_path, table(a=[1, 2, 3], y=[2**53, 2**53 + 1, 1]))
+    with pytest.raises(DataError, match="line 2, column 'y': numbers from 2"):
+        run(source, out)
+
+
+def test_columns_of_one_hot_labels_name_the_classes(tmp_path, out):
+    """A column without a 1 is no class."""
+    source = write(tmp_path, table(a=[1, 2, 3], dog=[0, 1, 0], cat=[1, 0, 1], cow=[0, 0, 0]))
+    about = run(source, out, label="dog,cat,cow")
+    assert (about["task"], about["classes"]) == ("classification", ["dog", "cat"])
+    np.testing.assert_array_equal(inputs(out)[1][:, 0], [1, 0, 1])
+
+
 def test_rows_with_missing_cells_are_dropped(people, out, log):
     """Also those without a label; later errors name the right line."""
     people.write_text(PEOPLE + "5,60,male,3,C,\n6,61,male,4,C,no\n")
@@ -190,7 +267,7 @@ def test_numbers_can_be_categories(tmp_path, out):
 def test_a_mistyped_number_is_no_category(tmp_path, out):
     """Unless the user says so."""
     source = write(tmp_path, table(a=[1, 2, "l3", 4], y=[0, 1, 0, 1]))
-    with pytest.raises(DataError, match="line 4, column 'a': 'l3' is not a number, as other"):
+    with pytest.raises(DataError, match="line 4, column 'a': 'l3' is not a number or date, as"):
         run(source, out)
     assert len(run(source, out, categorical="a")["columns"]) == 4
 
@@ -289,6 +366,10 @@ def test_log_of_targets(tmp_path, out):
     run(source, out, target_transform="log")
     np.testing.assert_array_equal(inputs(out)[1][:, 0], np.log([100.5, 20, 3e6]))
     assert DataSet(out).preprocessing.target_transform == "log"
+    # Version 0.1.0, which would return the logarithm, has to refuse it.
+    run(source, out, target_transform="log", target_scaling="none")
+    with h5py.File(out) as file:
+        assert file.attrs["version"] == 2
     write(tmp_path, table(a=[1, 2, 3], price=[100.5, 0, 3e6]))
     with pytest.raises(DataError, match=r"line 3, column 'price': expected a number above 0"):
         run(source, out, target_transform="log")

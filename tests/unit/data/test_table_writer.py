@@ -128,7 +128,7 @@ def test_formats_by_name(monkeypatch):
         "a.hdf5": "hdf5", "a.xlsx": None, "csv": None,
     }  # fmt: skip
     assert {name: table_format(name) for name in formats} == formats
-    with pytest.raises(ConfigError, match=r"--out a\.xlsx ends in no known format.*\.csv"):
+    with pytest.raises(ConfigError, match=r"--out a\.xlsx` ends in no known format.*\.csv"):
         check_format("a.xlsx")
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     assert check_format("a.h5") == "hdf5"

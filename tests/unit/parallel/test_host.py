@@ -1,5 +1,8 @@
 """The machine: its BLAS obeys --threads, and what determines rounding is known."""
 
+import os
+from pathlib import Path
+
 import pytest
 import threadpoolctl
 
@@ -84,3 +87,29 @@ def test_the_vectors_of_numpy(monkeypatch, names, level):
     """By the names of NumPy until version 2.3, since then, and on ARM."""
     monkeypatch.setattr(host.np, "show_config", lambda mode: {"SIMD Extensions": names})
     assert host.simd_level() == level
+
+
+@pytest.mark.parametrize(
+    ("table", "files", "limit"),
+    [
+        ("", {}, 1 << 40),
+        ("0::/a/b\n", {"a/memory.max": "5000\n", "a/b/memory.max": "max\n"}, 5000),
+        ("0::/../other\n", {"memory.max": "6000\n"}, 6000),  # in a container
+        (
+            "4:memory:/a\n3:cpu:/\n0::/\n",
+            {"memory/memory.limit_in_bytes": f"{1 << 62}", "memory/a/memory.limit_in_bytes": "7"},
+            7,
+        ),
+    ],
+    ids=["none", "v2", "container", "v1"],
+)
+def test_memory_limit(tmp_path, monkeypatch, table, files, limit):
+    """The least of the machine's memory and the limits of the cgroups that a process is in."""
+    (tmp_path / "cgroup").write_text(table)
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    places = {"/proc/self/cgroup": tmp_path / "cgroup", "/sys/fs/cgroup": tmp_path}
+    monkeypatch.setattr(host, "Path", lambda path, *more: Path(places[path], *more))
+    monkeypatch.setattr(os, "sysconf", lambda name: 1 << 20)
+    assert host.memory_limit() == limit

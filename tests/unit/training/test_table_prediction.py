@@ -16,10 +16,13 @@ from pyarrow import feather, parquet
 
 import distbp
 from distbp.cli.main import parse_command_line, run_verb
+from distbp.data.importing import import_data
 from distbp.errors import ConfigError, DataError
 from distbp.parallel.topology import Topology
 from distbp.storage.run_directory import read_newest_checkpoint
 from distbp.training import table_prediction
+from distbp.training.config import Config
+from distbp.training.loop import train
 from distbp.training.table_prediction import PredictionTask, rows_a_round
 
 ROWS = 2 * 1024 + 77
@@ -225,11 +228,52 @@ def test_predict_takes_a_data_frame(models, table, people, make):
         distbp.predict(models / "regression", make(people.drop(columns="sex")))
 
 
+def test_columns_of_a_data_frame_that_are_not_used_hold_anything(models, people):
+    """Objects that Arrow does not know, texts among numbers, or two of one name."""
+    output, _ = expected_output(models, "regression")
+    frame = people.assign(name=[object(), *[1, "a"] * (ROWS // 2)][:ROWS])
+    frame = pandas.concat([frame, frame[["kind"]]], axis=1)
+    np.testing.assert_array_equal(distbp.predict(models / "regression", frame), output)
+    with pytest.raises(DataError, match="is a Series; expected a data frame"):
+        distbp.predict(models / "regression", frame["age"])
+
+
 def test_predict_in_python_can_ignore_unknown_categories(models, people):
     frame = people.assign(sex="other")
     with pytest.raises(DataError, match="'other' is none of the 2 categories"):
         distbp.predict(models / "regression", frame)
     assert distbp.predict(models / "regression", frame, unknown="ignore").shape == (ROWS, 1)
+    with pytest.raises(ConfigError, match="unknown='skip': expected one of error, ignore"):
+        distbp.predict(models / "regression", frame, unknown="skip")
+
+
+def test_the_names_of_columns_in_a_small_table_of_text(tmp_path, monkeypatch):
+    """A model knows that there are some, which no difference between the lines shows."""
+    monkeypatch.chdir(tmp_path)
+    Path("d.csv").write_text("sex,kind,y\n" + "m,A,yes\nf,A,no\nm,B,no\nf,B,yes\n" * 9)
+    import_data("d.csv", "d.h5")
+    config = Config(data="d.h5", out="run", epochs=1, quiet=True, hidden=(3,))
+    train(config, comm=Topology())
+    Path("new.csv").write_text("kind,sex\nB,f\n")
+    run("predict", "run", "new.csv", "--out", "p.csv")
+    assert len(Path("p.csv").read_text().splitlines()) == 2
+    Path("new.csv").write_text("B,f\n")
+    with pytest.raises(DataError, match="is empty but for the names"):
+        run("predict", "run", "new.csv", "--out", "q.csv")
+
+
+def test_initial_weights_are_those_of_the_same_columns(tmp_path, monkeypatch):
+    """Otherwise they would be those of other inputs."""
+    monkeypatch.chdir(tmp_path)
+    Path("d.csv").write_text("age,income,price\n1,2,3.5\n2,1,4\n3,5,6\n")
+    Path("e.csv").write_text("income,age,price\n2,1,3.5\n1,2,4\n5,3,6\n")
+    for name in "de":
+        import_data(f"{name}.csv", f"{name}.h5")
+    common = {"epochs": 1, "quiet": True, "hidden": (3,)}
+    train(Config(data="d.h5", out="first", **common), comm=Topology())
+    train(Config(data="d.h5", out="second", init_from="first", **common), comm=Topology())
+    with pytest.raises(ConfigError, match="first was trained on other columns or categories"):
+        train(Config(data="e.h5", out="third", init_from="first", **common), comm=Topology())
 
 
 def test_a_split_of_a_data_set_as_a_table(models, table):
@@ -257,7 +301,7 @@ def test_arrays_without_labels(models, table, people):
     np.savez("bad.npz", x=x[:, 1:], other=x)
     with pytest.raises(DataError, match="takes rows of 8 numbers"):
         run("predict", models / "classification", "bad.npz", "--out", "p3.h5")
-    with pytest.raises(ConfigError, match="with distbp import first"):
+    with pytest.raises(ConfigError, match="Convert it with distbp import"):
         run("evaluate", models / "classification", "x.npz")
 
 

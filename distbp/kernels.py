@@ -146,7 +146,7 @@ def common_kernels(cpus: Sequence[Cpu]) -> str:
 def is_set_by_user(environ: Mapping[str, str]) -> bool:
     """Return whether the kernels stand in the environment, and not by `select`."""
     value = environ.get(CORETYPE_VARIABLE)
-    return value is not None and value != _openblas_name(selected(environ))
+    return value is not None and value != openblas_name(selected(environ))
 
 
 def selected(environ: Mapping[str, str]) -> str:
@@ -178,7 +178,7 @@ def select(choice: str, cpus: Sequence[Cpu], environ: MutableMapping[str, str]) 
         return
     _forget_selection(environ)
     chosen = common_kernels(cpus) if choice == NATIVE else choice
-    name = _openblas_name(chosen)
+    name = openblas_name(chosen)
     unable = next((cpu for cpu in cpus if not cpu.can_run(name)), None)
     if unable is not None:
         missing = ", ".join(sorted(_REQUIRED_FLAGS[name.lower()] - unable.flags))
@@ -200,7 +200,7 @@ def _forget_selection(environ: MutableMapping[str, str]) -> None:
             del environ[NUMPY_VARIABLE]
 
 
-def _openblas_name(choice: str) -> str:
+def openblas_name(choice: str) -> str:
     """Return the name that OpenBLAS has for a choice."""
     return PORTABLE_KERNELS if choice == PORTABLE else choice
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from distbp.data.table_base import (
     BLOCK_ROWS,
-    AdvanceCallback,
+    ReadCallback,
     TableReader,
     unique_names,
     usable_threads,
@@ -126,7 +126,7 @@ class ArrowReader(TableReader):
         source: TableInput | Any,
         name: str,
         options: TableOptions,
-        advance: AdvanceCallback | None = None,
+        advance: ReadCallback | None = None,
     ) -> None:
         super().__init__(name, advance)
         self._input = source if isinstance(source, TableInput) else None

@@ -19,8 +19,8 @@ from distbp.data.csv_chunks import TextChunks
 from distbp.data.csv_dialect import SAMPLE_BYTES, recognize
 from distbp.data.table_base import (
     BLOCK_ROWS,
-    AdvanceCallback,
     ReadAgain,
+    ReadCallback,
     TableReader,
     read_failure,
     unique_names,
@@ -53,7 +53,7 @@ class CsvReader(TableReader):
     """
 
     def __init__(
-        self, source: TableInput, options: TableOptions, advance: AdvanceCallback | None
+        self, source: TableInput, options: TableOptions, advance: ReadCallback | None
     ) -> None:
         super().__init__(source.name, advance)
         self._source = source

@@ -19,10 +19,10 @@ import numpy as np
 from h5py import h5t
 
 from distbp.data import hdf5_writers
+from distbp.data.table_base import ReadCallback
 from distbp.data.tables import (
     NOT_UTF8,
     ImportOptions,
-    ReadCallback,
     Source,
     Table,
     wrap_source_errors,

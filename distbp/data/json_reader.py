@@ -10,8 +10,8 @@ import numpy as np
 from distbp.data.csv_lines import MAX_ROW_BYTES, RawStream
 from distbp.data.table_base import (
     BLOCK_ROWS,
-    AdvanceCallback,
     ReadAgain,
+    ReadCallback,
     TableReader,
     wrap_read_errors,
 )
@@ -30,7 +30,7 @@ class JsonReader(TableReader):
     """A file of JSON lines. Numbers and true and false are numbers; null is missing."""
 
     def __init__(
-        self, source: TableInput, options: TableOptions, advance: AdvanceCallback | None
+        self, source: TableInput, options: TableOptions, advance: ReadCallback | None
     ) -> None:
         super().__init__(source.name, advance)
         self._source = source

@@ -18,12 +18,12 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 from distbp.data.hdf5_source import read_hdf5, read_hdf5_features
+from distbp.data.table_base import ReadCallback
 from distbp.data.table_options import TableOptions
 from distbp.data.table_source import read_table
 from distbp.data.tables import (
     FILE_ERRORS,
     ImportOptions,
-    ReadCallback,
     Source,
     Table,
     wrap_source_errors,

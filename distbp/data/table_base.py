@@ -17,7 +17,7 @@ from distbp.parallel import host
 from distbp.storage import atomic
 
 BLOCK_ROWS = 1 << 16  # 512 KB for a column of numbers
-AdvanceCallback = Callable[[float], None]  # called with the number of bytes that were read
+ReadCallback = Callable[[float], None]  # called with the number of bytes that were read
 
 
 class ReadAgain(Exception):  # noqa: N818 - it is no error
@@ -41,7 +41,7 @@ class TableReader(ABC):
         Sentences to say: what was recognized, what was left out.
     """
 
-    def __init__(self, name: str, advance: AdvanceCallback | None) -> None:
+    def __init__(self, name: str, advance: ReadCallback | None) -> None:
         self.name = name
         self.all_names: list[str] = []
         self.names: list[str] = []

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 from distbp.data.arrow_reader import ArrowReader
 from distbp.data.csv_reader import CsvReader
 from distbp.data.json_reader import JsonReader
-from distbp.data.table_base import AdvanceCallback, TableReader, require_pyarrow, wrap_read_errors
+from distbp.data.table_base import ReadCallback, TableReader, require_pyarrow, wrap_read_errors
 from distbp.data.table_columns import Block, Column
 from distbp.data.table_input import TableInput, stream_name
 from distbp.data.table_options import TableOptions
@@ -28,7 +28,7 @@ _DEFAULT_OPTIONS = TableOptions()
 def open_table(
     source: str | Path | BinaryIO,
     options: TableOptions = _DEFAULT_OPTIONS,
-    advance: AdvanceCallback | None = None,
+    advance: ReadCallback | None = None,
 ) -> TableReader:
     """Return a reader of a file, or of a stream such as `sys.stdin.buffer`.
 

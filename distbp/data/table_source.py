@@ -18,6 +18,7 @@ import numpy as np
 from distbp.data.dataset import SPLIT_NAMES
 from distbp.data.profile import ColumnProfile, TableProfile, summarize
 from distbp.data.spool import Spool
+from distbp.data.table_base import ReadCallback
 from distbp.data.table_columns import is_date, is_fraction, is_number, is_written_number
 from distbp.data.table_encoder import fit_preprocessing
 from distbp.data.table_options import find_columns
@@ -25,7 +26,6 @@ from distbp.data.table_reader import Block, TableReader, open_table
 from distbp.data.tables import (
     MAX_CATEGORIES,
     ImportOptions,
-    ReadCallback,
     Source,
     Table,
     TableContent,

@@ -23,8 +23,6 @@ from distbp.options import option
 from distbp.storage import atomic
 from distbp.storage.preprocessing import TARGET_TRANSFORMS, Preprocessing
 
-ReadCallback = Callable[[float], None]  # called with the number of bytes that were read
-
 # What reading a file may raise, and what NumPy and h5py raise on a damaged one.
 FILE_ERRORS = (OSError, EOFError, MemoryError, zlib.error)
 _LIBRARY_ERRORS = (

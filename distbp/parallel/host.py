@@ -64,19 +64,15 @@ def check_kernels(choice: str) -> None:
     """Raise ConfigError if other kernels are loaded than those chosen; `native` may be any."""
     if choice == kernels.NATIVE:
         return
-    loaded, expected = loaded_kernels(), choice
+    loaded, expected = loaded_kernels(), kernels.openblas_name(choice)
     if not loaded:
         raise ConfigError(
             f"--kernels {choice} needs OpenBLAS, but NumPy uses {numeric_platform()['blas']}, "
             f"whose kernels cannot be chosen. Use NumPy from PyPI, or --kernels native."
         )
-    variables = f"{kernels.CORETYPE_VARIABLE}={choice}"
+    variables = f"{kernels.CORETYPE_VARIABLE}={expected}"
     if choice == kernels.PORTABLE:
-        expected = kernels.PORTABLE_KERNELS
-        variables = (
-            f"{kernels.CORETYPE_VARIABLE}={expected} and "
-            f"{kernels.NUMPY_VARIABLE}='{kernels.numpy_avx512_names()}'"
-        )
+        variables += f" and {kernels.NUMPY_VARIABLE}='{kernels.numpy_avx512_names()}'"
         if loaded == expected and simd_level() == "AVX-512":
             loaded += ", and NumPy those for AVX-512"
     if loaded.lower() != expected.lower():

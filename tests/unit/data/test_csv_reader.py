@@ -12,6 +12,7 @@ import pyarrow
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from table_cells import rows
 
 from distbp.data import csv_chunks, csv_lines, csv_reader
 from distbp.data.table_options import TableOptions
@@ -27,30 +28,6 @@ def small_chunks(monkeypatch):
     """Cut files into chunks of some 50 bytes, so that short files have several."""
     monkeypatch.setattr(csv_reader, "_CHUNK_BYTES", 50)
     monkeypatch.setattr(csv_reader, "_FIRST_CHUNK_BYTES", 50)
-
-
-def cells(column):
-    """Return the cells of a column as Python has them; None where text is missing."""
-    if column.words is None:
-        return column.values.tolist()
-    return [None if code < 0 else column.words[code] for code in column.values]
-
-
-def rows(reader, columns=None, kinds=None):
-    """Return all cells of the table by the names of its columns."""
-    found = {}
-    count = 0
-    for block in reader.blocks(columns, kinds):
-        if block.start == 0:
-            found, count = {name: [] for name in block.columns}, 0
-        assert block.start == count
-        for name, column in block.columns.items():
-            assert column.name == name
-            assert len(column.values) == len(block)
-            assert column.values.dtype == (np.float64 if column.words is None else np.int32)
-            found[name] += cells(column)
-        count += len(block)
-    return found
 
 
 def read(data, kinds=None, **options):

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow
 import pytest
 from pyarrow import ipc, parquet
+from table_cells import rows
 
 from distbp.data import arrow_reader, csv_chunks, csv_reader
 from distbp.data.table_options import TableOptions
@@ -72,23 +73,6 @@ def arrow_stream(file, table=TABLE):
 
 def parquet_file(file, table=TABLE):
     parquet.write_table(table, file, row_group_size=2)
-
-
-def cells(column):
-    """Return the cells of a column as Python has them; None where text is missing."""
-    if column.words is None:
-        return column.values.tolist()
-    return [None if code < 0 else column.words[code] for code in column.values]
-
-
-def rows(reader, columns=None, kinds=None):
-    """Return all cells of the table by the names of its columns."""
-    found = {}
-    for block in reader.blocks(columns, kinds):
-        for name, column in block.columns.items():
-            assert column.values.dtype == (np.float64 if column.words is None else np.int32)
-            found.setdefault(name, []).extend(cells(column))
-    return found
 
 
 def check(found, expected):

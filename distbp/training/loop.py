@@ -138,15 +138,16 @@ class Run:
         try:
             if parts.config.on_nan == "rollback" and self.progress.position.updates == 0:
                 parts.recorder.save(self.progress)  # a run diverges most often in its first steps
-            with parts.watchdog, np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-                while (
-                    self.progress.position.epoch < parts.config.epochs
-                    and not self._is_out_of_patience()
-                ):
-                    self._epoch()
-            with collective_errors(parts.comm):
-                parts.recorder.on_end(self.progress)
-            self._report(time.monotonic() - began)
+            with parts.watchdog:  # to the last message: a rank may hang after the last epoch too
+                with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+                    while (
+                        self.progress.position.epoch < parts.config.epochs
+                        and not self._is_out_of_patience()
+                    ):
+                        self._epoch()
+                with collective_errors(parts.comm):
+                    parts.recorder.on_end(self.progress)
+                self._report(time.monotonic() - began)
         finally:
             parts.order.close()
             parts.recorder.close()

@@ -7,7 +7,13 @@ N = 3
 STALL_LIMIT_S = 2.0
 END_TIMEOUT_S = 12.0  # after that, on a busy machine
 WORDS = ("--batch-size", 50, "--shards", 6, "--epochs", 12)
-CASES = [("update", "stop", 30, 0), ("backprop", "loop", 50, 1), ("evaluation", "sleep", 3, 2)]
+CASES = [
+    ("update", "stop", 30, 0),
+    ("backprop", "loop", 50, 1),
+    ("evaluation", "sleep", 3, 2),
+    ("last save", "sleep", 1, 0),
+    ("summary", "stop", 1, 1),
+]
 
 
 @pytest.fixture(scope="module")

@@ -30,6 +30,8 @@ PLACES = {
     "prediction": ("distbp.training.evaluation", "Evaluator.run"),
     "checkpoint": ("distbp.storage.run_directory", "write_checkpoint"),
     "rename": ("pathlib", "Path.replace"),
+    "last save": ("distbp.training.recorder", "RunRecorder.on_end"),
+    "summary": ("distbp.training.loop", "Run._report"),
 }
 
 

@@ -247,7 +247,7 @@ def _parsed_in_order(
 
     As many chunks are parsed at once as there are cores.
     """
-    threads = min(len(host.usable_cores()), _MAX_THREADS)
+    threads = min(host.usable_cores(), _MAX_THREADS)
     waiting: deque[Any] = deque()
     pool = ThreadPoolExecutor(threads) if threads > 1 else None
     try:

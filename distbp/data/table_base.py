@@ -154,7 +154,7 @@ def usable_threads() -> Iterator[bool]:
     import pyarrow
 
     # Arrow counts all cores of the machine, also those that the process is not allowed to use.
-    cores, before = len(host.usable_cores()), pyarrow.cpu_count()
+    cores, before = host.usable_cores(), pyarrow.cpu_count()
     if before > cores:
         pyarrow.set_cpu_count(cores)
     try:

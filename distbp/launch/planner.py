@@ -166,7 +166,7 @@ def plan_report(request: PlanRequest, comm: Topology) -> list[str]:
     """
     sizes, batch_size = request.sizes, request.batch_size
     shards = request.shards or default_shards(batch_size, sizes)
-    per_node = request.ranks_a_node or len(host.usable_cores())
+    per_node = request.ranks_a_node or host.usable_cores()
     rows = -(-batch_size // shards)
     host.set_blas_threads(1)
     costs = measure_costs(

@@ -56,6 +56,7 @@ the run in memory, and training continues on them. Without ULFM the job ends.
 Modules, in reading order
 =========================
 shards          which rows are a shard, which shards a rank's, and the tree of the sum
+cgroup          the limits of a container or batch job
 host            cores, BLAS and software versions of the machine
 environment     what launchers tell a rank by environment variables, and what it reports back
 mpi             start and abort MPI; the only import of mpi4py

@@ -133,8 +133,8 @@ def make_barrier(node: Group) -> Barrier | None:
     if memory is None:
         return None
     counters = np.frombuffer(memory, np.int64, node.size * COUNTER_STRIDE)
-    cores = {core for of_rank in node.allgather(host.usable_cores()) for core in of_rank}
-    return Barrier(counters, node.rank, node_pids(node), len(cores))
+    shares = [host.CpuShare(*share) for share in node.allgather(host.cpu_share())]
+    return Barrier(counters, node.rank, node_pids(node), host.count_cores(shares))
 
 
 def node_pids(node: Group) -> list[int]:

@@ -1,11 +1,12 @@
 """The machine that a rank runs on: its cores, its BLAS, and what determines its rounding."""
 
+import math
 import os
 import platform
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
@@ -13,6 +14,7 @@ import threadpoolctl
 
 from distbp import kernels
 from distbp.errors import ConfigError
+from distbp.parallel import cgroup
 from distbp.version import __version__
 
 
@@ -93,11 +95,50 @@ def simd_level() -> str:
     return next(widest, names[-1] if names else "")
 
 
-def usable_cores() -> list[int]:
-    """Return the IDs of the CPU cores that this process may run on."""
+class CpuShare(NamedTuple):
+    """What of a node's processor a process may use.
+
+    Attributes
+    ----------
+    cores : list of int
+        The IDs of the cores that it may run on.
+    quota : float or None
+        How many cores' time its container or batch job may use; None if all of it.
+    group : str
+        Identifies the container or job on the node: processes of one share its quota.
+    """
+
+    cores: list[int]
+    quota: float | None = None
+    group: str = ""
+
+
+def cpu_share() -> CpuShare:
+    """Return what of its node's processor this process may use."""
     if hasattr(os, "sched_getaffinity"):
-        return sorted(os.sched_getaffinity(0))
-    return list(range(os.cpu_count() or 1))
+        cores = sorted(os.sched_getaffinity(0))
+    else:
+        cores = list(range(os.cpu_count() or 1))
+    return CpuShare(cores, cgroup.cpu_quota(), cgroup.cpu_group())
+
+
+def count_cores(shares: Iterable[CpuShare]) -> int:
+    """Return how many cores the processes of a node have together, at least 1.
+
+    A quota is rounded down: a thread that has to wait for the rest of its time every 100 ms makes
+    all others wait.
+    """
+    ids: set[int] = set()
+    quotas: dict[str, float] = {}
+    for cores, quota, group in shares:
+        ids |= set(cores)
+        quotas[group] = math.inf if quota is None else quota
+    return max(1, math.floor(min(len(ids), sum(quotas.values()))))
+
+
+def usable_cores() -> int:
+    """Return how many cores this process may use: of those it may run on, within its quota."""
+    return count_cores([cpu_share()])
 
 
 def numeric_platform() -> dict[str, str]:
@@ -134,24 +175,5 @@ def cpu_model() -> str:
 
 def memory_limit() -> int:
     """Return how many bytes this process may use at most: those of the machine, or of a cgroup."""
-    limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
-    with suppress(OSError):
-        for line in Path("/proc/self/cgroup").read_text().splitlines():
-            _, controllers, path = line.split(":", 2)
-            if controllers in ("", "memory"):
-                limits += _cgroup_limits(controllers, path)
-    return min(limits)
-
-
-def _cgroup_limits(controllers: str, path: str) -> list[int]:
-    """Return the limits of a cgroup and those above it; v2 names no controllers."""
-    mount = Path("/sys/fs/cgroup", controllers)
-    name = "memory.limit_in_bytes" if controllers else "memory.max"
-    folder, limits = mount / path.lstrip("/"), []
-    # In a container the path may be that of the host: the limit is then at the root.
-    for one in (folder, *folder.parents):
-        with suppress(OSError, ValueError):  # `max` is no number
-            limits.append(int((one / name).read_text()))
-        if one == mount:
-            break
-    return limits
+    machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return min([machine, *cgroup.memory_limits()])

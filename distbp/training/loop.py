@@ -24,8 +24,8 @@ from distbp.parallel.topology import Topology, connect
 from distbp.training.config import Config, check_paths_given
 from distbp.training.inputs import open_model
 from distbp.training.messages import (
-    all_cores,
     final_report,
+    node_cores,
     rolled_back_message,
     stopped_message,
 )
@@ -282,9 +282,9 @@ class Run:
         if self._timing.steps:
             n_shards = len(parts.reduction.schedule)
             own = [platform.node(), comm.node_index, n_shards, *self._timing.per_step()]
-            cores = all_cores(comm.world.allgather([comm.node_index, host.usable_cores()]))
+            cores = node_cores(comm.world.allgather([comm.node_index, host.cpu_share()]))
             ranks = [RankTime(*one) for one in comm.world.allgather(own)]
-            recorder.info(f"time   {timing_summary(ranks, len(cores))}")
+            recorder.info(f"time   {timing_summary(ranks, cores)}")
             hint = checkpoint_hint(recorder.checkpoint_wait_s, recorder.saves, seconds)
             if hint:
                 recorder.info(f"saves  {hint}")

@@ -13,6 +13,7 @@ from distbp.data.dataset import DataSet
 from distbp.errors import CheckpointError
 from distbp.network.network import Network
 from distbp.network.parameters import digest
+from distbp.parallel.host import CpuShare, count_cores
 from distbp.storage.checkpoint import Checkpoint
 from distbp.training.config import EXACT_REDUCTIONS, Config
 from distbp.training.state import EpochRecord, Position, Progress, score_of
@@ -24,8 +25,8 @@ class RankInfo(NamedTuple):
     Attributes
     ----------
     node : int
-    cores : list of int
-        Numbers of the cores that the rank may use.
+    cpu : CpuShare
+        The cores that the rank may use, and for how much of the time.
     bits : dict of str
         What the last bits of its results depend on: CPU, NumPy, BLAS.
     native_kernels : str
@@ -33,7 +34,7 @@ class RankInfo(NamedTuple):
     """
 
     node: int
-    cores: list[int]
+    cpu: CpuShare
     bits: dict[str, str]
     native_kernels: str = ""
 
@@ -59,7 +60,7 @@ def introduction(
         f"{count(steps, 'step')} an epoch",
         f"{count(len(ranks), 'rank')} on {count(len(nodes), 'node')}, "
         f"{count(config.shards or 1, 'shard')}, {count(config.threads, 'thread')} a rank, "
-        f"{count(len(all_cores(ranks)), 'core')}, {config.kernels} kernels; {exact} sums "
+        f"{count(node_cores(ranks), 'core')}, {config.kernels} kernels; {exact} sums "
         f"({config.combine})",
     ]
     native = dict.fromkeys(rank.native_kernels for rank in ranks)
@@ -84,12 +85,13 @@ def introduction(
 
 def warnings(config: Config, ranks: Sequence[RankInfo], checkpoint: Checkpoint | None) -> list[str]:
     """Return what makes this run slower, or its last bits different, than a user may expect."""
-    n, shards, cores = len(ranks), config.shards or 1, len(all_cores(ranks))
+    n, shards, cores = len(ranks), config.shards or 1, node_cores(ranks)
     texts = []
     if n * config.threads > cores:
         texts.append(
             f"{count(n, 'rank')} of {count(config.threads, 'thread')} share "
-            f"{count(cores, 'core')}: more than one thread per core makes a run slower."
+            f"{count(cores, 'core')}{_quota_text(ranks)}: more than one thread per core makes a "
+            f"run slower."
         )
     if n > shards:
         texts.append(
@@ -103,6 +105,14 @@ def warnings(config: Config, ranks: Sequence[RankInfo], checkpoint: Checkpoint |
             f"--combine {config.combine} is not exact: the last bits depend on the number of ranks."
         )
     return texts + _differing_hardware(ranks, checkpoint)
+
+
+def _quota_text(ranks: Sequence[RankInfo]) -> str:
+    """Return a remark if a quota leaves fewer cores than the ranks may run on."""
+    unlimited = node_cores([rank._replace(cpu=rank.cpu._replace(quota=None)) for rank in ranks])
+    if node_cores(ranks) == unlimited:
+        return ""
+    return f" (of {unlimited}, by the CPU quota of the container or job)"
 
 
 def _differing_hardware(ranks: Sequence[RankInfo], checkpoint: Checkpoint | None) -> list[str]:
@@ -131,12 +141,15 @@ def _differences(these: dict[str, str], those: dict[str, str]) -> str:
     )
 
 
-def all_cores(cores_of_ranks: Iterable[Sequence[Any]]) -> set[tuple[int, int]]:
-    """Return the cores that all ranks together may use, as (node, number).
+def node_cores(ranks: Iterable[Sequence[Any]]) -> int:
+    """Return how many cores all ranks together may use.
 
-    Each rank's entry starts with its node and the numbers of its cores, as a RankInfo does.
+    Each rank's entry starts with its node and its CpuShare, as a RankInfo does.
     """
-    return {(node, core) for node, numbers, *_ in cores_of_ranks for core in numbers}
+    shares: dict[int, list[CpuShare]] = {}
+    for node, share, *_ in ranks:
+        shares.setdefault(node, []).append(CpuShare(*share))
+    return sum(map(count_cores, shares.values()))
 
 
 # While it trains.

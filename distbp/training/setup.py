@@ -199,8 +199,11 @@ def _introduce(parts: RunParts, checkpoint: Checkpoint | None, caution: str | No
     """Log what is trained, on what, and what may not be as the user expects; collective."""
     comm, config, recorder = parts.comm, parts.config, parts.recorder
     native = kernels.native_kernels(kernels.Cpu.detect(os.environ))
-    own = [comm.node_index, host.usable_cores(), host.numeric_platform(), native]
-    ranks = [RankInfo(*one) for one in comm.world.allgather(own)]
+    own = [comm.node_index, host.cpu_share(), host.numeric_platform(), native]
+    ranks = [
+        RankInfo(node, host.CpuShare(*cpu), bits, name)
+        for node, cpu, bits, name in comm.world.allgather(own)
+    ]
     if comm.rank == 0:
         for text in [*warnings(config, ranks, checkpoint), *([caution] if caution else [])]:
             recorder.warn(text)

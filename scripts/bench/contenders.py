@@ -168,7 +168,7 @@ def _peer_python(name, given):
 def describe_machine():
     """Return a line about the machine that the figures were measured on."""
     return (
-        f"{host.cpu_model()}, {len(host.usable_cores())} cores; {host.numeric_platform()['blas']}; "
+        f"{host.cpu_model()}, {host.usable_cores()} cores; {host.numeric_platform()['blas']}; "
         f"load {os.getloadavg()[0]:.1f} before the start"
     )
 

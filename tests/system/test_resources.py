@@ -11,6 +11,7 @@ import h5py
 import numpy as np
 import pytest
 import samples
+from control_groups import control_group, inside
 from hosts import can_make_hosts
 from ranks import FULL, Job, command_of, distbp
 
@@ -57,6 +58,17 @@ def test_more_ranks_than_cores_is_a_warning(tmp_path, data):
     warnings = ended.err.splitlines()
     assert len([line for line in warnings if "share" in line and "core" in line]) == 1, str(ended)
     assert all(line.startswith("distbp: warning: ") for line in warnings), str(ended)
+
+
+if FULL:  # a control group can only be made by root, where it is not read-only
+
+    def test_a_quota_counts_as_cores(tmp_path, data):
+        """As of a container: half of the time of two cores is one core."""
+        words = ["train", data["digits"], "--out", "run", "--epochs", 1]
+        with control_group("cpu", 100_000) as group:
+            ended = Job(inside(group, command_of(words, 2)), tmp_path).wait()
+        assert ended.status == 0, str(ended)
+        assert f"share 1 core (of {CORES}, by the CPU quota" in ended.err, str(ended)
 
 
 def test_more_ranks_than_shards_is_a_warning(tmp_path, data):

@@ -6,11 +6,9 @@ counts the pages of the page cache as well.
 
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import pytest
+from control_groups import control_group, inside
 from ranks import FULL, ROOT, Job, command_of, distbp, metrics
 
 SCRIPT = ROOT / "scripts" / "bench" / "streaming"
@@ -28,29 +26,6 @@ def write(path: Path, megabytes: float, storage: str) -> None:
     with path.open("rb") as file:
         os.fsync(file.fileno())
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-
-
-@contextmanager
-def control_group(limit: int) -> Iterator[Path]:
-    """Make a control group, of version 1 or 2, with a limit of memory; skip if that is refused."""
-    parent = Path("/sys/fs/cgroup/memory")
-    name, parent = (
-        ("memory.limit_in_bytes", parent)
-        if parent.is_dir()
-        else ("memory.max", Path("/sys/fs/cgroup"))
-    )
-    group = parent / f"distbp-test-{os.getpid()}"
-    try:
-        group.mkdir()
-        (group / name).write_text(str(limit))
-    except OSError as error:
-        with suppress(OSError):
-            group.rmdir()
-        pytest.skip(f"no control group can be made here: {error}")
-    try:
-        yield group
-    finally:
-        group.rmdir()
 
 
 def test_storage_and_ranks_do_not_matter(tmp_path):
@@ -88,9 +63,8 @@ if FULL:  # it takes 4 GB of disk and some minutes
             write(data, LARGE_MB, storage)
             words = ["train", data, "--out", storage, "--epochs", 1, "--hidden", 100]
             words += ["--shuffle", "blocks"]  # its x has a bit less than 4 GiB
-            with control_group(LIMIT_BYTES) as group:
-                shell = ["sh", "-c", f'echo $$ > {group}/cgroup.procs && exec "$@"', "sh"]
-                ended = Job([*shell, *command_of(words, 2)], tmp_path, limit=900).wait()
+            with control_group("memory", LIMIT_BYTES) as group:
+                ended = Job(inside(group, command_of(words, 2)), tmp_path, limit=900).wait()
                 assert ended.status == 0, str(ended)
             digests.append(ended.digest)
             assert metrics(tmp_path / storage)[-1]["test_accuracy"] > 0.9

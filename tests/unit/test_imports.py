@@ -29,9 +29,9 @@ MODULES = {
         "optimizers", "parameter_store", "update", "schedules",
     ],
     "parallel": [
-        "shards", "host", "environment", "mpi", "comm", "shared_memory", "barrier", "topology",
-        "rank_errors", "shared_array", "step_totals", "reduction_plan", "internode", "reduction",
-        "watchdog",
+        "shards", "cgroup", "host", "environment", "mpi", "comm", "shared_memory", "barrier",
+        "topology", "rank_errors", "shared_array", "step_totals", "reduction_plan", "internode",
+        "reduction", "watchdog",
     ],
     "storage": [
         "checksum", "hdf5_checks", "hdf5_filters", "hdf5_chunks", "hdf5_strings", "atomic",

@@ -374,7 +374,7 @@ def test_locate(tmp_path):
 @pytest.mark.parametrize("cores", [1, 2, 5])
 def test_any_number_of_cores(cores, monkeypatch, small_chunks):
     """Blocks come in order, and a reader that is left early ends its threads."""
-    monkeypatch.setattr(host, "usable_cores", lambda: list(range(cores)))
+    monkeypatch.setattr(host, "usable_cores", lambda: cores)
     data = "a,b\n" + "".join(f"{i},x{i}\n" for i in range(500))
     found, _ = read(data)
     assert found == {"a": list(range(500)), "b": [f"x{i}" for i in range(500)]}

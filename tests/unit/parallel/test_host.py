@@ -1,7 +1,6 @@
 """The machine: its BLAS obeys --threads, and what determines rounding is known."""
 
 import os
-from pathlib import Path
 
 import pytest
 import threadpoolctl
@@ -35,7 +34,7 @@ def test_the_numeric_platform_is_known():
     assert set(platform) == {"cpu", "numpy", "simd", "blas"}
     assert all(platform.values())
     assert "openblas" in platform["blas"].lower() or "mkl" in platform["blas"].lower()
-    assert len(host.usable_cores()) >= 1
+    assert host.usable_cores() >= 1
     assert set(host.software_versions()) == {"distbp", "python", "h5py", "hdf5"}
 
 
@@ -89,27 +88,27 @@ def test_the_vectors_of_numpy(monkeypatch, names, level):
     assert host.simd_level() == level
 
 
-@pytest.mark.parametrize(
-    ("table", "files", "limit"),
-    [
-        ("", {}, 1 << 40),
-        ("0::/a/b\n", {"a/memory.max": "5000\n", "a/b/memory.max": "max\n"}, 5000),
-        ("0::/../other\n", {"memory.max": "6000\n"}, 6000),  # in a container
-        (
-            "4:memory:/a\n3:cpu:/\n0::/\n",
-            {"memory/memory.limit_in_bytes": f"{1 << 62}", "memory/a/memory.limit_in_bytes": "7"},
-            7,
-        ),
-    ],
-    ids=["none", "v2", "container", "v1"],
-)
-def test_memory_limit(tmp_path, monkeypatch, table, files, limit):
+def test_memory_limit(monkeypatch):
     """The least of the machine's memory and the limits of the cgroups that a process is in."""
-    (tmp_path / "cgroup").write_text(table)
-    for name, text in files.items():
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text(text)
-    places = {"/proc/self/cgroup": tmp_path / "cgroup", "/sys/fs/cgroup": tmp_path}
-    monkeypatch.setattr(host, "Path", lambda path, *more: Path(places[path], *more))
     monkeypatch.setattr(os, "sysconf", lambda name: 1 << 20)
-    assert host.memory_limit() == limit
+    monkeypatch.setattr(host.cgroup, "memory_limits", list)
+    assert host.memory_limit() == 1 << 40
+    monkeypatch.setattr(host.cgroup, "memory_limits", lambda: [1 << 62, 7])
+    assert host.memory_limit() == 7
+
+
+@pytest.mark.parametrize(
+    ("shares", "cores"),
+    [
+        ([], 1),
+        ([([0, 1], None, "a"), ([0, 1], None, "a")], 2),
+        ([([0], None, "a"), ([3], None, "a")], 2),
+        ([([0, 1, 2, 3], 2.5, "a"), ([0, 1, 2, 3], 2.5, "a")], 2),
+        ([([0, 1], 0.5, "a")], 1),
+        ([([0, 1, 2, 3], 1.0, "a"), ([0, 1, 2, 3], 1.0, "b")], 2),  # a container each
+        ([([0, 1, 2, 3], 1.0, "a"), ([0, 1, 2, 3], None, "b")], 4),
+    ],
+)
+def test_the_cores_of_a_node(shares, cores):
+    """Those that any of its processes may run on, within the quotas of their groups."""
+    assert host.count_cores(host.CpuShare(*share) for share in shares) == cores

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from distbp.network.network import Network
+from distbp.parallel.host import CpuShare
 from distbp.training.config import Config
 from distbp.training.messages import (
     RankInfo,
@@ -22,10 +23,10 @@ BITS = {"cpu": "X", "numpy": "2.0", "simd": "AVX-512", "blas": "openblas Haswell
 MKL = BITS | {"blas": "mkl"}
 
 
-def ranks(n, cores=None, nodes=1, bits=None):
+def ranks(n, cores=None, nodes=1, bits=None, quota=None):
     """Return the `RankInfo` of n ranks, each with all cores of its node."""
-    cores = list(range(cores or n))
-    return [RankInfo(rank % nodes, cores, (bits or {}).get(rank, BITS)) for rank in range(n)]
+    cpu = CpuShare(list(range(cores or n)), quota)
+    return [RankInfo(rank % nodes, cpu, (bits or {}).get(rank, BITS)) for rank in range(n)]
 
 
 CONFIG = Config(shards=4, combine="tree")
@@ -46,11 +47,16 @@ def test_no_warning():
     ("config", "infos", "message"),
     [
         (CONFIG, ranks(3, cores=2), "3 ranks of 1 thread share 2 cores"),
+        (CONFIG, ranks(4, quota=2.9), r"share 2 cores \(of 4, by the CPU quota of the container"),
         (Config(shards=4, threads=2), ranks(2, cores=2), "2 ranks of 2 threads share 2 cores"),
         (CONFIG, ranks(7), "3 of 7 ranks have nothing to compute.*--shards 7 would use all ranks"),
         (Config(shards=4, combine="allreduce"), ranks(1), "--combine allreduce is not exact"),
         (CONFIG, ranks(3, bits={2: BITS | {"simd": "AVX2"}}), "rank 2 has simd 'AVX2', unlike"),
-        (CONFIG, [RankInfo(0, [0], MKL), RankInfo(0, [1], MKL | {"cpu": "Y"})], "has cpu 'Y'"),
+        (
+            CONFIG,
+            [RankInfo(0, CpuShare([0]), MKL), RankInfo(0, CpuShare([1]), MKL | {"cpu": "Y"})],
+            "has cpu 'Y'",
+        ),
     ],
 )
 def test_warnings(config, infos, message):
@@ -69,7 +75,9 @@ def test_a_run_resumed_on_other_hardware():
 def test_introduction_of_ranks_on_different_cpus():
     """Whose common kernels may be slower than those of some."""
     config = Config(kernels="portable", shards=4)
-    infos = [RankInfo(0, [rank], BITS, name) for rank, name in enumerate(["A", "A", "B", ""])]
+    infos = [
+        RankInfo(0, CpuShare([rank]), BITS, name) for rank, name in enumerate(["A", "A", "B", ""])
+    ]
     lines = introduction(config, Network((4, 2)), infos, 1000, Progress.at_start(), False)
     assert lines[2] == (
         "the CPUs differ: portable kernels on all ranks, for the same bits; those native to them "

@@ -177,3 +177,14 @@ def memory_limit() -> int:
     """Return how many bytes this process may use at most: those of the machine, or of a cgroup."""
     machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return min([machine, *cgroup.memory_limits()])
+
+
+def process_state(pid: int) -> str:
+    """Return what Linux says about a process: running, sleeping, stopped, …"""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text("utf-8").splitlines()
+    except OSError:
+        return "state unknown"
+    return next(
+        (line.partition("(")[2].rstrip(")") for line in lines if line.startswith("State")), ""
+    )

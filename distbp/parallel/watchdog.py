@@ -16,10 +16,10 @@ import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from pathlib import Path
 
 import numpy as np
 
+from distbp.parallel import host
 from distbp.parallel.barrier import COUNTER_STRIDE, node_pids
 from distbp.parallel.mpi import STDERR_FD
 from distbp.parallel.rank_errors import report_and_abort
@@ -37,7 +37,7 @@ _STACK_DUMP_SIGNAL = signal.SIGQUIT  # as by Ctrl-\: prints the stacks, then end
 
 
 class Watchdog:
-    """Watches the ranks of this node inside a `with` block; making one is collective.
+    """Watches the ranks of this node inside `with` blocks; making one is collective.
 
     Parameters
     ----------
@@ -53,24 +53,25 @@ class Watchdog:
         self._is_off = topology.size == 1 or not heartbeats.is_shared
         self._heartbeats = heartbeats.array[:, 0]
         self._pids = node_pids(topology.node)
-        self._stopped = threading.Event()
+        self._stopped = threading.Event()  # one for each block
         self._interval = min(_MAX_CHECK_INTERVAL_S, limit / _CHECKS_PER_LIMIT)
 
     def __enter__(self) -> "Watchdog":
         if not self._is_off:
             # By number: in a notebook sys.stderr is not a file.
             faulthandler.register(_STACK_DUMP_SIGNAL, STDERR_FD, all_threads=True, chain=True)
-            threading.Thread(target=self._watch, daemon=True).start()
+            self._stopped = threading.Event()
+            threading.Thread(target=self._watch, args=[self._stopped], daemon=True).start()
         return self
 
     def __exit__(self, *exception: object) -> None:
         self._stopped.set()
 
-    def _watch(self) -> None:
+    def _watch(self, stopped: threading.Event) -> None:
         """Check the heartbeats until they have stopped for too long."""
         topology, heartbeats = self._topology, self._heartbeats
         first, last_total, changed_at = topology.heartbeat(), -1, time.monotonic()
-        while not self._stopped.wait(self._interval):
+        while not stopped.wait(self._interval):
             heartbeats[topology.node_rank] = topology.heartbeat()
             now, total = time.monotonic(), int(heartbeats.sum())
             is_starting = heartbeats.max() < first + _STARTUP_BEATS
@@ -103,8 +104,8 @@ class Watchdog:
         pid = self._pids[node_rank]
         rank = self._topology.rank - self._topology.node_rank + node_rank
         sys.stderr.write(
-            f"distbp: rank {rank} on {platform.node()} (pid {pid}, {_process_state(pid)}) made no "
-            f"progress for {seconds:.0f} s; killing it. Raise --stall-limit if a step can take "
+            f"distbp: rank {rank} on {platform.node()} (pid {pid}, {host.process_state(pid)}) made "
+            f"no progress for {seconds:.0f} s; killing it. Raise --stall-limit if a step can take "
             f"that long. Its stacks, if it can still print them:\n"
         )
         sys.stderr.flush()
@@ -125,17 +126,6 @@ def _lagging_ranks(heartbeats: Sequence[int]) -> list[int]:
     return [rank for rank, count in enumerate(heartbeats) if count < max(heartbeats)]
 
 
-def _process_state(pid: int) -> str:
-    """Return what Linux says about a process: running, sleeping, stopped, …"""
-    try:
-        lines = Path(f"/proc/{pid}/status").read_text("utf-8").splitlines()
-    except OSError:
-        return "state unknown"
-    return next(
-        (line.partition("(")[2].rstrip(")") for line in lines if line.startswith("State")), ""
-    )
-
-
 def _is_dead(pid: int) -> bool:
     """Return whether a process has ended; False for 0, which stands for an unknown one."""
-    return pid > 0 and _process_state(pid) in ("state unknown", "zombie", "dead")
+    return pid > 0 and host.process_state(pid) in ("state unknown", "zombie", "dead")

@@ -123,6 +123,18 @@ def assemble(
     DistbpError
         On all ranks, if one of them cannot make its parts.
     """
+    watchdog = Watchdog(comm, config.seconds("stall_limit") or math.inf)
+    with watchdog:  # a rank may hang while it reads its data, too
+        return _assemble(config, comm, watchdog, checkpoint, predecessor)
+
+
+def _assemble(
+    config: Config,
+    comm: Topology,
+    watchdog: Watchdog,
+    checkpoint: Checkpoint | None,
+    predecessor: RunParts | None,
+) -> RunParts:
     # What can fail on one rank alone fails inside `collective_errors`, before the next message:
     # a rank that raises by itself would leave the others waiting for it.
     with collective_errors(comm):
@@ -149,7 +161,6 @@ def assemble(
         network, reduction, data, order.split, config.batch_size, shards, config.dropout
     )
     sdc_check = SdcCheck(comm, update, reduction, gradient)
-    watchdog = Watchdog(comm, config.seconds("stall_limit") or math.inf)
     evaluators = _make_evaluators(comm, network, data, validation)
     start = Progress.at_start()
     with collective_errors(comm):

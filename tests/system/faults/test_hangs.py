@@ -24,6 +24,15 @@ def reference(data, tmp_path_factory):
     return folder / "run"
 
 
+def test_a_rank_hangs_before_the_first_step(tmp_path, data):
+    """While it reads its data; a run that has not begun ends."""
+    words = ["train", data["digits"], "--out", "run", "--stall-limit", "1s"]
+    ended = Job(command_of(words, n=N), tmp_path, fault(tmp_path, 1, "data", "stop", 1)).wait()
+    assert ended.status != 0, str(ended)
+    assert "rank 1 on " in ended.err, str(ended)
+    assert "made no progress for" in ended.err, str(ended)
+
+
 @pytest.mark.parametrize(("place", "kind", "call", "rank"), CASES)
 def test_a_rank_hangs(tmp_path, data, reference, place, kind, call, rank):
     """SIGSTOP, an infinite loop, a sleep: within a step and elsewhere; the result is the same."""

@@ -112,3 +112,8 @@ def test_memory_limit(monkeypatch):
 def test_the_cores_of_a_node(shares, cores):
     """Those that any of its processes may run on, within the quotas of their groups."""
     assert host.count_cores(host.CpuShare(*share) for share in shares) == cores
+
+
+def test_states_of_processes():
+    assert host.process_state(os.getpid()) in ("running", "sleeping")
+    assert host.process_state(2**22 + 1) == "state unknown"

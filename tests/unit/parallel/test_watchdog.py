@@ -14,9 +14,8 @@ def test_lagging_ranks():
     assert _lagging_ranks([0]) == []
 
 
-def test_states_of_processes():
+def test_dead_processes():
     """This one is alive; 0 stands for a process that cannot be watched."""
-    assert watchdog._process_state(os.getpid()) in ("running", "sleeping")
     assert not watchdog._is_dead(os.getpid())
     assert not watchdog._is_dead(0)
     assert watchdog._is_dead(2**22 + 1)

@@ -118,7 +118,9 @@ class MpiLaunch:
         stdin_file: str | None = None,
     ) -> None:
         launcher = make_launcher(ranks, fault_tolerant)
+        self._ranks = ranks
         self.folder = Path(tempfile.mkdtemp(prefix="distbp_"))
+        self._started_file = self.folder / "started"
         token = secrets.token_hex(16)
         self.tag = f"{environment.TOKEN_VARIABLE}={token}"
         # The second one is compared with the times of files.
@@ -129,7 +131,7 @@ class MpiLaunch:
         variables = launcher.variables | {
             RANKS_VARIABLE: str(ranks),
             environment.TOKEN_VARIABLE: token,
-            environment.STARTED_FILE_VARIABLE: str(self.folder / "started"),
+            environment.STARTED_FILE_VARIABLE: str(self._started_file),
             environment.COMPLETION_FILE_VARIABLE: str(self.folder / "done"),
             terminal.TERMINAL_WIDTHS_VARIABLE: "{},{}".format(*terminal.terminal_widths()),
             "TMPDIR": str(self.folder),  # a launcher that is killed leaves files there
@@ -172,7 +174,15 @@ class MpiLaunch:
     @property
     def has_started(self) -> bool:
         """Whether MPI has been initialized on all ranks."""
-        return (self.folder / "started").exists()
+        return self._started_file.exists()
+
+    def arrivals(self) -> dict[int, int]:
+        """Return the process IDs of the ranks that have begun to connect, by rank."""
+        found = {}
+        for rank in range(self._ranks):
+            with contextlib.suppress(OSError, ValueError):  # or it is being written
+                found[rank] = int(environment.arrival_file(self._started_file, rank).read_text())
+        return found
 
     def _read_outcome(self) -> None:
         try:

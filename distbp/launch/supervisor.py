@@ -18,11 +18,16 @@ from pathlib import Path
 from distbp.errors import StoppedError
 from distbp.launch.mpiexec import POLL_INTERVAL_S, MpiLaunch, StopSignals
 from distbp.parallel.environment import LaunchEnvironment, Outcome
+from distbp.parallel.host import process_state
 from distbp.storage.checkpoint import read_checkpoint
 from distbp.storage.run_directory import find_checkpoint, list_checkpoints
 
 _LAUNCHER_EXIT_TIMEOUT_S = 10.0  # for the launcher to exit after the ranks have reported an outcome
 _STOP_TIMEOUT_S = 60.0  # for the ranks to save a checkpoint and stop
+# How long the ranks of one machine may take to connect, after the first of them has been started:
+# it takes them about a second. A multiple of what has been measured, for a machine may be slow.
+_INIT_TIMEOUT_FACTOR = 10
+_MIN_INIT_TIMEOUT_S, _MIN_FIRST_INIT_TIMEOUT_S = 10.0, 20.0
 
 
 @dataclass(frozen=True)
@@ -80,7 +85,11 @@ class Supervisor:
     ) -> None:
         self.ranks, self.max_restarts, self.folder = ranks, max_restarts, folder
         self.start_arguments, self.resume_arguments = start_arguments, resume_arguments
-        self.init_timeout = LaunchEnvironment.from_environ().init_timeout
+        environ = LaunchEnvironment.from_environ()
+        self.init_timeout = environ.init_timeout
+        self._is_init_timeout_given = environ.init_timeout_text is not None
+        self._init_s: float | None = None  # that the ranks of a launch took to connect
+        self._first_arrival_s: float | None = None
         self.step = _newest_step(folder) if max_restarts else None  # of the newest checkpoint
         # Not the same: a damaged checkpoint sets a run back to an older one.
         self.furthest_step = self.step or 0
@@ -118,6 +127,7 @@ class Supervisor:
     def _run_once(self, signals: StopSignals) -> tuple[MpiLaunch, str]:
         """Run one launch; return it, with no process left of it, and why it ended."""
         arguments = self.start_arguments if self.step is None else self.resume_arguments
+        self._first_arrival_s = None
         with MpiLaunch(self.ranks, arguments, self.max_restarts > 0) as launch:
             return launch, self._wait(launch, signals)
 
@@ -149,9 +159,33 @@ class Supervisor:
             return self._stop_deadline(launch, signals)
         # Training has no time limit, but MPI_Init may block for ever if a rank dies in it.
         if not launch.has_started:
-            deadline = launch.started_at + self.init_timeout
-            return deadline, f"the ranks did not connect within {self.init_timeout:g} s"
+            return self._init_deadline(launch)
+        if self._init_s is None:
+            self._init_s = time.monotonic() - launch.started_at
         return math.inf, ""
+
+    def _init_deadline(self, launch: MpiLaunch) -> tuple[float, str]:
+        """Return until when to wait for the ranks to connect, and the reason for that."""
+        arrivals, limit = launch.arrivals(), float(self.init_timeout)
+        if arrivals and self._first_arrival_s is None:
+            self._first_arrival_s = time.monotonic() - launch.started_at
+        if not self._is_init_timeout_given:
+            if self._init_s is not None:
+                limit = min(limit, max(_INIT_TIMEOUT_FACTOR * self._init_s, _MIN_INIT_TIMEOUT_S))
+            elif self._first_arrival_s is not None:
+                usual = _INIT_TIMEOUT_FACTOR * self._first_arrival_s
+                limit = min(limit, max(usual, _MIN_FIRST_INIT_TIMEOUT_S))
+        late = ", ".join(f"rank {rank}" for rank in self._late_ranks(arrivals)) or "the ranks"
+        return launch.started_at + limit, f"{late} did not connect within {limit:.0f} s"
+
+    def _late_ranks(self, arrivals: dict[int, int]) -> list[int]:
+        """Return the ranks that have not begun to connect, or those that were stopped since."""
+        missing = [rank for rank in range(self.ranks) if rank not in arrivals]
+        if not arrivals:
+            return []
+        return missing or [
+            rank for rank, pid in arrivals.items() if process_state(pid) == "stopped"
+        ]
 
     def _stop_deadline(self, launch: MpiLaunch, signals: StopSignals) -> tuple[float, str]:
         """Request a stop; return until when to wait for it, and the reason for that."""

@@ -4,8 +4,8 @@ Launchers (mpirun, srun, `distbp train --ranks N`) say how many ranks they start
 one a process is. `LaunchEnvironment` is the only reader of these variables. With `--ranks`,
 the supervising process also marks the environment with a token, by which it finds all
 processes of the job, and names two files: the ranks write one when they have connected, the
-other when they end. The launcher's exit status cannot replace them: it is 0 after several
-kinds of failure.
+other when they end; beside the first, each rank writes one when it begins to connect. The
+launcher's exit status cannot replace them: it is 0 after several kinds of failure.
 """
 
 import ctypes
@@ -26,7 +26,7 @@ STARTED_FILE_VARIABLE = "DISTBP_STARTED"
 COMPLETION_FILE_VARIABLE = "DISTBP_DONE"
 STDIN_FILE_VARIABLE = "DISTBP_STDIN"
 _INIT_TIMEOUT_VARIABLE = "DISTBP_START_LIMIT"
-_DEFAULT_INIT_TIMEOUT_S = "120"
+_DEFAULT_INIT_TIMEOUT_S = 120
 _OPEN_MPI_SIZE = "OMPI_COMM_WORLD_SIZE"
 # In order of precedence: --ranks knows best, and inside a SLURM job srun may see only mpirun.
 _SIZE_VARIABLES = (RANKS_VARIABLE, _OPEN_MPI_SIZE, "PMI_SIZE", "SLURM_STEP_NUM_TASKS")
@@ -60,7 +60,7 @@ class LaunchEnvironment:
         Whether Open MPI lets the survivors continue when a rank fails (`--with-ft ulfm`).
     in_slurm_step : bool
         Whether srun started this process.
-    init_timeout_text : str
+    init_timeout_text : str or None
         As the user wrote it; see `init_timeout`.
     is_supervised : bool
         Whether `--ranks` started this process.
@@ -76,7 +76,7 @@ class LaunchEnvironment:
     has_open_mpi_launcher: bool = False
     ulfm_enabled: bool = False
     in_slurm_step: bool = False
-    init_timeout_text: str = _DEFAULT_INIT_TIMEOUT_S
+    init_timeout_text: str | None = None
     is_supervised: bool = False
     started_file: Path | None = None
     completion_file: Path | None = None
@@ -97,7 +97,7 @@ class LaunchEnvironment:
             has_open_mpi_launcher=_OPEN_MPI_SIZE in environ,
             ulfm_enabled=environ.get("OMPI_MCA_mpi_ft_enable") == "1",
             in_slurm_step="SLURM_STEP_ID" in environ,
-            init_timeout_text=environ.get(_INIT_TIMEOUT_VARIABLE, _DEFAULT_INIT_TIMEOUT_S),
+            init_timeout_text=environ.get(_INIT_TIMEOUT_VARIABLE),
             is_supervised=TOKEN_VARIABLE in environ,
             started_file=started,
             completion_file=completion,
@@ -115,6 +115,8 @@ class LaunchEnvironment:
             verbs that start no ranks ignore it.)
         """
         text = self.init_timeout_text
+        if text is None:
+            return _DEFAULT_INIT_TIMEOUT_S
         if not text.isdecimal() or int(text) < 1:
             raise ConfigError(
                 f"{_INIT_TIMEOUT_VARIABLE}={text}: expected a number of seconds, at least 1."
@@ -134,6 +136,11 @@ class LaunchEnvironment:
             os.close(descriptor)
         return sys.stdin.buffer
 
+    def write_arrival_file(self) -> None:
+        """Report that this rank begins to connect, and its process ID."""
+        if self.started_file is not None:
+            _write(arrival_file(self.started_file, self.launcher_rank), str(os.getpid()))
+
     def write_started_file(self) -> None:
         """Report that all ranks have connected."""
         _write(self.started_file, "started")
@@ -147,6 +154,11 @@ class LaunchEnvironment:
         outcomes = {StoppedError: Outcome.STOPPED, DistbpError: Outcome.FAILED}
         outcome = outcomes.get(type(error), Outcome.REFUSED)
         _write(self.completion_file, f"{outcome} {error.status}\n{error}")
+
+
+def arrival_file(started_file: Path, rank: int) -> Path:
+    """Return the file that a supervised rank writes when it begins to connect."""
+    return started_file.with_name(f"arrived-{rank}")
 
 
 def _first_number(environ: Mapping[str, str], names: Iterable[str]) -> int | None:

@@ -44,6 +44,7 @@ def init() -> Any:
         launch = LaunchEnvironment.from_environ()
         # If a rank died meanwhile, the others may wait in Init_thread forever, where no
         # Python thread and no Python signal handler runs: hence the kernel's alarm.
+        launch.write_arrival_file()
         faulthandler.register(signal.SIGALRM, STDERR_FD, chain=True)
         signal.alarm(launch.init_timeout)
         _plug = _memory_plug(launch)

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import time
 from types import SimpleNamespace
 
@@ -135,6 +136,7 @@ def running_launch(**changes):
         "has_started": False,
         "started_at": 100.0,
         "request_stop": lambda: True,
+        "arrivals": dict,
     }
     return SimpleNamespace(**values | changes)
 
@@ -166,6 +168,53 @@ def test_the_time_limit_of_a_launch(monkeypatch, launch, signals, deadline, reas
     monkeypatch.delenv("DISTBP_START_LIMIT", raising=False)
     assert make_supervisor(0)._deadline(launch, signals)[0] == deadline
     assert reason in make_supervisor(0)._deadline(launch, signals)[1]
+
+
+@pytest.mark.parametrize(
+    ("arrived_after", "earlier", "limit"),
+    [
+        (None, None, 120),  # a slow disk: no rank has been loaded yet
+        (0.5, None, 20),
+        (4.0, None, 40),
+        (60.0, None, 120),
+        (0.5, 2.0, 20),  # what an earlier launch took
+        (0.5, 0.3, 10),
+        (None, 2.5, 25),
+    ],
+)
+def test_the_time_limit_of_the_start_follows_from_what_it_took(
+    monkeypatch, arrived_after, earlier, limit
+):
+    monkeypatch.delenv("DISTBP_START_LIMIT", raising=False)
+    supervisor, now = make_supervisor(3), 100.0
+    monkeypatch.setattr("distbp.launch.supervisor.time.monotonic", lambda: now)
+    if earlier is not None:
+        now = 100.0 + earlier
+        supervisor._deadline(running_launch(has_started=True), received())
+    if arrived_after is not None:
+        now = 100.0 + arrived_after
+    arrivals = {} if arrived_after is None else {0: os.getpid()}
+    launch = running_launch(arrivals=lambda: arrivals)
+    supervisor._deadline(launch, received())
+    now = 110.0
+    assert supervisor._deadline(launch, received())[0] == pytest.approx(100.0 + limit)
+
+
+def test_the_ranks_that_are_late_are_named(monkeypatch):
+    """Those that have not begun to connect; if all have, those that are stopped."""
+    supervisor, sleeper = make_supervisor(3), subprocess.Popen(["sleep", "100"])
+    try:
+        own = os.getpid()
+        assert supervisor._late_ranks({}) == []
+        assert supervisor._late_ranks({0: own}) == list(range(1, supervisor.ranks))
+        everyone = dict.fromkeys(range(supervisor.ranks), own) | {1: sleeper.pid}
+        assert supervisor._late_ranks(everyone) == []
+        sleeper.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, sleeper.pid, os.WSTOPPED | os.WNOWAIT)
+        assert supervisor._late_ranks(everyone) == [1]
+    finally:
+        sleeper.kill()
+        sleeper.wait()
 
 
 def test_the_time_limit_of_the_start_must_be_a_number(monkeypatch):

@@ -14,6 +14,7 @@ from distbp.parallel.environment import (
     STDIN_FILE_VARIABLE,
     TOKEN_VARIABLE,
     LaunchEnvironment,
+    arrival_file,
 )
 from distbp.parallel.mpi import _memory_plug
 
@@ -62,6 +63,15 @@ def test_by_default_the_environment_of_this_process_is_read(monkeypatch):
     """As it is at the call, not when the module was imported."""
     monkeypatch.setenv("DISTBP_RANKS", "11")
     assert LaunchEnvironment.from_environ().ranks_started == 11
+
+
+def test_arrival_file(tmp_path):
+    """A supervised rank leaves its process ID there; others write nothing."""
+    LaunchEnvironment(launcher_rank=2).write_arrival_file()
+    LaunchEnvironment(launcher_rank=2, started_file=tmp_path / "started").write_arrival_file()
+    (written,) = tmp_path.iterdir()
+    assert written == arrival_file(tmp_path / "started", 2)
+    assert int(written.read_text()) == os.getpid()
 
 
 def test_init_timeout():

@@ -39,21 +39,25 @@ if TYPE_CHECKING:
     from distbp.network.network import Network
     from distbp.storage.run_directory import load
     from distbp.training.config import Config
-    from distbp.training.loop import train
-    from distbp.training.prediction import predict
+    from distbp.training.loop import fit, train
+    from distbp.training.model import Model, evaluate, load_model, predict
 
 __all__ = [
-    "Config", "DistbpError", "DistbpWarning", "Network", "load", "predict", "sigmoid",
-    "sigmoid_prime", "train",
+    "Config", "DistbpError", "DistbpWarning", "Model", "Network", "evaluate", "fit", "load",
+    "load_model", "predict", "sigmoid", "sigmoid_prime", "train",
 ]  # fmt: skip
 
 _MODULES = {
     "Config": "training.config",
     "DistbpError": "errors",
     "DistbpWarning": "errors",
+    "Model": "training.model",
     "Network": "network.network",
+    "evaluate": "training.model",
+    "fit": "training.loop",
     "load": "storage.run_directory",
-    "predict": "training.prediction",
+    "load_model": "training.model",
+    "predict": "training.model",
     "sigmoid": "network.activations",
     "sigmoid_prime": "network.activations",
     "train": "training.loop",

@@ -13,7 +13,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from distbp.data.dataset import DATA_FORMAT, dtype_and_shape, version_for
+from distbp.data.dataset import DATA_FORMAT, WEIGHTS, dtype_and_shape, version_for
 from distbp.errors import DataError
 from distbp.storage import hdf5_file
 from distbp.storage.preprocessing import Preprocessing
@@ -32,16 +32,20 @@ def write(
     task: str | None = None,
     target: TargetScaling | None = None,
     preprocessing: Preprocessing | None = None,
+    weights: np.ndarray | None = None,
     **storage: Any,
 ) -> Path:
-    """Write arrays (x, y) of each split; `classes` is 0 for regression."""
+    """Write arrays (x, y) of each split; `classes` is 0 for regression, `weights` are of train."""
     bits, task = hashlib.sha256(), task or ("classification" if classes else "regression")
-    version = version_for(task, target is not None)
+    version = version_for(task, target is not None, weights is not None)
     with hdf5_file.create_file(path, DATA_FORMAT, version, DataError) as file:
         for name, (x, y) in splits.items():
             file.create_dataset(f"{name}/x", data=x, track_times=False, **storage)
             hdf5_file.write_array(file, f"{name}/y", y)
             bits.update(x.tobytes() + y.tobytes())
+        if weights is not None:
+            file.create_dataset(WEIGHTS, data=weights, track_times=False, **storage)
+            bits.update(weights.tobytes())
         scaling.write(file)
         if target is not None:
             target.write(file)
@@ -55,6 +59,8 @@ def write(
             "digest": bits.hexdigest(),
             "arrays": {f"{n}/{p}": dtype_and_shape(file[n][p]) for n in splits for p in "xy"},
         }
+        if weights is not None:
+            about["arrays"][WEIGHTS] = dtype_and_shape(file[WEIGHTS])
         if preprocessing is not None:
             about["preprocessing"] = preprocessing.to_json()
         hdf5_file.write_json(file, "about", about)
@@ -119,6 +125,13 @@ def labels(path: Path, rows: dict[str, int] | None = None, **storage: Any) -> Pa
     return write(path, splits, scaling, 4, "multilabel", **storage)
 
 
+def weighted(path: Path, rows: dict[str, int] | None = None, **storage: Any) -> Path:
+    """Write `digits` whose training rows have weights, one in ten of them 0."""
+    rows = rows or ROWS
+    weights = np.random.default_rng(11).integers(0, 10, rows["train"]) / 4
+    return digits(path, rows, weights=weights, **storage)
+
+
 PACKED = {"chunks": True, "compression": "gzip", "shuffle": True}
 WITH_VALIDATION = ROWS | {"validation": 97}
 
@@ -126,6 +139,7 @@ WITH_VALIDATION = ROWS | {"validation": 97}
 DATA_SETS = {
     "digits": lambda path: digits(path),
     "digits packed": lambda path: digits(path, WITH_VALIDATION, **PACKED),
+    "weighted packed": lambda path: weighted(path, **PACKED),
     "numbers": lambda path: numbers(path),
     "numbers packed": lambda path: numbers(path, WITH_VALIDATION, **PACKED),
     "prices": lambda path: prices(path),
@@ -179,6 +193,9 @@ RECIPES = {
     "wide, clipped, held out": recipe(
         "digits", batch_size=101, shards=13, hidden=(310,), optimizer="adam", clip_norm=1.0,
         validation=0.2,
+    ),
+    "weighted, held out": recipe(
+        "weighted packed", batch_size=60, shards=7, class_weight="balanced", validation=0.2, l2=0.5,
     ),
     "no hidden layer": recipe("digits", batch_size=97, shards=8, hidden=()),
     "plateau": recipe(

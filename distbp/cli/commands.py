@@ -61,8 +61,11 @@ def _run_import(arguments: argparse.Namespace) -> int:
 
 def _describe_import(about: dict[str, Any]) -> str:
     """Return how the rows and labels of a new data set were interpreted."""
+    from distbp.data.dataset import WEIGHTS
+
     columns = math.prod(about["shape"])
     text = f"{columns:,} number{'s' * (columns != 1)} per row, scaling {about['scaling']}; "
+    text += "weighted; " * (WEIGHTS in about["arrays"])
     classes = about["classes"]
     if about["task"] == "regression":
         how = about.get("target_scaling")

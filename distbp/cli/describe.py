@@ -68,11 +68,20 @@ def _data_rows(found: DataSet) -> list[_Row]:
     for name, split in found.splits.items():
         shape = "×".join(map(str, about["shape"]))
         rows.append((name, f"{len(split):,} rows of {shape} {split.x_dtype}"))
+    rows += _weight_rows(found)
     rows += [("split", about["split"]), ("scaling", about["scaling"])]
     rows += _target_rows(found.target) + _preprocessing_rows(found.preprocessing)
     rows += [("source", ", ".join(about["source"]["files"])), ("digest", about["digest"])]
     rows.append(("checksum", _checksum_state(found.path)))
     return rows
+
+
+def _weight_rows(found: DataSet) -> list[_Row]:
+    """Return what weights the training rows have."""
+    weights = found.splits["train"].weights if "train" in found.splits else None
+    if weights is None:
+        return []
+    return [("weights", f"of the training rows, from {weights.min():g} to {weights.max():g}")]
 
 
 def _target_rows(target: TargetScaling | None) -> list[_Row]:

@@ -68,7 +68,7 @@ def _run_train(arguments: argparse.Namespace) -> int:
     comm = connect()
     if comm.rank == 0:  # the supervisor waits for it with a time limit
         LaunchEnvironment.from_environ().write_started_file()
-    train(config, bool(options.resume), comm)
+    train(config, resume=bool(options.resume), comm=comm)
     return 0
 
 

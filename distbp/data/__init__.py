@@ -31,6 +31,10 @@ class by class at random, or in whole groups of a column (`--group`), or the lat
 column (`--time`); or a column says train, validation or test (`--split`). A warning reports rows
 of another split that are in train, too, and other frequent mistakes: see `profile`.
 
+**Weights** of the training rows come from a column, a dataset or an array that `--weight` names:
+how often a row counts in the training. They are finite and not negative, and one is above 0.
+Statistics for scaling, and all evaluations, count every row once.
+
 **HDF5** datasets may be in any group, also behind soft links in the same file, plain or
 compressed by gzip, lzf or szip. x holds numbers or booleans, y also text or members of an
 enumeration, whose names become those of the classes, in the order of its values. A matrix with
@@ -45,8 +49,9 @@ The targets of a regression are standardized likewise, unless `--target-scaling 
 concerns only what the network learns: y is stored, and costs and predictions are shown, in the
 user's units.
 
-**Data set**, format `distbp-data`, version 1, or 2 with scaled targets or for multilabel, which
-readers of version 1 would misread; see `distbp.storage` for what all files have in common:
+**Data set**, format `distbp-data`, version 1, or 2 with scaled targets or for multilabel, or 3
+with weights, which readers of older versions would misread or ignore; see `distbp.storage` for
+what all files have in common:
 
     about              uint8, JSON: task, classes, shape (of a row of x), scaling, source, split,
                        digest, and arrays (type and shape of each); target_scaling, if there is
@@ -58,11 +63,12 @@ readers of version 1 would misread; see `distbp.storage` for what all files have
     train/x            (n, …) in the type of the source
     train/y            (n,) integer labels, (n, k) of 0 and 1 for multilabel, or (n, k)
                        floating-point targets
+    train/weight       (n,) float64, if the rows have weights
     validation, test   like train, if there are any
 
-The digest is the SHA-256 of name, type, shape and bytes of x and y, and of target/; a run that
-is resumed must find the same one. x is memory-mapped, so that all ranks of a node share one copy;
-chunked or compressed x is decoded once per node.
+The digest is the SHA-256 of name, type, shape and bytes of x, y and weights, and of target/; a
+run that is resumed must find the same one. x is memory-mapped, so that all ranks of a node share
+one copy; chunked or compressed x is decoded once per node.
 
 **Predictions** for a table need the model and the table, no data set: a `ModelTable` finds the
 columns of the model's preprocessing by name, and encodes the rows. `create_table` writes the
@@ -88,9 +94,10 @@ or the control group) is read past the page cache. What is compressed is decoded
 chunks of x should have no more rows than a block. Held out rows (`--validation`) take 8 bytes of
 memory a row of train, compressed y is decoded as a whole, and R² takes the targets of its split.
 
-Modules in reading order: `row_file`, `dataset`, `batches`, `shuffle` and `streaming` (rows for
-the training); `table_options` to `table_reader` (readers of tables); `spool` and `profile` (rows
-and columns of a table); `tables` (what a source is); `table_encoder` and `table_source` (from a
-table to inputs); `splits`, `hdf5_writers`, `hdf5_source`, `sources`, `labels`, `dataset_writer`
-and `importing`; `model_table` and `table_writer` (tables for predictions).
+Modules in reading order: `row_file`, `weights`, `dataset`, `batches`, `shuffle` and `streaming`
+(rows for the training); `table_options` to `table_reader` (readers of tables); `spool` and
+`profile` (rows and columns of a table); `tables` (what a source is); `table_encoder` and
+`table_source` (from a table to inputs); `splits`, `hdf5_writers`, `hdf5_source`, `sources`,
+`labels`, `dataset_writer` and `importing`; `model_table` and `table_writer` (tables for
+predictions).
 """

@@ -29,6 +29,8 @@ class BatchLoader:
         Type of the network.
     target : TargetScaling, optional
         That of the model.
+    weights : (n,) float64 array, optional
+        Of the rows of the file that `split` is from.
     """
 
     def __init__(
@@ -39,8 +41,12 @@ class BatchLoader:
         rows: int,
         dtype: np.dtype,
         target: TargetScaling | None = None,
+        weights: np.ndarray | None = None,
     ) -> None:
-        self.split = split
+        self.split, self._weights = split, weights
+        if weights is not None:
+            self._own_weights = np.empty(rows)
+            self._repeated_weights = np.empty((rows, n_classes or split.n_out), dtype)
         # Scaled before rounding to `dtype`, which cannot represent some numbers exactly,
         # such as times in seconds since 1970.
         wide = np.result_type(split.x_dtype, dtype)
@@ -89,6 +95,18 @@ class BatchLoader:
             np.copyto(views.labels, views.typed_y, casting="unsafe")
             self.one_hot.take(views.labels, axis=0, out=views.y, mode="clip")
         return views.x, views.y, views.labels
+
+    def load_weights(self, numbers: np.ndarray) -> np.ndarray | None:
+        """Return the weights of the rows `numbers`, each repeated for all outputs: (m, n_L).
+
+        None without weights.
+        """
+        if self._weights is None:
+            return None
+        own, repeated = self._own_weights[: len(numbers)], self._repeated_weights[: len(numbers)]
+        self._weights.take(self.split.file_rows(numbers), out=own, mode="clip")
+        np.copyto(repeated, own[:, np.newaxis], casting="same_kind")
+        return repeated
 
     def _make_views(self, m: int) -> SimpleNamespace:
         raw_x, raw_y = self._raw_x[:m], self._raw_y[:m]

@@ -18,18 +18,20 @@ import h5py
 import numpy as np
 
 from distbp.data.row_file import FileRows
+from distbp.data.weights import check_weights
 from distbp.errors import ConfigError, DataError
 from distbp.storage import hdf5_checks, hdf5_chunks, hdf5_file
 from distbp.storage.preprocessing import Preprocessing, read_preprocessing
 from distbp.storage.scaling import Scaling, TargetScaling
 
 DATA_FORMAT = "distbp-data"
-DATA_VERSION = 2  # the newest; see `version_for`
+DATA_VERSION = 3  # the newest; see `version_for`
 # From this size of x on, chunks are not decoded into memory when the file is opened. The same as
 # BLOCK_SHUFFLE_BYTES of `distbp.training.config`, since only blocks can be read while training.
 LARGE_BYTES = 4 << 30
 _TASKS_WITH_CLASSES = ("classification", "multilabel")
 SPLIT_NAMES = ("train", "validation", "test")
+WEIGHTS = "train/weight"
 
 _Fill = Callable[[np.ndarray], None]
 _Allocate = Callable[[tuple[int, ...], np.dtype, _Fill], np.ndarray]
@@ -56,10 +58,16 @@ class Split:
         Numbers in a row of x, and in a row of y (1 for labels).
     rows : (m,) int array, optional
         Numbers of this split's rows in the group.
+    weights : (n,) float64 array, optional
+        Of all rows of the group.
     """
 
     def __init__(
-        self, x: np.ndarray | FileRows, y: np.ndarray, rows: np.ndarray | None = None
+        self,
+        x: np.ndarray | FileRows,
+        y: np.ndarray,
+        rows: np.ndarray | None = None,
+        weights: np.ndarray | None = None,
     ) -> None:
         if isinstance(x, FileRows):
             self.x: Any = x
@@ -69,7 +77,7 @@ class Split:
             self.x_dtype, self.n_in = x.dtype, math.prod(x.shape[1:])
         self.y_dtype, self.n_out = y.dtype, math.prod(y.shape[1:])
         self.y = _rows_as_bytes(y)
-        self.rows = rows
+        self.rows, self.weights = rows, weights
 
     def __len__(self) -> int:
         return len(self.x) if self.rows is None else len(self.rows)
@@ -96,7 +104,7 @@ class Split:
 
 
 class DataSet:
-    """An opened data set.
+    """An opened data set, or with `in_memory` one of arrays.
 
     Parameters
     ----------
@@ -108,6 +116,8 @@ class DataSet:
 
     Attributes
     ----------
+    path : Path
+        Empty for a data set of arrays.
     about : dict
         As stored in the file.
     splits : dict of Split
@@ -141,11 +151,39 @@ class DataSet:
             }
             self._check_arrays(file)
             self._check_splits()
+            if hdf5_checks.has_object(file, WEIGHTS):
+                self._read_weights(file, raw, allocate)
             self.scaling = Scaling.read(file, self.n_in)
             self.preprocessing: Preprocessing | None = read_preprocessing(self.about, self.n_in)
             self.target = TargetScaling.read_if_any(file, self.n_out)
             if self.target is not None and self.task != "regression":
                 raise DataError(f"{self.path}: a {self.task} has no targets to scale.")
+
+    @classmethod
+    def in_memory(
+        cls,
+        about: dict[str, Any],
+        splits: dict[str, Split],
+        scaling: Scaling,
+        target: TargetScaling | None,
+    ) -> "DataSet":
+        """Return a data set of arrays; the parameters are the attributes."""
+        data = object.__new__(cls)  # without __init__, which opens a file
+        data.path, data.about, data.splits = Path(), about, splits
+        data.scaling, data.target = scaling, target
+        data.preprocessing = read_preprocessing(about, data.n_in)
+        data._check_splits()
+        return data
+
+    @property
+    def is_in_memory(self) -> bool:
+        """Whether it is one of arrays."""
+        return self.path == Path()
+
+    @property
+    def name(self) -> str:
+        """What to call it in a message."""
+        return "the data" if self.is_in_memory else str(self.path)
 
     def _array(self, file: h5py.File, raw: io.FileIO, name: str, allocate: _Allocate) -> Any:
         found = hdf5_chunks.open_array(file, name)
@@ -168,12 +206,25 @@ class DataSet:
 
         return allocate(found.shape, found.dtype, fill)
 
+    def _read_weights(self, file: h5py.File, raw: io.FileIO, allocate: _Allocate) -> None:
+        """Give `train` its weights, or raise DataError unless they are valid."""
+        weights, train = self._array(file, raw, WEIGHTS, allocate), self.splits["train"]
+        if weights.shape != (len(train),) or weights.dtype != np.float64:
+            raise DataError(
+                f"{self.path}: {WEIGHTS!r} is {weights.dtype} {weights.shape}; expected "
+                f"{len(train)} numbers of float64."
+            )
+        name = f"{self.path}: {WEIGHTS}"
+        check_weights(weights, name, lambda row: f"{name}, row {row}")
+        train.weights = weights
+
     def _check_arrays(self, file: h5py.File) -> None:
         """Raise DataError unless types and shapes are those that `about` says were written.
 
         Whoever wrote the file by other means need not have stored them.
         """
         names = [f"{name}/{part}" for name in self.splits for part in "xy"]
+        names += [WEIGHTS] * hdf5_checks.has_object(file, WEIGHTS)
         found = {name: dtype_and_shape(hdf5_checks.open_dataset(file, name)) for name in names}
         expected = self.about.get("arrays", found)
         for name in {**expected, **found}:
@@ -186,25 +237,25 @@ class DataSet:
     def _check_splits(self) -> None:
         """Raise DataError unless the splits agree with `about` and with one another."""
         if "train" not in self.splits and "test" not in self.splits:
-            raise DataError(f"{self.path} has neither 'train' nor 'test'.")
+            raise DataError(f"{self.name} has neither 'train' nor 'test'.")
         n_in = {name: split.n_in for name, split in self.splits.items()}
         if len(set(n_in.values())) > 1:
-            raise DataError(f"{self.path}: the rows of x differ in length: {n_in}.")
+            raise DataError(f"{self.name}: the rows of x differ in length: {n_in}.")
         if self.n_in != math.prod(self.about["shape"]):
             raise DataError(
-                f"{self.path}: a row of x has {self.n_in} numbers; expected the shape "
+                f"{self.name}: a row of x has {self.n_in} numbers; expected the shape "
                 f"{self.about['shape']}."
             )
         for name, split in self.splits.items():
             if len(split.x) != len(split.y):
                 raise DataError(
-                    f"{self.path}: {name} has {len(split.x)} rows of x, but {len(split.y)} of y."
+                    f"{self.name}: {name} has {len(split.x)} rows of x, but {len(split.y)} of y."
                 )
             if self.task == "classification":
                 self._check_labels(name, split)
             elif split.n_out != self.n_out:
                 raise DataError(
-                    f"{self.path}: {name}/y has {split.n_out} numbers per row; expected "
+                    f"{self.name}: {name}/y has {split.n_out} numbers per row; expected "
                     f"{self.n_out}."
                 )
             elif self.task == "multilabel":
@@ -213,13 +264,13 @@ class DataSet:
     def _check_labels(self, name: str, split: Split) -> None:
         labels = split.targets()[:, 0]
         if split.n_out != 1 or labels.dtype.kind not in "iu":
-            raise DataError(f"{self.path}: {name}/y must be one integer per row.")
+            raise DataError(f"{self.name}: {name}/y must be one integer per row.")
         # A label out of range would index another row, or none, when it becomes one-hot.
         low, high = int(labels.min()), int(labels.max())
         if low < 0 or high >= len(self.classes):
             row = int(np.flatnonzero((labels < 0) | (labels >= len(self.classes)))[0])
             raise DataError(
-                f"{self.path}: {name}/y, row {row} is {labels[row]}; "
+                f"{self.name}: {name}/y, row {row} is {labels[row]}; "
                 f"labels run from 0 to {len(self.classes) - 1}."
             )
 
@@ -229,7 +280,7 @@ class DataSet:
         if len(bad):
             row, column = map(int, bad[0])
             raise DataError(
-                f"{self.path}: {name}/y, row {row}, column {column} is {labels[row, column]}; "
+                f"{self.name}: {name}/y, row {row}, column {column} is {labels[row, column]}; "
                 "labels are 0 or 1."
             )
 
@@ -285,17 +336,19 @@ class DataSet:
         """Return a split by name; raise ConfigError if there is none."""
         if name not in self.splits:
             raise ConfigError(
-                f"{self.path} has no split {name!r}; it has {', '.join(self.splits)}."
+                f"{self.name} has no split {name!r}; it has {', '.join(self.splits)}."
             )
         return self.splits[name]
 
 
-def version_for(task: str, has_other_targets: bool) -> int:
+def version_for(task: str, has_other_targets: bool, has_weights: bool = False) -> int:
     """Return the oldest version of the format whose readers understand such a data set.
 
     `has_other_targets` says that targets are scaled, or were transformed.
     """
-    return DATA_VERSION if has_other_targets or task == "multilabel" else 1
+    if has_weights:
+        return 3
+    return 2 if has_other_targets or task == "multilabel" else 1
 
 
 def check_readable(path: Path) -> None:

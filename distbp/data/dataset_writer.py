@@ -9,12 +9,12 @@ import logging
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import h5py
 import numpy as np
 
-from distbp.data.dataset import dtype_and_shape
+from distbp.data.dataset import WEIGHTS, dtype_and_shape
 from distbp.data.splits import RowHashes
 from distbp.data.tables import Table
 from distbp.errors import DataError
@@ -83,12 +83,16 @@ class RunningMoments:
 
 @dataclass(frozen=True)
 class OutputSplit:
-    """A split to write: the rows of x and y where `keep` is true, or all rows."""
+    """A split to write: the rows of x and y where `keep` is true, or all rows.
+
+    `weights` (n,) are those of the rows that are written.
+    """
 
     name: str
     x: Table
     y: np.ndarray
     keep: np.ndarray | None = None
+    weights: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.x) if self.keep is None else int(self.keep.sum())
@@ -113,14 +117,67 @@ def _standardized(y: np.ndarray) -> TargetScaling:
     return TargetScaling(shift, 1.0 / np.where(varies, deviation, 1.0))
 
 
+class Output(Protocol):
+    """Where the arrays of a data set go: a file, or memory."""
+
+    def create(self, name: str, split: OutputSplit) -> Any:
+        """Return an array for x of a split, to be filled by rows; None if it is there already."""
+
+    def write(self, name: str, array: np.ndarray) -> None:
+        """Store an array."""
+
+
+class FileOutput:
+    """Stores arrays in an HDF5 file."""
+
+    def __init__(self, file: h5py.File) -> None:
+        self._file = file
+
+    def create(self, name: str, split: OutputSplit) -> Any:
+        shape = (len(split), *split.x.shape)
+        return self._file.create_dataset(name, shape, split.x.dtype, track_times=False)
+
+    def write(self, name: str, array: np.ndarray) -> None:
+        hdf5_file.write_array(self._file, name, array)
+
+
+class MemoryOutput:
+    """Keeps arrays in memory; a plain array of all rows is used as it is, without a copy.
+
+    Attributes
+    ----------
+    arrays : dict of arrays
+        By name.
+    is_copied : bool
+        Whether x of a split is a copy.
+    """
+
+    def __init__(self) -> None:
+        self.arrays: dict[str, np.ndarray] = {}
+        self.is_copied = False
+
+    def create(self, name: str, split: OutputSplit) -> Any:
+        values, shape = split.x.values, (len(split), *split.x.shape)
+        is_whole = split.keep is None and isinstance(values, np.ndarray)
+        if is_whole and values.flags.c_contiguous:
+            self.arrays[name] = values.reshape(shape)
+            return None
+        self.is_copied = True
+        self.arrays[name] = np.empty(shape, split.x.dtype)
+        return self.arrays[name]
+
+    def write(self, name: str, array: np.ndarray) -> None:
+        self.arrays[name] = np.ascontiguousarray(array)
+
+
 def write_splits(
-    file: h5py.File,
+    output: Output,
     splits: list[OutputSplit],
     scaling: str,
     target_scaling: str | None,
     advance: Callable[[int], None],
-) -> dict[str, Any]:
-    """Write all splits and the scaling; return their entries of `about`."""
+) -> tuple[dict[str, Any], Scaling, TargetScaling | None]:
+    """Write all splits; return their entries of `about`, and the scaling of x and of targets."""
     x = splits[0].x
     if scaling == "auto":
         scaling = "bytes" if x.dtype == np.uint8 else "standardize"
@@ -133,30 +190,38 @@ def write_splits(
         if one.name == "train" and target_scaling is not None:
             target = _standardized(y)
         # The scaling must not depend on the rows that measure generalization.
-        _copy_x(file, one, digest, moments if one.name == "train" else None, hashes, advance)
+        _copy_x(output, one, digest, moments if one.name == "train" else None, hashes, advance)
         _hash_description(digest, f"{one.name}/y", y.dtype, y.shape)
         digest.update(y.tobytes())
-        hdf5_file.write_array(file, f"{one.name}/y", y)
-    if moments is not None:
-        moments.scaling(x).write(file)
-    else:
-        Scaling(np.zeros(1), np.array([1 / 255 if scaling == "bytes" else 1.0])).write(file)
+        output.write(f"{one.name}/y", y)
+        if one.weights is not None:
+            _hash_description(digest, WEIGHTS, one.weights.dtype, one.weights.shape)
+            digest.update(one.weights.tobytes())
+            output.write(WEIGHTS, one.weights)
+    scaled = (
+        Scaling(np.zeros(1), np.array([1 / 255 if scaling == "bytes" else 1.0]))
+        if moments is None
+        else moments.scaling(x)
+    )
     if target is not None:
-        target.write(file)
         # A run that is resumed must find the same targets.
         digest.update(target.shift.tobytes() + target.scale.tobytes())
-    names = [f"{one.name}/{part}" for one in splits for part in "xy"]
+    arrays = {}
+    for one in splits:
+        arrays[f"{one.name}/x"] = [x.dtype.str, len(one), *one.x.shape]
+        arrays[f"{one.name}/y"] = dtype_and_shape(one.rows_of_y())
+        if one.weights is not None:
+            arrays[WEIGHTS] = dtype_and_shape(one.weights)
     about = {
-        "shape": list(x.shape),
-        "scaling": scaling,
-        "digest": digest.hexdigest(),
-        "arrays": {name: dtype_and_shape(file[name]) for name in names},
-    }
-    return about if target_scaling is None else about | {"target_scaling": target_scaling}
+        "shape": list(x.shape), "scaling": scaling, "digest": digest.hexdigest(), "arrays": arrays,
+    }  # fmt: skip
+    if target_scaling is not None:
+        about["target_scaling"] = target_scaling
+    return about, scaled, target
 
 
 def _copy_x(
-    file: h5py.File,
+    output: Output,
     split: OutputSplit,
     digest: Any,
     moments: RunningMoments | None,
@@ -165,8 +230,8 @@ def _copy_x(
 ) -> None:
     """Write x of one split block by block; update `digest`, `moments` and `hashes` with each."""
     name, shape = f"{split.name}/x", (len(split), *split.x.shape)
-    dataset = file.create_dataset(name, shape, split.x.dtype, track_times=False)
-    _hash_description(digest, name, dataset.dtype, shape)
+    stored = output.create(name, split)
+    _hash_description(digest, name, split.x.dtype, shape)
     start, known, y = 0, 0, split.rows_of_y()
     for block in _read_blocks(split):
         digest.update(block.data)
@@ -174,7 +239,8 @@ def _copy_x(
             moments.add(block)
         if hashes is not None:
             known += hashes.add(split.name, block, y[start : start + len(block)])
-        dataset[start : start + len(block)] = block
+        if stored is not None:
+            stored[start : start + len(block)] = block
         start += len(block)
         advance(len(block))
     if known:

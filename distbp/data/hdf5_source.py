@@ -78,7 +78,8 @@ def read_hdf5(path: Path, options: ImportOptions, advance: ReadCallback) -> Iter
             {
                 split: _read_split(opened, x, y, options.transpose)
                 for split, x, y in _dataset_names(opened, options)
-            }
+            },
+            weights=None if options.weight is None else _read_weights(opened, options.weight),
         )
 
 
@@ -207,6 +208,15 @@ def _open_features(opened: _OpenedFile, name: str) -> Table:
     if hdf5_writers.matlab_class(dataset) == "char":
         raise DataError(f"{rows.name} holds text; expected plain numbers.")
     return rows
+
+
+def _read_weights(opened: _OpenedFile, name: str) -> Table:
+    """Return the weights of the training rows in memory."""
+    rows = _open_features(opened, name)
+    with opened.wrap_errors(rows.name, opened.resolve(name)):
+        values = np.asarray(rows.values[:])
+    # MATLAB has no arrays of one dimension.
+    return replace(rows, values=values.reshape(-1) if values.size == max(values.shape) else values)
 
 
 def _read_labels(opened: _OpenedFile, name: str) -> Table:

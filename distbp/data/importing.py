@@ -8,7 +8,7 @@ about them, and lets `dataset_writer` write the file. The formats of sources are
 import hashlib
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from distbp.data.dataset import DATA_FORMAT, SPLIT_NAMES, version_for
-from distbp.data.dataset_writer import OutputSplit, write_splits
+from distbp.data.dataset_writer import FileOutput, OutputSplit, write_splits
 from distbp.data.labels import InferredTask, infer_task
 from distbp.data.profile import class_warnings, column_warnings, target_warnings
 from distbp.data.sources import COMPRESSED_SUFFIXES, SOURCE_FORMATS, SourceFormat
@@ -28,9 +28,11 @@ from distbp.data.tables import (
     TASKS,
     ImportOptions,
     Source,
+    Table,
     TableContent,
     wrap_source_errors,
 )
+from distbp.data.weights import check_some_weight, check_weights
 from distbp.errors import ConfigError, DataError
 from distbp.options import check_option, flag
 from distbp.storage import hdf5_file
@@ -96,7 +98,7 @@ def import_data(
     source, out = Path(source), Path(out)
     form = _find_format(source)
     # All that can be refused early is, as reading a large source takes minutes.
-    _check_options(options, source, form)
+    check_options(options, str(source), form.name, form.options)
     files = form.files(source)
     _check_output(out, files)
     size = _total_bytes(files)
@@ -112,17 +114,24 @@ def import_data(
         meter.advance(part * form.effort)
 
     with form.read(source, options, advance, *scratch) as found:
-        splits, about = _interpret(found, options, origin)
-        target_scaling = _choose_target_scaling(about["task"], options.target_scaling)
+        splits, about = interpret(found, options, origin)
+        target_scaling = choose_target_scaling(about["task"], options.target_scaling)
         row_bytes = size / sum(len(one) for one in splits)
         # Inside the block: x of an HDF5 source is read from its file while it is copied.
         transform = about.get("preprocessing", {}).get("target_transform", "none")
-        version = version_for(about["task"], target_scaling is not None or transform != "none")
+        version = version_for(
+            about["task"], target_scaling is not None or transform != "none",
+            has_weights=splits[0].weights is not None,
+        )  # fmt: skip
         with hdf5_file.create_file(out, DATA_FORMAT, version, DataError) as file:
-            about |= write_splits(
-                file, splits, options.scaling, target_scaling,
+            stored, scaling, target = write_splits(
+                FileOutput(file), splits, options.scaling, target_scaling,
                 lambda rows: meter.advance(rows * row_bytes),
             )  # fmt: skip
+            about |= stored
+            scaling.write(file)
+            if target is not None:
+                target.write(file)
             hdf5_file.write_json(file, "about", about)
     meter.advance(meter.total)
     profile = {} if found.content is None else {"profile": found.content.profile.lines()}
@@ -147,13 +156,22 @@ def _find_format(source: Path) -> SourceFormat:
     return SOURCE_FORMATS[suffix]
 
 
-def _check_options(options: ImportOptions, source: Path, form: SourceFormat) -> None:
-    """Refuse options that contradict one another, or do not apply to the format."""
+def check_options(options: ImportOptions, source: str, form: str, allowed: Collection[str]) -> None:
+    """Refuse options that contradict one another, or do not apply to the source.
+
+    Parameters
+    ----------
+    options : ImportOptions
+    source, form : str
+        Its name and its kind, for messages.
+    allowed : names of options
+        That it takes besides those of every source.
+    """
     for field in fields(options):
         name, value = field.name, getattr(options, field.name)
-        if value is not None and name not in _GENERAL_OPTIONS | form.options:
+        if value is not None and name not in _GENERAL_OPTIONS.union(allowed):
             given = "no-header" if value is False else name.replace("_", "-")
-            raise ConfigError(f"`--{given}` does not apply to {form.name}: {source}. Leave it out.")
+            raise ConfigError(f"`--{given}` does not apply to {form}: {source}. Leave it out.")
     if options.scaling not in SCALINGS:
         raise ConfigError(f"`--scaling {options.scaling}`: expected one of {', '.join(SCALINGS)}.")
     if options.target_scaling not in TARGET_SCALINGS:
@@ -227,12 +245,18 @@ def _check_rows(found: Source) -> None:
             raise DataError(f"{y.name} has rows of shape {y.shape}; expected one label per row.")
 
 
-def _interpret(
-    found: Source, options: ImportOptions, origin: dict[str, Any]
+def interpret(
+    found: Source,
+    options: ImportOptions,
+    origin: dict[str, Any],
+    classes: Sequence[Any] | None = None,
 ) -> tuple[list[OutputSplit], dict[str, Any]]:
-    """Return the splits to write, and what `about` says of them."""
+    """Return the splits to write, and what `about` says of them.
+
+    `classes` are those of `infer_task`.
+    """
     _check_rows(found)
-    inferred = infer_task(found, options.task)
+    inferred = infer_task(found, options.task, classes)
     is_log = options.target_transform == "log"
     used = _transform_targets(found, inferred) if is_log else inferred
     splits, split = _divide(found, used, options)
@@ -246,7 +270,29 @@ def _interpret(
         about |= {
             "columns": preprocessing.input_names, "preprocessing": preprocessing.to_json(),
         }  # fmt: skip
+    if found.weights is not None:
+        splits[0] = replace(splits[0], weights=_read_weights(found.weights, splits[0]))
     return splits, about
+
+
+def _read_weights(found: Table, train: OutputSplit) -> np.ndarray:
+    """Return the weights of the rows of train: (n,) float64.
+
+    Raises
+    ------
+    DataError
+        There is not one valid number for each row.
+    """
+    if found.values.shape != (len(train.x),) or found.dtype.kind not in "iuf":
+        raise DataError(
+            f"{found.name} is {found.dtype} {found.values.shape}; expected a number for each of "
+            f"the {len(train.x)} rows of train."
+        )
+    weights = np.asarray(found.values, np.float64)
+    check_weights(weights, found.name, found.locate)
+    kept = weights if train.keep is None else weights[train.keep]
+    check_some_weight(kept, found.name)
+    return kept
 
 
 def _divide(
@@ -323,7 +369,7 @@ def _warn(found: Source, inferred: InferredTask, splits: list[OutputSplit], is_l
         logger.warning("%s", text)
 
 
-def _choose_target_scaling(task: str, wanted: str) -> str | None:
+def choose_target_scaling(task: str, wanted: str) -> str | None:
     """Return how targets are scaled, by `--target-scaling`; None if they are not.
 
     Raises

@@ -9,6 +9,7 @@ Text is looked at as numbers of words: a label is then one number, whatever its 
 """
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,7 +40,9 @@ class InferredTask:
     y: dict[str, np.ndarray]
 
 
-def infer_task(found: Source, wanted: str | None) -> InferredTask:
+def infer_task(
+    found: Source, wanted: str | None, classes: Sequence[Any] | None = None
+) -> InferredTask:
     """Interpret the labels of a source.
 
     Parameters
@@ -47,6 +50,9 @@ def infer_task(found: Source, wanted: str | None) -> InferredTask:
     found : Source
     wanted : {"classification", "multilabel", "regression"}, optional
         The task that the user asked for.
+    classes : sequence of str, int, float or bool, optional
+        All classes, in order, if they are known: those that the labels are, or names for labels
+        0, 1, …; for multilabel, names of the labels.
 
     Raises
     ------
@@ -63,23 +69,27 @@ def infer_task(found: Source, wanted: str | None) -> InferredTask:
                 "quantities, use --task regression.",
                 labels.name,
             )
-        return InferredTask("multilabel", _label_names(labels), _binary_labels(found, values))
+        names = _label_names(labels, classes)
+        return InferredTask("multilabel", names, _binary_labels(found, values))
     # Only if all splits are one-hot: otherwise class numbers would be mixed with targets.
     if wanted != "regression" and is_one_hot:
-        names = tuple(_label_names(labels))
+        words = tuple(_label_names(labels, classes))
         values = {
-            split: _Labels(y.numbers.argmax(axis=1)[:, np.newaxis], names)
+            split: _Labels(y.numbers.argmax(axis=1)[:, np.newaxis], words)
             for split, y in values.items()
         }
+    wanted = wanted or (None if classes is None else "classification")
     if _choose_task(labels, values["train"], wanted) == "regression":
+        if classes is not None:
+            raise ConfigError("A regression has no classes. Leave `classes` out.")
         return InferredTask("regression", [], _regression_targets(found, values))
-    classes = _Classes(values["train"])
-    if len(classes.names) < 2:
+    known = _Classes(values["train"]) if classes is None else _GivenClasses(classes)
+    if len(known.names) < 2:
         raise DataError(
-            f"{labels.name}: all labels are {classes.names[0]}; expected at least two classes."
+            f"{labels.name}: all labels are {known.names[0]}; expected at least two classes."
         )
-    y = {split: classes.numbers(table, values[split]) for split, (_, table) in found.splits.items()}
-    return InferredTask("classification", classes.names, y)
+    y = {split: known.numbers(table, values[split]) for split, (_, table) in found.splits.items()}
+    return InferredTask("classification", known.names, y)
 
 
 @dataclass(frozen=True)
@@ -208,10 +218,17 @@ def _binary_labels(found: Source, values: dict[str, _Labels]) -> dict[str, np.nd
     return {split: y.numbers.astype(np.uint8) for split, y in values.items()}
 
 
-def _label_names(y: Table) -> list[str]:
-    """Return the names of several labels: those of the columns, or their numbers."""
-    names = range(y.shape[0]) if y.columns is None else y.columns
-    return [str(name) for name in names]
+def _label_names(y: Table, given: Sequence[Any] | None = None) -> list[str]:
+    """Return the names of several labels: those given, or of the columns, or their numbers."""
+    if given is not None:
+        names = class_names(given)
+        if len(names) != y.shape[0]:
+            raise ConfigError(
+                f"{y.name} has {y.shape[0]} labels per row, but {len(names)} classes were given."
+            )
+        return names
+    columns = range(y.shape[0]) if y.columns is None else y.columns
+    return [str(name) for name in columns]
 
 
 class _Classes:
@@ -250,6 +267,60 @@ class _Classes:
                 f"{len(self.names)} classes of train. Correct it or remove the row."
             )
         return numbers.astype(np.int64)
+
+
+class _GivenClasses:
+    """Classes that the caller has named, in the caller's order.
+
+    Attributes
+    ----------
+    names : list of str
+    """
+
+    def __init__(self, classes: Sequence[Any]) -> None:
+        self.names = class_names(classes)
+        self._number_of = {name: number for number, name in enumerate(self.names)}
+        self._are_names = all(isinstance(one, str) for one in classes)
+
+    def numbers(self, y: Table, labels: _Labels) -> np.ndarray:
+        """Return the number of the class of each label: (n,) int64."""
+        if labels.width != 1:
+            raise DataError(f"{y.name}: expected one label per row.")
+        found = labels.numbers[:, 0]
+        if labels.words is None and self._are_names:  # of the labels 0, 1, …
+            numbers = np.where((found >= 0) & (found < len(self.names)), found, -1)
+        elif labels.words is None:
+            values, indices = np.unique(found, return_inverse=True)
+            known = [self._number_of.get(number_name(value), -1) for value in values]
+            numbers = np.array(known)[indices]
+        else:
+            numbers = np.array([self._number_of.get(word, -1) for word in labels.words])[found]
+        if (numbers < 0).any():
+            row = int((numbers < 0).argmax())
+            raise DataError(
+                f"{y.locate(row)}: the label {labels.name(row)} is none of the "
+                f"{len(self.names)} classes that were given. Correct it or remove the row."
+            )
+        return numbers.astype(np.int64)
+
+
+def class_names(classes: Sequence[Any]) -> list[str]:
+    """Return the names of classes that a caller has given.
+
+    Raises
+    ------
+    ConfigError
+        They are not different names or numbers.
+    """
+    values = np.asarray(classes)
+    if values.ndim != 1 or not len(values) or values.dtype.kind not in "biufU":
+        raise ConfigError("`classes`: expected a list of names or numbers.")
+    if values.dtype.kind == "b":
+        values = values.astype(np.int64)
+    names = [str(one) if values.dtype.kind == "U" else number_name(one) for one in values]
+    if len(set(names)) < len(names):
+        raise ConfigError("`classes` names a class twice. Name each once.")
+    return names
 
 
 def number_name(value: Any) -> str:

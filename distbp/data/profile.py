@@ -32,7 +32,8 @@ class ColumnProfile:
     Attributes
     ----------
     name, role, kind : str
-        role: feature, label, group, time, split, or why it is left out; kind: number or text.
+        role: feature, label, group, time, split, weight, or why it is left out; kind: number or
+        text.
     missing : int
         Cells that are missing.
     low, high : float

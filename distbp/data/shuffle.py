@@ -34,6 +34,8 @@ class FullShuffle:
     split : Split
         The training rows.
     batch_size, seed : int
+    in_blocks : bool
+        Whether the order is that of a `BlockOrder`.
 
     Attributes
     ----------
@@ -43,8 +45,19 @@ class FullShuffle:
         Row numbers in the order of this epoch.
     """
 
-    def __init__(self, topology: Topology, split: Split, batch_size: int, seed: int) -> None:
+    def __init__(
+        self,
+        topology: Topology,
+        split: Split,
+        batch_size: int,
+        seed: int,
+        in_blocks: bool = False,
+    ) -> None:
         self.split, self._batch_size, self._seed = split, batch_size, seed
+        self._blocks: BlockOrder | None = None
+        if in_blocks:
+            row_bytes = split.x.shape[1] + split.y.shape[1]
+            self._blocks = BlockOrder(len(split), row_bytes, batch_size, seed)
         self._shared = SharedArray(topology, (len(split),), np.dtype(np.int64))
         self.array = self._shared.array
 
@@ -53,7 +66,10 @@ class FullShuffle:
         del step
 
         def write(order: np.ndarray) -> None:
-            chosen = rng.permutation(len(order), self._seed, rng.SHUFFLE, epoch)
+            if self._blocks is None:
+                chosen = rng.permutation(len(order), self._seed, rng.SHUFFLE, epoch)
+            else:
+                chosen = self._blocks.permutation(epoch)
             order[...] = chosen if self.split.rows is None else self.split.rows[chosen]
 
         self._shared.fill(write)
@@ -126,6 +142,14 @@ class BlockOrder:
             positions = rng.permutation(stop - start, self._seed, rng.WINDOW, epoch, number)
             positions += start
             yield Window(start, stop, np.sort(order[low : low + self._window_blocks]), positions)
+
+    def permutation(self, epoch: int) -> np.ndarray:
+        """Return the numbers of all rows in the order of an epoch: (rows,) int64."""
+        order = np.empty(self.rows, np.int64)
+        for window in self.windows(epoch):
+            ranges = [np.arange(*self.block(block)) for block in window.blocks.tolist()]
+            order[window.positions] = np.concatenate(ranges)
+        return order
 
     def window_stops(self, epoch: int) -> np.ndarray:
         """Return the position at which each window of an epoch ends."""

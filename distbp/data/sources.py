@@ -20,7 +20,8 @@ import numpy as np
 from distbp.data.hdf5_source import read_hdf5, read_hdf5_features
 from distbp.data.table_base import ReadCallback
 from distbp.data.table_options import TableOptions
-from distbp.data.table_source import read_table
+from distbp.data.table_reader import open_table
+from distbp.data.table_source import read_rows
 from distbp.data.tables import (
     FILE_ERRORS,
     ImportOptions,
@@ -62,7 +63,7 @@ class SourceFormat(NamedTuple):
     @property
     def is_table(self) -> bool:
         """Whether it has named columns."""
-        return self.read is read_table
+        return self.read is _read_table
 
 
 def _idx_files(folder: Path) -> dict[str, tuple[Path, Path]]:
@@ -164,8 +165,15 @@ _NPZ_NAMES = {
 def _read_npz(path: Path, options: ImportOptions, advance: ReadCallback) -> Iterator[Source]:
     """Yield the splits of an .npz file; names are not case-sensitive."""
     with _open_npz(path) as archive:
-        splits = _npz_splits(path, archive)
-    yield Source(splits)
+        splits, weights = _npz_splits(path, archive), None
+        if options.weight is not None:
+            if options.weight not in archive.files:
+                raise DataError(
+                    f"{path} has no array {options.weight!r}, as `--weight` says; it has "
+                    f"{', '.join(archive.files)}. Name one of them."
+                )
+            weights = _npz_features(path, archive, options.weight)
+    yield Source(splits, weights=weights)
 
 
 @contextmanager
@@ -227,6 +235,15 @@ def _npz_features(path: Path, archive: Any, name: str) -> Table:
 
 
 @contextmanager
+def _read_table(
+    path: Path, options: ImportOptions, advance: ReadCallback, scratch: Path
+) -> Iterator[Source]:
+    """Yield the one split of a table; `scratch` is the folder for a temporary file."""
+    with read_rows(open_table(path, options, advance), options, scratch) as source:
+        yield source
+
+
+@contextmanager
 def read_features(path: Path, name: str | None) -> Iterator[Table]:
     """Yield an array of rows without labels, of an .npz or HDF5 file.
 
@@ -265,17 +282,22 @@ _HDF5 = SourceFormat(
     "an HDF5 file",
     read_hdf5,
     _single_file,
-    frozenset({"task", "x", "y", "x_test", "y_test", "x_validation", "y_validation", "transpose"}),
+    frozenset(
+        {
+            "task", "weight", "x", "y", "x_test", "y_test", "x_validation", "y_validation",
+            "transpose",
+        }
+    ),
     0,
-)
+)  # fmt: skip
 _TABLE = SourceFormat(
     "a table",
-    read_table,
+    _read_table,
     _single_file,
     frozenset(
         {
             "task", "label", "categorical", "max_categories", "missing", "missing_indicator",
-            "target_transform", "group", "time", "split",
+            "target_transform", "group", "time", "split", "weight",
             *(one.name for one in fields(TableOptions)),
         }
     ),
@@ -286,7 +308,7 @@ COMPRESSED_SUFFIXES = (".gz", ".zst", ".bz2")
 # By the suffix of the name; a folder has none.
 SOURCE_FORMATS = {
     "": SourceFormat("a folder of IDX files", _read_idx, _files_in_folder, frozenset(), 4),
-    ".npz": SourceFormat("an .npz file", _read_npz, _single_file, frozenset({"task"}), 1),
+    ".npz": SourceFormat("an .npz file", _read_npz, _single_file, frozenset({"task", "weight"}), 1),
     ".csv": _TABLE,
     ".h5": _HDF5,
     ".hdf5": _HDF5,

@@ -115,3 +115,16 @@ class Spool:
                 f"A temporary file in {self._folder} cannot be used: "
                 f"{atomic.failure_reason(failure)}. Free space there, or write elsewhere."
             ) from failure
+
+
+class SpoolColumns:
+    """Some columns of a spool, as an array of rows."""
+
+    dtype = np.dtype(np.float64)
+
+    def __init__(self, spool: Spool, columns: list[int]) -> None:
+        self._spool, self._columns = spool, columns
+        self.shape = (len(spool), len(columns))
+
+    def __getitem__(self, rows: slice) -> np.ndarray:
+        return self._spool.read(rows.start, rows.stop)[:, self._columns]

@@ -1,6 +1,6 @@
 """A table as a source: CSV, Parquet, Arrow or JSON lines, with columns of numbers and of text.
 
-`read_table` parses the file once, into a `Spool` of a number per cell; different texts of a column
+`read_rows` parses the file once, into a `Spool` of a number per cell; different texts of a column
 are numbered as they occur. Missing cells are counted, and a column that cannot be a feature is
 refused, before a row is encoded. Then `importing` decides how the rows are split; what is filled
 in for missing cells, and which columns are constant, follows from the training rows alone.
@@ -17,12 +17,11 @@ import numpy as np
 
 from distbp.data.dataset import SPLIT_NAMES
 from distbp.data.profile import ColumnProfile, TableProfile, summarize
-from distbp.data.spool import Spool
-from distbp.data.table_base import ReadCallback
+from distbp.data.spool import Spool, SpoolColumns
 from distbp.data.table_columns import is_date, is_fraction, is_number, is_written_number
 from distbp.data.table_encoder import fit_preprocessing
 from distbp.data.table_options import find_columns
-from distbp.data.table_reader import Block, TableReader, open_table
+from distbp.data.table_reader import Block, TableReader
 from distbp.data.tables import (
     MAX_CATEGORIES,
     ImportOptions,
@@ -35,7 +34,7 @@ from distbp.errors import ConfigError, DataError
 logger = logging.getLogger(__name__)
 
 _EXACT = 2.0**53  # below this float64 tells all whole numbers apart
-_KEYS = ("group", "time", "split")
+_KEYS = ("group", "time", "split", "weight")
 _SPLIT_WORDS = {
     "train": 0, "training": 0, "validation": 1, "valid": 1, "val": 1, "dev": 1, "test": 2,
     "testing": 2,
@@ -64,16 +63,14 @@ class _Columns:
 
 
 @contextmanager
-def read_table(
-    path: Path, options: ImportOptions, advance: ReadCallback, scratch: Path
-) -> Iterator[Source]:
+def read_rows(reader: TableReader, options: ImportOptions, scratch: Path) -> Iterator[Source]:
     """Yield the one split of a table.
 
     Parameters
     ----------
-    path : Path
+    reader : TableReader
+        Is closed at the end.
     options : ImportOptions
-    advance : function of a number of bytes
     scratch : Path
         Folder for temporary files.
 
@@ -82,10 +79,10 @@ def read_table(
     ConfigError
         Columns that the user named are not there.
     DataError
-        The file cannot be read, or a cell is not what it should be.
+        The table cannot be read, or a cell is not what it should be.
     """
     with ExitStack() as stack:
-        reader = stack.enter_context(open_table(path, options, advance))
+        stack.enter_context(reader)
         columns = _choose_columns(reader, options)
         content = _Content(reader, columns, options, scratch)
         # A lambda, as rows that are dropped lead to a new spool.
@@ -115,7 +112,10 @@ def _choose_columns(reader: TableReader, options: ImportOptions) -> _Columns:
         labels = find_columns(reader.name, reader.all_names, "--label", options.label)
         both = [name for name in labels if name in taken]
         if both:
-            raise ConfigError(f"{both[0]!r} cannot be a label and say how rows are split.")
+            raise ConfigError(
+                f"{both[0]!r} cannot be a label and be used by --group, --time, --split or "
+                "--weight."
+            )
     else:
         labels = free[-1:]
     features = [name for name in free if name not in labels]
@@ -345,11 +345,15 @@ class _Content:
         """Return the rows, and how to encode them."""
         features = [self._names.index(name) for name in self._columns.features]
         name = self._reader.name
-        x = Table(_SpoolColumns(self.spool, features), name, self.locate, self._columns.features)
+        x = Table(SpoolColumns(self.spool, features), name, self.locate, self._columns.features)
+        keys, weights = self._keys(), None
         content = TableContent(
-            self._encode, self._profile, self.spool, self._keys(), tuple(self._columns.labels)
+            self._encode, self._profile, self.spool, keys, tuple(self._columns.labels)
         )
-        return Source({"train": (x, self._labels())}, content)
+        if "weight" in keys:
+            weights = Table(keys["weight"], f"{name}, column {self._columns.keys['weight']!r}",
+                            self.locate)  # fmt: skip
+        return Source({"train": (x, self._labels())}, content, weights)
 
     def _encode(self, is_train: np.ndarray) -> Any:
         """Return x and its preprocessing, with the statistics of the training rows."""
@@ -418,6 +422,11 @@ class _Content:
                     f"{self.locate(0, name)}: {self._words[name].words[0]!r} is neither a number "
                     "nor a date such as 2024-12-31. Convert the column."
                 )
+            if key == "weight" and name in self._words:
+                raise DataError(
+                    f"{self.locate(0, name)}: {self._words[name].words[0]!r} is not a number, as a "
+                    "weight has to be. Correct it."
+                )
             keys[key] = self._split_numbers(name, values) if key == "split" else values
         return keys
 
@@ -434,16 +443,3 @@ class _Content:
                 f"{SPLIT_NAMES[2]} for --split, found {text!r}. Correct it."
             )
         return found
-
-
-class _SpoolColumns:
-    """Some columns of a spool, as an array of rows."""
-
-    dtype = np.dtype(np.float64)
-
-    def __init__(self, spool: Spool, columns: list[int]) -> None:
-        self._spool, self._columns = spool, columns
-        self.shape = (len(spool), len(columns))
-
-    def __getitem__(self, rows: slice) -> np.ndarray:
-        return self._spool.read(rows.start, rows.stop)[:, self._columns]

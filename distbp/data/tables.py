@@ -80,6 +80,8 @@ class ImportOptions(TableOptions):
     scaling : {"auto", "bytes", "standardize", "none"}
     target_scaling : {"auto", "standardize", "none"}
         Of a regression.
+    weight : str, optional
+        The column, dataset or array with the weights of the training rows.
     test_fraction, validation_fraction : float, optional
         Fraction of the rows to set aside as a test or validation set.
     seed : int, optional
@@ -144,6 +146,11 @@ class ImportOptions(TableOptions):
         "auto", "scaling of a regression's targets in training, to mean 0 and variance 1, while "
         "costs and predictions stay in your units; auto: standardize",
         group="data set", choices=TARGET_SCALINGS,
+    )  # fmt: skip
+    weight: str | None = option(
+        None, "column of a table, HDF5 dataset or array of an .npz file with the weights of the "
+        "training rows: how often a row counts in the training, not in evaluations",
+        group="data set", default_text="none: all rows alike", metavar="NAME",
     )  # fmt: skip
     test_fraction: float | None = option(
         None, "fraction of the rows to set aside as the test split, class by class", float,
@@ -244,7 +251,7 @@ class TableContent:
     spool : Spool
         A number for each cell of these columns.
     keys : dict of (n,) arrays
-        Of the columns that `--group`, `--time` and `--split` name: numbers.
+        Of the columns that `--group`, `--time`, `--split` and `--weight` name: numbers.
     labels : tuple of str
         Names of the label columns.
     """
@@ -265,10 +272,13 @@ class Source:
     splits : dict of (x, y)
     content : TableContent, optional
         If it is a table; then there is one split, whose x is not encoded yet.
+    weights : Table, optional
+        Of the rows of train, one number each.
     """
 
     splits: dict[str, tuple[Table, Table]]
     content: TableContent | None = None
+    weights: Table | None = None
 
 
 @contextmanager

@@ -13,6 +13,9 @@ Neural Networks and Deep Learning, chapters 2 and 3.
 
 A regression may be trained on standardized targets and still report the quadratic cost in the
 user's units: `fn` then returns it in multiples of `unit`, which keeps it within float32.
+
+Rows may have weights, by which their costs and δ are multiplied: `weighted_fn` is `fn` with them,
+and `Network.backprop` applies them to δ^L. Without weights neither is called or computed.
 """
 
 from abc import ABC, abstractmethod
@@ -50,6 +53,22 @@ class Cost(ABC):
         `z` is what the output layer's `fill` has left, which for softmax is ln a.
         """
 
+    def weighted_fn(
+        self,
+        z: np.ndarray,
+        a: np.ndarray,
+        y: np.ndarray,
+        weights: np.ndarray,
+        spare: np.ndarray | None = None,
+    ) -> float:
+        """Return the cost of each row times its weight, summed; `spare` is overwritten.
+
+        `weights` (m, n_L) has the weight of a row in each of its columns, as NumPy allocates
+        memory to broadcast one. Here row by row, for any cost; subclasses are faster.
+        """
+        costs = (self.fn(z[i : i + 1], a[i : i + 1], y[i : i + 1]) for i in range(len(y)))
+        return float(sum(cost * float(w) for cost, w in zip(costs, weights[:, 0], strict=True)))
+
     def delta(
         self,
         a: np.ndarray,
@@ -64,7 +83,7 @@ class Cost(ABC):
 class QuadraticCost(Cost):
     """C = ½‖a − y‖², or ½‖(a − y) ⊙ units‖² after `use_units`, which changes `fn` alone."""
 
-    _weights: np.ndarray | None = None
+    _unit_weights: np.ndarray | None = None  # of the outputs
 
     def use_units(self, units: np.ndarray, dtype: np.dtype) -> None:
         """Let `fn` measure the error of each output, of type `dtype`, in `units` (n_L,).
@@ -74,19 +93,36 @@ class QuadraticCost(Cost):
         largest = float(units.max())
         self.unit = largest * largest
         if (units != largest).any():
-            self._weights = np.square(units / largest)
+            self._unit_weights = np.square(units / largest)
             self._squares, self._wide = np.empty(len(units), dtype), np.empty(len(units))
 
     def fn(
         self, z: np.ndarray, a: np.ndarray, y: np.ndarray, spare: np.ndarray | None = None
     ) -> float:
         error = np.subtract(a, y, out=spare)
-        if self._weights is None:
+        if self._unit_weights is None:
             return 0.5 * float(np.vdot(error, error))
+        return self._half_sum(np.square(error, out=error))
+
+    def weighted_fn(
+        self,
+        z: np.ndarray,
+        a: np.ndarray,
+        y: np.ndarray,
+        weights: np.ndarray,
+        spare: np.ndarray | None = None,
+    ) -> float:
+        error = np.subtract(a, y, out=spare)
         np.square(error, out=error)
-        np.add.reduce(error, axis=0, out=self._squares)
+        return self._half_sum(np.multiply(error, weights, out=error))
+
+    def _half_sum(self, squares: np.ndarray) -> float:
+        """Return half the sum of squared errors (m, n_L), each output in its units."""
+        if self._unit_weights is None:
+            return 0.5 * float(squares.sum())
+        np.add.reduce(squares, axis=0, out=self._squares)
         np.copyto(self._wide, self._squares)
-        return 0.5 * float(np.dot(self._wide, self._weights))
+        return 0.5 * float(np.dot(self._wide, self._unit_weights))
 
     def delta(
         self,
@@ -118,6 +154,25 @@ class CrossEntropyCost(Cost):
         np.exp(rest, out=rest)
         return float(total + np.log1p(rest, out=rest).sum())
 
+    def weighted_fn(
+        self,
+        z: np.ndarray,
+        a: np.ndarray,
+        y: np.ndarray,
+        weights: np.ndarray,
+        spare: np.ndarray | None = None,
+    ) -> float:
+        # As in `fn`.
+        rest = np.heaviside(z, 0.0, out=spare)
+        np.subtract(rest, y, out=rest)
+        np.multiply(rest, z, out=rest)
+        total = np.multiply(rest, weights, out=rest).sum()
+        np.abs(z, out=rest)
+        np.negative(rest, out=rest)
+        np.exp(rest, out=rest)
+        np.log1p(rest, out=rest)
+        return float(total + np.multiply(rest, weights, out=rest).sum())
+
 
 class LogLikelihoodCost(Cost):
     """C = −Σ y ln a, for a = softmax(z), whose `fill` leaves ln a in z."""
@@ -126,6 +181,16 @@ class LogLikelihoodCost(Cost):
         self, z: np.ndarray, a: np.ndarray, y: np.ndarray, spare: np.ndarray | None = None
     ) -> float:
         return -float(np.vdot(y, z))
+
+    def weighted_fn(
+        self,
+        z: np.ndarray,
+        a: np.ndarray,
+        y: np.ndarray,
+        weights: np.ndarray,
+        spare: np.ndarray | None = None,
+    ) -> float:
+        return -float(np.vdot(np.multiply(y, weights, out=spare), z))
 
 
 COSTS: dict[str, type[Cost]] = {

@@ -20,6 +20,7 @@ processes, files or time.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
@@ -123,6 +124,14 @@ class Network:
         self.theta = theta
         self.biases, self.weights = layer_views(theta, self.sizes)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy is made from: the views of θ are none, they are made again."""
+        return {name: one for name, one in vars(self).items() if name not in ("biases", "weights")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self.bind(self.theta)
+
     def use_target_units(self, units: np.ndarray) -> None:
         """Measure the cost in the user's units, of which `units` (n_L,) make 1 of an output."""
         if not isinstance(self.cost, QuadraticCost):
@@ -194,6 +203,7 @@ class Network:
         y: np.ndarray,
         out: tuple[Layers, Layers] | None = None,
         work: Workspace | None = None,
+        weights: np.ndarray | None = None,
     ) -> tuple[Layers, Layers]:
         """Return the gradient of the cost, summed over the rows of x.
 
@@ -204,6 +214,8 @@ class Network:
         out : (nabla_b, nabla_w), optional
             Lists by layer of arrays to fill, such as `layer_views` returns.
         work : Workspace for m rows, optional
+        weights : (m, 1) or (m, n_L) array, optional
+            Of the rows: δ^L is multiplied by them.
 
         Returns
         -------
@@ -217,6 +229,8 @@ class Network:
         a_out = self._feedforward(x, work)
         l = len(self.weights) - 1
         delta = self.cost.delta(a_out, y, work.delta[l], work.spare[l])  # BP1
+        if weights is not None:
+            np.multiply(delta, weights, out=delta)
         while True:
             a_in = work.fed[l - 1] if l else x
             np.add.reduce(delta, axis=0, out=nabla_b[l])  # BP3

@@ -18,6 +18,7 @@ from distbp.parallel import mpi
 
 # What MPI's vector collectives take to describe a buffer: counts, displacements (in items).
 _Layout = tuple[Any, Any]
+_BROADCAST_BYTES = 1 << 28  # at once: a count of MPI has 31 bits
 
 
 class Group:
@@ -120,6 +121,14 @@ class Group:
         """Replace `array` by its sum over all ranks, added in an order that MPI chooses."""
         if self.size > 1:
             self._mpi.Allreduce(mpi.init().IN_PLACE, array)
+
+    def broadcast_array(self, array: np.ndarray) -> None:
+        """Replace a contiguous `array` on every rank by that of rank 0."""
+        if self.size == 1:
+            return
+        content = array.reshape(-1).view(np.uint8)
+        for start in range(0, content.size, _BROADCAST_BYTES):
+            self._mpi.Bcast(content[start : start + _BROADCAST_BYTES], 0)
 
     # Collectives that return at once: complete after the request's `Wait`.
 

@@ -31,6 +31,12 @@ _OPEN_MPI_SIZE = "OMPI_COMM_WORLD_SIZE"
 # In order of precedence: --ranks knows best, and inside a SLURM job srun may see only mpirun.
 _SIZE_VARIABLES = (RANKS_VARIABLE, _OPEN_MPI_SIZE, "PMI_SIZE", "SLURM_STEP_NUM_TASKS")
 _RANK_VARIABLES = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK", "SLURM_PROCID")
+# How names of variables begin that launchers set for their ranks: those of MPICH, Intel MPI,
+# MVAPICH, Open MPI, PMIx, PALS, Flux, JSM, ALPS and srun.
+_LAUNCHER_PREFIXES = (
+    "PMI_", "PMIX_", "MPI_LOCAL", "HYDI_", "MV2_COMM_", "OMPI_COMM_", "PALS_", "FLUX_TASK_",
+    "JSM_", "ALPS_APP_", "SLURM_STEP_", RANKS_VARIABLE,
+)  # fmt: skip
 _PR_SET_PDEATHSIG = 1  # of prctl(2)
 
 
@@ -55,6 +61,8 @@ class LaunchEnvironment:
         By `--ranks`; None if another launcher started this process.
     launcher_rank : int
         The launcher's number of this process, known before MPI starts; 0 without a launcher.
+    has_launcher : bool
+        Whether this process may have been started by a launcher, perhaps an unknown one.
     has_open_mpi_launcher : bool
     ulfm_enabled : bool
         Whether Open MPI lets the survivors continue when a rank fails (`--with-ft ulfm`).
@@ -73,6 +81,7 @@ class LaunchEnvironment:
     ranks_started: int = 1
     ranks_requested: int | None = None
     launcher_rank: int = 0
+    has_launcher: bool = False
     has_open_mpi_launcher: bool = False
     ulfm_enabled: bool = False
     in_slurm_step: bool = False
@@ -94,6 +103,7 @@ class LaunchEnvironment:
             ranks_started=1 if size is None else size,
             ranks_requested=_first_number(environ, [RANKS_VARIABLE]),
             launcher_rank=_first_number(environ, _RANK_VARIABLES) or 0,
+            has_launcher=any(name.startswith(_LAUNCHER_PREFIXES) for name in environ),
             has_open_mpi_launcher=_OPEN_MPI_SIZE in environ,
             ulfm_enabled=environ.get("OMPI_MCA_mpi_ft_enable") == "1",
             in_slurm_step="SLURM_STEP_ID" in environ,

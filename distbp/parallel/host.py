@@ -3,10 +3,12 @@
 import math
 import os
 import platform
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import h5py
 import numpy as np
@@ -24,10 +26,22 @@ def set_blas_threads(threads: int) -> None:
     Raises
     ------
     ConfigError
-        The BLAS in use ignores it. Another number of threads may round differently.
+        The BLAS in use ignores it, or another thread of this process uses another number. Another
+        number of threads may round differently.
     """
-    threadpoolctl.threadpool_limits(threads, user_api="blas")
-    used = [blas["num_threads"] for blas in _blas_libraries()]
+    use, own = _ThreadUse, threading.get_ident()
+    with use.lock:
+        others = {count for thread, count in use.counts.items() if thread != own}
+        if others - {threads}:
+            raise ConfigError(
+                f"--threads {threads}: another thread of this process computes with "
+                f"{', '.join(map(str, others))}, and BLAS has one number for all. Use the same "
+                "number, or processes."
+            )
+        if own in use.depths:
+            use.counts[own] = threads
+        _set_blas_thread_counts([threads] * len(_blas_libraries()))
+        used = _blas_thread_counts()
     if any(count != threads for count in used):
         raise ConfigError(
             f"--threads {threads} has no effect: this BLAS still uses "
@@ -35,25 +49,86 @@ def set_blas_threads(threads: int) -> None:
         )
 
 
+class _ThreadUse:
+    """Which threads of this process are inside `preserve_blas_threads`.
+
+    State of the module, as the number of BLAS threads is that of the process.
+    """
+
+    lock = threading.Lock()
+    # By the number of the thread: in how many such blocks it is, and how many BLAS threads it uses.
+    depths: ClassVar[dict[int, int]] = {}
+    counts: ClassVar[dict[int, int]] = {}
+    original: ClassVar[list[int]] = []
+
+    @classmethod
+    def reset(cls) -> None:
+        """Forget the threads of the parent, after a fork."""
+        cls.lock = threading.Lock()
+        cls.depths.clear()
+        cls.counts.clear()
+
+
+os.register_at_fork(after_in_child=_ThreadUse.reset)
+
+
 @contextmanager
 def preserve_blas_threads() -> Iterator[None]:
     """Restore the number of BLAS threads at the end of the block, whatever it was.
 
-    For what a library user calls: the number belongs to the host process.
+    For what a library user calls: the number belongs to the host process. If several threads are
+    in such a block, the last one to leave it restores the number.
     """
-    with threadpoolctl.threadpool_limits(limits=None, user_api="blas"):  # changes nothing yet
+    use, own = _ThreadUse, threading.get_ident()
+    with use.lock:
+        before, count = _blas_thread_counts(), use.counts.get(own)
+        if not use.depths:
+            use.original = before
+        use.depths[own] = use.depths.get(own, 0) + 1
+    try:
         yield
+    finally:
+        with use.lock:
+            use.depths[own] -= 1
+            use.counts.pop(own, None)
+            if count is not None:
+                use.counts[own] = count
+            if use.depths[own]:  # within another block of the same thread
+                _set_blas_thread_counts(before)
+            else:
+                del use.depths[own]
+            if not use.depths:
+                _set_blas_thread_counts(use.original)
 
 
-def _blas_libraries() -> list[dict[str, Any]]:
-    """Return what threadpoolctl knows about the BLAS libraries that are loaded."""
-    return [info for info in threadpoolctl.threadpool_info() if info["user_api"] == "blas"]
+@cache
+def _blas_libraries() -> list[Any]:
+    """Return threadpoolctl's controllers of the BLAS libraries that are loaded.
+
+    Looked for once, which takes some milliseconds: NumPy's is among them, and it is the only one
+    that computes here.
+    """
+    libraries = threadpoolctl.ThreadpoolController().lib_controllers
+    return [one for one in libraries if one.user_api == "blas"]
+
+
+def _blas_thread_counts() -> list[int]:
+    return [int(one.num_threads) for one in _blas_libraries()]
+
+
+def _set_blas_thread_counts(counts: list[int]) -> None:
+    for library, count in zip(_blas_libraries(), counts, strict=True):
+        # threadpoolctl 3.8 ignores all threads of a process but the first one that has called it.
+        give_up_control = getattr(library, "clear_controlling_thread", lambda force: None)
+        give_up_control(force=True)
+        library.set_num_threads(count)
+        give_up_control(force=True)
 
 
 def loaded_kernels() -> str:
     """Return the name of the kernels that OpenBLAS uses; '' if NumPy uses no OpenBLAS."""
-    libraries = [one for one in _blas_libraries() if one["internal_api"] == "openblas"]
-    return " + ".join(sorted({str(one.get("architecture", "")) for one in libraries}))
+    libraries = [one for one in _blas_libraries() if one.internal_api == "openblas"]
+    return " + ".join(sorted({str(one.architecture) for one in libraries}))
 
 
 def kernels_in_use() -> str:
@@ -144,8 +219,8 @@ def usable_cores() -> int:
 def numeric_platform() -> dict[str, str]:
     """Return what the last bits of a result depend on, besides configuration and data."""
     blas = " + ".join(
-        f"{info['internal_api']} {info['version']} {info.get('architecture', '')}".strip()
-        for info in _blas_libraries()
+        f"{one.internal_api} {one.version} {getattr(one, 'architecture', '')}".strip()
+        for one in _blas_libraries()
     )
     return {
         "cpu": cpu_model(), "numpy": np.__version__, "simd": simd_level(), "blas": blas or "unknown"
@@ -162,6 +237,7 @@ def software_versions() -> dict[str, str]:
     }
 
 
+@cache
 def cpu_model() -> str:
     """Return the processor's model name."""
     try:

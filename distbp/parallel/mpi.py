@@ -54,6 +54,12 @@ def init() -> Any:
     return MPI
 
 
+def is_running() -> bool:
+    """Return whether MPI runs in this process, by `init` or as the program has started it."""
+    module = sys.modules.get("mpi4py.MPI")
+    return module is not None and module.Is_initialized() and not module.Is_finalized()
+
+
 def allgather_text(text: str) -> list[str]:
     """Return the text of every rank in order, on all of them; collective.
 

@@ -42,6 +42,8 @@ def collective_errors(topology: Topology) -> Iterator[None]:
     try:
         yield
     except DistbpError as error:
+        if topology.size == 1:
+            raise
         raised = error
     _raise_on_all_ranks(topology, raised)
 

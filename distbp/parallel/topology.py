@@ -7,6 +7,8 @@ the subtrees of a node's shards are then as large as they can be, and the fewest
 travel between nodes.
 """
 
+import os
+import sys
 from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -153,21 +155,29 @@ class _Process:
     """
 
     topology: Topology | None = None
+    pid = 0
     has_shrunk = False
 
 
 def connect() -> Topology:
-    """Return the ranks of the run that this process was started for; starts MPI if needed.
+    """Return the ranks of the run that this process was started for.
+
+    MPI is started only if a launcher may have started this process. A process that this one has
+    forked, or a worker of `multiprocessing`, is on its own whatever its parent is.
 
     Raises
     ------
     LaunchError
         A launcher started several ranks, but they cannot connect to each other.
     """
+    if _is_worker():
+        return Topology()
     if _Process.topology is not None:
         return _Process.topology
     launch = LaunchEnvironment.from_environ()
     started = launch.ranks_started
+    if not launch.has_launcher and not mpi.is_running():
+        return Topology()
     if mpi.is_launcher_refused(launch):
         raise LaunchError(_launcher_mismatch_message(started))
     try:
@@ -183,8 +193,16 @@ def connect() -> Topology:
         raise LaunchError(_launcher_mismatch_message(started))
     if launch.ranks_requested is not None and launched.size != started:
         raise LaunchError(f"{started} ranks were requested, but {launched.size} were started.")
-    _Process.topology = make_topology(launched)
+    _Process.topology, _Process.pid = make_topology(launched), os.getpid()
     return _Process.topology
+
+
+def _is_worker() -> bool:
+    """Return whether this process inherits the environment of a rank, but is none."""
+    if _Process.topology is not None and _Process.pid not in (0, os.getpid()):
+        return True  # forked: messages would be sent in the name of its parent
+    multiprocessing = sys.modules.get("multiprocessing")
+    return multiprocessing is not None and multiprocessing.parent_process() is not None
 
 
 def connected_topology() -> Topology | None:

@@ -41,14 +41,14 @@ class BackgroundWriter:
             The write before this one failed; this one was not started.
         """
         self.wait()
-        self._copy = _copy_checkpoint(checkpoint, self._copy)
+        self._copy = copy_checkpoint(checkpoint, self._copy)
         # A daemon, so that a hanging file system does not keep a failed process alive.
         self._thread = threading.Thread(target=self._run, args=(self._copy, write), daemon=True)
         self._thread.start()
 
     def defer(self, checkpoint: Checkpoint) -> None:
         """Keep a copy of a checkpoint to be written later; it replaces the one before."""
-        self._deferred = self._deferred_buffers = _copy_checkpoint(
+        self._deferred = self._deferred_buffers = copy_checkpoint(
             checkpoint, self._deferred_buffers
         )
 
@@ -82,7 +82,7 @@ class BackgroundWriter:
             raise error
 
 
-def _copy_checkpoint(checkpoint: Checkpoint, buffers: Checkpoint | None) -> Checkpoint:
+def copy_checkpoint(checkpoint: Checkpoint, buffers: Checkpoint | None) -> Checkpoint:
     """Return a copy of a checkpoint, in the arrays of an older copy if there is one."""
     network, state = checkpoint.network, checkpoint.state
     # Fresh memory for each copy would cost page faults, in the training thread.

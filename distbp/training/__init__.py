@@ -5,7 +5,8 @@ The nouns, in the order in which to read them:
     Config          the options of a run (`config`; `config_file` reads them from TOML); frozen,
                     the same on all ranks
     BatchGradient   the gradients of this rank's shards of a mini-batch (`gradient`), with the
-                    number of right answers (`accuracy`)
+                    number of right answers (`accuracy`); rows may have weights, of their own or
+                    of their classes, with mean 1 (`row_weights`)
     SdcCheck        recomputes a step to detect silent data corruption (`sdc_check`)
     Evaluator       the cost and accuracy of a network on a split (`evaluation`; `prediction`
                     writes its outputs, `inputs` opens models and data on all ranks)

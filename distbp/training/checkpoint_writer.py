@@ -56,6 +56,8 @@ class CheckpointBuilder:
         }
         if self._data.preprocessing is not None:
             about["preprocessing"] = self._data.about["preprocessing"]
+        if "label_type" in self._data.about:  # of arrays
+            about["label_type"] = self._data.about["label_type"]
         return about
 
     def build(self, progress: Progress) -> Checkpoint:

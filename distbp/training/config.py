@@ -146,6 +146,11 @@ class Config:
         0.0, "probability that a hidden unit is dropped in a step", float, group="network",
         least=0.0, below=1.0,
     )  # fmt: skip
+    class_weight: str = option(
+        "none", "weights of the rows by their class: balanced gives each class the same weight in "
+        "all, n/(k·count); for classification",
+        group="optimization", choices=("none", "balanced"),
+    )  # fmt: skip
     clip_norm: float | None = option(
         None, "scale the gradient down to this L2 norm if it is larger", float,
         group="optimization", least=1e-9,
@@ -310,8 +315,13 @@ class Config:
         cost = self.cost or costs[0]
         if cost not in costs:
             raise ConfigError(
-                f"--cost {cost} is for classification, but {data.path} is for {data.task}. "
+                f"--cost {cost} is for classification, but {data.name} is for {data.task}. "
                 f"Use --cost {' or '.join(costs)}."
+            )
+        if self.class_weight != "none" and data.task != "classification":
+            raise ConfigError(
+                f"--class-weight {self.class_weight} is for classification, but {data.path} is "
+                f"for {data.task}. Give rows weights instead: distbp import --weight NAME."
             )
         sizes = (data.n_in, *self.hidden, data.n_out)
         rate = self.learning_rate

@@ -30,6 +30,8 @@ class BatchGradient:
         The training rows of it.
     batch_size, shards : int
     dropout : float
+    weights : (n,) float64 array, optional
+        Of the rows of train, with mean 1 over those trained on.
     """
 
     def __init__(
@@ -41,6 +43,7 @@ class BatchGradient:
         batch_size: int,
         shards: int,
         dropout: float,
+        weights: np.ndarray | None = None,
     ) -> None:
         self.network, self.reduction = network, reduction
         self.task, self.shards = data.task, shards
@@ -52,7 +55,7 @@ class BatchGradient:
         }
         rows = max(self._works, default=0)
         self._loader = BatchLoader(
-            split, data.scaling, data.n_classes, rows, network.dtype, data.target
+            split, data.scaling, data.n_classes, rows, network.dtype, data.target, weights
         )
         size = network.theta.size
         self._out = [layer_views(slot[:size], network.sizes) for slot in reduction.slots]
@@ -120,9 +123,13 @@ class BatchGradient:
         work, dropout = self._works[len(numbers)]
         if dropout:
             dropout.draw(*position)
-        self.network.backprop(x, y, self._out[slot], work)
-        stats, a = self.reduction.stats[slot], work.a[-1]
-        stats[COST] = self.network.cost.fn(work.z[-1], a, y, work.spare[-1])
+        weights = self._loader.load_weights(numbers)
+        self.network.backprop(x, y, self._out[slot], work, weights)
+        stats, a, cost = self.reduction.stats[slot], work.a[-1], self.network.cost
+        if weights is None:
+            stats[COST] = cost.fn(work.z[-1], a, y, work.spare[-1])
+        else:
+            stats[COST] = cost.weighted_fn(work.z[-1], a, y, weights, work.spare[-1])
         if self.task != "regression":
             stats[CORRECT] = count_correct(self.task, a, y, labels, work.spare[-1])
 

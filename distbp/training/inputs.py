@@ -1,11 +1,16 @@
 """Open data sets and models on all ranks, with the same result or the same error on each."""
 
 import logging
+from collections.abc import Mapping
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
+from typing import Any
 
+from distbp.data.arrays import Arrays, distribute_data, make_data_set, share_on_nodes
 from distbp.data.dataset import DataSet, check_readable
-from distbp.errors import ConfigError
+from distbp.data.tables import ImportOptions
+from distbp.errors import ConfigError, DataError
 from distbp.parallel import host
 from distbp.parallel.rank_errors import collective_errors
 from distbp.parallel.shared_array import filled_shared_array
@@ -14,6 +19,11 @@ from distbp.storage.checkpoint import Checkpoint, read_checkpoint
 from distbp.storage.run_directory import find_newest_checkpoint
 
 logger = logging.getLogger(__name__)
+
+# Without the names of datasets in a file.
+_IMPORT_OPTIONS = {
+    one.name for one in fields(ImportOptions) if one.metadata["group"] != "HDF5 files"
+}
 
 
 def open_data(path: Path, comm: Topology, is_streamed: bool | None = None) -> DataSet:
@@ -29,6 +39,67 @@ def open_data(path: Path, comm: Topology, is_streamed: bool | None = None) -> Da
     with collective_errors(comm):
         check_readable(path)
     return DataSet(path, partial(filled_shared_array, comm), is_streamed)
+
+
+def import_options(given: Mapping[str, Any]) -> ImportOptions:
+    """Return options of an import that were given by their names in Python.
+
+    Raises
+    ------
+    ConfigError
+        There is no such option.
+    """
+    for name in given:
+        if name not in _IMPORT_OPTIONS:
+            raise ConfigError(
+                f"{name!r} is neither an option of `distbp.Config` nor of an import. Correct it."
+            )
+    return ImportOptions(**given)
+
+
+def open_arrays(
+    arrays: Arrays | None, options: ImportOptions, comm: Topology, distribute: bool
+) -> DataSet:
+    """Return the data set of arrays on all ranks; collective.
+
+    Parameters
+    ----------
+    arrays : Arrays or None
+        With `distribute` those of rank 0 are used. Otherwise each rank uses its own, so that
+        nothing is copied unless they have to be converted.
+    options : ImportOptions
+    comm : Topology
+    distribute : bool
+
+    Raises
+    ------
+    ConfigError, DataError
+        On all ranks: an array is not what it should be, or not the same on all ranks.
+    """
+    data, is_copied = None, False
+    with collective_errors(comm):
+        if arrays is None and (comm.rank == 0 or not distribute):
+            raise ConfigError("There are no arrays x and y to train on. Pass them.")
+        if arrays is not None and (comm.rank == 0 or not distribute):
+            data, is_copied = make_data_set(arrays, options)
+    if distribute:
+        return distribute_data(comm, data)
+    if data is None:  # which was refused above
+        raise ConfigError("There are no arrays x and y to train on. Pass them.")
+    _check_same_arrays(comm, data)
+    # Arrays that are the caller's own stay where they are.
+    return share_on_nodes(comm, data) if any(comm.world.allgather(is_copied)) else data
+
+
+def _check_same_arrays(comm: Topology, data: DataSet) -> None:
+    """Raise DataError on all ranks unless they have the same arrays."""
+    identities = comm.world.allgather([data.identity, data.classes])
+    for rank, identity in enumerate(identities):
+        if identity != identities[0]:
+            raise DataError(
+                f"The arrays of rank {rank} are not those of rank 0. Pass the same on all ranks, "
+                "or those of rank 0 alone with distribute=True."
+            )
 
 
 def open_model(model: str, comm: Topology) -> Checkpoint:
@@ -91,16 +162,16 @@ def _check_fits(checkpoint: Checkpoint, data: DataSet) -> None:
     sizes, task = checkpoint.network.sizes, checkpoint.about["task"]
     if data.n_in != sizes[0]:
         raise ConfigError(
-            f"The model takes rows of {sizes[0]} numbers; {data.path} has rows of {data.n_in}."
+            f"The model takes rows of {sizes[0]} numbers; {data.name} has rows of {data.n_in}."
         )
     if data.task != task or data.n_out != sizes[-1]:
         raise ConfigError(
-            f"The model is for {task} with {sizes[-1]} outputs; {data.path} is for {data.task} "
+            f"The model is for {task} with {sizes[-1]} outputs; {data.name} is for {data.task} "
             f"with {data.n_out}."
         )
     if data.classes != checkpoint.about["classes"]:
         raise ConfigError(
-            f"The classes of {data.path} are not those of the model, or in another order. Import "
+            f"The classes of {data.name} are not those of the model, or in another order. Import "
             f"it with the labels that the model was trained on."
         )
     trained, found = checkpoint.preprocessing, data.preprocessing
@@ -111,7 +182,7 @@ def _check_fits(checkpoint: Checkpoint, data: DataSet) -> None:
         found.target_transform,
     ):
         raise ConfigError(
-            f"The columns, categories or transformed targets of {data.path} are not those of the "
+            f"The columns, categories or transformed targets of {data.name} are not those of the "
             "model. Import the table with the options of the training data, or use the table "
             "itself."
         )

@@ -7,13 +7,16 @@ passes: it moves the `Progress` on, and does what `recovery` decides if a step w
 
 import platform
 import time
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from distbp.errors import DivergedError, StoppedError
+from distbp.data.arrays import Arrays
+from distbp.errors import ConfigError, DivergedError, StoppedError
 from distbp.network.network import Network
 from distbp.network.parameters import digest
 from distbp.parallel import host
@@ -22,13 +25,14 @@ from distbp.parallel.rank_errors import abort_on_error, collective_errors, is_ra
 from distbp.parallel.step_totals import StepTotals
 from distbp.parallel.topology import Topology, connect
 from distbp.training.config import Config, check_paths_given
-from distbp.training.inputs import open_model
+from distbp.training.inputs import import_options, open_arrays, open_model
 from distbp.training.messages import (
     final_report,
     node_cores,
     rolled_back_message,
     stopped_message,
 )
+from distbp.training.model import Model
 from distbp.training.recovery import (
     Action,
     Attempts,
@@ -43,6 +47,8 @@ from distbp.training.setup import RunParts, assemble, learning_rate, restore
 from distbp.training.state import costs_and_accuracies
 from distbp.training.timing import RankTime, Timing, checkpoint_hint, timing_summary
 
+_CONFIG_NAMES = {one.name for one in fields(Config)}
+
 
 @dataclass(frozen=True)
 class Result:
@@ -53,28 +59,61 @@ class Result:
     network : Network
     history : list of dict
         One record per epoch, as in metrics.jsonl.
-    path : Path
-        The run's directory.
+    path : Path or None
+        The run's directory, if it has one.
     digest : str
         SHA-256 of θ.
+    model : Model
+        The same network, with all that is needed to use it on new rows.
     """
 
     network: Network
     history: list[dict[str, Any]]
-    path: Path
+    path: Path | None
     digest: str
+    model: Model
 
 
-def train(config: Config, resume: bool = False, comm: Topology | None = None) -> Result:
-    """Train a network on all ranks of this run.
+def train(
+    config: Config,
+    x: Any = None,
+    y: Any = None,
+    *,
+    resume: bool = False,
+    comm: Topology | None = None,
+    validation: tuple[Any, Any] | None = None,
+    test: tuple[Any, Any] | None = None,
+    sample_weight: Any = None,
+    classes: Sequence[Any] | None = None,
+    distribute: bool = False,
+    **options: Any,
+) -> Result:
+    """Train a network on all ranks of this run, on the data set of `config` or on arrays.
 
     Parameters
     ----------
     config : Config
+        Arrays need neither `data` nor `out`: without `out` nothing is written.
+    x, y : arrays, optional
+        Rows (n, …) of numbers, and their labels (n,) or (n, k), which are interpreted as
+        `distbp import` does: text, booleans and whole numbers are classes, rows of 0 and 1
+        are one-hot or several labels, other numbers are targets of a regression.
     resume : bool
-        Continue the run in `config.out` from its last checkpoint.
+        Continue the run in `config.out` from its last checkpoint; on the same arrays.
     comm : Topology, optional
         The ranks; by default those that this process was started with.
+    validation, test : (x, y), optional
+    sample_weight : (n,) array, optional
+        How often each row of x counts in the training; not in evaluations.
+    classes : sequence, optional
+        All classes in the order of the outputs, if y may lack some; or names of the labels
+        0, 1, …
+    distribute : bool
+        Whether rank 0 alone has the arrays, and the others pass None. By default all ranks pass
+        the same ones.
+    **options
+        Options of `distbp import` by their names in Python, such as `task="regression"`,
+        `scaling="none"`, or for data frames `missing="mean"`.
 
     Returns
     -------
@@ -92,10 +131,15 @@ def train(config: Config, resume: bool = False, comm: Topology | None = None) ->
     """
     comm = comm or connect()
     with host.preserve_blas_threads(), abort_on_error(comm):
+        arrays = None if x is None else Arrays((x, y), validation, test, sample_weight, classes)
         with collective_errors(comm):
-            check_paths_given(config)
+            _check_given(config, arrays, resume, distribute, options)
+        _check_same_source(comm, arrays is not None, distribute)
+        data = None
+        if arrays is not None or distribute:
+            data = open_arrays(arrays, import_options(options), comm, distribute)
         checkpoint = open_model(config.out, comm) if resume else None
-        run = Run(assemble(config, comm, checkpoint))
+        run = Run(assemble(config, comm, checkpoint, data=data))
         with run.parts.stop_request:
             while True:
                 try:
@@ -108,6 +152,34 @@ def train(config: Config, resume: bool = False, comm: Topology | None = None) ->
                         run.parts, run.progress, run.previous, failure
                     )
                     run = Run(parts)
+
+
+def _check_given(
+    config: Config, arrays: Arrays | None, resume: bool, distribute: bool, options: dict[str, Any]
+) -> None:
+    """Raise ConfigError if `train` was not given what it needs, or anything without effect."""
+    if arrays is None and not distribute:
+        check_paths_given(config)
+        if options:
+            raise ConfigError(
+                f"{next(iter(options))!r} is for arrays; {config.data} was imported already. Leave "
+                "it out."
+            )
+    elif config.data:
+        raise ConfigError(f"There are arrays and a data set, {config.data}. Give one of them.")
+    if resume and not config.out:
+        raise ConfigError("resume=True needs the run's directory: Config(out=...).")
+    import_options(options)
+
+
+def _check_same_source(comm: Topology, has_arrays: bool, distribute: bool) -> None:
+    """Raise ConfigError on all ranks unless they get their data in the same way; collective."""
+    ways = comm.world.allgather([distribute, has_arrays or distribute])
+    if any(way != ways[0] for way in ways):
+        raise ConfigError(
+            "Some ranks pass arrays and others none. Pass the same on all ranks, or those of rank "
+            "0 alone with distribute=True on all."
+        )
 
 
 class Run:
@@ -131,6 +203,7 @@ class Run:
         self.progress = self.previous = parts.start
         self._detector, self._attempts = FaultDetector(parts), Attempts()
         self._timing = Timing()
+        self._is_stopped = False  # by a time limit, without a directory to save to
 
     def train(self) -> Result:
         """Train to the last epoch, or until early stopping."""
@@ -143,6 +216,7 @@ class Run:
                     while (
                         self.progress.position.epoch < parts.config.epochs
                         and not self._is_out_of_patience()
+                        and not self._is_stopped
                     ):
                         self._epoch()
                 with collective_errors(parts.comm):
@@ -151,10 +225,13 @@ class Run:
         finally:
             parts.order.close()
             parts.recorder.close()
-        theta = parts.network.theta.copy()  # the memory that the node shares ends with the run
-        parts.network.bind(theta)
-        records = self.progress.history.records
-        return Result(parts.network, records, Path(parts.config.out), digest(theta))
+        # Copied, for the memory that the node shares ends with the run.
+        parts.network.bind(parts.network.theta.copy())
+        checkpoint = parts.builder.build(self.progress)
+        state = {name: array.copy() for name, array in checkpoint.state.items()}
+        model = Model(replace(checkpoint, state=state))
+        path = Path(parts.config.out) if parts.config.out else None
+        return Result(model.network, self.progress.history.records, path, model.digest, model)
 
     def _epoch(self) -> None:
         """Make the remaining steps of an epoch; a roll-back may lead to an earlier one."""
@@ -174,6 +251,7 @@ class Run:
                 parts.recorder.on_step(progress)
             if totals.stop:
                 self._stop()
+                return
         self._end_epoch(time.monotonic() - began, max(len(parts.rows) - done_before, 0))
 
     def step(self, batch: np.ndarray) -> StepTotals:
@@ -227,10 +305,16 @@ class Run:
     def _roll_back(self, rate_factor: float) -> None:
         """Return to the last checkpoint; collective."""
         parts = self.parts
+        if not parts.config.out and parts.recorder.kept is None:
+            raise DivergedError(
+                "Without a directory there is no checkpoint to return to. Train again with `out`, "
+                "or with on_nan='rollback'."
+            )
         with collective_errors(parts.comm):
             parts.recorder.flush()
         # Only now can every rank read the last checkpoint.
-        checkpoint = open_model(parts.config.out, parts.comm)
+        kept = parts.recorder.kept
+        checkpoint = open_model(parts.config.out, parts.comm) if kept is None else kept
         with collective_errors(parts.comm):
             progress = restore(checkpoint, parts.config, parts.data, parts.network, parts.update)
         # The version of θ before the last step is overwritten: there is no going back further.
@@ -239,8 +323,11 @@ class Run:
         parts.recorder.warn(rolled_back_message(self.progress))
 
     def _stop(self) -> None:
-        """Save the state and raise StoppedError on all ranks."""
+        """Save the state and raise StoppedError on all ranks; without a directory, only stop."""
         parts = self.parts
+        if not parts.config.out:
+            self._is_stopped = True
+            return
         with collective_errors(parts.comm):
             parts.recorder.on_end(self.progress)
         # Only the rank that was asked knows why.
@@ -292,3 +379,31 @@ class Run:
             parts.config, parts.data, parts.network, self._is_out_of_patience()
         ):
             recorder.info(text)
+
+
+def fit(x: Any, y: Any = None, *, hidden: tuple[int, ...] = (100,), **options: Any) -> Model:
+    """Train a network on arrays and return the model.
+
+    Parameters
+    ----------
+    x, y : arrays
+        See `train`.
+    hidden : sizes of the hidden layers
+    **options
+        Options of `Config`, parameters of `train` other than `config`, and options of an import.
+        `validation` is a pair (x, y), or a fraction of the rows.
+
+    Returns
+    -------
+    Model
+        The same on every rank.
+
+    Raises
+    ------
+    DistbpError
+        As `train` does.
+    """
+    settings = {name: options.pop(name) for name in _CONFIG_NAMES & options.keys()}
+    if "validation" in settings and not isinstance(settings["validation"], Real):
+        options["validation"] = settings.pop("validation")
+    return train(Config(hidden=hidden, **settings), x, y, **options).model

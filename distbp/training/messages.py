@@ -260,11 +260,13 @@ def final_report(
     """Return the model's digest, where it is, and what to do next."""
     out = Path(config.out)
     split = "" if "test" in data.splits else " --split train"
-    lines = [
-        f"digest {digest(network.theta)}",
-        f"model  {out / 'last.h5'} (best: {out / 'best.h5'})",
-        f"next   distbp evaluate {shlex.quote(config.out)} {shlex.quote(config.data)}{split}",
-    ]
+    lines = [f"digest {digest(network.theta)}"]
+    if config.out:
+        lines.append(f"model  {out / 'last.h5'} (best: {out / 'best.h5'})")
+    if config.out and config.data:
+        lines.append(
+            f"next   distbp evaluate {shlex.quote(config.out)} {shlex.quote(config.data)}{split}"
+        )
     if is_stopped_early:
         epochs = count(config.patience or 0, "epoch")
         lines.insert(0, f"stopped early: no better score for {epochs} (--patience)")

@@ -5,93 +5,75 @@ of the training, so that they return the same bits.
 """
 
 import math
-import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from distbp.data.array_checks import feature_array
 from distbp.data.batches import BatchLoader
 from distbp.data.dataset import DataSet, Split
-from distbp.data.model_table import ModelTable, regroup
+from distbp.data.model_table import ModelTable, Rows, regroup
 from distbp.data.table_reader import frame_reader
 from distbp.data.table_writer import PREDICTION_FORMAT, PREDICTION_VERSION
-from distbp.errors import ConfigError, DataError, DistbpWarning
+from distbp.errors import ConfigError, DataError
 from distbp.parallel import host
 from distbp.parallel.rank_errors import collective_errors
 from distbp.parallel.topology import Topology
 from distbp.storage import hdf5_file
 from distbp.storage.checkpoint import Checkpoint
 from distbp.storage.preprocessing import UNKNOWN_CHOICES
-from distbp.storage.run_directory import read_newest_checkpoint
 from distbp.training.accuracy import predicted_labels
 from distbp.training.evaluation import EVALUATION_ROWS, Evaluator
 
 _FRAME_ROWS = 64 * EVALUATION_ROWS  # of a data frame that are encoded at once
 
 
-def predict(model: str | Path, x: Any, unknown: str = "error") -> np.ndarray:
-    """Return the network's output for rows as they were before the import.
-
-    Parameters
-    ----------
-    model : path
-        A checkpoint file, or the directory of a run: its newest valid checkpoint.
-    x : (n, ...) array, or a data frame
-        Rows of n_0 numbers each; they are scaled here as the training set was. If the model was
-        trained on a table: a data frame of pandas or polars or an Arrow table, whose columns are
-        found by their names and encoded as in the training; others are not used.
-    unknown : {"error", "ignore"}
-        What to do with categories in a data frame that the model does not know; ignore: their
-        inputs are 0.
-
-    Returns
-    -------
-    (n, n_L) array
-        Activations of the output layer, bit for bit those that `distbp predict` writes, of the
-        model's dtype; for a regression on scaled targets, float64 in the user's units. For
-        classes, `argmax(axis=1)` is the index of the predicted class; for multilabel, the labels
-        are those above ½.
-
-    Raises
-    ------
-    CheckpointError
-        There is no valid checkpoint.
-    ConfigError
-        `unknown` is neither of the two, or BLAS cannot use as many threads as the model was
-        trained with.
-    DataError
-        x has the wrong shape or type, or a data frame lacks a column or has a cell that the
-        model does not take.
-    """
+def outputs(checkpoint: Checkpoint, x: Any, unknown: str = "error") -> np.ndarray:
+    """Return what `distbp.predict` returns for rows as they were before the import."""
     if unknown not in UNKNOWN_CHOICES:
         raise ConfigError(f"unknown={unknown!r}: expected one of {', '.join(UNKNOWN_CHOICES)}.")
-    checkpoint, problems = read_newest_checkpoint(model)
-    for text in problems:
-        warnings.warn(text, DistbpWarning, stacklevel=2)
     if hasattr(x, "__arrow_c_stream__") and checkpoint.preprocessing is not None:
         return _predict_frame(checkpoint, x, unknown)
-    x, n_in = np.asarray(x), checkpoint.network.sizes[0]
-    if x.ndim < 1 or x.dtype.kind not in "biuf" or math.prod(x.shape[1:]) != n_in:
-        raise DataError(f"x is {x.dtype} {x.shape}; {model} takes rows of {n_in} numbers.")
+    x = feature_rows(checkpoint, x)
     with host.preserve_blas_threads():
         host.set_blas_threads(checkpoint.about["config"]["threads"])
         return to_user_units(checkpoint, network_outputs(checkpoint, x))
 
 
+def feature_rows(checkpoint: Checkpoint, x: Any) -> np.ndarray:
+    """Return rows as the array that a model takes: (n, …).
+
+    Raises
+    ------
+    DataError
+        They have another shape, or are no numbers.
+    """
+    x, n_in = feature_array(x, "x"), checkpoint.network.sizes[0]
+    if x.dtype.kind not in "iuf" or math.prod(x.shape[1:]) != n_in:
+        raise DataError(f"x is {x.dtype} {x.shape}; the model takes rows of {n_in} numbers.")
+    return x
+
+
 def _predict_frame(checkpoint: Checkpoint, frame: Any, unknown: str) -> np.ndarray:
     """Return the outputs for the rows of a data frame."""
-    with (
-        host.preserve_blas_threads(),
-        frame_reader(_select_features(frame, checkpoint)) as reader,
-    ):
+    with host.preserve_blas_threads():
         host.set_blas_threads(checkpoint.about["config"]["threads"])
-        table = ModelTable(reader, checkpoint, unknown=unknown)
         outputs = [
             to_user_units(checkpoint, network_outputs(checkpoint, rows.x))
-            for rows in regroup(table.rows(_FRAME_ROWS), _FRAME_ROWS)
+            for rows in frame_rows(checkpoint, _select_features(frame, checkpoint), unknown)
         ]
     return np.concatenate(outputs)
+
+
+def frame_rows(
+    checkpoint: Checkpoint, frame: Any, unknown: str, has_labels: bool = False
+) -> Iterator[Rows]:
+    """Yield the rows of a data frame as a model takes them; see `ModelTable`."""
+    with frame_reader(frame) as reader:
+        table = ModelTable(reader, checkpoint, unknown=unknown, has_labels=has_labels)
+        yield from regroup(table.rows(_FRAME_ROWS), _FRAME_ROWS)
 
 
 def _select_features(frame: Any, checkpoint: Checkpoint) -> Any:

@@ -14,6 +14,8 @@ import numpy as np
 from distbp.console import ProgressBar
 from distbp.errors import CheckpointError, DivergedError, FencedError
 from distbp.network.network import Network
+from distbp.storage.background_writer import copy_checkpoint
+from distbp.storage.checkpoint import Checkpoint
 from distbp.storage.lock import RunLock
 from distbp.storage.run_directory import RunDirectory, read_newest_checkpoint
 from distbp.training.checkpoint_schedule import CheckpointSchedule
@@ -35,10 +37,13 @@ class NullRecorder:
         Checkpoints of the whole run, once it has ended.
     checkpoint_wait_s : float
         Seconds for which training waited for them.
+    kept : Checkpoint, optional
+        The last one, if it is in memory and not on the disk.
     """
 
     saves = 0
     checkpoint_wait_s = 0.0
+    kept: Checkpoint | None = None
 
     def open(self, progress: Progress, is_new: bool, is_on_disk: bool = True) -> None:
         """Make the run's directory, or bring it to the state of `progress`, and lock it.
@@ -80,6 +85,54 @@ class NullRecorder:
 
     def warn(self, text: str) -> None:
         """Log a warning."""
+
+
+class MemoryRecorder(NullRecorder):
+    """Logs a run that has no directory; keeps its last checkpoint if it may be rolled back to.
+
+    Each rank has its own.
+
+    Parameters
+    ----------
+    config, network, builder, schedule : parts of the run
+    is_logging : bool
+        Whether this is the rank that logs.
+    has_classes : bool
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        network: Network,
+        builder: CheckpointBuilder,
+        schedule: CheckpointSchedule,
+        is_logging: bool,
+        has_classes: bool,
+    ) -> None:
+        self._config, self._network, self._builder = config, network, builder
+        self._schedule, self._is_logging, self._has_classes = schedule, is_logging, has_classes
+
+    def on_epoch(self, progress: Progress) -> None:
+        self.info(epoch_line(progress.history.records[-1], self._config.epochs, self._has_classes))
+        if self._schedule.is_due_after_epoch(progress.position.epoch):
+            self.save(progress)
+
+    def on_end(self, progress: Progress) -> None:
+        if not np.isfinite(self._network.theta).all():
+            raise DivergedError(diverged_message(self._config.learning_rate or 0.0))
+
+    def save(self, progress: Progress) -> None:
+        if self._config.on_nan == "rollback" and np.isfinite(self._network.theta).all():
+            self.kept = copy_checkpoint(self._builder.build(progress), self.kept)
+            self._schedule.note_save()
+
+    def info(self, text: str) -> None:
+        if self._is_logging and not self._config.quiet:
+            logger.info("%s", text)
+
+    def warn(self, text: str) -> None:
+        if self._is_logging:
+            logger.warning("%s", text)
 
 
 class RunRecorder(NullRecorder):

@@ -227,7 +227,8 @@ def recover_from_rank_failure(
                     parts.update.store.rollback()
                 progress = previous.restored()
             checkpoint = parts.builder.build(progress)
-            survivors = assemble(parts.config, comm, checkpoint, parts)
+            data = parts.data if parts.data.is_in_memory else None
+            survivors = assemble(parts.config, comm, checkpoint, parts, data)
             survivors.recorder.warn(rank_failure_message(dead, comm.size, progress.position))
             return survivors
         except Exception as error:  # another rank may die meanwhile: begin again without it

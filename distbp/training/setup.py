@@ -40,7 +40,8 @@ from distbp.training.evaluation import Evaluator
 from distbp.training.gradient import BatchGradient
 from distbp.training.inputs import open_data
 from distbp.training.messages import RankInfo, introduction, warnings
-from distbp.training.recorder import NullRecorder, RunRecorder
+from distbp.training.recorder import MemoryRecorder, NullRecorder, RunRecorder
+from distbp.training.row_weights import scaled_weights
 from distbp.training.sdc_check import SdcCheck
 from distbp.training.state import Progress, read_progress
 from distbp.training.stop_request import StopRequest
@@ -106,6 +107,7 @@ def assemble(
     comm: Topology,
     checkpoint: Checkpoint | None = None,
     predecessor: RunParts | None = None,
+    data: DataSet | None = None,
 ) -> RunParts:
     """Make the parts of a run; collective.
 
@@ -117,6 +119,8 @@ def assemble(
         Where to resume.
     predecessor : RunParts, optional
         Those of the same run before a rank failure; the checkpoint is then its state in memory.
+    data : DataSet, optional
+        By default that of `config.data`.
 
     Raises
     ------
@@ -125,7 +129,7 @@ def assemble(
     """
     watchdog = Watchdog(comm, config.seconds("stall_limit") or math.inf)
     with watchdog:  # a rank may hang while it reads its data, too
-        return _assemble(config, comm, watchdog, checkpoint, predecessor)
+        return _assemble(config, comm, watchdog, checkpoint, predecessor, data)
 
 
 def _assemble(
@@ -134,6 +138,7 @@ def _assemble(
     watchdog: Watchdog,
     checkpoint: Checkpoint | None,
     predecessor: RunParts | None,
+    data: DataSet | None,
 ) -> RunParts:
     # What can fail on one rank alone fails inside `collective_errors`, before the next message:
     # a rank that raises by itself would leave the others waiting for it.
@@ -142,7 +147,8 @@ def _assemble(
         # Those of a run that is resumed may not be available here, which is only worth a warning.
         if checkpoint is None or config.kernels != checkpoint.about["config"].get("kernels"):
             host.check_kernels(config.kernels)
-    data = open_data(Path(config.data), comm, _IS_STREAMED[config.shuffle])
+    if data is None:
+        data = open_data(Path(config.data), comm, _IS_STREAMED[config.shuffle])
     with collective_errors(comm):
         config = config.resolved(data)
         if checkpoint is not None:
@@ -157,8 +163,9 @@ def _assemble(
     update = _make_update(config, network, len(rows))
     shards = config.shards or 1
     reduction, caution = make_reduction(config.combine, comm, shards, update)
+    weights = scaled_weights(comm, data, rows, config.class_weight)
     gradient = BatchGradient(
-        network, reduction, data, order.split, config.batch_size, shards, config.dropout
+        network, reduction, data, order.split, config.batch_size, shards, config.dropout, weights
     )
     sdc_check = SdcCheck(comm, update, reduction, gradient)
     evaluators = _make_evaluators(comm, network, data, validation)
@@ -171,7 +178,11 @@ def _assemble(
     builder = CheckpointBuilder(config, data, network, update)
     recorder = NullRecorder()
     with collective_errors(comm):
-        if comm.rank == 0:
+        if not config.out:
+            recorder = MemoryRecorder(
+                config, network, builder, schedule, comm.rank == 0, data.labels_per_row > 0
+            )
+        elif comm.rank == 0:
             recorder = RunRecorder(
                 config, network, builder, schedule, len(rows), data.labels_per_row
             )
@@ -179,7 +190,7 @@ def _assemble(
     parts = RunParts(
         comm, config, data, network, update, reduction, gradient, sdc_check, rows, order,
         math.ceil(len(rows) / config.batch_size), evaluators, watchdog,
-        predecessor.stop_request if predecessor else StopRequest(config.seconds("time_limit")),
+        predecessor.stop_request if predecessor else _make_stop_request(config),
         schedule, builder, recorder, start,
     )  # fmt: skip
     if predecessor is None:  # survivors have introduced themselves already
@@ -187,9 +198,16 @@ def _assemble(
     return parts
 
 
+def _make_stop_request(config: Config) -> StopRequest:
+    # Without a directory nothing could be saved: a signal does what the program wants it to do.
+    return StopRequest(config.seconds("time_limit"), catches_signals=bool(config.out))
+
+
 def _make_order(
     config: Config, comm: Topology, data: DataSet, rows: Split
 ) -> FullShuffle | BlockShuffle:
+    if config.shuffle == "blocks" and data.is_in_memory:
+        return FullShuffle(comm, rows, config.batch_size, config.seed, in_blocks=True)
     if config.shuffle == "blocks":
         return BlockShuffle(comm, data.path, rows, config.batch_size, config.seed, config.epochs)
     return FullShuffle(comm, rows, config.batch_size, config.seed)
@@ -292,7 +310,7 @@ def _first_weights(model: str, data: DataSet, network: Network) -> np.ndarray:
     trained, found = first.preprocessing, data.preprocessing
     if trained and found and trained.input_names != found.input_names:
         raise ConfigError(
-            f"{model} was trained on other columns or categories than those of {data.path}, or in "
+            f"{model} was trained on other columns or categories than those of {data.name}, or in "
             "another order. Import the table with the options of that training data."
         )
     return first.network.theta
@@ -338,7 +356,7 @@ def _split_validation(config: Config, data: DataSet, comm: Topology) -> tuple[Sp
     if not config.validation:
         return train, data.splits.get("validation")
     if "validation" in data.splits:
-        raise ConfigError(f"--validation {config.validation}: {data.path} has a validation split.")
+        raise ConfigError(f"--validation {config.validation}: {data.name} has a validation split.")
     n = len(train)
     n_held = round(n * config.validation)
     if not 0 < n_held < n:
@@ -372,7 +390,8 @@ def restore(
     about = checkpoint.about
     if about["data"] != data.identity:
         raise ConfigError(
-            f"{data.path} is not the data set that {config.out} was trained on. Name that one."
+            f"{data.name} is not the data set that {config.out} was trained on. "
+            f"{'Pass the same arrays' if data.is_in_memory else 'Name that one'}."
         )
     np.copyto(network.theta, checkpoint.network.theta)
     for name, array in update.store.state.items():

@@ -45,6 +45,8 @@ class StopRequest:
         Seconds from now.
     environment : mapping
         Where SLURM may have put the end of the job.
+    catches_signals : bool
+        Whether signals are requests, too.
 
     Attributes
     ----------
@@ -53,9 +55,12 @@ class StopRequest:
     """
 
     def __init__(
-        self, time_limit: float | None = None, environment: Mapping[str, str] = os.environ
+        self,
+        time_limit: float | None = None,
+        environment: Mapping[str, str] = os.environ,
+        catches_signals: bool = True,
     ) -> None:
-        self.reason = ""
+        self.reason, self._catches_signals = "", catches_signals
         now, limits = time.monotonic(), []
         if time_limit is not None:
             limits.append((now + time_limit, "its --time-limit"))
@@ -69,7 +74,8 @@ class StopRequest:
 
     def __enter__(self) -> "StopRequest":
         # Python lets only the main thread install signal handlers.
-        if threading.current_thread() is threading.main_thread():
+        is_main = threading.current_thread() is threading.main_thread()
+        if is_main and self._catches_signals:
             self._before = install_signal_handlers(self._record)
         return self
 

@@ -56,3 +56,25 @@ def test_several_labels_a_row(tmp_path):
     with h5py.File(tmp_path / "p.h5") as file, h5py.File(tmp_path / "d.h5") as data:
         assert (file["label"][...] == data["test/y"][...]).mean() == score["accuracy"]
     assert "red, green, blue" in distbp("info", "d.h5", folder=tmp_path).out
+
+
+def test_a_rare_class_with_weights(tmp_path):
+    """Balanced classes find more of the rare one; weights of rows are no feature."""
+    random = np.random.default_rng(2)
+    x, is_rare = random.normal(size=(400, 2)), np.arange(400) % 20 == 0
+    lines = (
+        f"{a:.3f},{b:.3f},{1 + number % 3},{'rare' if rare else 'often'}"
+        for number, (a, b, rare) in enumerate(zip(*(x.T + is_rare * 1.5), is_rare, strict=True))
+    )
+    (tmp_path / "d.csv").write_text("a,b,times,kind\n" + "\n".join(lines) + "\n")
+    said = distbp("import", "d.csv", "d.h5", "--weight", "times", folder=tmp_path).out
+    assert "2 numbers per row" in said
+    assert "weighted" in said
+    assert "from 1 to 3" in distbp("info", "d.h5", folder=tmp_path).out
+    found = []
+    for number, choice in enumerate(("none", "balanced"), 1):
+        run = ("train", "d.h5", "--out", choice, "--class-weight", choice)
+        distbp(*run, folder=tmp_path, n=number)
+        predicted = distbp("predict", choice, "d.csv", "--out", "-", folder=tmp_path).out
+        found.append(sum(",rare," in line for line in predicted.splitlines()[1:]))
+    assert found[0] < 20 < found[1]

@@ -180,7 +180,9 @@ def test_costs_allocate_nothing(name, output, peak):
     cost = COSTS[name](ACTIVATIONS[output]())
     z, y = np.zeros((512, 512), np.float32), np.eye(512, dtype=np.float32)
     a, delta, spare = cost.output.fill(z, np.empty_like(z)), np.empty_like(z), np.empty_like(z)
+    weights = np.ones_like(z)
     assert peak(lambda: cost.fn(z, a, y, spare)) < 16_000
+    assert peak(lambda: cost.weighted_fn(z, a, y, weights, spare)) < 16_000
     assert peak(lambda: cost.delta(a, y, delta, spare)) < 8_000
 
 

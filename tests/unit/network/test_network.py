@@ -13,7 +13,7 @@ import pytest
 
 from distbp.errors import ConfigError
 from distbp.network.activations import ACTIVATIONS, HIDDEN
-from distbp.network.costs import COSTS, OUTPUTS
+from distbp.network.costs import COSTS, OUTPUTS, Cost
 from distbp.network.dropout import Dropout
 from distbp.network.network import Network
 from distbp.network.optimizers import OPTIMIZERS
@@ -39,30 +39,32 @@ def rows(network, m, seed=2):
     return x, np.eye(network.sizes[-1])[rng.integers(0, network.sizes[-1], m)]
 
 
-def total_cost(network, x, y, work=None):
+def total_cost(network, x, y, work=None, weights=None):
     work = work or network.workspace(len(x))
     a = network.feedforward(x, work)
-    return network.cost.fn(work.z[-1], a, y)
+    if weights is None:
+        return network.cost.fn(work.z[-1], a, y)
+    return network.cost.weighted_fn(work.z[-1], a, y, weights)
 
 
-def flat(network, x, y, work=None):
+def flat(network, x, y, work=None, **more):
     """Return the gradient as one vector."""
     vector = np.full_like(network.theta, np.nan)
-    network.backprop(x, y, layer_views(vector, network.sizes), work)
+    network.backprop(x, y, layer_views(vector, network.sizes), work, **more)
     return vector
 
 
-def check_gradient(network, x, y, work=None):
+def check_gradient(network, x, y, work=None, **more):
     """Compare nabla · d with the slope of the cost along three random directions d."""
     theta, h = network.theta.copy(), 1e-6
-    nabla = flat(network, x, y, work)
+    nabla = flat(network, x, y, work, **more)
     rng = np.random.default_rng(3)
     for _ in range(3):
         d = rng.normal(size=theta.size)
         costs = []
         for sign in (1, -1):
             network.theta[...] = theta + sign * h * d
-            costs.append(total_cost(network, x, y, work))
+            costs.append(total_cost(network, x, y, work, **more))
         network.theta[...] = theta
         slope = (costs[0] - costs[1]) / (2 * h)
         scale = np.linalg.norm(nabla) * np.linalg.norm(d) + len(x)
@@ -77,6 +79,35 @@ def test_bp1_bp2_bp3_bp4_along_random_directions(activation, cost, output, sizes
     """For every activation, cost, shape and number of rows the gradient is the slope."""
     network = make(sizes, activation, cost, output)
     check_gradient(network, *rows(network, m))
+
+
+@pytest.mark.parametrize("sizes", [(5, 3), (4, 1, 2), (3, 7, 1)], ids=str)
+@pytest.mark.parametrize(("cost", "output"), PAIRS)
+def test_weighted_rows(cost, output, sizes):
+    """The gradient is that of the weighted cost; a weight of 2 is the row twice, 0 is none."""
+    network = make(sizes, "tanh", cost, output)
+    x, y = rows(network, 5)
+    counts = np.array([1, 2, 0, 1, 3])
+    weights = np.repeat(counts[:, np.newaxis], sizes[-1], axis=1).astype(float)
+    check_gradient(network, x, y, weights=weights)
+    twice = x.repeat(counts, axis=0), y.repeat(counts, axis=0)
+    np.testing.assert_allclose(flat(network, x, y, weights=weights), flat(network, *twice))
+    found = total_cost(network, x, y, weights=weights)
+    assert found == pytest.approx(total_cost(network, *twice))
+    # Row by row, as for a cost that has no faster way.
+    a = network.feedforward(x, work := network.workspace(5))
+    assert Cost.weighted_fn(network.cost, work.z[-1], a, y, weights) == pytest.approx(found)
+    assert (flat(network, x, y, weights=np.ones((5, 1))) == flat(network, x, y)).all()
+
+
+def test_weighted_costs_in_units():
+    """Of several outputs, in the user's units."""
+    network = make((2, 3), cost="quadratic", output="linear")
+    network.use_target_units(np.array([1.0, 4.0, 2.0]))
+    x, y = rows(network, 4)
+    weights, counts = np.repeat([[1.0], [2.0], [0.0], [1.0]], 3, axis=1), [1, 2, 0, 1]
+    expected = total_cost(network, x.repeat(counts, axis=0), y.repeat(counts, axis=0))
+    assert total_cost(network, x, y, weights=weights) == pytest.approx(expected)
 
 
 def spoil_delta(monkeypatch):
@@ -94,8 +125,8 @@ def spoil_prime(monkeypatch):
 def spoil_nabla(which):
     right = Network.backprop
 
-    def backprop(self, x, y, out=None, work=None):
-        out = right(self, x, y, out, work)
+    def backprop(self, x, y, out=None, work=None, weights=None):
+        out = right(self, x, y, out, work, weights)
         out[which][0][...] *= 1.001
         return out
 

@@ -45,12 +45,18 @@ def test_without_a_launcher_all_has_its_default():
 def test_every_variable_is_read():
     """Each changes its field and no other."""
     for name, value, expected in [
-        ("DISTBP_RANKS", "3", {"ranks_started": 3, "ranks_requested": 3}),
-        ("OMPI_COMM_WORLD_SIZE", "2", {"ranks_started": 2, "has_open_mpi_launcher": True}),
-        ("PMIX_RANK", "7", {"launcher_rank": 7}),
+        ("DISTBP_RANKS", "3", {"ranks_started": 3, "ranks_requested": 3, "has_launcher": True}),
+        (
+            "OMPI_COMM_WORLD_SIZE",
+            "2",
+            {"ranks_started": 2, "has_launcher": True, "has_open_mpi_launcher": True},
+        ),
+        ("PMIX_RANK", "7", {"launcher_rank": 7, "has_launcher": True}),
+        ("PALS_RANKID", "7", {"has_launcher": True}),
+        ("SLURM_JOB_ID", "7", {}),
         ("OMPI_MCA_mpi_ft_enable", "1", {"ulfm_enabled": True}),
         ("OMPI_MCA_mpi_ft_enable", "0", {}),
-        ("SLURM_STEP_ID", "0", {"in_slurm_step": True}),
+        ("SLURM_STEP_ID", "0", {"in_slurm_step": True, "has_launcher": True}),
         ("DISTBP_START_LIMIT", "9", {"init_timeout_text": "9"}),
         ("DISTBP_TOKEN", "a1", {"is_supervised": True}),
         ("DISTBP_STARTED", "/s", {"started_file": Path("/s")}),

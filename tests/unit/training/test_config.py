@@ -15,7 +15,7 @@ from distbp.training import config as config_module
 from distbp.training.config import GROUPS, Config, check_useful, parse_sizes
 from distbp.training.config_file import read_toml
 
-ANY = {"n_in": 784, "path": "d.h5", "target": None, "train_bytes": 1000}
+ANY = {"n_in": 784, "name": "d.h5", "target": None, "train_bytes": 1000}
 CLASSES = SimpleNamespace(task="classification", n_out=10, **ANY)
 NUMBERS = SimpleNamespace(task="regression", n_out=2, **ANY)
 
@@ -188,6 +188,7 @@ CHANGES = {
 }  # fmt: skip
 FIXED = {
     "hidden": (7,), "activation": "tanh", "cost": "quadratic", "init": "large",
+    "class_weight": "balanced",
     "optimizer": "adam", "learning_rate": 0.5, "momentum": 0.1, "schedule": "step",
     "warmup_epochs": 1.0, "decay": 0.1, "decay_epochs": 1, "l2": 1.0, "l1": 1.0, "dropout": 0.1,
     "clip_norm": 1.0, "batch_size": 10, "validation": 0.1, "shards": 2, "combine": "allreduce",

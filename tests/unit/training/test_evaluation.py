@@ -25,7 +25,8 @@ from distbp.training.config import Config
 from distbp.training.evaluation import EVALUATION_ROWS, Evaluator, _tree_sum
 from distbp.training.inputs import _check_fits, open_data, open_model_and_data
 from distbp.training.loop import train
-from distbp.training.prediction import predict, write_predictions
+from distbp.training.model import predict
+from distbp.training.prediction import write_predictions
 
 ROWS = 3 * EVALUATION_ROWS + 17  # a last block that is not full
 
@@ -259,8 +260,12 @@ def test_predict_takes_unscaled_rows(tmp_path, rows):
     with h5py.File(tmp_path / "p.h5") as file:
         np.testing.assert_array_equal(predict(run, x), file["output"][...], strict=True)
     assert predict(run, x[:0]).shape == (0, 2)
-    for bad in (x[:, :3], x.astype(str), 3.0):
-        with pytest.raises(DataError, match=r"takes rows of 12 numbers"):
+    for bad, message in (
+        (x[:, :3], "takes rows of 12 numbers"),
+        (x.astype(str), "an array of text; expected numbers"),
+        (3.0, "a float; expected an array of rows"),
+    ):
+        with pytest.raises(DataError, match=message):
             predict(run, bad)
 
 
@@ -270,7 +275,7 @@ def two_threads():
     with host.preserve_blas_threads():
         host.set_blas_threads(2)
         yield
-        assert {blas["num_threads"] for blas in host._blas_libraries()} == {2}
+        assert set(host._blas_thread_counts()) == {2}
 
 
 def test_training_and_predicting_leave_the_threads_of_the_host_process(
@@ -284,14 +289,14 @@ def test_training_and_predicting_leave_the_threads_of_the_host_process(
         path, {"train": (x, np.arange(300) % 2)}, Scaling(np.zeros(1), np.ones(1)), classes=2
     )
     train(Config(data=path, out=run, epochs=1, quiet=True), comm=Topology())
-    assert {blas["num_threads"] for blas in host._blas_libraries()} == {2}
+    assert set(host._blas_thread_counts()) == {2}
     output = predict(run, x)
-    assert {blas["num_threads"] for blas in host._blas_libraries()} == {2}
+    assert set(host._blas_thread_counts()) == {2}
     for verb in ("evaluate", "predict"):
         out = ["--out", str(tmp_path / "p.h5")] if verb == "predict" else []
         words = [verb, str(run), str(path), "--split", "train", *out]
         assert run_verb(parse_command_line(words)) == 0
-        assert {blas["num_threads"] for blas in host._blas_libraries()} == {2}
+        assert set(host._blas_thread_counts()) == {2}
     with h5py.File(tmp_path / "p.h5") as file:
         np.testing.assert_array_equal(output, file["output"][...], strict=True)
 

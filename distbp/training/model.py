@@ -1,0 +1,238 @@
+"""A trained model: predictions and scores for arrays and data frames, by this process alone.
+
+    model = distbp.fit(x, y)            or distbp.load_model("run"), distbp.train(config).model
+    model.predict(x_new)
+    model.save("model.h5")
+
+A `Model` is a checkpoint in memory. It takes rows as they were before the import: scaling and the
+columns of a table are part of it.
+"""
+
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from distbp.data.array_checks import label_array
+from distbp.data.dataset import Split
+from distbp.data.frames import is_frame
+from distbp.data.labels import infer_task
+from distbp.data.model_table import Rows
+from distbp.data.table_columns import is_number
+from distbp.data.tables import Source, Table
+from distbp.errors import ConfigError, DataError, DistbpWarning
+from distbp.network.network import Network
+from distbp.network.parameters import digest
+from distbp.parallel import host
+from distbp.parallel.topology import Topology
+from distbp.storage.checkpoint import Checkpoint, write_checkpoint
+from distbp.storage.run_directory import read_newest_checkpoint
+from distbp.training.accuracy import predicted_labels
+from distbp.training.evaluation import Evaluator
+from distbp.training.prediction import feature_rows, frame_rows, outputs
+from distbp.training.state import EpochRecord
+
+_LABEL_TYPES = {"bool": np.bool_, "int": np.int64, "float": np.float64}
+
+
+class Model:
+    """A network with all that is needed to use it on rows as the user has them.
+
+    Parameters
+    ----------
+    checkpoint : Checkpoint
+        Its arrays belong to the model from then on.
+    """
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self.checkpoint = checkpoint
+
+    @property
+    def task(self) -> str:
+        """`classification`, `multilabel` or `regression`."""
+        return str(self.checkpoint.about["task"])
+
+    @property
+    def classes(self) -> np.ndarray:
+        """The classes in the order of the outputs, or the labels of multilabel; else empty.
+
+        They are of the type that the labels had as an array; otherwise their names.
+        """
+        names = self.checkpoint.about["classes"]
+        kind = _LABEL_TYPES.get(self.checkpoint.about.get("label_type", ""))
+        if kind is np.bool_ and self.task == "classification":
+            return np.array([name.lower() in ("1", "true") for name in names])
+        if kind is None or self.task != "classification" or not all(map(is_number, names)):
+            return np.array(names, np.str_)
+        return np.array([float(name) for name in names]).astype(kind)
+
+    @property
+    def network(self) -> Network:
+        """The network, which takes rows that are scaled."""
+        return self.checkpoint.network
+
+    @property
+    def history(self) -> list[EpochRecord]:
+        """One record per epoch, as in metrics.jsonl."""
+        return [json.loads(line) for line in self.checkpoint.history]
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the parameters."""
+        return digest(self.network.theta)
+
+    def predict(self, x: Any, unknown: str = "error") -> np.ndarray:
+        """Return the class of each row, its labels of multilabel, or its predicted values.
+
+        Parameters
+        ----------
+        x, unknown : as for `distbp.predict`
+
+        Returns
+        -------
+        (n,) array of `classes`; (n, k) uint8 of 0 and 1; or (n,) or (n, k) numbers in the units of
+        the targets
+        """
+        found = outputs(self.checkpoint, x, unknown)
+        if self.task == "regression":
+            return found[:, 0] if found.shape[1] == 1 else found
+        labels = predicted_labels(self.task, found)
+        return self.classes[labels] if self.task == "classification" else labels
+
+    def predict_proba(self, x: Any, unknown: str = "error") -> np.ndarray:
+        """Return the probability of each class, or label of multilabel: (n, k).
+
+        They are the activations of the outputs; their sum is 1 with the cost log-likelihood.
+
+        Raises
+        ------
+        ConfigError
+            The model is for a regression.
+        """
+        if self.task == "regression":
+            raise ConfigError("A regression has no probabilities. Use predict.")
+        return outputs(self.checkpoint, x, unknown)
+
+    def evaluate(self, x: Any, y: Any = None) -> dict[str, Any]:
+        """Return the score on rows with labels: `rows`, `cost`, and `accuracy` or `r2`.
+
+        Parameters
+        ----------
+        x : as for `predict`
+        y : labels, optional
+            By default those in the columns of a data frame that the training took them from.
+
+        Raises
+        ------
+        DataError
+            The arrays do not fit each other, or the model.
+        """
+        model = self.checkpoint
+        rows, labels = self._rows_and_labels(x, y)
+        if len(rows) != len(labels) or not len(rows):
+            raise DataError(f"x has {len(rows)} rows, y {len(labels)}; expected the same, above 0.")
+        with host.preserve_blas_threads():
+            host.set_blas_threads(model.about["config"]["threads"])
+            split = Split(np.ascontiguousarray(rows), np.ascontiguousarray(labels))
+            score = Evaluator(
+                Topology(), model.network, split, model.scaling, self.task, model.target
+            ).score()
+        name = "r2" if self.task == "regression" else "accuracy"
+        return {"rows": score.rows, "cost": score.cost, name: score.accuracy}
+
+    def _rows_and_labels(self, x: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Return rows and labels as a data set stores them."""
+        model = self.checkpoint
+        if not is_frame(x) or model.preprocessing is None:
+            return feature_rows(model, x), self._labels(y)
+        has_labels = y is None or isinstance(y, str)  # in columns of the frame
+        rows = Rows.join(list(frame_rows(model, x, "error", has_labels)))
+        return rows.x, self._labels(y) if rows.y is None else rows.y
+
+    def _labels(self, y: Any) -> np.ndarray:
+        """Return labels as a data set stores them."""
+        table = Table(label_array(y, "y"), "y")
+        classes = None
+        if self.task != "regression":
+            names = self.checkpoint.about["classes"]
+            # Numbers are compared by value.
+            is_numeric = self.task == "classification" and all(map(is_number, names))
+            classes = [float(name) for name in names] if is_numeric else names
+        found = infer_task(Source({"train": (table, table)}), self.task, classes).y["train"]
+        preprocessing = self.checkpoint.preprocessing
+        is_log = preprocessing is not None and preprocessing.target_transform == "log"
+        if is_log and (found <= 0).any():
+            raise DataError("y has a number that is not above 0, and so no logarithm. Correct it.")
+        return np.log(found) if is_log else found
+
+    def save(self, path: str | Path) -> None:
+        """Write the model to a file, an ordinary checkpoint, atomically.
+
+        Raises
+        ------
+        CheckpointError
+            It cannot be written.
+        """
+        write_checkpoint(Path(path), self.checkpoint)
+
+
+def load_model(path: str | Path) -> Model:
+    """Return the model of a checkpoint file, or of a run's newest valid checkpoint.
+
+    Raises
+    ------
+    CheckpointError
+        There is no valid checkpoint.
+    """
+    checkpoint, problems = read_newest_checkpoint(path)
+    for text in problems:
+        warnings.warn(text, DistbpWarning, stacklevel=3)
+    return Model(checkpoint)
+
+
+def predict(model: Model | str | Path, x: Any, unknown: str = "error") -> np.ndarray:
+    """Return the network's output for rows as they were before the import.
+
+    Parameters
+    ----------
+    model : Model or path
+        Of a checkpoint file, or of the directory of a run: its newest valid checkpoint.
+    x : (n, ...) array, or a data frame
+        Rows of n_0 numbers each; they are scaled here as the training set was. If the model was
+        trained on a table: a data frame of pandas or polars or an Arrow table, whose columns are
+        found by their names and encoded as in the training; others are not used.
+    unknown : {"error", "ignore"}
+        What to do with categories in a data frame that the model does not know; ignore: their
+        inputs are 0.
+
+    Returns
+    -------
+    (n, n_L) array
+        Activations of the output layer, bit for bit those that `distbp predict` writes, of the
+        model's dtype; for a regression on scaled targets, float64 in the user's units. For
+        classes, `argmax(axis=1)` is the index of the predicted class; for multilabel, the labels
+        are those above ½.
+
+    Raises
+    ------
+    CheckpointError
+        There is no valid checkpoint.
+    ConfigError
+        `unknown` is neither of the two, or BLAS cannot use as many threads as the model was
+        trained with.
+    DataError
+        x has the wrong shape or type, or a data frame lacks a column or has a cell that the
+        model does not take.
+    """
+    return outputs(_opened(model).checkpoint, x, unknown)
+
+
+def evaluate(model: Model | str | Path, x: Any, y: Any = None) -> dict[str, Any]:
+    """Return the score of a model on rows with labels, see `Model.evaluate`."""
+    return _opened(model).evaluate(x, y)
+
+
+def _opened(model: Model | str | Path) -> Model:
+    return model if isinstance(model, Model) else load_model(model)

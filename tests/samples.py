@@ -176,7 +176,7 @@ def recipe(data: str, **options: Any) -> Recipe:
 RECIPES = {
     "all defaults": recipe("digits"),
     "more shards than rows in the last batch": recipe(
-        "digits", batch_size=50, shards=7, hidden=(20, 12), activation="tanh", optimizer="momentum"
+        "digits", batch_size=50, shards=7, hidden=(20, 12), activation="elu", optimizer="momentum"
     ),
     "dropout in float64": recipe(
         "digits", batch_size=64, shards=5, dtype="float64", dropout=0.3, optimizer="nesterov",
@@ -189,15 +189,19 @@ RECIPES = {
     "clipped, in steps": recipe(
         "digits", batch_size=90, shards=6, clip_norm=0.3, schedule="step", decay=0.7,
         decay_epochs=1, init="large", cost="quadratic", hidden=(30,),
+        activation="leaky-relu",
     ),
     "wide, clipped, held out": recipe(
         "digits", batch_size=101, shards=13, hidden=(310,), optimizer="adam", clip_norm=1.0,
         validation=0.2,
     ),
+    "no hidden layer": recipe(
+        "digits", batch_size=97, shards=8, hidden=(), optimizer="nadam", learning_rate=0.01,
+        label_smoothing=0.1,
+    ),
     "weighted, held out": recipe(
         "weighted packed", batch_size=60, shards=7, class_weight="balanced", validation=0.2, l2=0.5,
     ),
-    "no hidden layer": recipe("digits", batch_size=97, shards=8, hidden=()),
     "plateau": recipe(
         "digits packed", batch_size=60, shards=4, schedule="plateau", decay_epochs=1,
         learning_rate=1.5, epochs=5, hidden=(9,),
@@ -207,16 +211,23 @@ RECIPES = {
         hidden=(17,), dropout=0.2,
     ),
     "regression": recipe(
-        "numbers", batch_size=70, shards=8, optimizer="momentum", learning_rate=0.01,
+        "numbers", batch_size=70, shards=8, optimizer="rmsprop", learning_rate=0.01, cost="mae",
         validation=0.25,
     ),
     "regression, packed, float64": recipe(
         "numbers packed", batch_size=120, shards=11, dtype="float64", l2=1.0,
         schedule="plateau", decay_epochs=2, patience=3, epochs=4, activation="tanh",
     ),
-    "scaled targets": recipe("prices", batch_size=60, shards=5, validation=0.2, patience=3),
-    "multilabel": recipe("labels", batch_size=70, shards=4, optimizer="adam", dropout=0.1),
+    "scaled targets": recipe(
+        "prices", batch_size=60, shards=5, validation=0.2, patience=3, optimizer="adamw",
+        weight_decay=0.1, learning_rate=0.01, activation="gelu", cost="huber",
+        ema=0.9,
+    ),
+    "multilabel": recipe(
+        "labels", batch_size=70, shards=4, optimizer="adam", dropout=0.1, activation="silu"
+    ),
     "multilabel, packed, quadratic": recipe(
         "labels packed", batch_size=64, shards=6, cost="quadratic", learning_rate=2.0,
+        activation="softplus",
     ),
 }  # fmt: skip

@@ -18,6 +18,8 @@ from distbp.cli.parser import Parser, Verb, add_options, given_options
 from distbp.cli.rank_options import RankOptions, run_on_ranks
 from distbp.cli.train_command import TRAIN, parse_training
 
+logger = logging.getLogger(__name__)
+
 # Labels with more values than this are more often quantities than classes.
 _MANY_CLASSES = 100
 
@@ -91,10 +93,12 @@ def _run_info(arguments: argparse.Namespace) -> int:
 
 
 def _run_digest(arguments: argparse.Namespace) -> int:
-    from distbp.network.parameters import digest
-    from distbp.storage.run_directory import load
+    from distbp.storage.run_directory import read_newest_checkpoint
 
-    print(digest(load(arguments.model).theta))
+    checkpoint, messages = read_newest_checkpoint(arguments.model)
+    for text in messages:
+        logger.warning("%s", text)
+    print(checkpoint.digest)
     return 0
 
 

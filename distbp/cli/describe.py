@@ -8,7 +8,6 @@ from distbp.data import dataset
 from distbp.data.dataset import DataSet
 from distbp.data.profile import printable
 from distbp.errors import CheckpointError, DataError
-from distbp.network.parameters import digest
 from distbp.storage import atomic, checkpoint, checksum, hdf5_checks, hdf5_file, run_directory
 from distbp.storage.preprocessing import Preprocessing
 from distbp.storage.scaling import TargetScaling
@@ -122,6 +121,15 @@ def _preprocessing_rows(found: Preprocessing | None) -> list[_Row]:
     return rows
 
 
+def _average_rows(found: checkpoint.Checkpoint) -> list[_Row]:
+    """Return what the model is, if that is not θ in training, whose digest is shown."""
+    if found.averaged_from is None:
+        return []
+    return [
+        ("model", f"exponential moving average of the weights, β {found.about['config']['ema']:g}")
+    ]
+
+
 def _checkpoint_rows(found: checkpoint.Checkpoint) -> list[_Row]:
     about, network = found.about, found.network
     config, progress = about["config"], about["progress"]
@@ -129,7 +137,7 @@ def _checkpoint_rows(found: checkpoint.Checkpoint) -> list[_Row]:
         ("network", "-".join(map(str, network.sizes))),
         ("layers", f"{network.activation} … {network.output}, {network.cost_name}"),
         ("parameters", f"{network.theta.size:,} {network.dtype}"),
-        ("digest", digest(network.theta)),
+        ("digest", found.digest),
         (
             "position",
             f"{progress['epoch']} epochs, {progress['step']} steps, {progress['steps']} in all",
@@ -138,6 +146,7 @@ def _checkpoint_rows(found: checkpoint.Checkpoint) -> list[_Row]:
         *_target_rows(found.target),
         *_preprocessing_rows(found.preprocessing),
         ("optimizer", f"{config['optimizer']}, learning rate {config['learning_rate']:g}"),
+        *_average_rows(found),
         ("batch", f"{config['batch_size']} rows in {config['shards']} shards"),
         ("kernels", config.get("kernels", "not recorded")),
         ("machine", ", ".join(f"{key} {value}" for key, value in about["machine"].items())),

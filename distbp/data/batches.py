@@ -29,6 +29,9 @@ class BatchLoader:
         Type of the network.
     target : TargetScaling, optional
         That of the model.
+    label_smoothing : float
+        ε: the targets of classes become (1 − ε) y + ε/k for k classes, in training (Szegedy et
+        al., CVPR 2016, section 7).
     weights : (n,) float64 array, optional
         Of the rows of the file that `split` is from.
     """
@@ -41,6 +44,7 @@ class BatchLoader:
         rows: int,
         dtype: np.dtype,
         target: TargetScaling | None = None,
+        label_smoothing: float = 0.0,
         weights: np.ndarray | None = None,
     ) -> None:
         self.split, self._weights = split, weights
@@ -54,7 +58,10 @@ class BatchLoader:
         self.is_scaled = bool((scaling.scale != 1).any())
         self._shift = _repeat_rows(scaling.shift.astype(wide), rows)
         self._scale = _repeat_rows(scaling.scale.astype(wide), rows)
-        self.one_hot = np.eye(n_classes, dtype=dtype) if n_classes else None
+        self.one_hot = None
+        if n_classes:
+            smooth = (1.0 - label_smoothing) * np.eye(n_classes) + label_smoothing / n_classes
+            self.one_hot = smooth.astype(dtype)
         self._raw_x = np.empty((rows, split.x.shape[1]), np.uint8)
         self._raw_y = np.empty((rows, split.y.shape[1]), np.uint8)
         self._x = np.empty((rows, split.n_in), dtype)

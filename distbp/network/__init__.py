@@ -7,7 +7,7 @@ of a batch; there with `out=`, so that nothing is allocated):
     tag  equation                              code                            shape
     BP1  δ^L = ∇_a C ⊙ σ′(z^L)                 delta = cost.delta(a_out, y)    (m, n_L)
     BP2  δ^{l-1} = ((w^l)ᵀ δ^l) ⊙ σ′(z^{l-1})  delta = matmul(delta, w)        (m, n_{l-1})
-                                               delta *= sigma.prime(a)
+                                               delta *= sigma.prime(a, z)
     BP3  ∂C/∂b^l_j = δ^l_j                     nabla_b = add.reduce(delta)     (n_l,)
     BP4  ∂C/∂w^l_jk = a^{l-1}_k δ^l_j          nabla_w = matmul(delta.T, a)    (n_l, n_{l-1})
 
@@ -16,16 +16,16 @@ Rows are examples, so the book's columns are transposed: `weights[l]` still is w
 
 In the order of reading:
 
-    activations      σ, and σ′ as a function of the output a
+    activations      σ, and σ′ as a function of the output a (gelu, silu: and of z)
     costs            C, each with its own δ of the output layer (BP1)
     rng              random numbers as pure functions of seed, purpose and position
     parameters       θ: all weights and biases in one vector, with views of each layer
     matmul           cutting a matrix product where that is faster
     network          `Network`: initial weights, `feedforward`, `backprop` (BP1-BP4)
     dropout          which hidden units a pass leaves out
-    optimizers       the rules: SGD, momentum, Nesterov, Adam
-    parameter_store  θ and optimizer state in versions: commit, roll back
-    update           gradient -> new θ: scale, clip, penalize (L1, L2), apply a rule
+    optimizers       the rules: SGD, momentum, Nesterov, Adam, AdamW, NAdam, RMSprop
+    parameter_store  θ, optimizer state and average of θ in versions: commit, roll back
+    update           gradient -> new θ: scale, clip, penalize (L1, L2), apply a rule, average
     schedules        the learning rate's factor by epoch, and warm-up
 
 A training step is `Network.backprop`, then `Update.apply`. Nothing here knows of MPI, files

@@ -6,12 +6,16 @@ activation of the output layer in front of it; the pairs that make sense are in 
     quadratic, sigmoid or linear     C = ½‖a − y‖²                      δ = (a − y) ⊙ σ′(z)
     cross-entropy, sigmoid           C = −Σ y ln a + (1−y) ln(1−a)      δ = a − y
     log-likelihood, softmax          C = −Σ y ln a                      δ = a − y
+    huber, linear                    C = Σ h(a − y)                     δ = clip(a − y, −1, 1)
+    mae, linear                      C = Σ |a − y|                      δ = sign(a − y)
 
-In the last two, σ′ cancels. There a saturates long before C does: in float32 σ(20) is 1. So
-their values are computed from z, without the logarithm of a rounded 0. Source: M. Nielsen,
-Neural Networks and Deep Learning, chapters 2 and 3.
+In cross-entropy and log-likelihood, σ′ cancels. There a saturates long before C does: in float32
+σ(20) is 1. So their values are computed from z, without the logarithm of a rounded 0. h(e) is
+½ e² for |e| ≤ 1 and |e| − ½ beyond. Like ½‖a − y‖², huber and mae are sums over the outputs.
+Sources: M. Nielsen, Neural Networks and Deep Learning, chapters 2 and 3; P. J. Huber, Ann. Math.
+Statist. 35 (1964). `find_cost` finds them by name in `COSTS`.
 
-A regression may be trained on standardized targets and still report the quadratic cost in the
+A regression may be trained on standardized targets and still report a `RegressionCost` in the
 user's units: `fn` then returns it in multiples of `unit`, which keeps it within float32.
 
 Rows may have weights, by which their costs and δ are multiplied: `weighted_fn` is `fn` with them,
@@ -22,6 +26,7 @@ from abc import ABC, abstractmethod
 
 import numpy as np
 
+from distbp.errors import ConfigError
 from distbp.network.activations import Activation
 
 
@@ -80,21 +85,45 @@ class Cost(ABC):
         return np.subtract(a, y, out=out)
 
 
-class QuadraticCost(Cost):
-    """C = ½‖a − y‖², or ½‖(a − y) ⊙ units‖² after `use_units`, which changes `fn` alone."""
+class RegressionCost(Cost):
+    """A cost of errors a − y, summed over the outputs, each in its unit after `use_units`.
 
+    Attributes
+    ----------
+    unit_power : {1, 2}
+        The cost is measured in this power of the unit of the targets.
+    """
+
+    unit_power = 2
     _unit_weights: np.ndarray | None = None  # of the outputs
 
     def use_units(self, units: np.ndarray, dtype: np.dtype) -> None:
         """Let `fn` measure the error of each output, of type `dtype`, in `units` (n_L,).
 
-        δ stays that of ½‖a − y‖²: all outputs are learnt alike, whatever their units.
+        δ stays as it is without units: all outputs are learnt alike, whatever their units.
         """
         largest = float(units.max())
-        self.unit = largest * largest
+        self.unit = largest * largest if self.unit_power == 2 else largest
         if (units != largest).any():
-            self._unit_weights = np.square(units / largest)
-            self._squares, self._wide = np.empty(len(units), dtype), np.empty(len(units))
+            self._unit_weights = (units / largest) ** self.unit_power
+            self._sums, self._wide = np.empty(len(units), dtype), np.empty(len(units))
+
+    def _sum(self, values: np.ndarray, weights: np.ndarray | None = None) -> float:
+        """Return the sum over the rows and, in their units, over the outputs; overwrites `values`.
+
+        `weights` are those of the rows, as for `weighted_fn`.
+        """
+        if weights is not None:
+            np.multiply(values, weights, out=values)
+        if self._unit_weights is None:
+            return float(np.add.reduce(values, axis=None))
+        np.add.reduce(values, axis=0, out=self._sums)
+        np.copyto(self._wide, self._sums)
+        return float(np.dot(self._wide, self._unit_weights))
+
+
+class QuadraticCost(RegressionCost):
+    """C = ½‖a − y‖², or ½‖(a − y) ⊙ units‖²."""
 
     def fn(
         self, z: np.ndarray, a: np.ndarray, y: np.ndarray, spare: np.ndarray | None = None
@@ -102,7 +131,7 @@ class QuadraticCost(Cost):
         error = np.subtract(a, y, out=spare)
         if self._unit_weights is None:
             return 0.5 * float(np.vdot(error, error))
-        return self._half_sum(np.square(error, out=error))
+        return 0.5 * self._sum(np.square(error, out=error))
 
     def weighted_fn(
         self,
@@ -113,16 +142,7 @@ class QuadraticCost(Cost):
         spare: np.ndarray | None = None,
     ) -> float:
         error = np.subtract(a, y, out=spare)
-        np.square(error, out=error)
-        return self._half_sum(np.multiply(error, weights, out=error))
-
-    def _half_sum(self, squares: np.ndarray) -> float:
-        """Return half the sum of squared errors (m, n_L), each output in its units."""
-        if self._unit_weights is None:
-            return 0.5 * float(squares.sum())
-        np.add.reduce(squares, axis=0, out=self._squares)
-        np.copyto(self._wide, self._squares)
-        return 0.5 * float(np.dot(self._wide, self._unit_weights))
+        return 0.5 * self._sum(np.square(error, out=error), weights)
 
     def delta(
         self,
@@ -133,8 +153,90 @@ class QuadraticCost(Cost):
     ) -> np.ndarray:
         """Return δ^L = (a − y) ⊙ σ′(z^L) (BP1)."""
         delta = np.subtract(a, y, out=out)
-        prime = self.output.prime(a, np.empty_like(a) if spare is None else spare)
+        prime = self.output.prime(a, np.empty_like(a) if spare is None else spare, a)
         return np.multiply(delta, prime, out=delta)
+
+
+class HuberCost(RegressionCost):
+    """C = Σ h(a − y): quadratic up to an error of 1, linear beyond.
+
+    1 is the standard deviation of a target if the targets are standardized. With units u, it is
+    PyTorch's HuberLoss(delta=u), Σ u² h((a − y) / u) in terms of targets in these units.
+    """
+
+    def fn(
+        self, z: np.ndarray, a: np.ndarray, y: np.ndarray, spare: np.ndarray | None = None
+    ) -> float:
+        return self._value(a, y, spare)
+
+    def weighted_fn(
+        self,
+        z: np.ndarray,
+        a: np.ndarray,
+        y: np.ndarray,
+        weights: np.ndarray,
+        spare: np.ndarray | None = None,
+    ) -> float:
+        return self._value(a, y, spare, weights)
+
+    def _value(
+        self,
+        a: np.ndarray,
+        y: np.ndarray,
+        spare: np.ndarray | None,
+        weights: np.ndarray | None = None,
+    ) -> float:
+        # h(e) = max(|e| − 1, 0) + ½ min(|e|, 1)²: both terms are positive, so nothing cancels.
+        rest = np.subtract(a, y, out=spare)
+        np.subtract(np.abs(rest, out=rest), 1.0, out=rest)
+        linear = self._sum(np.maximum(rest, 0.0, out=rest), weights)
+        inner = self.delta(a, y, rest)
+        return linear + 0.5 * self._sum(np.square(inner, out=inner), weights)
+
+    def delta(
+        self,
+        a: np.ndarray,
+        y: np.ndarray,
+        out: np.ndarray | None = None,
+        spare: np.ndarray | None = None,
+    ) -> np.ndarray:
+        """Return δ^L = clip(a − y, −1, 1) (BP1): the output is linear, so σ′ is 1."""
+        error = np.subtract(a, y, out=out)
+        return np.maximum(np.minimum(error, 1.0, out=error), -1.0, out=error)
+
+
+class MeanAbsoluteCost(RegressionCost):
+    """C = Σ |a − y|, with the slope 0 at 0, as PyTorch's L1Loss."""
+
+    unit_power = 1
+
+    def fn(
+        self, z: np.ndarray, a: np.ndarray, y: np.ndarray, spare: np.ndarray | None = None
+    ) -> float:
+        error = np.subtract(a, y, out=spare)
+        return self._sum(np.abs(error, out=error))
+
+    def weighted_fn(
+        self,
+        z: np.ndarray,
+        a: np.ndarray,
+        y: np.ndarray,
+        weights: np.ndarray,
+        spare: np.ndarray | None = None,
+    ) -> float:
+        error = np.subtract(a, y, out=spare)
+        return self._sum(np.abs(error, out=error), weights)
+
+    def delta(
+        self,
+        a: np.ndarray,
+        y: np.ndarray,
+        out: np.ndarray | None = None,
+        spare: np.ndarray | None = None,
+    ) -> np.ndarray:
+        """Return δ^L = sign(a − y) (BP1): the output is linear, so σ′ is 1."""
+        error = np.subtract(a, y, out=out)
+        return np.sign(error, out=error)
 
 
 class CrossEntropyCost(Cost):
@@ -197,10 +299,21 @@ COSTS: dict[str, type[Cost]] = {
     "quadratic": QuadraticCost,
     "cross-entropy": CrossEntropyCost,
     "log-likelihood": LogLikelihoodCost,
+    "huber": HuberCost,
+    "mae": MeanAbsoluteCost,
 }
 # The output layers that go with a cost; the first is the default.
 OUTPUTS: dict[str, tuple[str, ...]] = {
     "quadratic": ("sigmoid", "linear"),
     "cross-entropy": ("sigmoid",),
     "log-likelihood": ("softmax",),
+    "huber": ("linear",),
+    "mae": ("linear",),
 }
+
+
+def find_cost(name: str) -> type[Cost]:
+    """Return the class of a cost; raise ConfigError if there is none of that name."""
+    if name not in COSTS:
+        raise ConfigError(f"cost {name!r} is unknown; use one of {', '.join(COSTS)}.")
+    return COSTS[name]

@@ -26,8 +26,8 @@ import numpy as np
 
 from distbp.errors import ConfigError
 from distbp.network import rng
-from distbp.network.activations import ACTIVATIONS, HIDDEN
-from distbp.network.costs import COSTS, OUTPUTS, QuadraticCost
+from distbp.network.activations import HIDDEN, find_activation
+from distbp.network.costs import COSTS, OUTPUTS, RegressionCost, find_cost
 from distbp.network.matmul import row_runs
 from distbp.network.parameters import Layers, layer_views, theta_size
 
@@ -42,7 +42,7 @@ class Workspace:
     Attributes
     ----------
     a, z : lists of (m, n_l) arrays
-        A hidden layer's z and a are the same array: σ′ is a function of a.
+        A hidden layer's z and a are the same array if σ′ is a function of a.
     fed : list of (m, n_l) arrays
         The input of the next layer: a itself, or a · keep with dropout.
     delta : list of (m, n_l) arrays
@@ -71,14 +71,14 @@ class Network:
     ----------
     sizes : sequence of int
         Neurons of each layer, input first: (784, 100, 10).
-    activation : {'relu', 'sigmoid', 'tanh'}
+    activation : one of `activations.HIDDEN`, such as 'relu'
         Of the hidden layers.
-    cost : {'log-likelihood', 'cross-entropy', 'quadratic'}
+    cost : one of `costs.COSTS`, such as 'log-likelihood'
     output : {'softmax', 'sigmoid', 'linear'}, optional
         Activation of the output layer; by default the first that goes with the cost.
     init : {'scaled', 'large'}
-        'scaled': weights N(0, 1/n_in), or N(0, 2/n_in) into relu (He et al.), and
-        biases 0. 'large': all N(0, 1), as in the book's chapter 1.
+        'scaled': weights N(0, gain/n_in) with the activation's gain, which is 2 into relu
+        (He et al.), and biases 0. 'large': all N(0, 1), as in the book's chapter 1.
     seed : int
     dtype : {'float32', 'float64'}
     theta : (P,) array, optional
@@ -112,8 +112,8 @@ class Network:
         self.dtype = np.dtype(dtype)
         self.activation, self.cost_name = activation, cost
         self.output = output or OUTPUTS[cost][0]
-        self.sigma = ACTIVATIONS[activation]()
-        self.cost = COSTS[cost](ACTIVATIONS[self.output]())
+        self.sigma = find_activation(activation)()
+        self.cost = find_cost(cost)(find_activation(self.output)())
         self.init, self.seed = init, seed
         self.bind(np.empty(theta_size(self.sizes), self.dtype) if theta is None else theta)
         if theta is None:
@@ -134,8 +134,10 @@ class Network:
 
     def use_target_units(self, units: np.ndarray) -> None:
         """Measure the cost in the user's units, of which `units` (n_L,) make 1 of an output."""
-        if not isinstance(self.cost, QuadraticCost):
-            raise ConfigError(f"cost {self.cost_name!r}: only the quadratic cost has units.")
+        if not isinstance(self.cost, RegressionCost):
+            raise ConfigError(
+                f"cost {self.cost_name!r}: only the costs of a regression have units."
+            )
         self.cost.use_units(units, self.dtype)
 
     def reset(self) -> None:
@@ -154,9 +156,10 @@ class Network:
         hidden = [np.empty((m, n), self.dtype) for n in self.sizes[1:-1]]
         shape = (m, self.sizes[-1])
         a = [*hidden, np.empty(shape, self.dtype)]
+        z = [np.empty_like(layer) for layer in hidden] if self.sigma.needs_z else hidden
         return Workspace(
             a=a,
-            z=[*hidden, np.empty(shape, self.dtype)],
+            z=[*z, np.empty(shape, self.dtype)],
             fed=a,
             delta=[np.empty_like(layer) for layer in a],
             spare=[np.empty_like(layer) for layer in a],
@@ -183,7 +186,7 @@ class Network:
         last = len(self.weights) - 1
         for l in range(last):
             z = self._weighted_input(l, a, work)  # (m, n_l)
-            a = self.sigma.fill(z, work.a[l])
+            a = self.sigma.fill(z, work.a[l], work.spare[l])
             if work.keep:
                 a = np.multiply(a, work.keep[l], out=work.fed[l])
         z = self._weighted_input(last, a, work)  # (m, n_L)
@@ -239,7 +242,8 @@ class Network:
                 return nabla_b, nabla_w
             l -= 1
             delta = np.matmul(delta, self.weights[l + 1], out=work.delta[l])  # BP2 …
-            np.multiply(delta, self.sigma.prime(work.a[l], work.spare[l]), out=delta)  # … ⊙ σ′
+            prime = self.sigma.prime(work.a[l], work.spare[l], work.z[l])
+            np.multiply(delta, prime, out=delta)  # … ⊙ σ′
             if work.keep:
                 np.multiply(delta, work.keep[l], out=delta)
 

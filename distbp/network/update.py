@@ -1,4 +1,4 @@
-"""From a summed gradient to new parameters: scale, clip, penalize, apply the optimizer's rule.
+"""From a summed gradient to new parameters: scale, clip, penalize, decay, apply, average.
 
 θ is updated in chunks that stay in the cache. Every operation works element by element,
 and IEEE arithmetic rounds +, −, ×, / and √ alike everywhere, so the bits do not depend on
@@ -33,6 +33,12 @@ class Update:
         are not penalized.
     clip_norm : float, optional
         Largest norm of the mean gradient, before the penalties.
+    weight_decay : float
+        λ of an optimizer that `decays_weights`; not used by others.
+    ema : float
+        β of an exponential moving average of θ; 0 for none. With bias correction, as Adam's
+        moments have it: after t steps it is Σ β^(t−i) θ_i / Σ β^(t−i) over i = 1 … t, a mean of
+        the steps so far, in which the initial θ does not linger.
 
     Attributes
     ----------
@@ -48,10 +54,14 @@ class Update:
         l1: float = 0.0,
         l2: float = 0.0,
         clip_norm: float | None = None,
+        weight_decay: float = 0.0,
+        ema: float = 0.0,
     ) -> None:
         self.network, self.optimizer = network, optimizer
         self.l1, self.l2, self.clip_norm = l1, l2, clip_norm
-        self.store = ParameterStore(network, optimizer.state_names)
+        self._decay = weight_decay if optimizer.decays_weights else 0.0
+        self.ema = ema
+        self.store = ParameterStore(network, optimizer.state_names, has_average=ema > 0)
         self._make_views(np.zeros(-(-network.theta.size // THETA_BLOCK)))
 
     def move(self, versions: Sequence[Arrays], owned: tuple[int, int], squares: np.ndarray) -> None:
@@ -128,8 +138,26 @@ class Update:
                 self._penalize(old[0][run], g[run], self._spare[: g[run].size])
         else:
             learning_rate *= self._scale  # saves a pass over g
-        self.optimizer.apply(old, new, g, self._spares[i], learning_rate, self._step)
+        before = self._decay_weights(i, old, new) if self._decay else old
+        self.optimizer.apply(before, new, g, self._spares[i], learning_rate, self._step)
+        if self.ema:
+            self._update_average(old, new, self._spares[i])
         return not all(map(is_finite, new)) and all(map(is_finite, old))
+
+    def _decay_weights(self, i: int, old: Arrays, new: Arrays) -> Arrays:
+        """Write θ of the i-th chunk, its weights decayed, to `new`; return what the rule reads."""
+        theta, factor = new[0], 1.0 - self._learning_rate * self._decay
+        np.copyto(theta, old[0])
+        for run in self._weights[i]:
+            np.multiply(theta[run], factor, out=theta[run])
+        return [theta, *old[1:]]
+
+    def _update_average(self, old: Arrays, new: Arrays, spare: np.ndarray) -> None:
+        """Take the new θ into the average, the last array of a version."""
+        # β (1 − β^(t−1)) / (1 − β^t): 0 in the first step.
+        share = self.ema * (1.0 - self.ema ** (self._step - 1)) / (1.0 - self.ema**self._step)
+        average = np.multiply(old[-1], share, out=new[-1])
+        np.add(average, np.multiply(new[0], 1.0 - share, out=spare), out=average)
 
     def _penalize(self, w: np.ndarray, g: np.ndarray, spare: np.ndarray) -> None:
         """Add the derivative of the penalties to the gradient of some weights."""

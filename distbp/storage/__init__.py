@@ -16,13 +16,15 @@ The root has two attributes, `format` (fixed-length string) and `version` (integ
 UTF-8 in a uint8 dataset, never a variable-length string: a corrupted one can crash libhdf5.
 There are no time stamps, so that equal content gives equal files, byte by byte.
 
-**Checkpoint**, format `distbp-checkpoint`, version 2 or 3; it needs no other file to be loaded:
+**Checkpoint**, format `distbp-checkpoint`, version 2, 3 or 4; it needs no other file to be loaded:
 
     about                  uint8, JSON: network, task, classes, data (its identity), config,
                            progress, machine, versions; preprocessing (see the module of that
                            name), if it was trained on a table
     history                uint8, text: the lines of metrics.jsonl
-    layers/1/w, layers/1/b, …     weights (n_l, n_{l-1}) and biases (n_l,)
+    layers/1/w, layers/1/b, …     weights (n_l, n_{l-1}) and biases (n_l,); with --ema, their
+                           averages
+    training/theta         (P,), with --ema: θ in training
     optimizer/NAME         (P,): the state of the optimizer, in the order of θ
     scaling/shift, scaling/scale  float64, (1,) or (n_0,): the network's input is
                            (x - shift) * scale
@@ -33,8 +35,8 @@ There are no time stamps, so that equal content gives equal files, byte by byte.
     distbp.load("run").weights[0]                   # verified first
 
 Version 3 is written only with scaled or transformed targets or for multilabel, which readers
-of version 2 would misread. Version 1 kept the history in `about`; it is still read. The
-format of data sets is described in `distbp.data`.
+of version 2 would misread, version 4 only with averaged parameters. Version 1 kept the history in
+`about`; it is still read. The format of data sets is described in `distbp.data`.
 
 **Run directory**
 

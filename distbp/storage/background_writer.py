@@ -91,7 +91,16 @@ def copy_checkpoint(checkpoint: Checkpoint, buffers: Checkpoint | None) -> Check
         buffers = replace(
             checkpoint, network=spare, state={name: np.empty_like(a) for name, a in state.items()}
         )
+        if checkpoint.averaged_from is not None:
+            buffers.averaged_from = np.empty_like(network.theta)
     np.copyto(buffers.network.theta, network.theta)
+    if checkpoint.averaged_from is not None and buffers.averaged_from is not None:
+        np.copyto(buffers.averaged_from, checkpoint.averaged_from)
     for name, array in state.items():
         np.copyto(buffers.state[name], array)
-    return replace(checkpoint, network=buffers.network, state=buffers.state)
+    return replace(
+        checkpoint,
+        network=buffers.network,
+        state=buffers.state,
+        averaged_from=buffers.averaged_from,
+    )

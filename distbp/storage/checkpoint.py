@@ -16,15 +16,16 @@ import h5py
 import numpy as np
 
 from distbp.errors import CheckpointError, ConfigError
+from distbp.network.costs import RegressionCost
 from distbp.network.network import Network, check_network_arguments
-from distbp.network.optimizers import OPTIMIZERS
-from distbp.network.parameters import theta_size
+from distbp.network.optimizers import find_optimizer
+from distbp.network.parameters import digest, theta_size
 from distbp.storage import hdf5_checks, hdf5_chunks, hdf5_file
 from distbp.storage.preprocessing import Preprocessing, read_preprocessing
 from distbp.storage.scaling import TARGET_NAMES, Scaling, TargetScaling
 
 CHECKPOINT_FORMAT = "distbp-checkpoint"
-CHECKPOINT_VERSION = 3  # the newest; see `_version_of`
+CHECKPOINT_VERSION = 4  # the newest; see `_version_of`
 _MAX_LAYERS = 10_000  # a layer takes memory beside its numbers
 
 
@@ -35,6 +36,7 @@ class Checkpoint:
     Attributes
     ----------
     network : Network
+        The model: with `config.ema`, that of the averaged parameters.
     state : dict of (P,) arrays
         State of the optimizer, by name.
     scaling : Scaling
@@ -45,6 +47,8 @@ class Checkpoint:
         The lines of metrics.jsonl.
     target : TargetScaling, optional
         Of a regression that was trained on standardized targets.
+    averaged_from : (P,) array, optional
+        θ in training, if the network has an average of it.
     """
 
     network: Network
@@ -53,6 +57,17 @@ class Checkpoint:
     about: dict[str, Any]
     history: list[str] = field(default_factory=list)
     target: TargetScaling | None = None
+    averaged_from: np.ndarray | None = None
+
+    @property
+    def theta(self) -> np.ndarray:
+        """θ in training, (P,): that of the network, unless this has an average of it."""
+        return self.network.theta if self.averaged_from is None else self.averaged_from
+
+    @property
+    def digest(self) -> str:
+        """The digest of θ in training, which a run prints."""
+        return digest(self.theta)
 
     @property
     def preprocessing(self) -> Preprocessing | None:
@@ -86,7 +101,9 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         checkpoint.scaling.write(file)
         if checkpoint.target is not None:
             checkpoint.target.write(file)
-        for name, array in _named_arrays(checkpoint.network, checkpoint.state):
+        for name, array in _named_arrays(
+            checkpoint.network, checkpoint.state, checkpoint.averaged_from
+        ):
             hdf5_file.write_array(file, name, array)
 
 
@@ -94,21 +111,25 @@ def _version_of(checkpoint: Checkpoint) -> int:
     """Return the oldest version of the format whose readers understand a checkpoint.
 
     Version 1 had the history in `about`; only version 3 knows scaled or transformed targets and
-    multilabel.
+    multilabel, only version 4 averaged parameters.
     """
+    if checkpoint.averaged_from is not None:
+        return 4
     preprocessing = checkpoint.about.get("preprocessing", {})
     is_new = (
         checkpoint.target is not None
         or checkpoint.about.get("task") == "multilabel"
         or preprocessing.get("target_transform", "none") != "none"
     )
-    return CHECKPOINT_VERSION if is_new else 2
+    return 3 if is_new else 2
 
 
 def _named_arrays(
-    network: Network, state: Mapping[str, np.ndarray]
+    network: Network, state: Mapping[str, np.ndarray], averaged_from: np.ndarray | None
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Yield name in the file and array of the parameters and of the optimizer's state."""
+    if averaged_from is not None:
+        yield "training/theta", averaged_from
     for l, (b, w) in enumerate(zip(network.biases, network.weights, strict=True), 1):
         yield f"layers/{l}/w", w
         yield f"layers/{l}/b", b
@@ -128,10 +149,12 @@ def read_checkpoint(path: Path) -> Checkpoint:
         path, CHECKPOINT_FORMAT, CHECKPOINT_VERSION, CheckpointError
     ) as file:
         about = _read_checkpoint_about(file)
-        names = _state_names(about["config"])
-        network = _allocate_network(about["network"], len(names), file.id.get_filesize())
+        names, has_average = _state_names(about["config"]), bool(about["config"].get("ema"))
+        n_states = len(names) + has_average
+        network = _allocate_network(about["network"], n_states, file.id.get_filesize())
         state = {name: np.empty_like(network.theta) for name in names}
-        arrays = dict(_named_arrays(network, state))
+        averaged_from = np.empty_like(network.theta) if has_average else None
+        arrays = dict(_named_arrays(network, state, averaged_from))
         # Anything else means that another program, or a newer distbp, has written the file.
         read_preprocessing(about, network.sizes[0])  # raises an error unless it is valid
         target = _read_target(file, about, network)
@@ -143,14 +166,15 @@ def read_checkpoint(path: Path) -> Checkpoint:
         for name, array in arrays.items():
             _read_array_into(file, name, array)
         scaling = Scaling.read(file, network.sizes[0])
-        return Checkpoint(network, state, scaling, about, _read_history(file, about), target)
+        history = _read_history(file, about)
+        return Checkpoint(network, state, scaling, about, history, target, averaged_from)
 
 
 def _read_target(file: h5py.File, about: dict[str, Any], network: Network) -> TargetScaling | None:
     """Return the scaling of the targets, and let the network's cost be in the user's units."""
     target = TargetScaling.read_if_any(file, network.sizes[-1])
     if target is not None:
-        if about["task"] != "regression" or network.cost_name != "quadratic":
+        if about["task"] != "regression" or not isinstance(network.cost, RegressionCost):
             raise ValueError(f"it has scaled targets, but is a {about['task']}")
         network.use_target_units(target.units)
     return target
@@ -183,9 +207,10 @@ def _state_names(config: dict[str, Any]) -> tuple[str, ...]:
     name, threads = config.get("optimizer"), config.get("threads")
     if not isinstance(threads, int):
         raise ValueError(f"'about' has {threads!r} threads")
-    if not isinstance(name, str) or name not in OPTIMIZERS:
-        raise ValueError(f"'about' has an unknown optimizer, {name!r}")
-    return OPTIMIZERS[name].state_names
+    try:
+        return find_optimizer(str(name)).state_names
+    except ConfigError as failure:
+        raise ValueError(f"'about' has an unknown optimizer, {name!r}") from failure
 
 
 def _allocate_network(arguments: dict[str, Any], n_states: int, file_bytes: int) -> Network:

@@ -15,6 +15,7 @@ from typing import Any
 from distbp.data.dataset import DataSet
 from distbp.errors import CheckpointError, FencedError
 from distbp.network.network import Network
+from distbp.network.parameter_store import AVERAGE
 from distbp.network.update import Update
 from distbp.parallel import host
 from distbp.storage.background_writer import BackgroundWriter
@@ -62,13 +63,17 @@ class CheckpointBuilder:
 
     def build(self, progress: Progress) -> Checkpoint:
         """Return the run's current state; the arrays are the run's own, not copies."""
+        store = self._update.store
+        state = store.state
+        is_averaged = state.pop(AVERAGE, None) is not None
         return Checkpoint(
-            network=self._network,
-            state=self._update.store.state,
+            network=store.averaged,
+            state=state,
             scaling=self._data.scaling,
             about=self._about | {"progress": progress.to_dict()},
             history=list(progress.history.lines),  # which grow while this is written
             target=self._data.target,
+            averaged_from=self._network.theta if is_averaged else None,
         )
 
 

@@ -19,7 +19,7 @@ from distbp.errors import ConfigError
 from distbp.network.activations import HIDDEN
 from distbp.network.costs import COSTS
 from distbp.network.network import DTYPES, INITS
-from distbp.network.optimizers import OPTIMIZERS
+from distbp.network.optimizers import OPTIMIZERS, find_optimizer
 from distbp.network.schedules import SCHEDULES
 from distbp.options import check_option, flag, option
 from distbp.parallel.shards import default_shards
@@ -46,7 +46,7 @@ BLOCK_SHUFFLE_BYTES = 4 << 30
 _COSTS_OF_TASKS = {
     "classification": ("log-likelihood", "cross-entropy", "quadratic"),
     "multilabel": ("cross-entropy", "quadratic"),
-    "regression": ("quadratic",),
+    "regression": ("quadratic", "huber", "mae"),
 }
 _SECONDS_PER_UNIT = {"s": 1, "min": 60, "h": 3600}
 
@@ -115,7 +115,7 @@ class Config:
     )
     learning_rate: float | None = option(
         None, "learning rate", float, group="optimization", is_common=True, least=0.0,
-        default_text="0.1; 0.01 for scaled targets; 0.001 for adam",
+        default_text="0.1; 0.01 for scaled targets; 0.001 for adam, adamw, nadam and rmsprop",
     )  # fmt: skip
     momentum: float = option(
         0.9, "momentum coefficient of momentum and nesterov", float, group="optimization",
@@ -142,9 +142,23 @@ class Config:
     l1: float = option(
         0.0, "L1 penalty λ: adds λ/n·Σ|w| to the cost", float, group="optimization", least=0.0
     )
+    weight_decay: float = option(
+        0.01, "weight decay λ of adamw: multiplies weights by 1 − ηλ in each step", float,
+        group="optimization", least=0.0,
+    )  # fmt: skip
     dropout: float = option(
         0.0, "probability that a hidden unit is dropped in a step", float, group="network",
         least=0.0, below=1.0,
+    )  # fmt: skip
+    label_smoothing: float = option(
+        0.0, "ε of label smoothing: targets of classes are (1 − ε)·y + ε/k in training, and so in "
+        "train_cost", float,
+        group="optimization", least=0.0, below=1.0,
+    )  # fmt: skip
+    ema: float = option(
+        0.0, "β of an exponential moving average of the weights, such as 0.999, which is what is "
+        "evaluated, saved as the model and used for predictions; 0 for none", float,
+        group="optimization", least=0.0, below=1.0,
     )  # fmt: skip
     class_weight: str = option(
         "none", "weights of the rows by their class: balanced gives each class the same weight in "
@@ -309,18 +323,24 @@ class Config:
         Raises
         ------
         ConfigError
-            The cost function does not fit the task of the data set.
+            The cost function or label smoothing does not fit the task of the data set.
         """
         costs = _COSTS_OF_TASKS[data.task]
         cost = self.cost or costs[0]
         if cost not in costs:
+            tasks = " or ".join(task for task, its in _COSTS_OF_TASKS.items() if cost in its)
             raise ConfigError(
-                f"--cost {cost} is for classification, but {data.name} is for {data.task}. "
+                f"--cost {cost} is for {tasks}, but {data.name} is for {data.task}. "
                 f"Use --cost {' or '.join(costs)}."
+            )
+        if self.label_smoothing and data.task != "classification":
+            raise ConfigError(
+                f"--label-smoothing is for classification, but {data.name} is for {data.task}. "
+                f"Leave it out."
             )
         if self.class_weight != "none" and data.task != "classification":
             raise ConfigError(
-                f"--class-weight {self.class_weight} is for classification, but {data.path} is "
+                f"--class-weight {self.class_weight} is for classification, but {data.name} is "
                 f"for {data.task}. Give rows weights instead: distbp import --weight NAME."
             )
         sizes = (data.n_in, *self.hidden, data.n_out)
@@ -334,8 +354,9 @@ class Config:
         )
 
     def _default_rate(self, data: "DataSet") -> float:
-        if self.optimizer == "adam":
-            return 0.001
+        fixed = find_optimizer(self.optimizer).default_rate
+        if fixed is not None:
+            return fixed
         # With linear outputs for targets of variance 1, 100 hidden units diverge above about 0.06,
         # and 300 above 0.02.
         return 0.1 if data.target is None else 0.01
@@ -398,6 +419,7 @@ def check_useful(given: Mapping[str, Any], from_file: Mapping[str, Any]) -> None
     values = {one.name: one.default for one in fields(Config)} | dict(from_file) | dict(given)
     for name, other, allowed in (
         ("momentum", "optimizer", ("momentum", "nesterov")),
+        ("weight_decay", "optimizer", ("adamw",)),
         ("decay", "schedule", ("step", "plateau")),
         ("decay_epochs", "schedule", ("step", "plateau")),
     ):

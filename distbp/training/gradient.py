@@ -29,7 +29,7 @@ class BatchGradient:
     split : Split
         The training rows of it.
     batch_size, shards : int
-    dropout : float
+    dropout, label_smoothing : float
     weights : (n,) float64 array, optional
         Of the rows of train, with mean 1 over those trained on.
     """
@@ -43,6 +43,7 @@ class BatchGradient:
         batch_size: int,
         shards: int,
         dropout: float,
+        label_smoothing: float = 0.0,
         weights: np.ndarray | None = None,
     ) -> None:
         self.network, self.reduction = network, reduction
@@ -55,7 +56,14 @@ class BatchGradient:
         }
         rows = max(self._works, default=0)
         self._loader = BatchLoader(
-            split, data.scaling, data.n_classes, rows, network.dtype, data.target, weights
+            split,
+            data.scaling,
+            data.n_classes,
+            rows,
+            network.dtype,
+            data.target,
+            label_smoothing,
+            weights,
         )
         size = network.theta.size
         self._out = [layer_views(slot[:size], network.sizes) for slot in reduction.slots]

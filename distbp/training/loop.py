@@ -57,12 +57,13 @@ class Result:
     Attributes
     ----------
     network : Network
+        With `config.ema`, that of the averaged parameters.
     history : list of dict
         One record per epoch, as in metrics.jsonl.
     path : Path or None
         The run's directory, if it has one.
     digest : str
-        SHA-256 of θ.
+        SHA-256 of θ in training.
     model : Model
         The same network, with all that is needed to use it on new rows.
     """
@@ -225,8 +226,7 @@ class Run:
         finally:
             parts.order.close()
             parts.recorder.close()
-        # Copied, for the memory that the node shares ends with the run.
-        parts.network.bind(parts.network.theta.copy())
+        parts.update.store.leave_shared_memory()  # which ends with the run
         checkpoint = parts.builder.build(self.progress)
         state = {name: array.copy() for name, array in checkpoint.state.items()}
         model = Model(replace(checkpoint, state=state))

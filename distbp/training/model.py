@@ -24,7 +24,6 @@ from distbp.data.table_columns import is_number
 from distbp.data.tables import Source, Table
 from distbp.errors import ConfigError, DataError, DistbpWarning
 from distbp.network.network import Network
-from distbp.network.parameters import digest
 from distbp.parallel import host
 from distbp.parallel.topology import Topology
 from distbp.storage.checkpoint import Checkpoint, write_checkpoint
@@ -80,8 +79,8 @@ class Model:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the parameters."""
-        return digest(self.network.theta)
+        """SHA-256 of the parameters in training; with `ema`, the network has their average."""
+        return self.checkpoint.digest
 
     def predict(self, x: Any, unknown: str = "error") -> np.ndarray:
         """Return the class of each row, its labels of multilabel, or its predicted values.

@@ -20,7 +20,8 @@ from distbp.data.streaming import BlockShuffle
 from distbp.errors import ConfigError, DistbpWarning
 from distbp.network import rng
 from distbp.network.network import Network
-from distbp.network.optimizers import OPTIMIZERS
+from distbp.network.optimizers import find_optimizer
+from distbp.network.parameter_store import AVERAGE
 from distbp.network.schedules import cosine_factor, step_factor, warmup_factor
 from distbp.network.update import Update
 from distbp.options import flag
@@ -165,10 +166,11 @@ def _assemble(
     reduction, caution = make_reduction(config.combine, comm, shards, update)
     weights = scaled_weights(comm, data, rows, config.class_weight)
     gradient = BatchGradient(
-        network, reduction, data, order.split, config.batch_size, shards, config.dropout, weights
-    )
+        network, reduction, data, order.split, config.batch_size, shards, config.dropout,
+        config.label_smoothing, weights,
+    )  # fmt: skip
     sdc_check = SdcCheck(comm, update, reduction, gradient)
-    evaluators = _make_evaluators(comm, network, data, validation)
+    evaluators = _make_evaluators(comm, update.store.averaged, data, validation)
     start = Progress.at_start()
     with collective_errors(comm):
         if checkpoint is not None:
@@ -320,10 +322,12 @@ def _make_update(config: Config, network: Network, rows: int) -> Update:
     """Return the optimizer with its penalties; `rows` is the book's n, by which λ is divided."""
     return Update(
         network,
-        OPTIMIZERS[config.optimizer](config.momentum),
+        find_optimizer(config.optimizer)(config.momentum),
         l1=config.l1 / rows,
         l2=config.l2 / rows,
         clip_norm=config.clip_norm,
+        weight_decay=config.weight_decay,
+        ema=config.ema,
     )
 
 
@@ -393,9 +397,10 @@ def restore(
             f"{data.name} is not the data set that {config.out} was trained on. "
             f"{'Pass the same arrays' if data.is_in_memory else 'Name that one'}."
         )
-    np.copyto(network.theta, checkpoint.network.theta)
+    np.copyto(network.theta, checkpoint.theta)
+    state = checkpoint.state | {AVERAGE: checkpoint.network.theta}
     for name, array in update.store.state.items():
-        np.copyto(array, checkpoint.state[name])
+        np.copyto(array, state[name])
     progress = read_progress(about["progress"], checkpoint.history, config.out)
     update.store.steps = progress.position.updates
     return progress

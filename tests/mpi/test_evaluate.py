@@ -23,9 +23,9 @@ COSTS = {
 }  # fmt: skip
 
 
-def model(data: DataSet, dtype: str = "float32") -> Network:
+def model(data: DataSet, dtype: str = "float32", cost: str | None = None) -> Network:
     output = "linear" if data.task == "regression" else None
-    cost = COSTS[data.task]
+    cost = cost or COSTS[data.task]
     network = Network((data.n_in, 12, data.n_out), "tanh", cost, output, "large", 3, dtype)
     if data.target is not None:
         network.use_target_units(data.target.units)
@@ -41,12 +41,17 @@ def written(folder, write, rows: int) -> DataSet:
     return DataSet(path)
 
 
-@pytest.mark.parametrize("write", [samples.digits, samples.numbers, samples.prices, samples.labels])
-def test_score_has_the_bits_of_one_rank(comm, everywhere, mpi_tmp_path, write):
+@pytest.mark.parametrize(
+    ("write", "cost"),
+    [(samples.digits, None), (samples.numbers, None), (samples.prices, None),
+     (samples.prices, "huber"), (samples.prices, "mae"), (samples.labels, None)],
+)  # fmt: skip
+def test_score_has_the_bits_of_one_rank(comm, everywhere, mpi_tmp_path, write, cost):
     """Cost, and accuracy or R², to the last bit; and every row once."""
     for rows in PRIMES:
         data = written(mpi_tmp_path, write, rows)
-        arguments = (model(data), data.split("test"), data.scaling, data.task, data.target)
+        network = model(data, cost=cost)
+        arguments = (network, data.split("test"), data.scaling, data.task, data.target)
         expected = Evaluator(Topology(), *arguments).score()
         found = everywhere(Evaluator(comm, *arguments).score())
         assert found == [expected] * comm.size

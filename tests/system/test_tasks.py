@@ -37,6 +37,35 @@ def test_house_prices_with_all_defaults(tmp_path):
         assert "targets" in distbp("info", name, folder=tmp_path).out
 
 
+def test_an_averaged_model_with_parts_of_other_names(tmp_path):
+    """What is evaluated, shown and written is the average; the digest is that of the training."""
+    write_houses(tmp_path / "houses.csv")
+    words = ("houses.csv", "houses.h5", "--task", "regression", "--test-fraction", 0.2)
+    distbp("import", *words, folder=tmp_path)
+    train = (
+        "train", "houses.h5", "--activation", "gelu", "--cost", "huber", "--optimizer", "adamw",
+        "--weight-decay", 0.02, "--learning-rate", 0.01, "--batch-size", 64, "--out",
+    )  # fmt: skip
+    plain = distbp(*train, "plain", folder=tmp_path)
+    averaged = distbp(*train, "averaged", "--ema", 0.95, folder=tmp_path, n=2)
+    assert averaged.digest == plain.digest
+    assert distbp("digest", "averaged", folder=tmp_path).out.strip() == plain.digest
+    score = json.loads(distbp("evaluate", "averaged", "houses.h5", "--json", folder=tmp_path).out)
+    last = metrics(tmp_path / "averaged")[-1]
+    assert (score["cost"], score["r2"]) == (last["test_cost"], last["test_accuracy"])
+    assert score["cost"] != metrics(tmp_path / "plain")[-1]["test_cost"]
+    assert score["r2"] > 0.9
+    assert (
+        "moving average of the weights, β 0.95" in distbp("info", "averaged", folder=tmp_path).out
+    )
+    distbp("predict", "averaged", "houses.h5", "--out", "p.h5", folder=tmp_path)
+    with h5py.File(tmp_path / "p.h5") as file, h5py.File(tmp_path / "houses.h5") as data:
+        error = np.abs(file["output"][...] - data["test/y"][...])
+        unit = 1 / data["target/scale"][0]
+    costs = np.where(error <= unit, error**2 / 2, unit * (error - unit / 2))
+    assert costs.mean() == pytest.approx(score["cost"], rel=1e-5)
+
+
 def test_several_labels_a_row(tmp_path):
     """Each is predicted by itself; the accuracy is that of all labels."""
     random = np.random.default_rng(1)

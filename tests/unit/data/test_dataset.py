@@ -3,12 +3,15 @@
 import h5py
 import numpy as np
 import pytest
+import samples
 
 from distbp.cli.describe import describe
 from distbp.data.batches import BatchLoader
 from distbp.data.dataset import DATA_FORMAT, DATA_VERSION, DataSet
 from distbp.data.importing import import_data
 from distbp.errors import ConfigError, DataError
+from distbp.network.activations import ACTIVATIONS
+from distbp.network.costs import COSTS
 from distbp.storage import hdf5_file
 from distbp.storage.scaling import Scaling, TargetScaling
 
@@ -72,6 +75,37 @@ def load(path, numbers, dtype=np.float32):
 
 
 NUMBERS = [599, 0, 17, 17, 300]
+
+
+def smoothed(path, smoothing, dtype=np.float64):
+    """Return y and labels of rows of a data set of classes, in training."""
+    data = DataSet(path)
+    arguments = (data.split("train"), data.scaling, data.n_classes, 30, np.dtype(dtype))
+    loader = BatchLoader(*arguments, label_smoothing=smoothing)
+    return [array.copy() for array in loader.load(np.arange(30))[1:]]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_label_smoothing(tmp_path, dtype):
+    """Targets are (1 − ε) y + ε/k, and sum to 1; the labels are the same."""
+    path = samples.digits(tmp_path / "d.h5")
+    (plain, labels), (y, same) = smoothed(path, 0.0, dtype), smoothed(path, 0.2, dtype)
+    np.testing.assert_array_equal(plain, np.eye(5)[labels])
+    np.testing.assert_array_equal(same, labels)
+    np.testing.assert_allclose(y, np.where(plain == 1, 0.84, 0.04), rtol=1e-6)
+    np.testing.assert_allclose(y.sum(axis=1), 1, rtol=1e-6)
+
+
+def test_label_smoothing_is_that_of_pytorch(tmp_path):
+    """Its cost with the smoothed targets is ours."""
+    torch = pytest.importorskip("torch")
+    y, labels = smoothed(samples.digits(tmp_path / "d.h5"), 0.3)
+    z = np.random.default_rng(0).normal(size=y.shape)
+    loss = torch.nn.CrossEntropyLoss(label_smoothing=0.3, reduction="sum")
+    expected = loss(torch.tensor(z), torch.tensor(labels)).item()
+    cost = COSTS["log-likelihood"](ACTIVATIONS["softmax"]())
+    a = cost.output.fill(z, np.empty_like(z))
+    assert cost.fn(z, a, y) == pytest.approx(expected, rel=1e-13)
 
 
 def test_rows_of_an_imported_file(imported):

@@ -100,9 +100,10 @@ def test_weighted_rows(cost, output, sizes):
     assert (flat(network, x, y, weights=np.ones((5, 1))) == flat(network, x, y)).all()
 
 
-def test_weighted_costs_in_units():
+@pytest.mark.parametrize("cost", ["quadratic", "huber", "mae"])
+def test_weighted_costs_in_units(cost):
     """Of several outputs, in the user's units."""
-    network = make((2, 3), cost="quadratic", output="linear")
+    network = make((2, 3), cost=cost, output="linear")
     network.use_target_units(np.array([1.0, 4.0, 2.0]))
     x, y = rows(network, 4)
     weights, counts = np.repeat([[1.0], [2.0], [0.0], [1.0]], 3, axis=1), [1, 2, 0, 1]
@@ -118,7 +119,7 @@ def spoil_delta(monkeypatch):
 
 def spoil_prime(monkeypatch):
     monkeypatch.setattr(
-        ACTIVATIONS["tanh"], "prime", lambda self, a, out: np.subtract(1.0, a, out=out)
+        ACTIVATIONS["tanh"], "prime", lambda self, a, out, z: np.subtract(1.0, a, out=out)
     )
 
 
@@ -189,12 +190,28 @@ def test_bp1_bp2_bp3_bp4_by_hand_with_cross_entropy():
         np.testing.assert_allclose(found, expected, rtol=1e-14)
 
 
+def gelu_prime(z):
+    """Return the slope of ½ z (1 + tanh u)."""
+    k = np.sqrt(2 / np.pi)
+    u = k * (z + 0.044715 * z**3)
+    return (1 + np.tanh(u)) / 2 + z / 2 / np.cosh(u) ** 2 * k * (1 + 3 * 0.044715 * z**2)
+
+
 PRIMES = {
     "sigmoid": (lambda z: 1 / (1 + np.exp(-z)), lambda z: np.exp(-z) / (1 + np.exp(-z)) ** 2),
     "tanh": (np.tanh, lambda z: 1 / np.cosh(z) ** 2),
     "relu": (lambda z: np.where(z > 0, z, 0.0), lambda z: np.where(z > 0, 1.0, 0.0)),
+    "leaky-relu": (lambda z: np.where(z > 0, z, 0.01 * z), lambda z: np.where(z > 0, 1.0, 0.01)),
+    "elu": (lambda z: np.where(z > 0, z, np.expm1(z)), lambda z: np.exp(np.minimum(z, 0.0))),
+    "gelu": (
+        lambda z: z / 2 * (1 + np.tanh(np.sqrt(2 / np.pi) * (z + 0.044715 * z**3))), gelu_prime,
+    ),
+    "silu": (
+        lambda z: z / (1 + np.exp(-z)), lambda z: (1 + np.exp(-z) * (1 + z)) / (1 + np.exp(-z)) ** 2
+    ),
+    "softplus": (lambda z: np.log1p(np.exp(z)), lambda z: 1 / (1 + np.exp(-z))),
     "linear": (lambda z: z, np.ones_like),
-}
+}  # fmt: skip
 
 
 def by_the_book(network, x, y):
@@ -215,7 +232,9 @@ def by_the_book(network, x, y):
             delta = PRIMES["sigmoid"][0](z_out) - target
         else:
             f, f_prime = PRIMES[network.output]
-            delta = (f(z_out) - target) * f_prime(z_out)  # BP1
+            error = f(z_out) - target
+            slope = {"huber": np.clip(error, -1, 1), "mae": np.where(error > 0, 1.0, -1.0)}
+            delta = slope.get(network.cost_name, error) * f_prime(z_out)  # BP1
         for l in range(1, len(network.sizes)):
             if l > 1:
                 delta = (network.weights[-l + 1].T @ delta) * sigma_prime(z[-l])  # BP2
@@ -307,40 +326,74 @@ def test_backprop_leaves_theta_and_data_alone():
         np.testing.assert_array_equal(now, then)
 
 
-def test_backprop_allocates_nothing(peak):
+@pytest.mark.parametrize("activation", HIDDEN)
+def test_backprop_allocates_nothing(activation, peak):
     """With given buffers, a pass over layers of 1 MB allocates a few numbers per row."""
-    network = make((300, 512, 512, 10), dtype="float32")
+    network = make((300, 512, 512, 10), activation, dtype="float32")
     x, y = (part.astype(np.float32) for part in rows(network, 512))
     out, work = layer_views(np.zeros_like(network.theta), network.sizes), network.workspace(512)
     assert peak(lambda: network.backprop(x, y, out, work)) < 8_000
 
 
+@pytest.mark.parametrize("activation", HIDDEN)
+def test_z_and_a_share_memory_where_they_can(activation):
+    """A hidden layer has one array for both, unless σ′ needs z."""
+    work = make((4, 3, 2), activation).workspace(5)
+    assert (work.z[0] is work.a[0]) == (activation not in ("gelu", "silu"))
+    assert not np.shares_memory(work.z[1], work.a[1])
+
+
+@pytest.mark.parametrize("activation", HIDDEN[2:])
+def test_the_initial_gain_carries_through_many_layers(activation):
+    """After 20 layers, outputs have neither vanished nor exploded."""
+    network = Network((200,) * 21, activation, "quadratic", "linear", dtype="float64")
+    work = network.workspace(100)
+    network.feedforward(np.random.default_rng(0).normal(size=(100, 200)), work)
+    assert 0.3 < np.square(work.a[-2]).mean() < 3
+
+
+def huber(error, threshold):
+    """Return Huber's function of errors: quadratic up to the threshold."""
+    linear = threshold * (np.abs(error) - threshold / 2)
+    return np.where(np.abs(error) <= threshold, error**2 / 2, linear)
+
+
+IN_UNITS = {  # of the errors in the user's units, and these units
+    "quadratic": lambda error, units: error**2 / 2,
+    "huber": huber,
+    "mae": lambda error, units: np.abs(error),
+}
+
+
 @pytest.mark.parametrize("units", [(7.0, 7.0, 7.0), (3e5, 0.02, 1e-3)])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_the_quadratic_cost_in_units(dtype, units):
+@pytest.mark.parametrize("cost", IN_UNITS)
+def test_a_cost_in_units(cost, dtype, units):
     """It is that of targets in these units; the gradient is the same as without."""
-    network = make((4, 5, 3), cost="quadratic", output="linear", dtype=dtype)
+    network = make((4, 5, 3), cost=cost, output="linear", dtype=dtype)
     x, y = rows(network, 6)
     work, before = network.workspace(6), flat(network, x, y)
     network.use_target_units(np.array(units))
     a = network.feedforward(x, work)
     found = network.cost.fn(work.z[-1], a, y.astype(dtype), work.spare[-1]) * network.cost.unit
-    assert found == pytest.approx(0.5 * np.square((a - y) * units).sum(), rel=1e-5)
+    expected = IN_UNITS[cost]((a.astype("f8") - y) * units, np.array(units)).sum()
+    assert found == pytest.approx(expected, rel=1e-5)
     np.testing.assert_array_equal(flat(network, x, y), before)
 
 
-def test_units_that_float32_cannot_represent():
+@pytest.mark.parametrize(("cost", "value", "unit"), [("quadratic", 0.5, 1e180), ("mae", 1, 1e90)])
+def test_units_that_float32_cannot_represent(cost, value, unit):
     """The cost itself stays small: `unit` is a number of Python."""
-    network = make((4, 2), cost="quadratic", output="linear", dtype="float32")
+    network = make((4, 2), cost=cost, output="linear", dtype="float32")
     network.use_target_units(np.array([1e90, 1e60]))
     one = np.ones((1, 2), np.float32)
-    assert network.cost.fn(one, 0 * one, one) == pytest.approx(0.5)
-    assert network.cost.unit == pytest.approx(1e180)
+    assert network.cost.fn(one, 0 * one, one) == pytest.approx(value)
+    assert network.cost.unit == pytest.approx(unit)
 
 
-def test_only_the_quadratic_cost_has_units():
+def test_only_costs_of_a_regression_have_units():
     """A cross-entropy has none."""
-    with pytest.raises(ConfigError, match="'cross-entropy': only the quadratic cost has units"):
+    with pytest.raises(ConfigError, match="'cross-entropy': only the costs of a regression have"):
         make((4, 2), cost="cross-entropy").use_target_units(np.ones(2))
 
 
@@ -413,6 +466,7 @@ def test_wrong_shapes(x, y, message):
         ({"cost": "cross-entropy", "output": "softmax"}, "goes with sigmoid"),
         ({"cost": "quadratic", "output": "softmax"}, "goes with sigmoid or linear"),
         ({"cost": "log-likelihood", "output": "linear"}, "goes with softmax"),
+        ({"cost": "huber", "output": "sigmoid"}, "goes with linear"),
     ],
 )
 def test_invalid_networks(arguments, message):
@@ -424,7 +478,9 @@ def test_invalid_networks(arguments, message):
 # Initial weights.
 
 
-@pytest.mark.parametrize(("activation", "gain"), [("relu", 2), ("sigmoid", 1), ("tanh", 1)])
+@pytest.mark.parametrize(
+    ("activation", "gain"), [("relu", 2), ("sigmoid", 1), ("tanh", 1), ("silu", 2.43)]
+)
 def test_scaled_init(activation, gain):
     """Weights have mean 0 and variance gain/n_in, the last layer's 1/n_in; biases are 0."""
     network = Network((200, 300, 100), activation, init="scaled", dtype="float64")
@@ -513,27 +569,40 @@ def test_bp2_bp4_with_dropout(activation):
 
 # Steps equal those of other libraries, for the rules and functions that they have too.
 
+TORCH_OPTIMIZERS = {"adam": "Adam", "adamw": "AdamW", "nadam": "NAdam", "rmsprop": "RMSprop"}
 PEER_OPTIMIZERS = ("sgd", "momentum", "nesterov", "adam")
-PEER_ACTIVATIONS = ("sigmoid", "tanh", "relu")
+PEER_ACTIVATIONS = ("sigmoid", "tanh", "relu")  # scikit-learn has no others
 
 
 def torch_optimizer(torch, name, layers, l2):
-    """Return PyTorch's optimizer of that name; weight decay is for weights only, as here."""
+    """Return PyTorch's optimizer of that name; weight decay is for weights only, as here.
+
+    It is an L2 penalty but for adamw.
+    """
     groups = [
         {"params": [layer.weight for layer in layers], "weight_decay": l2},
         {"params": [layer.bias for layer in layers], "weight_decay": 0.0},
     ]
-    if name == "adam":
-        return torch.optim.Adam(groups, lr=0.01)
+    if name in TORCH_OPTIMIZERS:
+        return getattr(torch.optim, TORCH_OPTIMIZERS[name])(groups, lr=0.01)
     momentum = 0.0 if name == "sgd" else 0.9
     return torch.optim.SGD(groups, lr=0.01, momentum=momentum, nesterov=name == "nesterov")
 
 
-@pytest.mark.parametrize("name", PEER_OPTIMIZERS)
-@pytest.mark.parametrize("cost", ["log-likelihood", "quadratic"])
-def test_steps_are_those_of_pytorch(cost, name):
-    """Five steps with L2 give PyTorch's weights, to the last digits of float64."""
+@pytest.fixture
+def torch():
+    """Return PyTorch, whose default type is float64: NAdam has a scalar of this type."""
     torch = pytest.importorskip("torch")
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    yield torch
+    torch.set_default_dtype(before)
+
+
+@pytest.mark.parametrize("name", [*PEER_OPTIMIZERS[:3], *TORCH_OPTIMIZERS])
+@pytest.mark.parametrize("cost", ["log-likelihood", "quadratic"])
+def test_steps_are_those_of_pytorch(torch, cost, name):
+    """Five steps with L2, or weight decay, give PyTorch's weights to the last digits of float64."""
     network = make((6, 5, 4, 3), "sigmoid", cost, "linear" if cost == "quadratic" else None)
     x, y = rows(network, 8)
     l2 = 0.02
@@ -546,7 +615,8 @@ def test_steps_are_those_of_pytorch(cost, name):
             layer.weight.copy_(torch.tensor(w))
             layer.bias.copy_(torch.tensor(b))
     optimizer = torch_optimizer(torch, name, layers, l2)
-    update = Update(network, OPTIMIZERS[name](0.9), l2=l2)
+    penalty = {"weight_decay": l2} if name == "adamw" else {"l2": l2}
+    update = Update(network, OPTIMIZERS[name](0.9), **penalty)
     for _ in range(5):
         a = torch.tensor(x)
         for layer in layers[:-1]:

@@ -5,6 +5,8 @@ import math
 import numpy as np
 import pytest
 
+from distbp.errors import ConfigError
+from distbp.network import optimizers
 from distbp.network import update as update_module
 from distbp.network.network import Network
 from distbp.network.optimizers import OPTIMIZERS
@@ -16,20 +18,36 @@ P = theta_size(SIZES)
 RATE, MU = 0.1, 0.8
 
 
-def formula(name, theta, gradients):
+def nadam_mu(t):
+    return 0.9 * (1 - 0.5 * 0.96 ** (t * 0.004))
+
+
+def formula(name, theta, gradients, decay=0.0):
     """Return θ after steps with the mean gradients, one number at a time."""
     result = []
+    is_weight = np.zeros(len(theta), bool)
+    for run in weight_runs(SIZES):
+        is_weight[slice(*run)] = True
     for i, value in enumerate(theta):
-        velocity = m = v = 0.0
+        velocity = m = v = square = 0.0
+        product = 1.0
         for t, g in enumerate((gradient[i] for gradient in gradients), 1):
             velocity = MU * velocity - RATE * g
             m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g * g
             m_hat, v_hat = m / (1 - 0.9**t), v / (1 - 0.999**t)
+            square = 0.99 * square + 0.01 * g * g
+            mu, after = nadam_mu(t), nadam_mu(t + 1)
+            product *= mu
+            ahead = (1 - mu) / (1 - product) * g + after / (1 - product * after) * m
+            value *= 1 - RATE * decay * (name == "adamw" and is_weight[i])
             value += {
                 "sgd": -RATE * g,
                 "momentum": velocity,
                 "nesterov": MU * velocity - RATE * g,
                 "adam": -RATE * m_hat / (math.sqrt(v_hat) + 1e-8),
+                "adamw": -RATE * m_hat / (math.sqrt(v_hat) + 1e-8),
+                "nadam": -RATE * ahead / (math.sqrt(v_hat) + 1e-8),
+                "rmsprop": -RATE * g / (math.sqrt(square) + 1e-8),
             }[name]
         result.append(value)
     return result
@@ -49,8 +67,8 @@ def draw(count, dtype=np.float64, seed=4):
 def test_three_steps_are_the_formula(name):
     """Sums are divided by the rows, then the rule of the docstring is followed."""
     theta, *gradients = draw(4)
-    expected = formula(name, theta, gradients)
-    update = make_update(theta, OPTIMIZERS[name](MU))
+    expected = formula(name, theta, gradients, decay=0.3)
+    update = make_update(theta, OPTIMIZERS[name](MU), weight_decay=0.3)
     for g in gradients:
         update.apply(g * 7, 7, RATE)
     np.testing.assert_allclose(theta, expected, rtol=1e-12)
@@ -85,10 +103,12 @@ def test_chunks_change_no_bit(name, dtype, monkeypatch):
     for chunk in (1, 7, 20, P, 32768):
         monkeypatch.setattr(update_module, "UPDATE_CHUNK", chunk)
         theta, *gradients = draw(4, dtype)
-        update = make_update(theta, OPTIMIZERS[name](MU), l1=0.01, l2=0.02, clip_norm=0.5)
+        update = make_update(
+            theta, OPTIMIZERS[name](MU), l1=0.01, l2=0.02, clip_norm=0.5, weight_decay=0.2
+        )
         for g in gradients:
             update.apply(g, 3, RATE)
-        found.append(theta.tobytes())
+        found.append(theta.tobytes() + update.store.averaged.theta.tobytes())
     assert len(set(found)) == 1
 
 
@@ -142,6 +162,69 @@ def test_clipping_comes_before_the_penalties():
     np.testing.assert_allclose(weights[0], 90.0)
 
 
+def test_weight_decay_is_of_weights_only(monkeypatch):
+    """Without a gradient, adamw multiplies weights by 1 − ηλ; biases, and others, stay."""
+    monkeypatch.setattr(update_module, "UPDATE_CHUNK", 11)
+    for name in ("adamw", "adam", "sgd"):
+        (theta,) = draw(1)
+        expected = theta.copy()
+        if name == "adamw":
+            for w in layer_views(expected, SIZES)[1]:
+                w *= 1 - 0.1 * 0.4
+        update = make_update(theta, OPTIMIZERS[name](), weight_decay=0.4)
+        update.apply(np.zeros(P), 1, 0.1)
+        np.testing.assert_allclose(theta, expected, rtol=1e-14)
+
+
+def test_decay_leaves_the_version_before_the_step():
+    """A step that is rolled back has changed neither weights nor biases."""
+    (theta,) = draw(1)
+    versions = [[np.empty(P) for _ in range(3)] for _ in range(2)]
+    update = make_update(theta.copy(), OPTIMIZERS["adamw"](), weight_decay=0.4)
+    update.move(versions, (0, P), np.zeros(1))
+    update.apply(np.ones(P), 1, 0.1)
+    assert (update.network.theta != theta).all()
+    update.store.rollback()
+    np.testing.assert_array_equal(update.network.theta, theta)
+
+
+@pytest.mark.parametrize("beta", [0.5, 0.999])
+def test_the_average_is_a_weighted_mean_of_the_steps(beta):
+    """Σ β^(t−i) θ_i / Σ β^(t−i), without the initial θ; the steps are those without it."""
+    theta, *gradients = draw(6)
+    plain, thetas = theta.copy(), []
+    update, other = (
+        make_update(one, OPTIMIZERS["momentum"](MU), ema=ema)
+        for one, ema in ((theta, beta), (plain, 0.0))
+    )
+    np.testing.assert_array_equal(update.store.averaged.theta, theta)
+    assert other.store.averaged is other.network
+    for t, g in enumerate(gradients, 1):
+        update.apply(g.copy(), 1, RATE)
+        other.apply(g.copy(), 1, RATE)
+        thetas.append(theta.copy())
+        shares = beta ** np.arange(t - 1, -1, -1.0)
+        expected = shares @ np.array(thetas) / shares.sum()
+        np.testing.assert_allclose(update.store.averaged.theta, expected, rtol=1e-12)
+    np.testing.assert_array_equal(theta, plain)
+
+
+def test_the_momentum_of_nadam():
+    """It is a function of the step alone, whose product vanishes long before it is cut off."""
+    assert optimizers._nadam_mu_product(0.9, 3) == pytest.approx(
+        nadam_mu(1) * nadam_mu(2) * nadam_mu(3), rel=1e-15
+    )
+    assert 1 - optimizers._nadam_mu_product(0.9, 1000) == 1
+    assert optimizers._nadam_mu_product(0.9, 1001) == 0
+
+
+def test_an_unknown_optimizer():
+    """The names that are known are listed."""
+    assert optimizers.find_optimizer("adamw") is OPTIMIZERS["adamw"]
+    with pytest.raises(ConfigError, match="optimizer 'lion' is unknown; use one of sgd, momentum"):
+        optimizers.find_optimizer("lion")
+
+
 def squares_of(vector):
     """Return the squares that `measure_squares` writes for a gradient, block by block."""
     sizes = (vector.size - 1, 1)
@@ -180,16 +263,20 @@ def test_a_step_in_two_versions_happens_at_once(name, clip_norm):
     theta, *gradients = np.random.default_rng(2).normal(size=(4, size))
     expected = theta.copy()
     whole = make_update(
-        expected, OPTIMIZERS[name](MU), sizes=sizes, l1=0.1, l2=0.2, clip_norm=clip_norm
-    )
-    names = ("theta", *OPTIMIZERS[name].state_names)
+        expected, OPTIMIZERS[name](MU), sizes=sizes, l1=0.1, l2=0.2, clip_norm=clip_norm,
+        weight_decay=0.3, ema=0.9,
+    )  # fmt: skip
+    names = ("theta", *OPTIMIZERS[name].state_names, "average")
     versions = [[np.empty(size) for _ in names] for _ in range(2)]
     squares = np.zeros(-(-size // THETA_BLOCK))
     parts = [(0, THETA_BLOCK), (THETA_BLOCK, 2 * THETA_BLOCK), (2 * THETA_BLOCK, size)]
     updates = []
     for part in parts:
         network = Network(sizes, dtype="float64", theta=theta.copy())
-        update = Update(network, OPTIMIZERS[name](MU), l1=0.1, l2=0.2, clip_norm=clip_norm)
+        update = Update(
+            network, OPTIMIZERS[name](MU), l1=0.1, l2=0.2, clip_norm=clip_norm, weight_decay=0.3,
+            ema=0.9,
+        )  # fmt: skip
         update.move(versions, part, squares)
         updates.append(update)
     for g in gradients:
@@ -213,6 +300,7 @@ def test_a_step_in_two_versions_happens_at_once(name, clip_norm):
         for update in updates:
             update.store.commit()
             assert update.network.theta.tobytes() == expected.tobytes()
+            assert update.store.averaged.theta is update.store.state["average"]
             assert np.shares_memory(update.network.weights[0], update.network.theta)
             for key, array in whole.store.state.items():
                 assert update.store.state[key].tobytes() == array.tobytes()
@@ -233,5 +321,8 @@ def test_update_allocates_nothing(name, peak):
     """A step on 4 MB of parameters stays in the buffers of its `Update`."""
     sizes = (1000, 1000)
     theta, total = np.ones(theta_size(sizes), np.float32), np.ones(theta_size(sizes), np.float32)
-    update = make_update(theta, OPTIMIZERS[name](MU), sizes=sizes, l1=1e-3, l2=1e-3, clip_norm=1.0)
+    update = make_update(
+        theta, OPTIMIZERS[name](MU), sizes=sizes, l1=1e-3, l2=1e-3, clip_norm=1.0, weight_decay=0.1,
+        ema=0.99,
+    )  # fmt: skip
     assert peak(lambda: update.apply(total, 1, RATE)) < 2_000

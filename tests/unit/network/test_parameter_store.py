@@ -87,3 +87,37 @@ def test_a_store_can_move_again(network):
     store.move([[np.zeros(P)]], (0, P))
     assert (network.theta == 7.0).all()
     assert store.steps == 1
+
+
+def test_the_averaged_network_follows_its_version(network):
+    """It is bound to the average, of the current version, with views of its layers."""
+    store = ParameterStore(network, NAMES, has_average=True)
+    versions = [[np.full(P, np.nan) for _ in ("theta", *NAMES, "average")] for _ in range(2)]
+    averaged = store.averaged
+    assert averaged is not network
+    store.move(versions, (0, P))
+    assert averaged.theta is store.state["average"] is versions[0][3]
+    np.testing.assert_array_equal(averaged.theta, np.arange(8.0))
+    for i, array in enumerate(versions[1]):
+        array[...] = i
+    store.commit()
+    assert averaged.theta is versions[1][3]
+    assert averaged.weights[0].max() == averaged.biases[0].min() == 3
+    assert network.theta is versions[1][0]
+    store.rollback()
+    assert averaged.theta is versions[0][3]
+
+
+@pytest.mark.parametrize("has_average", [False, True])
+def test_leaving_shared_memory(network, has_average):
+    """Networks keep their numbers, in arrays of their own."""
+    store = ParameterStore(network, NAMES, has_average)
+    names = ("theta", *NAMES, *["average"] * has_average)
+    versions = [[np.empty(P) for _ in names] for _ in range(2)]
+    store.move(versions, (0, P))
+    store.leave_shared_memory()
+    for array in versions[0]:
+        array.fill(np.nan)
+    for one in (network, store.averaged):
+        np.testing.assert_array_equal(one.theta, np.arange(8.0))
+        np.testing.assert_array_equal(one.weights[0], [[0, 1, 2], [3, 4, 5]])

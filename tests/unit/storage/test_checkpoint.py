@@ -23,6 +23,7 @@ from distbp.network.parameters import digest
 from distbp.network.update import Update
 from distbp.storage import atomic, checksum, hdf5_file
 from distbp.storage import run_directory as module
+from distbp.storage.background_writer import BackgroundWriter
 from distbp.storage.checkpoint import (
     Checkpoint,
     describe_network,
@@ -81,25 +82,85 @@ def test_round_trip(tmp_path, optimizer, dtype, sizes):
     np.testing.assert_array_equal(after.scaling.scale, before.scaling.scale)
 
 
-def with_target(path, **changes):
+def with_target(path, cost="quadratic", **changes):
     """Write a checkpoint of a regression on scaled targets and return it."""
-    before = make(cost="quadratic", output="linear")
+    before = make(cost=cost, output="linear")
     before.about |= {"task": "regression", "classes": []} | changes
     before.target = TargetScaling(np.array([1e9, -2.0]), np.array([1e-3, 4.0]))
     write_checkpoint(path, before)
     return before
 
 
-def test_scaled_targets(tmp_path):
+@pytest.mark.parametrize(("cost", "unit"), [("quadratic", 1e6), ("huber", 1e6), ("mae", 1e3)])
+def test_scaled_targets(tmp_path, cost, unit):
     """They are read back bit by bit, and the network's cost is in their units."""
-    before = with_target(tmp_path / "c.h5")
+    before = with_target(tmp_path / "c.h5", cost)
     after = read_checkpoint(tmp_path / "c.h5")
     np.testing.assert_array_equal(after.target.shift, before.target.shift)
     np.testing.assert_array_equal(after.target.scale, before.target.scale)
-    assert after.network.cost.unit == pytest.approx(1e6)
+    assert after.network.cost.unit == pytest.approx(unit)
     np.testing.assert_array_equal(
         after.target.to_user_units(np.array([[0.5, 2.0]], np.float32)), [[1e9 + 500, -1.5]]
     )
+
+
+def with_average(path, **changes):
+    """Write a checkpoint whose network has averaged parameters and return it."""
+    before = make()
+    before.about["config"] = before.about["config"] | {"ema": 0.9} | changes
+    before.averaged_from = np.linspace(-1, 1, before.network.theta.size, dtype=np.float32)
+    write_checkpoint(path, before)
+    return before
+
+
+def test_averaged_parameters(tmp_path):
+    """They are the model; those in training, of which the digest is, are kept beside them."""
+    before = with_average(tmp_path / "c.h5")
+    after = read_checkpoint(tmp_path / "c.h5")
+    assert after.network.theta.tobytes() == before.network.theta.tobytes()
+    assert after.theta.tobytes() == before.averaged_from.tobytes()
+    assert after.digest == digest(before.averaged_from) != digest(after.network.theta)
+    np.testing.assert_array_equal(load(tmp_path / "c.h5").theta, before.network.theta)
+    with h5py.File(tmp_path / "c.h5") as file:
+        np.testing.assert_array_equal(file["layers/1/w"], before.network.weights[0])
+        np.testing.assert_array_equal(file["training/theta"], before.averaged_from)
+    plain = save(tmp_path / "d.h5")
+    assert plain.theta is plain.network.theta
+    assert plain.digest == digest(plain.network.theta)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda file: file.__delitem__("training/theta"), "training/theta"),
+        (lambda file: file.__delitem__("training"), "training"),
+        (lambda file: replaced("training/theta", np.zeros(3, "f4"))(file), r"expected float32 \("),
+        (lambda file: replaced("training/more", np.zeros(3))(file), "more is not part of"),
+        (lambda file: about(config=ABOUT["config"])(file), "training.* is not part of the format"),
+    ],
+)
+def test_broken_averages(tmp_path, change, message):
+    """A file has θ in training if its run has an average, and only then."""
+    with_average(tmp_path / "c.h5")
+    spoil(tmp_path / "c.h5", change)
+    with pytest.raises(CheckpointError, match=message):
+        read_checkpoint(tmp_path / "c.h5")
+
+
+def test_averages_are_copied_for_the_background(tmp_path):
+    """The arrays of the run may change as soon as a write has started."""
+    before, writer, found = with_average(tmp_path / "c.h5"), BackgroundWriter(), []
+    for fill in (1, 2):
+        before.averaged_from.fill(fill)
+        before.network.theta.fill(-fill)
+        writer.start(before, found.append)
+        writer.wait()
+        before.averaged_from.fill(7)
+        before.network.theta.fill(7)
+        copied = found[-1]
+        assert set(copied.theta) == {fill}
+        assert set(copied.network.theta) == {-fill}
+    assert found[0].averaged_from is found[1].averaged_from
 
 
 def test_the_oldest_version_that_can_represent_a_checkpoint(tmp_path):
@@ -109,7 +170,8 @@ def test_the_oldest_version_that_can_represent_a_checkpoint(tmp_path):
     multilabel = make(cost="cross-entropy")
     multilabel.about["task"] = "multilabel"
     write_checkpoint(tmp_path / "also-3.h5", multilabel)
-    for name, version in (("2", 2), ("3", 3), ("also-3", 3)):
+    with_average(tmp_path / "4.h5")
+    for name, version in (("2", 2), ("3", 3), ("also-3", 3), ("4", 4)):
         with h5py.File(tmp_path / f"{name}.h5") as file:
             assert file.attrs["version"] == version
         assert (read_checkpoint(tmp_path / f"{name}.h5").target is not None) == (name == "3")
@@ -458,7 +520,7 @@ NETWORK = describe_network(Network((4, 3, 2)))
     ("change", "message"),
     [
         (attribute("format", np.bytes_("distbp-data")), "is a 'distbp-data'; expected a 'distbp-c"),
-        (attribute("version", np.int64(9)), "version 9 of its format; this distbp reads up to 3"),
+        (attribute("version", np.int64(9)), "version 9 of its format; this distbp reads up to 4"),
         (attribute("format", "a string of any length"), "not a distbp-checkpoint"),
         (attribute("version", np.float64(1)), "not a distbp-checkpoint"),
         (without("about"), "about"),

@@ -42,6 +42,9 @@ NUMBERS = SimpleNamespace(task="regression", n_out=2, **ANY)
         ({"decay_epochs": 0}, "--decay-epochs 0: expected at least 1"),
         ({"l2": -1.0}, "--l2 -1.0"),
         ({"l1": -1.0}, "--l1 -1.0"),
+        ({"label_smoothing": 1.0}, "--label-smoothing 1.0: expected less than 1"),
+        ({"ema": 1.0}, "--ema 1.0: expected less than 1"),
+        ({"weight_decay": -1.0}, "--weight-decay -1.0"),
         ({"dropout": 1.0}, "--dropout 1.0: expected less than 1"),
         ({"clip_norm": 0.0}, "--clip-norm 0.0"),
         ({"batch_size": 0}, "--batch-size 0: expected at least 1"),
@@ -116,14 +119,21 @@ def test_resolved_for_classification():
     """Cost, learning rate and shards are derived from the data and each other."""
     config = Config(hidden=(30,)).resolved(CLASSES)
     assert (config.cost, config.learning_rate, config.shards) == ("log-likelihood", 0.1, 4)
-    assert Config(optimizer="adam").resolved(CLASSES).learning_rate == 0.001
+    for name in ("adam", "adamw", "nadam", "rmsprop"):
+        assert Config(optimizer=name).resolved(CLASSES).learning_rate == 0.001
     assert Config(hidden=(1000,)).resolved(CLASSES).shards == 2
 
 
 def test_resolved_for_a_regression():
-    """The cost is quadratic; others are refused."""
+    """The cost is quadratic, huber or mae; others are refused."""
     assert Config().resolved(NUMBERS).cost == "quadratic"
-    with pytest.raises(ConfigError, match=r"--cost cross-entropy is for classif.*--cost quadratic"):
+    for cost in ("huber", "mae"):
+        assert Config(cost=cost).resolved(NUMBERS).cost == cost
+        message = f"--cost {cost} is for regression, but d.h5 is for classification. Use --cost log"
+        with pytest.raises(ConfigError, match=message):
+            Config(cost=cost).resolved(CLASSES)
+    message = "--cost cross-entropy is for classification or multilabel, .* Use --cost quadratic or"
+    with pytest.raises(ConfigError, match=message):
         Config(cost="cross-entropy").resolved(NUMBERS)
 
 
@@ -134,6 +144,15 @@ def test_resolved_for_multilabel():
     assert Config(cost="quadratic").resolved(labels).cost == "quadratic"
     with pytest.raises(ConfigError, match=r"for multilabel. Use --cost cross-entropy or quadratic"):
         Config(cost="log-likelihood").resolved(labels)
+
+
+def test_label_smoothing_is_for_classes():
+    """It has no meaning for numbers."""
+    smooth = Config(label_smoothing=0.1)
+    assert smooth.resolved(CLASSES).label_smoothing == 0.1
+    message = "--label-smoothing is for classification, but d.h5 is for regression. Leave it out"
+    with pytest.raises(ConfigError, match=message):
+        smooth.resolved(NUMBERS)
 
 
 def test_learning_rate_for_scaled_targets():
@@ -191,8 +210,9 @@ FIXED = {
     "class_weight": "balanced",
     "optimizer": "adam", "learning_rate": 0.5, "momentum": 0.1, "schedule": "step",
     "warmup_epochs": 1.0, "decay": 0.1, "decay_epochs": 1, "l2": 1.0, "l1": 1.0, "dropout": 0.1,
-    "clip_norm": 1.0, "batch_size": 10, "validation": 0.1, "shards": 2, "combine": "allreduce",
-    "threads": 2, "dtype": "float64", "seed": 1, "init_from": "other", "shuffle": "blocks",
+    "weight_decay": 0.1, "clip_norm": 1.0, "batch_size": 10, "validation": 0.1, "shards": 2,
+    "combine": "allreduce", "threads": 2, "dtype": "float64", "seed": 1,
+    "init_from": "other", "shuffle": "blocks", "label_smoothing": 0.1, "ema": 0.9,
 }  # fmt: skip
 
 
@@ -247,6 +267,7 @@ def test_changes_are_checked():
     [
         ({"momentum": 0.5}, "--momentum has no effect with --optimizer sgd; .* momentum or nest"),
         ({"momentum": 0.5, "optimizer": "adam"}, "--momentum"),
+        ({"weight_decay": 0.1, "optimizer": "adam"}, "--weight-decay has no effect .* to adamw"),
         ({"decay": 0.5}, "--decay has no effect with --schedule constant; .* step or plateau"),
         ({"check_every": 5, "combine": "allreduce"}, "--check-every has no effect"),
         ({"decay_epochs": 3, "schedule": "cosine"}, "--decay-epochs"),

@@ -22,6 +22,7 @@ from distbp.errors import CheckpointError, ConfigError, DataError, DistbpError
 from distbp.network import rng
 from distbp.network.network import Network
 from distbp.network.optimizers import OPTIMIZERS
+from distbp.network.parameter_store import ParameterStore
 from distbp.network.parameters import digest, layer_views
 from distbp.network.schedules import plateau_factor
 from distbp.network.update import Update
@@ -379,9 +380,17 @@ def test_checkpoints_that_are_due(run, every, keep, steps):
     [
         {"dropout": 0.3, "optimizer": "adam", "learning_rate": 0.01},
         {"schedule": "plateau", "decay_epochs": 1, "learning_rate": 3.0, "optimizer": "nesterov"},
-        {"validation": 0.3, "schedule": "cosine", "clip_norm": 0.5, "patience": 9},
+        {
+            "validation": 0.3,
+            "schedule": "cosine",
+            "clip_norm": 0.5,
+            "patience": 9,
+            "ema": 0.9,
+            "optimizer": "nadam",
+            "learning_rate": 0.01,
+        },
     ],
-    ids=["dropout, adam", "plateau, nesterov", "held out, cosine"],
+    ids=["dropout, adam", "plateau, nesterov", "held out, cosine, averaged"],
 )
 def test_resuming_anywhere_changes_nothing(run, options):
     """From the first step, the middle and the end of an epoch: equal bits and equal records."""
@@ -398,7 +407,8 @@ def test_resuming_anywhere_changes_nothing(run, options):
         assert again.digest == whole.digest
         assert timeless(again.history) == timeless(whole.history)
         assert metrics(path) == again.history
-        assert digest(load(path).theta) == whole.digest
+        assert read_checkpoint(path / "last.h5").digest == whole.digest
+        np.testing.assert_array_equal(load(path).theta, whole.network.theta)
 
 
 def test_resuming_after_the_end(run):
@@ -526,6 +536,59 @@ def test_after_a_cost_that_is_not_finite(run, tmp_path):
         run(learning_rate=1e39)
     bad = Config(**config.to_dict() | {"out": str(tmp_path / "run1"), "learning_rate": 0.1})
     assert train(bad, comm=Topology()).digest == good.digest
+
+
+@pytest.mark.parametrize("combine", ["node", "tree", "allreduce"])
+def test_the_average_is_the_model(run, data, monkeypatch, combine):
+    """It is evaluated, returned and saved; the training and its digest are those without it."""
+    thetas, commit = [], ParameterStore.commit
+
+    def spy(self):
+        commit(self)
+        thetas.append(self.versions[self.current][0].copy())
+
+    options = {"dtype": "float64", "combine": combine, "learning_rate": 0.5}
+    plain = run("digits packed", **options)
+    monkeypatch.setattr(ParameterStore, "commit", spy)
+    result = run("digits packed", ema=0.8, **options)
+    assert [r["digest"] for r in result.history] == [r["digest"] for r in plain.history]
+    assert [r["train_cost"] for r in result.history] == [r["train_cost"] for r in plain.history]
+    assert result.digest == plain.digest == digest(thetas[-1])
+    shares = 0.8 ** np.arange(len(thetas) - 1, -1, -1.0)
+    theta = shares @ np.array(thetas) / shares.sum()
+    np.testing.assert_allclose(result.network.theta, theta, rtol=1e-12, atol=1e-14)
+    for split in ("validation", "test"):
+        cost, accuracy = cost_and_accuracy(result.network, *rows(data("digits packed"), split))
+        last = result.history[-1]
+        assert last[f"{split}_cost"] == pytest.approx(cost, rel=1e-12)
+        assert last[f"{split}_accuracy"] == accuracy
+        assert last[f"{split}_cost"] != plain.history[-1][f"{split}_cost"]
+    saved = read_checkpoint(result.path / "last.h5")
+    assert saved.network.theta.tobytes() == result.network.theta.tobytes()
+    assert saved.digest == result.digest
+    assert "average" not in saved.state
+    first = run(init_from=str(result.path), learning_rate=0.0, epochs=1, dtype="float64")
+    assert first.network.theta.tobytes() == result.network.theta.tobytes()
+
+
+def test_an_average_before_the_first_step(run):
+    """A checkpoint that a diverged run returns to has θ as its own average."""
+    result = run(ema=0.9, on_nan="rollback", checkpoint_every="1epoch", keep=99)
+    saved = read_checkpoint(result.path / "checkpoints" / "step-000000000.h5")
+    np.testing.assert_array_equal(saved.network.theta, saved.theta)
+    np.testing.assert_array_equal(saved.theta, Network((48, 9, 5)).theta)
+
+
+def test_label_smoothing_is_of_the_training_only(run, data):
+    """The training cost has a least value above 0; other costs are those of the labels."""
+    result = run(label_smoothing=0.3, epochs=10, dtype="float64", learning_rate=0.3)
+    last, k = result.history[-1], 5
+    p = np.array([1 - 0.3 + 0.3 / k, *[0.3 / k] * (k - 1)])
+    assert last["train_cost"] > -(p * np.log(p)).sum() > last["test_cost"]
+    cost, accuracy = cost_and_accuracy(result.network, *rows(data("digits"), "test"))
+    assert last["test_cost"] == pytest.approx(cost, rel=1e-12)
+    assert last["test_accuracy"] == accuracy > 0.85
+    assert last["train_accuracy"] > 0.85
 
 
 # Write errors.
@@ -715,12 +778,24 @@ def pictures(tmp_path_factory):
     "options",
     [
         {},
-        {"optimizer": "momentum", "l2": 1.0, "dropout": 0.2},
+        {"optimizer": "adamw", "weight_decay": 0.1, "ema": 0.999},
+        {"optimizer": "nadam", "label_smoothing": 0.1},
+        {"optimizer": "rmsprop"},
+        {"optimizer": "momentum", "l2": 1.0, "dropout": 0.2, "activation": "gelu"},
         {"optimizer": "adam", "clip_norm": 1.0, "batch_size": 512, "hidden": (300,)},
         {"cost": "cross-entropy", "batch_size": 500, "shards": 1},
         {"cost": "quadratic", "activation": "sigmoid", "schedule": "plateau", "dtype": "float64"},
     ],
-    ids=["plain", "momentum, l2, dropout", "adam, clipped, wide", "cross-entropy", "quadratic"],
+    ids=[
+        "plain",
+        "adamw, averaged",
+        "nadam, smooth labels",
+        "rmsprop",
+        "momentum, l2, dropout, gelu",
+        "adam, clipped, wide",
+        "cross-entropy",
+        "quadratic",
+    ],
 )
 def test_steps_allocate_nothing(pictures, tmp_path, peak, options):
     """Over many steps Python and NumPy never hold 4 kB more than before; after them, nothing."""
@@ -737,11 +812,17 @@ def test_steps_allocate_nothing(pictures, tmp_path, peak, options):
     assert peak(steps) < 4_000 + 16 * size  # softmax and argmax take numbers a row
 
 
-@pytest.mark.parametrize("make", [samples.prices, samples.labels, samples.weighted])
-def test_steps_of_other_tasks_allocate_nothing(tmp_path, peak, make):
+@pytest.mark.parametrize(
+    ("make", "cost"),
+    [(samples.prices, None), (samples.prices, "huber"), (samples.prices, "mae"),
+     (samples.labels, None), (samples.weighted, None)],
+)  # fmt: skip
+def test_steps_of_other_tasks_allocate_nothing(tmp_path, peak, make, cost):
     """Neither scaled targets, the count of right labels nor weights need memory."""
     path = make(tmp_path / "d.h5", {"train": 2000})
-    config = Config(data=str(path), out=str(tmp_path / "run"), quiet=True, batch_size=500, shards=1)
+    config = Config(
+        data=str(path), out=str(tmp_path / "run"), cost=cost, quiet=True, batch_size=500, shards=1
+    )
     parts = assemble(config, Topology())
     parts.order.start(0, 0)
     run = Run(parts)
@@ -784,6 +865,22 @@ def test_runs_of_other_tasks_are_resumed(run, name):
     for record in whole.history:
         accuracy = record["train_accuracy"]
         assert accuracy is None if name == "prices" else 0.4 < accuracy <= 1
+
+
+@pytest.mark.parametrize("cost", ["huber", "mae"])
+def test_costs_of_a_regression_are_in_the_users_units(run, data, cost):
+    """That of the test set follows from the predictions, with the targets as they are."""
+    result = run("prices", cost=cost, epochs=20, learning_rate=0.03)
+    file = DataSet(data("prices"))
+    x, _ = rows(data("prices"), "test")
+    y, units = file.splits["test"].targets(), file.target.units
+    errors = np.abs(file.target.to_user_units(result.network.feedforward(x)) - y)
+    if cost == "huber":
+        errors = np.where(errors <= units, errors**2 / 2, units * (errors - units / 2))
+    last = result.history[-1]
+    assert last["test_cost"] == pytest.approx(errors.sum(axis=1).mean(), rel=1e-4)
+    assert last["test_accuracy"] > 0.8
+    assert last["train_cost"] < 0.7 * result.history[0]["train_cost"]
 
 
 def test_a_resumed_run_needs_targets_of_the_same_scale(tmp_path, run):

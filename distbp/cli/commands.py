@@ -71,7 +71,9 @@ def _describe_import(about: dict[str, Any]) -> str:
     classes = about["classes"]
     if about["task"] == "regression":
         how = about.get("target_scaling")
-        return f"{text}regression{f', target scaling {how}' if how else ''}"
+        is_log = about.get("preprocessing", {}).get("target_transform") == "log"
+        what = "regression" + " of the logarithm" * is_log
+        return f"{text}{what}{f', target scaling {how}' if how else ''}"
     names = ", ".join(classes[:10]) + ", …" * (len(classes) > 10)
     if about["task"] == "multilabel":
         return f"{text}{len(classes):,} labels a row: {names}"

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from distbp.data import dataset
-from distbp.data.dataset import DataSet
+from distbp.data.dataset import SPLIT_NAMES, DataSet
 from distbp.data.profile import printable
 from distbp.errors import CheckpointError, DataError
 from distbp.storage import atomic, checkpoint, checksum, hdf5_checks, hdf5_file, run_directory
@@ -154,8 +154,7 @@ def _checkpoint_rows(found: checkpoint.Checkpoint) -> list[_Row]:
     ]
     if found.history:
         last = json.loads(found.history[-1])
-        scores = {
-            k: v for k, v in last.items() if k.endswith(("cost", "accuracy")) and v is not None
-        }
+        splits = tuple(f"{name}_" for name in SPLIT_NAMES)
+        scores = {k: v for k, v in last.items() if k.startswith(splits) and type(v) is float}
         rows.append(("last epoch", ", ".join(f"{k} {format_cost(v)}" for k, v in scores.items())))
     return rows

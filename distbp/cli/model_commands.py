@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from distbp.cli.parser import Parser, Verb, add_options, given_options
 from distbp.cli.rank_options import RankOptions, run_on_ranks
@@ -48,26 +48,31 @@ def _declare_model_and_rows(parser: Parser) -> None:
     add_options(parser, RowOptions, TableOptions)
 
 
-def _options_of(arguments: argparse.Namespace, kind: str) -> tuple[Any, Any]:
-    """Return RowOptions and TableOptions; ConfigError if one does not apply to the data.
+class _Rows(NamedTuple):
+    """What the rows are, by `kind_of_rows`, with their RowOptions and TableOptions."""
 
-    `kind` is that of `kind_of_rows`.
-    """
+    kind: str
+    options: Any
+    table_options: Any
+
+
+def _rows_of(arguments: argparse.Namespace, kind: str) -> _Rows:
+    """Return how the rows are read; ConfigError if an option does not apply to their kind."""
     from distbp.data.row_options import RowOptions
     from distbp.data.table_options import TableOptions
 
     rows, table = given_options(arguments, RowOptions), given_options(arguments, TableOptions)
     # The options that do not apply to this kind of data.
-    given = {"table": ["split"], "arrays": ["split", "unknown", "id", *table]}.get(
-        kind, ["unknown", "id", *table]
+    given = {"table": ["split", "y"], "arrays": ["split", "unknown", "id", *table]}.get(
+        kind, ["unknown", "id", "y", *table]
     )
     for name in given:
         if getattr(arguments, name, None) is not None:
-            what = "a data set" if name == "split" else "a table"
+            what = {"split": "a data set", "y": "a file of arrays"}.get(name, "a table")
             raise ConfigError(
                 f"`{flag(name)}` is for {what}, which {arguments.data} is not. Leave it out."
             )
-    return RowOptions(**rows), TableOptions(**table)
+    return _Rows(kind, RowOptions(**rows), TableOptions(**table))
 
 
 def _find_kind(arguments: argparse.Namespace) -> str:
@@ -81,6 +86,10 @@ def _find_kind(arguments: argparse.Namespace) -> str:
 
 def _declare_evaluate(parser: Parser) -> None:
     _declare_model_and_rows(parser)
+    parser.group("new rows").add_argument(
+        "--y", metavar="NAME",
+        help="array with the labels, in an HDF5 or .npz file that is no data set (default: y)",
+    )  # fmt: skip
     parser.group("output").add_argument(
         "--json", action="store_true", help="print one JSON object (default: off)"
     )
@@ -98,67 +107,75 @@ def _run_evaluate(arguments: argparse.Namespace) -> int:
     with host.preserve_blas_threads(), abort_on_error(comm):
         # Rank 0 decides, as only it can see a pipe, or a file that is not on all hosts.
         kind = run_on_rank_0(comm, partial(_find_kind, arguments))
-        _options_of(arguments, kind)  # checks them before anything large is read
+        rows = _rows_of(arguments, kind)  # checks the options before anything large is read
         evaluate = _evaluate_data_set if kind == "data set" else _evaluate_table
-        score, task = evaluate(arguments, kind, comm)
+        found = evaluate(arguments, rows, comm)
     if comm.rank == 0:
-        _print_score(arguments, kind, score, task)
+        _print_score(arguments, kind, found)
     return 0
 
 
-def _evaluate_data_set(arguments: argparse.Namespace, kind: str, comm: Any) -> tuple[Any, str]:
-    """Return the score on a split of a data set, and the task."""
+def _evaluate_data_set(arguments: argparse.Namespace, rows: _Rows, comm: Any) -> dict[str, Any]:
+    """Return the score on a split of a data set, as JSON has it."""
     from distbp.training.evaluation import Evaluator
     from distbp.training.inputs import open_model_and_data
+    from distbp.training.metric_names import all_metrics, part_names
 
     checkpoint, data = open_model_and_data(arguments.model, arguments.data, comm)
     split = data.split(_split_of(arguments))
+    names = part_names(data.classes, data.preprocessing, data.n_out)
     evaluator = Evaluator(
-        comm, checkpoint.network, split, checkpoint.scaling, data.task, checkpoint.target
-    )
-    return evaluator.score(), data.task
+        comm, checkpoint.network, split, checkpoint.scaling, data.task, checkpoint.target,
+        data.preprocessing,
+    )  # fmt: skip
+    score = evaluator.score(all_metrics(data.task, names), has_parts=True)
+    return _with_transform(score.to_dict(data.task, names), checkpoint)
 
 
-def _evaluate_table(arguments: argparse.Namespace, kind: str, comm: Any) -> tuple[Any, str]:
-    """Return the score on the rows of a table with labels, and the task."""
+def _evaluate_table(arguments: argparse.Namespace, rows: _Rows, comm: Any) -> dict[str, Any]:
+    """Return the score on the rows of a table or of arrays with labels, as JSON has it."""
     from distbp.training.inputs import open_model_for_rows
-    from distbp.training.row_sources import table_rows
+    from distbp.training.metric_names import all_metrics, part_names
+    from distbp.training.row_sources import labelled_array_rows, table_rows
     from distbp.training.table_prediction import EvaluationTask, run_in_rounds
 
-    rows, options = _options_of(arguments, kind)
-    if kind == "arrays":
-        raise ConfigError(
-            f"{arguments.data} has arrays, whose labels have to be interpreted first. Convert it "
-            "with distbp import, and evaluate the data set."
-        )
     checkpoint = open_model_for_rows(arguments.model, comm)
-    task = EvaluationTask(checkpoint)
+    about, n_out = checkpoint.about, checkpoint.network.sizes[-1]
+    names = part_names(about["classes"], checkpoint.preprocessing, n_out)
+    task = EvaluationTask(checkpoint, all_metrics(about["task"], names))
 
     with _reading_progress(arguments.data, comm.rank == 0) as advance:
         source = partial(
-            table_rows, arguments.data, checkpoint, options, unknown=rows.unknown, has_labels=True,
-            say=_printer(to_stderr=arguments.json), advance=advance,
+            table_rows, arguments.data, checkpoint, rows.table_options,
+            unknown=rows.options.unknown, has_labels=True, say=_printer(to_stderr=arguments.json),
+            advance=advance,
         )  # fmt: skip
+        if rows.kind == "arrays":
+            source = partial(
+                labelled_array_rows, arguments.data, rows.options.x, arguments.y, checkpoint
+            )
         run_in_rounds(comm, task, source)
-    return task.score(comm), str(checkpoint.about["task"])
+    return _with_transform(task.score(comm).to_dict(about["task"], names), checkpoint)
 
 
-def _print_score(arguments: argparse.Namespace, kind: str, score: Any, task: str) -> None:
-    from distbp.training.messages import format_cost
+def _with_transform(found: dict[str, Any], checkpoint: Any) -> dict[str, Any]:
+    """Return a score that says of which transformed targets its cost is, if they are."""
+    table = checkpoint.preprocessing
+    if table is None or table.target_transform == "none":
+        return found
+    return found | {"cost_of": f"ln {', '.join(table.labels)}"}
 
-    is_regression, is_split = task == "regression", kind == "data set"
+
+def _print_score(arguments: argparse.Namespace, kind: str, found: dict[str, Any]) -> None:
+    from distbp.cli.score_table import score_lines
+
+    is_split = kind == "data set"
     name = _split_of(arguments) if is_split else arguments.data
     if arguments.json:
-        values = {
-            "split" if is_split else "data": name,
-            "rows": score.rows,
-            "cost": score.cost,
-            "r2" if is_regression else "accuracy": score.accuracy,
-        }
-        print(json.dumps(values))
+        print(json.dumps({"split" if is_split else "data": name, **found}))
         return
-    accuracy = f"R² {score.accuracy:.4f}" if is_regression else f"accuracy {score.accuracy:.2%}"
-    print(f"{name}: {score.rows:,} rows, cost {format_cost(score.cost, 6)}, {accuracy}")
+    name = "standard input" if name == STANDARD_STREAM else name
+    print("\n".join(score_lines(name, found)))
 
 
 def _split_of(arguments: argparse.Namespace) -> str:
@@ -226,10 +243,10 @@ def _run_predict(arguments: argparse.Namespace) -> int:
     with host.preserve_blas_threads(), abort_on_error(comm):
         # As in `evaluate`; the output is checked, too, before anything large is read.
         kind = run_on_rank_0(comm, partial(_find_kind, arguments))
-        _options_of(arguments, kind)
+        rows = _rows_of(arguments, kind)
         is_plain = run_on_rank_0(comm, partial(_check_output, arguments, kind))
         predict = _predict_data_set if is_plain else _predict_rows
-        count = predict(arguments, kind, comm)
+        count = predict(arguments, rows, comm)
     if comm.rank == 0:
         is_stream = arguments.out == STANDARD_STREAM
         name = "standard output" if is_stream else arguments.out
@@ -245,7 +262,7 @@ def _check_output(arguments: argparse.Namespace, kind: str) -> bool:
     ConfigError
         It is one of the inputs, a file that distbp may not have written, or of no known format.
     """
-    from distbp.data.table_writer import check_format, check_replaceable, table_format
+    from distbp.data.table_writer import check_format, check_overwrite, table_format
     from distbp.storage.run_directory import find_checkpoint
 
     out, data = arguments.out, arguments.data
@@ -258,11 +275,11 @@ def _check_output(arguments: argparse.Namespace, kind: str) -> bool:
     inputs = [find_checkpoint(arguments.model), *[Path(data)] * (data != STANDARD_STREAM)]
     if any(Path(out).resolve() == path.resolve() for path in inputs):
         raise ConfigError(f"`--out {out}` would overwrite an input. Name another file.")
-    check_replaceable(Path(out), arguments.force)
+    check_overwrite(Path(out), arguments.force)
     return is_plain
 
 
-def _predict_data_set(arguments: argparse.Namespace, kind: str, comm: Any) -> int:
+def _predict_data_set(arguments: argparse.Namespace, rows: _Rows, comm: Any) -> int:
     """Write the outputs for a split to an HDF5 file; return the number of rows."""
     from distbp.training.inputs import open_model_and_data
     from distbp.training.prediction import write_predictions
@@ -273,26 +290,28 @@ def _predict_data_set(arguments: argparse.Namespace, kind: str, comm: Any) -> in
     return len(data.split(name))
 
 
-def _predict_rows(arguments: argparse.Namespace, kind: str, comm: Any) -> int:
+def _predict_rows(arguments: argparse.Namespace, rows: _Rows, comm: Any) -> int:
     """Write a table of predictions; return the number of rows."""
+    from distbp.data.table_writer import table_format
     from distbp.training.inputs import open_model_and_data, open_model_for_rows
     from distbp.training.row_sources import array_rows, split_rows, table_rows
     from distbp.training.table_prediction import PredictionTask, run_in_rounds
 
-    rows, options = _options_of(arguments, kind)
-    if kind == "data set":
+    if rows.kind == "data set":
         checkpoint, data = open_model_and_data(arguments.model, arguments.data, comm)
         source: Any = partial(split_rows, data.split(_split_of(arguments)))
     else:
         checkpoint = open_model_for_rows(arguments.model, comm)
-        source = partial(array_rows, arguments.data, rows.x, checkpoint)
+        source = partial(array_rows, arguments.data, rows.options.x, checkpoint)
     task = PredictionTask(checkpoint, arguments.out, arguments.id)
     is_stream = arguments.out == STANDARD_STREAM
     with _reading_progress(arguments.data, comm.rank == 0 and not is_stream) as advance:
-        if kind == "table":
+        if rows.kind == "table":
             source = partial(
-                table_rows, arguments.data, checkpoint, options, unknown=rows.unknown,
-                id_column=arguments.id, say=_printer(to_stderr=is_stream), advance=advance,
+                table_rows, arguments.data, checkpoint, rows.table_options,
+                unknown=rows.options.unknown, id_column=arguments.id,
+                keeps_integers=table_format(arguments.out) != "csv",
+                say=_printer(to_stderr=is_stream), advance=advance,
             )  # fmt: skip
         run_in_rounds(comm, task, source)
     return int(comm.world.broadcast(task.count))

@@ -71,18 +71,21 @@ run that is resumed must find the same one. x is memory-mapped, so that all rank
 one copy; chunked or compressed x is decoded once per node.
 
 **Predictions** for a table need the model and the table, no data set: a `ModelTable` finds the
-columns of the model's preprocessing by name, and encodes the rows. `create_table` writes the
-results block by block:
+columns of the model's preprocessing by name, and encodes the rows. Arrays of an HDF5 or .npz file
+hold rows as they were before the import; labels beside them are interpreted by `labels`, as those
+of the model. `create_table` writes the results block by block:
 
     .csv, .tsv    also .gz; with a header; "-" is CSV on standard output
     .parquet, .feather, .arrow
                   marked as distbp's in the metadata of the schema
-                  columns: row (its number from 0, or the column that --id names), then
+                  columns: row (its number from 0, or the column that --id names, as integers
+                      if all are), then
                       classes      class, and p_NAME for each, the activation of its output
                       multilabel   NAME (0 or 1) for each label, and p_NAME for each
                       regression   the predicted value, named like the label column
     .h5, .hdf5    format `distbp-prediction`, version 1: output (n, n_L) and label as
-                  `distbp.training.prediction` describes them; id (variable-length text) with --id
+                  `distbp.training.prediction` describes them; with --id also id, int64 or
+                  variable-length text
 
 **Larger than memory**: with `--shuffle blocks`, which is the default from 4 GiB of train/x on,
 training rows are read while the training runs. An epoch takes blocks of about 1 MiB in random

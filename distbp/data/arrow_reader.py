@@ -14,9 +14,9 @@ from distbp.data.table_base import (
     TableReader,
     unique_names,
     usable_threads,
-    wrap_read_errors,
+    wrap_arrow_errors,
 )
-from distbp.data.table_columns import Block, Column, kind_of, to_column
+from distbp.data.table_columns import Block, Column, is_date_type, kind_of, to_column
 from distbp.data.table_input import TableInput
 from distbp.data.table_options import TableOptions
 from distbp.errors import DataError
@@ -130,7 +130,7 @@ class ArrowReader(TableReader):
     ) -> None:
         super().__init__(name, advance)
         self._input = source if isinstance(source, TableInput) else None
-        with wrap_read_errors(name):
+        with wrap_arrow_errors(name):
             if self._input is not None:
                 self._source: _ArrowSource = _SOURCES[self._input.format](self._input)
             else:
@@ -146,6 +146,7 @@ class ArrowReader(TableReader):
             raise DataError(f"{name} has no columns; expected at least one.")
         types = self._source.schema.types
         kinds = {one: kind_of(types[i]) or "text" for one, i in self._fields.items()}
+        self.dates = {one for one, i in self._fields.items() if is_date_type(types[i])}
         self._set_columns(kinds, options)
 
     def close(self) -> None:
@@ -161,7 +162,7 @@ class ArrowReader(TableReader):
         with usable_threads() as threads:
             batches = self._source.batches(columns, threads)
             while True:
-                with wrap_read_errors(self.name):
+                with wrap_arrow_errors(self.name):
                     batch, fraction = next(batches, (None, 1.0))
                 if batch is None:
                     break
@@ -175,7 +176,7 @@ class ArrowReader(TableReader):
             raise DataError(f"{self.name} is empty; expected at least one row.")
 
     def _columns(self, names: list[str], part: Any, kinds: dict[str, str]) -> dict[str, Column]:
-        with wrap_read_errors(self.name):
+        with wrap_arrow_errors(self.name):
             return {
                 name: to_column(name, part.column(i), kinds.get(name, self.kinds[name]))
                 for i, name in enumerate(names)

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from distbp.data import csv_lines
 from distbp.data.csv_dialect import Dialect, describe_encoding
 from distbp.data.csv_lines import MAX_ROW_BYTES
-from distbp.data.table_base import wrap_read_errors
+from distbp.data.table_base import wrap_arrow_errors
 from distbp.data.table_input import TableInput
 from distbp.errors import DataError
 
@@ -67,7 +67,7 @@ class TextChunks:
                 text = text[end:]
                 continue
             if self._ended or len(text) > MAX_ROW_BYTES:
-                with wrap_read_errors(self._source.name):
+                with wrap_arrow_errors(self._source.name):
                     csv_lines.explain(self._source.name, self._source.open()[0], self._dialect)
                 raise self._long_row()
             # Twice as much each time: a long row is not copied for each of its chunks.
@@ -113,7 +113,7 @@ class TextChunks:
 
     def _next(self, count: int = 0) -> bytes:
         """Return a chunk of text, or `count` bytes; whole lines if there are some to leave out."""
-        with wrap_read_errors(self._source.name):
+        with wrap_arrow_errors(self._source.name):
             raw = self._stream.read(max(self._chunk_bytes, count))
         self._ended = not raw
         text = self._to_utf8(raw)

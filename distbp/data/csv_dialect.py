@@ -32,6 +32,7 @@ _MARKS = (
 _ENCODING_NAMES = {"cp1252": "Windows-1252, which includes Latin-1", "latin-1": "Latin-1"}
 _CONTROL = re.compile(r"[\x00-\x06\x0e-\x1a\x1c-\x1f]")  # besides spaces, a bell and an escape
 _COMMA_DECIMAL = re.compile(r"\s*[+-]?\d*,\d+([eE][+-]?\d+)?\s*")
+_LIKE_THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2},\d{3}")
 _Rows = list[list[str]]
 
 
@@ -110,17 +111,23 @@ def recognize(name: str, sample: bytes, options: TableOptions) -> Dialect:
         _has_spaced_quotes(lines, separator),
         "\r" in text and "\n" not in text,
     )  # fmt: skip
-    return _with_notes(dialect)
+    doubtful = "" if options.decimal or decimal != "," else _like_thousands(rows)
+    return _with_notes(dialect, doubtful)
 
 
-def _with_notes(dialect: Dialect) -> Dialect:
-    """Return the dialect with a sentence about what differs from UTF-8 with commas and a header."""
+def _with_notes(dialect: Dialect, doubtful: str) -> Dialect:
+    """Return the dialect with a sentence about what differs from UTF-8 with commas and a header.
+
+    `doubtful` is a number whose comma may be no decimal one, if all are such.
+    """
     parts = []
     if dialect.separator != ",":
         named = _SEPARATOR_NAMES.get(dialect.separator, repr(dialect.separator))
         parts.append(f"columns are separated by {named}")
     if dialect.decimal != ".":
         parts.append("numbers have a decimal comma")
+        if doubtful:
+            parts[-1] += f", so that {doubtful} is {float(doubtful.replace(',', '.')):g}"
     if dialect.encoding != "utf-8":
         parts.append(describe_encoding(dialect.encoding))
     if dialect.comment:
@@ -298,6 +305,12 @@ def _decimal(rows: _Rows, separator: str) -> str:
     commas = sum(_COMMA_DECIMAL.fullmatch(cell) is not None for cell in cells)
     points = sum("." in cell and is_number(cell, ".") for cell in cells)
     return "," if commas > points else "."
+
+
+def _like_thousands(rows: _Rows) -> str:
+    """Return a number such as 1,200 if all that have a comma look like it, otherwise ""."""
+    cells = [cell.strip() for row in rows for cell in row if _COMMA_DECIMAL.fullmatch(cell)]
+    return cells[0] if cells and all(map(_LIKE_THOUSANDS.fullmatch, cells)) else ""
 
 
 def _has_header(rows: _Rows, decimal: str) -> bool:

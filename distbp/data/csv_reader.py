@@ -24,9 +24,17 @@ from distbp.data.table_base import (
     TableReader,
     read_failure,
     unique_names,
-    wrap_read_errors,
+    wrap_arrow_errors,
 )
-from distbp.data.table_columns import MISSING, Block, Column, kind_of, to_column, words_to_numbers
+from distbp.data.table_columns import (
+    MISSING,
+    Block,
+    Column,
+    is_date_type,
+    kind_of,
+    to_column,
+    words_to_numbers,
+)
 from distbp.data.table_input import TableInput
 from distbp.data.table_options import TableOptions
 from distbp.errors import DataError
@@ -58,7 +66,7 @@ class CsvReader(TableReader):
         super().__init__(source.name, advance)
         self._source = source
         self._may_change_encoding = options.encoding is None
-        with wrap_read_errors(source.name):
+        with wrap_arrow_errors(source.name):
             sample = source.head(SAMPLE_BYTES)
         self._dialect = recognize(source.name, sample, options)
         self.notes += self._dialect.notes
@@ -67,13 +75,18 @@ class CsvReader(TableReader):
         self._fields = self._name_columns(first)
         self._modes = {name: self._mode(first.column(i)) for name, i in self._fields.items()}
         kinds = {name: "text" if mode == "text" else "number" for name, mode in self._modes.items()}
+        self.dates = {
+            name
+            for name, mode in self._modes.items()
+            if mode not in ("text", "words") and is_date_type(mode)
+        }
         self._set_columns(kinds, options)
 
     def close(self) -> None:
         self._source.close()
 
     def _position(self, row: int) -> str:
-        with wrap_read_errors(self.name):
+        with wrap_arrow_errors(self.name):
             line = csv_lines.find_line(self._source.open()[0], self._dialect, row)
         return f"row {row}" if line is None else f"line {line}"
 
@@ -221,7 +234,7 @@ class CsvReader(TableReader):
     def _explained(self, failure: Exception) -> DataError:
         """Return the error for what Arrow could not parse, which names the line."""
         try:
-            with wrap_read_errors(self.name):
+            with wrap_arrow_errors(self.name):
                 csv_lines.explain(self.name, self._source.open()[0], self._dialect)
         except DataError as found:
             return found

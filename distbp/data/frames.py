@@ -14,7 +14,7 @@ import numpy as np
 
 from distbp.data.array_checks import feature_array, label_array
 from distbp.data.arrow_reader import ArrowReader
-from distbp.data.table_base import TableReader, require_pyarrow, wrap_read_errors
+from distbp.data.table_base import TableReader, require_pyarrow, wrap_arrow_errors
 from distbp.data.tables import ImportOptions
 from distbp.errors import ConfigError, DataError
 
@@ -109,7 +109,7 @@ def join_frames(
             tables[split] = _with_weights(tables[split], options.weight)
     if len(tables) > 1:
         options, tables = _mark_splits(tables, options)
-    with wrap_read_errors("x"):
+    with wrap_arrow_errors("x"):
         joined = pyarrow.concat_tables(list(tables.values()), promote_options="permissive")
     ends = np.cumsum([0, *(table.num_rows for table in tables.values())]).tolist()
     starts = dict(zip(tables, ends, strict=False))
@@ -120,7 +120,7 @@ def _to_arrow(frame: Any) -> Any:
     """Return a data frame as an Arrow table, without pandas' index."""
     import pyarrow
 
-    with wrap_read_errors("x"):
+    with wrap_arrow_errors("x"):
         if type(frame).__module__.partition(".")[0] != "pandas":
             return pyarrow.table(frame)
         # pandas names columns by any object, which Arrow refuses.

@@ -8,6 +8,7 @@ enumerated labels become numbers with words. What is dangerous in a file is know
 
 import contextlib
 import io
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -84,10 +85,18 @@ def read_hdf5(path: Path, options: ImportOptions, advance: ReadCallback) -> Iter
 
 
 @contextmanager
-def read_hdf5_features(path: Path, name: str) -> Iterator[Table]:
-    """Yield a dataset of rows without labels, of a file that is open inside the block."""
+def read_hdf5_features(path: Path, name: str, n_in: int) -> Iterator[Table]:
+    """Yield a dataset of rows of `n_in` numbers, of a file that is open inside the block."""
     with _open_source(path) as opened:
-        yield _open_features(opened, name)
+        rows = _open_features(opened, name)
+        shape = rows.values.shape
+        # MATLAB stores all dimensions in reverse, but images mostly are numbered by their last.
+        is_last = math.prod(shape[:-1]) == n_in
+        is_first = len(shape) > 2 and math.prod(shape[1:]) == n_in
+        if hdf5_writers.is_matlab(opened.raw) and is_last and not is_first:
+            with opened.wrap_errors(rows.name, name):
+                rows = replace(rows, values=rows.values[:].T)
+        yield rows
 
 
 @contextmanager
@@ -169,7 +178,9 @@ def _read_split(opened: _OpenedFile, x: str, y: str, wanted: bool | None) -> tup
         # MATLAB stores all dimensions in reverse.
         rows = replace(rows, values=values.T if is_matlab else np.moveaxis(values, -1, 0))
     else:
-        rows.check_not_transposed(labels, "Use --transpose, or store x.T (NumPy) instead.")
+        rows.check_not_transposed(
+            labels, "Use distbp import --transpose, or store x.T (NumPy) instead."
+        )
     return rows, labels
 
 
@@ -309,12 +320,14 @@ def _describe(opened: _OpenedFile) -> str:
 
 
 def _suggest(opened: _OpenedFile) -> str:
-    """Return an example of the options, if the names of two datasets say what they are."""
+    """Return an example of the options, or what else to do, if the datasets show it."""
     with wrap_source_errors(opened.path, hdf5_checks.HDF5_READ_ERRORS):
-        names = {name.lower(): name for name, _ in reversed(_find_datasets(opened))}
+        found = _find_datasets(opened)
+        remedy = hdf5_writers.remedy(opened.file, found[0][0]) if found else ""
+        names = {name.lower(): name for name, _ in reversed(found)}
     for x, y in _PAIRS:
         for lower, name in sorted(names.items()):
             other = names.get(lower.removesuffix(x) + y)
             if other and lower.rpartition("/")[2] == x:
                 return f" For example: --x {name} --y {other}."
-    return ""
+    return f" {remedy}".rstrip()

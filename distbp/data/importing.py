@@ -39,6 +39,7 @@ from distbp.storage import hdf5_file
 from distbp.storage.preprocessing import Preprocessing
 
 _HASH_BYTES = 1 << 20
+_SPREADSHEETS = (".xlsx", ".xlsm", ".xls", ".ods")
 _GENERAL_OPTIONS = {
     "scaling",
     "target_scaling",
@@ -147,6 +148,8 @@ def _find_format(source: Path) -> SourceFormat:
     suffix = "" if source.is_dir() else source.suffix.lower()
     if suffix in COMPRESSED_SUFFIXES:
         suffix = Path(source.stem).suffix.lower()
+    if suffix in _SPREADSHEETS:
+        raise DataError(f"{source} is a workbook of a spreadsheet. Save the sheet as .csv.")
     if suffix not in SOURCE_FORMATS or (not suffix and source.is_file()):
         suffixes = ", ".join(filter(None, SOURCE_FORMATS))
         raise DataError(

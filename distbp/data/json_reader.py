@@ -13,7 +13,7 @@ from distbp.data.table_base import (
     ReadAgain,
     ReadCallback,
     TableReader,
-    wrap_read_errors,
+    wrap_arrow_errors,
 )
 from distbp.data.table_columns import MISSING, Block, Column
 from distbp.data.table_input import TableInput
@@ -62,7 +62,7 @@ class JsonReader(TableReader):
         self._line = 0
         file = io.BufferedReader(RawStream(stream), 1 << 18)
         while True:
-            with wrap_read_errors(self.name):
+            with wrap_arrow_errors(self.name):
                 # A longer line is cut off here, and refused because its start is not JSON.
                 text = file.readline(MAX_ROW_BYTES)
             if not text:

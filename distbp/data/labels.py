@@ -323,6 +323,55 @@ def class_names(classes: Sequence[Any]) -> list[str]:
     return names
 
 
+def labels_for_model(y: Table, task: str, classes: Sequence[str], n_out: int) -> np.ndarray:
+    """Return labels as a data set with these classes stores them.
+
+    Parameters
+    ----------
+    y : Table
+    task : {"classification", "multilabel", "regression"}
+    classes : sequence of str
+    n_out : int
+        Outputs of the model.
+
+    Raises
+    ------
+    DataError
+        They are no labels of the model.
+    """
+    labels = _label_values(y)
+    if task == "classification" and _is_one_hot(labels):
+        labels = _Labels(labels.numbers.argmax(axis=1)[:, np.newaxis], tuple(_label_names(y)))
+    width = 1 if task == "classification" else n_out
+    if labels.width != width or (labels.words is not None and task != "classification"):
+        raise DataError(
+            f"{y.name} has {labels.width} {'texts' if labels.words else 'numbers'} a row; the "
+            f"model is for {task} with {width} {'label' if width == 1 else 'numbers'} a row."
+        )
+    if task == "classification":
+        return _positions(y, labels, classes)
+    source, values = Source({"train": (y, y)}), {"train": labels}
+    found = _binary_labels if task == "multilabel" else _regression_targets
+    return found(source, values)["train"]
+
+
+def _positions(y: Table, labels: _Labels, classes: Sequence[str]) -> np.ndarray:
+    """Return the positions of labels among the classes of a model: (n,) int64."""
+    words, numbers = labels.words, labels.numbers[:, 0]
+    if words is None:
+        different, numbers = np.unique(numbers, return_inverse=True)
+        words = tuple(number_name(value) for value in different)
+    positions = {name: i for i, name in enumerate(classes)}
+    found = np.array([positions.get(word, -1) for word in words], np.int64)[numbers]
+    if (found < 0).any():
+        row = int((found < 0).argmax())
+        raise DataError(
+            f"{y.locate(row)}: the label {words[numbers[row]]} is none of the model's "
+            f"{len(classes)} classes. Correct it or remove the row."
+        )
+    return found
+
+
 def number_name(value: Any) -> str:
     """Return a number as text: 7 for 7.0."""
     value = value.item()

@@ -30,7 +30,7 @@ class Rows:
     x : (m, n_in) array
     y : (m,) int64, (m, k) float64 or uint8 array, optional
         As a data set stores it.
-    ids : (m,) array of str objects, optional
+    ids : (m,) int64 array, or array of str objects, optional
         What identifies the rows; None where it is missing.
     """
 
@@ -90,6 +90,9 @@ class ModelTable:
         Identifies the rows.
     has_labels : bool
         Whether the rows have to have their labels.
+    keeps_integers : bool
+        Whether identifiers that are all integers stay numbers, for which they are read twice; in
+        CSV both look alike.
 
     Attributes
     ----------
@@ -110,6 +113,7 @@ class ModelTable:
         unknown: str = "error",
         id_column: str | None = None,
         has_labels: bool = False,
+        keeps_integers: bool = False,
     ) -> None:
         self._reader, self._unknown, self._id = reader, unknown, id_column
         self._task, self._classes = model.about["task"], list(model.about["classes"])
@@ -120,6 +124,9 @@ class ModelTable:
         self._preprocessing = found
         self._labels = self._preprocessing.labels if has_labels else ()
         self._check_columns()
+        self._has_integers = (
+            keeps_integers and id_column is not None and reader.holds_integers(id_column)
+        )
 
     def _by_position(self, n_in: int, has_labels: bool) -> Preprocessing:
         """Return the columns in order, for a model that was trained on arrays."""
@@ -182,8 +189,14 @@ class ModelTable:
             lambda row, column: self._reader.locate(block.start + row, column),
         )
         y = self._encoded_labels(block) if self._labels else None
-        ids = None if self._id is None else _as_text(block.columns[self._id])
-        return Rows(x, y, ids)
+        return Rows(x, y, self._ids(block))
+
+    def _ids(self, block: Block) -> np.ndarray | None:
+        """Return what identifies the rows of a block."""
+        if self._id is None:
+            return None
+        ids = _as_text(block.columns[self._id])
+        return ids.astype(np.int64) if self._has_integers else ids
 
     def _label_kind(self, name: str) -> str:
         """Return what a label column has to hold."""

@@ -5,13 +5,16 @@ functions with `warnings` in their names yield sentences about features, classes
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 
 import numpy as np
 
 from distbp.data.spool import Spool
 
+_EPOCH = datetime(1970, 1, 1)
 _FEW_ROWS = 20  # in fewer, values may be different, or equal the labels, by chance
 _LARGE_SHARE = 0.95  # of the largest class
 _WIDE_RATIO = 1000.0  # of the 99th percentile of targets to the first
@@ -42,6 +45,8 @@ class ColumnProfile:
         Whether all numbers are integers.
     n_words : int
         Different texts.
+    is_date : bool
+        Whether the numbers are seconds since 1970.
     """
 
     name: str
@@ -52,13 +57,29 @@ class ColumnProfile:
     high: float = math.nan
     is_whole: bool = False
     n_words: int = 0
+    is_date: bool = False
+
+    @property
+    def shown_kind(self) -> str:
+        """What the column holds, for people."""
+        return "date" if self.is_date and self.kind == "number" else self.kind
 
     @property
     def values(self) -> str:
         """The range of the numbers, or the number of categories."""
         if self.kind == "text":
             return f"{self.n_words:,} {'category' if self.n_words == 1 else 'categories'}"
-        return "none" if math.isnan(self.low) else f"{self.low:g} … {self.high:g}"
+        if math.isnan(self.low):
+            return "none"
+        return " … ".join(self._shown(value) for value in (self.low, self.high))
+
+    def _shown(self, value: float) -> str:
+        """Return a number of the column as people write it."""
+        if self.is_date:
+            with suppress(OverflowError):  # a year that Python does not know
+                moment = _EPOCH + timedelta(seconds=round(value))
+                return moment.isoformat(" ").removesuffix(" 00:00:00")
+        return f"{value:g}"
 
 
 @dataclass
@@ -78,7 +99,9 @@ class TableProfile:
         """Return a table for a user: a line for each column."""
         rows = [("column", "use", "kind", "missing", "values")]
         shown = self.columns[:_SHOWN_ROWS]
-        rows += [(printable(c.name), c.role, c.kind, f"{c.missing:,}", c.values) for c in shown]
+        rows += [
+            (printable(c.name), c.role, c.shown_kind, f"{c.missing:,}", c.values) for c in shown
+        ]
         widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
         text = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
         rest = len(self.columns) - len(shown)
@@ -86,7 +109,11 @@ class TableProfile:
 
 
 def summarize(
-    spool: Spool, names: Sequence[str], roles: dict[str, str], words: dict[str, tuple[str, ...]]
+    spool: Spool,
+    names: Sequence[str],
+    roles: dict[str, str],
+    words: dict[str, tuple[str, ...]],
+    dates: Collection[str] = (),
 ) -> TableProfile:
     """Return what is in the columns.
 
@@ -99,6 +126,7 @@ def summarize(
         Of each column.
     words : dict
         Of the columns of text, whose numbers are indices into it.
+    dates : of the columns whose numbers are seconds since 1970
     """
     missing = np.zeros(len(names), np.int64)
     low, high = np.full(len(names), np.nan), np.full(len(names), np.nan)
@@ -115,7 +143,7 @@ def summarize(
             columns.append(ColumnProfile(*common, n_words=len(words[name])))
         else:
             bounds = float(low[j]), float(high[j]), bool(is_whole[j])
-            columns.append(ColumnProfile(*common, *bounds))
+            columns.append(ColumnProfile(*common, *bounds, is_date=name in dates))
     return TableProfile(len(spool), columns)
 
 
@@ -182,7 +210,8 @@ def _copies_of_label(spool: Spool, profile: TableProfile, y: np.ndarray) -> list
 def _copies_of_classes(spool: Spool, features: list[int], y: np.ndarray) -> list[int]:
     """Return the features that have one value for each class, another for every class."""
     classes, first = np.unique(y, return_index=True)
-    if len(classes) > _MAX_CLASSES:
+    # Where hardly any class has a second row, every identifier would be a copy.
+    if len(classes) > min(_MAX_CLASSES, len(y) / 2):
         return []
     # A copy has in all rows of a class what it has in the first.
     values = np.vstack([spool.read(int(row), int(row) + 1) for row in first])  # (classes, columns)

@@ -244,7 +244,7 @@ def _read_table(
 
 
 @contextmanager
-def read_features(path: Path, name: str | None) -> Iterator[Table]:
+def read_features(path: Path, name: str | None, n_in: int) -> Iterator[Table]:
     """Yield an array of rows without labels, of an .npz or HDF5 file.
 
     Parameters
@@ -252,9 +252,11 @@ def read_features(path: Path, name: str | None) -> Iterator[Table]:
     path : Path
     name : str, optional
         Of the array; for .npz by default `x`, or the only one.
+    n_in : int
+        Numbers of a row, by which a matrix of MATLAB is read.
     """
     if path.suffix.lower() != ".npz":
-        with read_hdf5_features(path, name or "x") as table:
+        with read_hdf5_features(path, name or "x", n_in) as table:
             yield table
         return
     with _open_npz(path) as archive:
@@ -266,6 +268,26 @@ def read_features(path: Path, name: str | None) -> Iterator[Table]:
             )
         rows = _npz_features(path, archive, wanted)
     yield rows
+
+
+@contextmanager
+def read_labelled_rows(path: Path, x: str | None, y: str | None) -> Iterator[tuple[Table, Table]]:
+    """Yield arrays of rows and of their labels, of an .npz or HDF5 file; by default `x` and `y`."""
+    x, y = x or "x", y or "y"
+    if path.suffix.lower() != ".npz":
+        with read_hdf5(path, ImportOptions(x=x, y=y), lambda count: None) as found:
+            yield found.splits["train"]
+        return
+    with _open_npz(path) as archive:
+        for option, name in (("x", x), ("y", y)):
+            if name not in archive.files:
+                raise DataError(
+                    f"{path} has no array {name!r}; it has {', '.join(archive.files) or 'none'}. "
+                    f"Name the right one: --{option} NAME."
+                )
+        rows, labels = _npz_features(path, archive, x), _npz_table(path, archive, y)
+    rows.check_not_transposed(labels, f"Save {x}.T instead.")
+    yield rows, labels
 
 
 def _single_file(path: Path) -> list[Path]:

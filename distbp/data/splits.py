@@ -108,7 +108,8 @@ def divide(
             continue
         chosen, how = _choose(name, rest, y, has_classes, fraction, options, keys)
         if not chosen.any():
-            raise ConfigError(_no_rows_message(name, fraction, len(y), keys))
+            n_classes = len(np.unique(y)) if has_classes else 0
+            raise ConfigError(_no_rows_message(name, fraction, len(y), n_classes, keys))
         masks[name], rest = chosen, rest & ~chosen
         texts.append(f"{100 * fraction:.12g} % of the rows{how}" + f" for {name}" * bool(texts))
     if not masks:
@@ -139,14 +140,21 @@ def _choose(
     return chosen, f"{', stratified' if has_classes else ''}, seed {seed}"
 
 
-def _no_rows_message(name: str, fraction: float, n: int, keys: Mapping[str, np.ndarray]) -> str:
-    """Return why a split has no row."""
+def _no_rows_message(
+    name: str, fraction: float, n: int, n_classes: int, keys: Mapping[str, np.ndarray]
+) -> str:
+    """Return why a split of `n` rows has no row; there may be no classes."""
     start = f"`--{name}-fraction {fraction}` of {n} rows is no row"
     if "group" in keys:
         return f"{start}, as every group has more rows. Use a larger fraction."
     if "time" in keys:
         return f"{start}, as too many rows are of the latest time. Use a larger fraction."
-    return f"{start}, as train needs one of each class. Use a larger fraction."
+    if not n_classes:
+        return f"{start}. Use a larger fraction."
+    start += f", as train needs one of each class, of which there are {n_classes}"
+    if n_classes > n / 2:
+        return f"{start}. If the labels are quantities, use --task regression."
+    return f"{start}. Use a larger fraction."
 
 
 def choose_rows(

@@ -5,18 +5,20 @@ what it recognized, and yields blocks of rows, in bounded memory, as often as `b
 called. What columns mean is not known here.
 """
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Self
 
-from distbp.data.table_columns import Block
+from distbp.data.table_columns import Block, Column
 from distbp.data.table_options import TableOptions, select_columns
 from distbp.errors import DataError
 from distbp.parallel import host
 from distbp.storage import atomic
 
 BLOCK_ROWS = 1 << 16  # 512 KB for a column of numbers
+_INTEGER = re.compile("0|-?[1-9][0-9]{0,17}")
 ReadCallback = Callable[[float], None]  # called with the number of bytes that were read
 
 
@@ -37,6 +39,8 @@ class TableReader(ABC):
         Those of them that `--columns` and `--drop` leave.
     kinds : dict
         "number" or "text" for each of `all_names`. A column may become text while it is read.
+    dates : set of str
+        Columns of dates, of which the numbers are seconds since 1970.
     notes : list of str
         Sentences to say: what was recognized, what was left out.
     """
@@ -46,6 +50,7 @@ class TableReader(ABC):
         self.all_names: list[str] = []
         self.names: list[str] = []
         self.kinds: dict[str, str] = {}
+        self.dates: set[str] = set()
         self.notes: list[str] = []
         self._advance = advance or (lambda count: None)
         self._reported = 0
@@ -90,6 +95,25 @@ class TableReader(ABC):
             except ReadAgain:
                 continue
 
+    def holds_integers(self, name: str) -> bool:
+        """Return whether each cell of a column is an integer, as Python writes it; reads them all.
+
+        Text of the file's own type is none, nor is 007, and no cell is missing.
+        """
+        if self.kinds[name] != "number":
+            return False
+        # The rows will be read again, which is what progress is about.
+        advance, self._advance = self._advance, lambda count: None
+        try:
+            return all(map(_are_integers, self._cells(name)))
+        finally:
+            self._advance, self._reported = advance, 0
+
+    def _cells(self, name: str) -> Iterator[Column]:
+        """Yield a column as text, block by block."""
+        for block in self.blocks([name], {name: "text"}):
+            yield block.columns[name]
+
     @abstractmethod
     def _blocks(self, names: list[str], kinds: dict[str, str]) -> Iterator[Block]:
         """Yield all blocks of these columns once; raise ReadAgain if one becomes text."""
@@ -114,13 +138,19 @@ class TableReader(ABC):
             self._reported = position
 
 
+def _are_integers(column: Column) -> bool:
+    """Return whether no cell is missing, and each is an integer of 64 bits, as Python writes it."""
+    words = column.words or ()
+    return bool((column.values >= 0).all()) and all(map(_INTEGER.fullmatch, words))
+
+
 def read_failure(name: str, failure: Exception) -> DataError:
     """Return the error for what Arrow or the system raised."""
     return DataError(f"{name} cannot be read: {atomic.failure_reason(failure)}.")
 
 
 @contextmanager
-def wrap_read_errors(name: str) -> Iterator[None]:
+def wrap_arrow_errors(name: str) -> Iterator[None]:
     """Raise what Arrow and the system raise on a damaged file as a DataError."""
     import pyarrow
 

@@ -76,6 +76,13 @@ def kind_of(kind: Any) -> str | None:
     return "number" if any(test(kind) for test in tests) else None
 
 
+def is_date_type(kind: Any) -> bool:
+    """Return whether an Arrow type holds dates, of which numbers are seconds since 1970."""
+    from pyarrow import types
+
+    return bool(types.is_date(kind) or types.is_timestamp(kind))
+
+
 def _string_view() -> Any:
     import pyarrow
 

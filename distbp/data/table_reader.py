@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 from distbp.data.arrow_reader import ArrowReader
 from distbp.data.csv_reader import CsvReader
 from distbp.data.json_reader import JsonReader
-from distbp.data.table_base import ReadCallback, TableReader, require_pyarrow, wrap_read_errors
+from distbp.data.table_base import ReadCallback, TableReader, require_pyarrow, wrap_arrow_errors
 from distbp.data.table_columns import Block, Column
 from distbp.data.table_input import TableInput, stream_name
 from distbp.data.table_options import TableOptions
@@ -48,7 +48,7 @@ def open_table(
         The file cannot be read, or is no table; pyarrow is not installed.
     """
     require_pyarrow(stream_name(source))
-    with wrap_read_errors(stream_name(source)):
+    with wrap_arrow_errors(stream_name(source)):
         table = TableInput(source)
     try:
         if table.format == "csv":

@@ -197,7 +197,8 @@ class _Content:
         if not len(self.spool):
             raise DataError(f"{self._reader.name} is empty; expected at least one row.")
         words = {name: found.words for name, found in self._words.items()}
-        self._profile = summarize(self.spool, self._names, self._columns.roles, words)
+        roles, dates = self._columns.roles, self._reader.dates
+        self._profile = summarize(self.spool, self._names, roles, words, dates)
 
     def _holds_booleans(self, name: str) -> bool:
         """Return whether a column begins with true and false: as labels, they are names."""
@@ -288,7 +289,7 @@ class _Content:
         before = {column.name: column for column in self._profile.columns}
         roles = {name: before[name].role for name in self._names}
         words = {name: found.words for name, found in self._words.items()}
-        self._profile = summarize(self.spool, self._names, roles, words)
+        self._profile = summarize(self.spool, self._names, roles, words, self._reader.dates)
 
     def check_features(self) -> None:
         """Raise DataError for text that is a mistyped number, or too many different texts."""
@@ -330,8 +331,8 @@ class _Content:
         if written and all(is_number(one) or is_written_number(one) for one in words):
             raise DataError(
                 f"{self.locate(self._row_of(name, written), name)}: {written!r} is a number with "
-                "marks that are not read. Write digits and a decimal point (or --decimal ,) alone, "
-                f"or use {remedy} if they are categories."
+                "marks that are not read. Write digits and a decimal mark alone (pandas.read_csv "
+                f"removes others: thousands=','), or use {remedy} if they are categories."
             )
 
     def _row_of(self, name: str, word: str) -> int:

@@ -77,7 +77,7 @@ def check_format(name: str) -> str:
     return form
 
 
-def check_replaceable(path: Path, is_forced: bool) -> None:
+def check_overwrite(path: Path, is_forced: bool) -> None:
     """Check that writing to `path` overwrites nothing but an output of distbp.
 
     A CSV file cannot say who has written it, and so needs `is_forced`.

@@ -59,6 +59,11 @@ class TargetScaling:
         """What 1 of each of the network's outputs is in the user's units: (n_L,) float64."""
         return np.asarray(1.0 / self.scale)
 
+    @property
+    def has_several_units(self) -> bool:
+        """Whether the outputs differ in their units."""
+        return bool((self.scale != self.scale[0]).any())
+
     def to_user_units(self, output: np.ndarray) -> np.ndarray:
         """Return what outputs (m, n_L) of the network are in the user's units, as float64."""
         # Not in float32, which cannot represent some numbers exactly, such as times since 1970.

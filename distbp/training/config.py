@@ -38,6 +38,10 @@ REDUCTION_NAMES = (*EXACT_REDUCTIONS, "allreduce")
 # Every checkpoint holds the records of all epochs, so their number has to be bounded.
 _MAX_EPOCHS = 100_000
 
+# What decided which epoch is best before there was a choice: the validation cost or, without a
+# validation set, the training cost, in the user's units.
+FIRST_MONITOR = "cost"
+
 _SHUFFLES = ("full", "blocks")
 # From this size of train/x on, `--shuffle auto` reads it in blocks: a matter of the data alone,
 # for the order of the rows must not depend on the memory of a machine.
@@ -57,6 +61,11 @@ def parse_sizes(text: str) -> tuple[int, ...]:
         return tuple(int(part) for part in text.split(",")) if text.strip() else ()
     except ValueError as error:
         raise ArgumentTypeError(f"{text!r}; expected sizes such as 100,50") from error
+
+
+def parse_names(text: str) -> tuple[str, ...]:
+    """Return the names in text such as 'f1,roc-auc'."""
+    return tuple(name for part in text.split(",") if (name := part.strip()))
 
 
 def check_shards(shards: int | None, batch_size: int) -> None:
@@ -178,9 +187,21 @@ class Config:
         least=1, below=_MAX_EPOCHS + 1, may_change_on_resume=True,
     )  # fmt: skip
     patience: int | None = option(
-        None, "stop early after N epochs without a lower validation cost (training cost "
-        "without a validation set)", int,
+        None, "stop early after N epochs without a better score, which is that of --monitor", int,
         group="optimization", least=1, may_change_on_resume=True,
+    )  # fmt: skip
+    metrics: tuple[str, ...] = option(
+        (), "metrics to compute for validation and test after each epoch, such as f1,roc-auc; "
+        "f1:NAME is that of one class; a wrong name lists all", parse_names,
+        group="run and checkpoints", metavar="LIST", default_text="none",
+        may_change_on_resume=True,
+    )  # fmt: skip
+    monitor: str | None = option(
+        None, "what decides which epoch is best, for best.h5, --patience and the schedule plateau: "
+        "a number of metrics.jsonl, such as validation_f1 or train_cost; a wrong name lists all",
+        group="optimization", metavar="NAME",
+        default_text="validation_cost; train_cost without a validation set; "
+        "validation_standardized_cost for several scaled targets",
     )  # fmt: skip
     validation: float = option(
         0.0, "fraction of the training rows to hold out for validation, if the data set has no "
@@ -261,6 +282,9 @@ class Config:
         object.__setattr__(
             self, "hidden", (hidden,) if isinstance(hidden, int | str) else tuple(hidden)
         )
+        metrics: Any = self.metrics
+        names = parse_names(metrics) if isinstance(metrics, str) else tuple(metrics)
+        object.__setattr__(self, "metrics", names)
         for name in ("data", "out", "init_from"):  # Path objects are accepted as well
             value = getattr(self, name)
             object.__setattr__(self, name, value if value is None else os.fspath(value))
@@ -271,6 +295,8 @@ class Config:
             check_option(flag(one.name), value, one.metadata)
         if any(type(n) is not int or n < 1 for n in self.hidden):
             raise ConfigError(f"--hidden {self.hidden!r}: expected whole numbers of at least 1.")
+        if any(type(name) is not str for name in self.metrics):
+            raise ConfigError(f"--metrics {self.metrics!r}: expected names such as f1,roc-auc.")
         if not re.fullmatch(r"\w+", self.kernels, re.ASCII):
             raise ConfigError(
                 f"--kernels {self.kernels!r}: expected native, portable or a name such as SkylakeX."
@@ -290,8 +316,8 @@ class Config:
             The options are not those of a configuration.
         """
         try:
-            # Runs of older versions, which had no other shuffle.
-            return cls(**{"shuffle": "full"} | dict(options))
+            # Runs of older versions, which had no other shuffle and no choice of a monitor.
+            return cls(**{"shuffle": "full", "monitor": FIRST_MONITOR} | dict(options))
         except (TypeError, ValueError) as error:
             raise ConfigError(f"{source} holds no configuration of a run: {error}.") from error
 
@@ -386,7 +412,7 @@ class Config:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the options by name, with values that JSON can represent."""
-        return asdict(self) | {"hidden": list(self.hidden)}
+        return asdict(self) | {"hidden": list(self.hidden), "metrics": list(self.metrics)}
 
     def to_toml(self) -> str:
         """Return the options that are not None, without `quiet`, as the text of a TOML file."""

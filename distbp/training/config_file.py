@@ -55,10 +55,13 @@ def _check_toml_type(name: str, value: Any, declared: Any) -> None:
         float: (int, float),
         bool: (bool,),
         tuple[int, ...]: (list,),
+        tuple[str, ...]: (list,),
     }
     allowed = next(t for kind, t in allowed_types.items() if declared in (kind, kind | None))
-    is_int_list = isinstance(value, list) and all(type(item) is int for item in value)
-    if type(value) not in allowed or (isinstance(value, list) and not is_int_list):
+    item = str if declared == tuple[str, ...] else int
+    is_list = isinstance(value, list) and all(type(one) is item for one in value)
+    if type(value) not in allowed or (isinstance(value, list) and not is_list):
         expected = " or ".join(kind.__name__ for kind in allowed)
-        expected += " of whole numbers" if list in allowed else ""
+        if list in allowed:
+            expected += " of whole numbers" if item is int else " of text"
         raise ConfigError(f"{name} = {value!r}: expected a {expected}.")

@@ -343,7 +343,8 @@ class Run:
         if diagnosis:  # no record of this epoch: it is repeated from the checkpoint
             self._recover(diagnosis, 0)
             return
-        scores = {name: evaluator.score() for name, evaluator in parts.evaluators.items()}
+        choices = parts.metrics.choices
+        scores = {name: one.score(choices) for name, one in parts.evaluators.items()}
         steps = parts.steps_per_epoch
         record = {
             "epoch": progress.position.epoch + 1,

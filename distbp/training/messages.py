@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from distbp.data.dataset import DataSet
+from distbp.data.profile import printable
 from distbp.errors import CheckpointError
 from distbp.network.network import Network
 from distbp.network.parameters import digest
@@ -17,6 +18,8 @@ from distbp.parallel.host import CpuShare, count_cores
 from distbp.storage.checkpoint import Checkpoint
 from distbp.training.config import EXACT_REDUCTIONS, Config
 from distbp.training.state import EpochRecord, Position, Progress, score_of
+
+_OTHER_UNITS = 10  # times as large, so that one target determines a sum of squares
 
 
 class RankInfo(NamedTuple):
@@ -80,6 +83,23 @@ def introduction(
         lines.append(f"resumed after {_completed(progress.position)}")
     if epoch >= config.epochs:
         lines.append("nothing to do: all epochs are done; --epochs is their total number")
+    return lines
+
+
+def about_targets(data: DataSet, has_validation: bool) -> list[str]:
+    """Return what costs and R² mean, where the numbers that are learnt are not the user's."""
+    lines = []
+    preprocessing, target = data.preprocessing, data.target
+    if preprocessing is not None and preprocessing.target_transform == "log":
+        names = ", ".join(map(printable, preprocessing.labels))
+        lines.append(f"costs are of ln {names}, which is learnt; R² is of {names}")
+    if target is None or has_validation:
+        return lines
+    if target.units.max() >= _OTHER_UNITS * target.units.min():
+        lines.append(
+            "the target with the largest numbers determines the training cost, and thus which "
+            "epoch is best; with --validation 0.1, all targets count alike"
+        )
     return lines
 
 
@@ -164,8 +184,10 @@ def step_status(progress: Progress, rows: int, speed: float, labels_per_row: int
     return f"{text} {speed:,.0f} samples/s"
 
 
-def epoch_line(record: EpochRecord, epochs: int, has_classes: bool) -> str:
-    """Return the line about an epoch that has ended."""
+def epoch_line(
+    record: EpochRecord, epochs: int, has_classes: bool, metrics: Sequence[str] = ()
+) -> str:
+    """Return the line about an epoch that has ended, with the metrics that have these keys."""
     text = f"epoch {record['epoch']:{len(str(epochs))}d}/{epochs}"
     for split in ("train", "validation", "test"):
         cost, accuracy = record[f"{split}_cost"], record[f"{split}_accuracy"]
@@ -173,7 +195,15 @@ def epoch_line(record: EpochRecord, epochs: int, has_classes: bool) -> str:
             text += f" | {split} cost {format_cost(score_of(cost))}"
         if accuracy is not None:
             text += f" accuracy {accuracy:.2%}" if has_classes else f" R² {accuracy:.4f}"
+        for key in metrics:
+            if f"{split}_{key}" in record:
+                text += f" {key.replace('_', ' ')} {format_number(record[f'{split}_{key}'])}"
     return f"{text} | {record['seconds']:.1f} s, {record['samples_per_s']:,.0f} samples/s"
+
+
+def format_number(value: float | None, places: int = 4) -> str:
+    """Return the value of a metric as text."""
+    return "undefined" if value is None else format_cost(value, places)
 
 
 def format_cost(cost: float, places: int = 4) -> str:
@@ -269,7 +299,8 @@ def final_report(
         )
     if is_stopped_early:
         epochs = count(config.patience or 0, "epoch")
-        lines.insert(0, f"stopped early: no better score for {epochs} (--patience)")
+        score = (config.monitor or "score").replace("_", " ")
+        lines.insert(0, f"stopped early: no better {score} for {epochs} (--patience)")
     return lines
 
 

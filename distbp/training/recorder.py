@@ -7,6 +7,7 @@ get the progress of the run.
 
 import logging
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -148,6 +149,8 @@ class RunRecorder(NullRecorder):
         Of the training set.
     labels_per_row : int
         That of `DataSet`; 0 for a regression, which has no accuracy.
+    metrics : sequence of str
+        The keys of those to show.
     """
 
     def __init__(
@@ -158,7 +161,9 @@ class RunRecorder(NullRecorder):
         schedule: CheckpointSchedule,
         rows: int,
         labels_per_row: int,
+        metrics: Sequence[str] = (),
     ) -> None:
+        self._metric_keys = metrics
         self._config, self._network, self._builder = config, network, builder
         self._schedule, self._rows, self._labels_per_row = schedule, rows, labels_per_row
         self.directory = RunDirectory(Path(config.out), config.keep)
@@ -211,7 +216,8 @@ class RunRecorder(NullRecorder):
     def on_epoch(self, progress: Progress) -> None:
         history = progress.history
         has_classes = self._labels_per_row > 0
-        self.info(epoch_line(history.records[-1], self._config.epochs, has_classes))
+        record, epochs = history.records[-1], self._config.epochs
+        self.info(epoch_line(record, epochs, has_classes, self._metric_keys))
         try:
             self._metrics.append(history.lines)
         except FencedError:  # another run owns the directory: this one has to end

@@ -8,25 +8,29 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from distbp.data.dataset import Split
+from distbp.data.labels import labels_for_model
 from distbp.data.model_table import ModelTable, Rows
 from distbp.data.row_options import RowOptions
-from distbp.data.sources import read_features
+from distbp.data.sources import read_features, read_labelled_rows
 from distbp.data.table_options import STANDARD_STREAM, TableOptions
 from distbp.data.table_reader import open_table
+from distbp.data.tables import Table
 from distbp.errors import ConfigError, DataError
 from distbp.parallel.environment import LaunchEnvironment
 from distbp.storage import hdf5_checks
 from distbp.storage.checkpoint import Checkpoint
 from distbp.storage.checksum import HDF5_SIGNATURE, MAGIC
+from distbp.storage.preprocessing import Preprocessing
 
 RowSource = AbstractContextManager[Callable[[int], Iterator[Rows]]]
 
-_HDF5_ENDINGS = (".h5", ".hdf5")
+_HDF5_ENDINGS = (".h5", ".hdf5", ".mat", ".nc")
 
 
 def kind_of_rows(data: str, options: RowOptions) -> str:
@@ -35,12 +39,18 @@ def kind_of_rows(data: str, options: RowOptions) -> str:
     Raises
     ------
     ConfigError
-        `--x` is given for a table, or an HDF5 file is no data set and it is not given.
+        `--x` is given for a table, an HDF5 file is no data set and it is not given, or it is a
+        folder.
     """
     path = Path(data)
     if data != STANDARD_STREAM and data.lower().endswith(".npz"):
         return "arrays"
-    if data != STANDARD_STREAM and (_is_hdf5(path) or path.is_dir()):
+    if data != STANDARD_STREAM and path.is_dir():
+        raise ConfigError(
+            f"{data} is a folder. Convert the files in it with distbp import, and name the data "
+            "set."
+        )
+    if data != STANDARD_STREAM and _is_hdf5(path):
         if options.x is not None:
             return "arrays"
         _check_data_set(path)
@@ -74,8 +84,8 @@ def _check_data_set(path: Path) -> None:
         has_format = hdf5_checks.read_text_attribute(file, "format") is not None
     if not has_format:
         raise ConfigError(
-            f"{path} is an HDF5 file, but no data set. Convert it with distbp import; or, to "
-            "predict, name the array with the rows: --x NAME."
+            f"{path} is an HDF5 file, but no data set. Convert it with distbp import; or name the "
+            "array with the rows: --x NAME; and to evaluate, that with the labels: --y NAME."
         )
 
 
@@ -88,6 +98,7 @@ def table_rows(
     unknown: str = "error",
     id_column: str | None = None,
     has_labels: bool = False,
+    keeps_integers: bool = False,
     say: Callable[[str], None] = lambda text: None,
     advance: Callable[[float], None] | None = None,
 ) -> Iterator[Callable[[int], Iterator[Rows]]]:
@@ -99,7 +110,7 @@ def table_rows(
     checkpoint : Checkpoint
         The model that takes the rows.
     options : TableOptions
-    unknown, id_column, has_labels
+    unknown, id_column, has_labels, keeps_integers
         See `ModelTable`.
     say : function of str
         Called with what was recognized.
@@ -110,7 +121,8 @@ def table_rows(
     source = LaunchEnvironment.from_environ().open_stdin() if is_stream else data
     with open_table(source, _with_header(options, checkpoint), advance) as reader:
         table = ModelTable(
-            reader, checkpoint, unknown=unknown, id_column=id_column, has_labels=has_labels
+            reader, checkpoint, unknown=unknown, id_column=id_column, has_labels=has_labels,
+            keeps_integers=keeps_integers,
         )  # fmt: skip
         for note in table.notes:
             say(note)
@@ -149,18 +161,55 @@ def array_rows(
     data: str, name: str | None, checkpoint: Checkpoint
 ) -> Iterator[Callable[[int], Iterator[Rows]]]:
     """Yield the rows of an array in an .npz or HDF5 file, as they were before the import."""
-    n_in = checkpoint.network.sizes[0]
-    with read_features(Path(data), name) as table:
-        if table.dtype.kind not in "iuf" or math.prod(table.shape) != n_in:
+    with read_features(Path(data), name, checkpoint.network.sizes[0]) as table:
+        yield partial(_rows_of_array, table, None, checkpoint)
+
+
+@contextmanager
+def labelled_array_rows(
+    data: str, x: str | None, y: str | None, checkpoint: Checkpoint
+) -> Iterator[Callable[[int], Iterator[Rows]]]:
+    """Yield the rows of an array as `array_rows` does, with their labels from another one."""
+    about, n_out = checkpoint.about, checkpoint.network.sizes[-1]
+    with read_labelled_rows(Path(data), x, y) as (table, labels):
+        if len(labels) != len(table):
+            raise DataError(f"{table.name} has {len(table)} rows, but {labels.name} {len(labels)}.")
+        if len(labels.shape) > 1 or labels.dtype.kind not in "iufbUS":
             raise DataError(
-                f"{table.name} is {table.dtype} {table.values.shape}; the model takes rows of "
-                f"{n_in} numbers."
+                f"{labels.name} is {labels.dtype} {labels.values.shape}; expected labels."
             )
+        targets = labels_for_model(labels, about["task"], about["classes"], n_out)
+        if checkpoint.preprocessing is not None and len(targets):
+            targets = _transformed(targets, labels, checkpoint.preprocessing)
+        yield partial(_rows_of_array, table, targets, checkpoint)
 
-        def rows(most: int) -> Iterator[Rows]:
-            for start in range(0, len(table), most):
-                part = table.read(start, min(start + most, len(table)))
-                table.check_finite(part, start)
-                yield Rows(np.ascontiguousarray(part).reshape(len(part), n_in))
 
-        yield rows
+def _transformed(y: np.ndarray, labels: Table, preprocessing: Preprocessing) -> np.ndarray:
+    """Return targets as they were transformed for the training."""
+    if preprocessing.target_transform == "none":
+        return y
+    if (y <= 0).any():
+        row, column = (int(one) for one in np.argwhere(y <= 0)[0])
+        raise DataError(
+            f"{labels.locate(row, column)}: expected a positive number, found {y[row, column]:g}. "
+            "Correct the value or remove the row."
+        )
+    return np.asarray(np.log(y))
+
+
+def _rows_of_array(
+    table: Table, y: np.ndarray | None, checkpoint: Checkpoint, most: int
+) -> Iterator[Rows]:
+    """Yield rows of numbers in groups of up to `most`."""
+    n_in = checkpoint.network.sizes[0]
+    if table.dtype.kind not in "iuf" or math.prod(table.shape) != n_in:
+        is_turned = math.prod(table.values.shape[:-1]) == n_in
+        raise DataError(
+            f"{table.name} is {table.dtype} {table.values.shape}; the model takes rows of "
+            f"{n_in} numbers.{' Store x.T (NumPy) instead.' * is_turned}"
+        )
+    for start in range(0, len(table), most):
+        part = table.read(start, min(start + most, len(table)))
+        table.check_finite(part, start)
+        labels = None if y is None else y[start : start + len(part)]
+        yield Rows(np.ascontiguousarray(part).reshape(len(part), n_in), labels)

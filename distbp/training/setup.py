@@ -40,7 +40,8 @@ from distbp.training.config import Config
 from distbp.training.evaluation import Evaluator
 from distbp.training.gradient import BatchGradient
 from distbp.training.inputs import open_data
-from distbp.training.messages import RankInfo, introduction, warnings
+from distbp.training.messages import RankInfo, about_targets, introduction, warnings
+from distbp.training.monitor import EpochMetrics, plan_metrics, with_monitor
 from distbp.training.recorder import MemoryRecorder, NullRecorder, RunRecorder
 from distbp.training.row_weights import scaled_weights
 from distbp.training.sdc_check import SdcCheck
@@ -73,6 +74,7 @@ class RunParts:
     steps_per_epoch : int
     evaluators : dict of Evaluator
         By the name of the split: validation and test, as far as there are such splits.
+    metrics : EpochMetrics
     watchdog : Watchdog
     stop_request : StopRequest
     schedule : CheckpointSchedule
@@ -95,6 +97,7 @@ class RunParts:
     order: FullShuffle | BlockShuffle
     steps_per_epoch: int
     evaluators: dict[str, Evaluator]
+    metrics: EpochMetrics
     watchdog: Watchdog
     stop_request: StopRequest
     schedule: CheckpointSchedule
@@ -151,9 +154,10 @@ def _assemble(
     if data is None:
         data = open_data(Path(config.data), comm, _IS_STREAMED[config.shuffle])
     with collective_errors(comm):
-        config = config.resolved(data)
+        config = with_monitor(config.resolved(data), data)
         if checkpoint is not None:
             _check_same_run(config, checkpoint)
+        metrics = plan_metrics(config, data)
         network = _make_network(config, data, checkpoint is not None)
     _check_identical_on_all_ranks(comm, config, data)
     if config.kernels != kernels.PORTABLE:
@@ -171,7 +175,7 @@ def _assemble(
     )  # fmt: skip
     sdc_check = SdcCheck(comm, update, reduction, gradient)
     evaluators = _make_evaluators(comm, update.store.averaged, data, validation)
-    start = Progress.at_start()
+    start = Progress.at_start(metrics.monitor)
     with collective_errors(comm):
         if checkpoint is not None:
             start = restore(checkpoint, config, data, network, update)
@@ -186,12 +190,18 @@ def _assemble(
             )
         elif comm.rank == 0:
             recorder = RunRecorder(
-                config, network, builder, schedule, len(rows), data.labels_per_row
+                config,
+                network,
+                builder,
+                schedule,
+                len(rows),
+                data.labels_per_row,
+                [one.key for one in metrics.choices if one.is_number],
             )
         recorder.open(start, is_new=checkpoint is None, is_on_disk=predecessor is None)
     parts = RunParts(
         comm, config, data, network, update, reduction, gradient, sdc_check, rows, order,
-        math.ceil(len(rows) / config.batch_size), evaluators, watchdog,
+        math.ceil(len(rows) / config.batch_size), evaluators, metrics, watchdog,
         predecessor.stop_request if predecessor else _make_stop_request(config),
         schedule, builder, recorder, start,
     )  # fmt: skip
@@ -218,9 +228,19 @@ def _make_order(
 def _make_evaluators(
     comm: Topology, network: Network, data: DataSet, validation: Split | None
 ) -> dict[str, Evaluator]:
+    has_several_units = data.target is not None and data.target.has_several_units
     splits = {"validation": validation, "test": data.splits.get("test")}
     return {
-        name: Evaluator(comm, network, split, data.scaling, data.task, data.target)
+        name: Evaluator(
+            comm,
+            network,
+            split,
+            data.scaling,
+            data.task,
+            data.target,
+            data.preprocessing,
+            has_standardized_cost=name == "validation" and has_several_units,
+        )
         for name, split in splits.items()
         if split is not None
     }
@@ -241,7 +261,7 @@ def _introduce(parts: RunParts, checkpoint: Checkpoint | None, caution: str | No
         ulfm_enabled = LaunchEnvironment.from_environ().ulfm_enabled
         for text in introduction(
             config, parts.network, ranks, len(parts.rows), parts.start, ulfm_enabled
-        ):
+        ) + about_targets(parts.data, "validation" in parts.evaluators):
             recorder.info(text)
 
 
@@ -265,7 +285,7 @@ def _check_identical_on_all_ranks(comm: Topology, config: Config, data: DataSet)
 def _check_same_run(config: Config, checkpoint: Checkpoint) -> None:
     """Raise ConfigError if `config` changes what makes a run what it is."""
     before = Config.read(checkpoint.about["config"], config.out)
-    before.resumed(config.to_dict() | {"hidden": config.hidden})
+    before.resumed(config.to_dict() | {"hidden": config.hidden, "metrics": config.metrics})
 
 
 def _make_network(config: Config, data: DataSet, has_weights: bool) -> Network:
@@ -401,6 +421,7 @@ def restore(
     state = checkpoint.state | {AVERAGE: checkpoint.network.theta}
     for name, array in update.store.state.items():
         np.copyto(array, state[name])
-    progress = read_progress(about["progress"], checkpoint.history, config.out)
+    monitor = plan_metrics(config, data).monitor
+    progress = read_progress(about["progress"], checkpoint.history, config.out, monitor)
     update.store.steps = progress.position.updates
     return progress

@@ -16,6 +16,7 @@ from distbp.network.schedules import plateau_factor
 from distbp.training.evaluation import Score
 
 EpochRecord = dict[str, Any]
+STANDARDIZED_COST = "standardized_cost"  # of several targets, each in units of its deviation
 
 
 class Position(NamedTuple):
@@ -43,11 +44,37 @@ class Position(NamedTuple):
         return self.epoch * (steps_per_epoch + 1) + self.step
 
 
+class Monitor(NamedTuple):
+    """What decides which epoch is best: a number of each record.
+
+    Attributes
+    ----------
+    name : str
+        Its key in a record.
+    is_maximized : bool
+        Whether more is better.
+    """
+
+    name: str
+    is_maximized: bool = False
+
+    def score(self, record: EpochRecord) -> float:
+        """Return what is better if it is lower; infinity for what is undefined or not finite."""
+        value: float | None = record[self.name]
+        return score_of(value if value is None or not self.is_maximized else -value)
+
+
 class History:
     """The records of all epochs, and what follows from them.
 
     Serialized and compared as they are appended: after thousands of short epochs, doing so for
     all of them at the end of each would take longer than the epoch.
+
+    Parameters
+    ----------
+    records : iterable of dict
+    monitor : Monitor, optional
+        By default the validation cost, or the training cost where there is no validation.
 
     Attributes
     ----------
@@ -56,12 +83,13 @@ class History:
     lines : list of str
         The same as JSON, each with its newline.
     scores : list of float
-        What plateau, patience and best.h5 go by: the validation cost, or else the training cost.
+        What plateau, patience and best.h5 go by: the monitor's score, lower is better.
     epochs_without_improvement : int
         Epochs since the best score.
     """
 
-    def __init__(self, records: Iterable[EpochRecord] = ()) -> None:
+    def __init__(self, records: Iterable[EpochRecord] = (), monitor: Monitor | None = None) -> None:
+        self._monitor = monitor
         self.records: list[EpochRecord] = []
         self.lines: list[str] = []
         self.scores: list[float] = []
@@ -76,8 +104,9 @@ class History:
     def append(self, record: EpochRecord) -> None:
         """Add the record of an epoch that has ended."""
         has_validation = record["validation_accuracy"] is not None
-        # Never the test set's cost: it must not influence the training.
-        score = score_of(record["validation_cost" if has_validation else "train_cost"])
+        # Never anything of the test set: it must not influence the training.
+        default = Monitor("validation_cost" if has_validation else "train_cost")
+        score = (self._monitor or default).score(record)
         self.epochs_without_improvement = (
             0 if not self.scores or score < self._best else self.epochs_without_improvement + 1
         )
@@ -88,7 +117,7 @@ class History:
 
     def truncated(self, epochs: int) -> "History":
         """Return the history as it was after so many epochs."""
-        return History(self.records[:epochs])
+        return History(self.records[:epochs], self._monitor)
 
     @property
     def is_best(self) -> bool:
@@ -127,9 +156,9 @@ class Progress(NamedTuple):
     history: History
 
     @classmethod
-    def at_start(cls) -> "Progress":
+    def at_start(cls, monitor: Monitor | None = None) -> "Progress":
         """Return the progress of a run before its first step."""
-        return cls(Position(), 0.0, 0, 0, 1.0, History())
+        return cls(Position(), 0.0, 0, 0, 1.0, History(monitor=monitor))
 
     def after_step(self, cost: float, correct: float) -> "Progress":
         """Return the progress after a step that was applied, given its sums over the rows."""
@@ -176,7 +205,9 @@ class Progress(NamedTuple):
         }
 
 
-def read_progress(stored: Mapping[str, Any], lines: list[str], source: str) -> Progress:
+def read_progress(
+    stored: Mapping[str, Any], lines: list[str], source: str, monitor: Monitor | None = None
+) -> Progress:
     """Return the progress that a checkpoint holds.
 
     Parameters
@@ -187,6 +218,8 @@ def read_progress(stored: Mapping[str, Any], lines: list[str], source: str) -> P
         Of metrics.jsonl.
     source : str
         What to call the checkpoint in an error message.
+    monitor : Monitor, optional
+        That of `History`.
 
     Raises
     ------
@@ -202,7 +235,7 @@ def read_progress(stored: Mapping[str, Any], lines: list[str], source: str) -> P
     ):
         raise CheckpointError(f"{source}: the checkpoint holds no valid position of a run.")
     try:
-        history = History(map(json.loads, lines))
+        history = History(map(json.loads, lines), monitor)
     except (ValueError, LookupError, TypeError, RecursionError) as error:
         raise CheckpointError(f"{source}: the checkpoint's history is not valid.") from error
     if len(history) != stored["epoch"]:
@@ -229,9 +262,9 @@ def score_of(cost: float | None) -> float:
 def costs_and_accuracies(
     progress: Progress, rows: int, scores: Mapping[str, Score], labels_per_row: int
 ) -> EpochRecord:
-    """Return the costs and accuracies of an epoch of `rows` rows; None where there is none.
+    """Return the costs, accuracies and metrics of an epoch of `rows` rows.
 
-    `labels_per_row` is that of `DataSet`.
+    None where there is none. `labels_per_row` is that of `DataSet`.
     """
     rows = max(rows - progress.skipped, 1)
     record: EpochRecord = {
@@ -241,6 +274,10 @@ def costs_and_accuracies(
     for name in ("validation", "test"):
         record[f"{name}_cost"] = _json_cost(scores[name].cost) if name in scores else None
         record[f"{name}_accuracy"] = scores[name].accuracy if name in scores else None
+    for name, score in scores.items():
+        if score.standardized_cost is not None:
+            record[f"{name}_{STANDARDIZED_COST}"] = _json_cost(score.standardized_cost)
+        record |= {f"{name}_{key}": value for key, value in score.measured.values.items()}
     return record
 
 

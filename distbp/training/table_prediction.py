@@ -11,7 +11,7 @@ A `RowTask` is what rank 0 does between two rounds: `PredictionTask` writes a ta
 
 import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -26,7 +26,9 @@ from distbp.parallel.shards import rank_shards
 from distbp.parallel.topology import Topology
 from distbp.storage.checkpoint import Checkpoint
 from distbp.training.accuracy import predicted_labels
-from distbp.training.evaluation import EVALUATION_ROWS, Evaluator, Score
+from distbp.training.evaluation import EVALUATION_ROWS, Evaluator, Score, own_width, share_score
+from distbp.training.measurement import Measurement
+from distbp.training.metric_names import Choice
 from distbp.training.prediction import network_outputs, to_user_units
 from distbp.training.row_sources import RowSource
 
@@ -233,10 +235,15 @@ class EvaluationTask(RowTask):
     Parameters
     ----------
     checkpoint : Checkpoint
+    choices : sequence of Choice
+        Metrics to compute besides, with their values for each class, label or target.
     """
 
-    def __init__(self, checkpoint: Checkpoint) -> None:
+    def __init__(self, checkpoint: Checkpoint, choices: Sequence[Choice] = ()) -> None:
         super().__init__(checkpoint)
+        task, n_out = checkpoint.about["task"], checkpoint.network.sizes[-1]
+        # That of this rank's rows of all rounds.
+        self._measurement = Measurement(choices, task, n_out, has_parts=True)
         self._sums: list[np.ndarray] = []
         self._y: list[np.ndarray] = []
         self._evaluator: Evaluator | None = None
@@ -245,16 +252,16 @@ class EvaluationTask(RowTask):
         """Do nothing: a score is not written to a file."""
 
     def compute(self, x: np.ndarray, y: np.ndarray | None) -> np.ndarray:
-        """Return the sums over each block of rows: (blocks, 1 + k); see `Evaluator`."""
-        model = self.checkpoint
-        task, n_out = model.about["task"], model.network.sizes[-1]
+        """Return the sums over each block of rows: (blocks, k); see `Evaluator`."""
+        model, task = self.checkpoint, self.checkpoint.about["task"]
         if y is None or not len(x):
-            return np.zeros((0, 1 + (n_out if task == "regression" else 1)))
+            return np.zeros((0, own_width(model.network, task) + self._measurement.width))
         split = Split(np.ascontiguousarray(x), np.ascontiguousarray(y))
         self._evaluator = Evaluator(
-            Topology(), model.network, split, model.scaling, task, model.target
-        )
-        return self._evaluator.run()[2]
+            Topology(), model.network, split, model.scaling, task, model.target,
+            model.preprocessing,
+        )  # fmt: skip
+        return self._evaluator.run(measurement=self._measurement)[2]
 
     def use(self, rows: Rows, results: np.ndarray) -> None:
         """Keep the sums, and the targets, which R² needs once more."""
@@ -264,16 +271,16 @@ class EvaluationTask(RowTask):
 
     def score(self, comm: Topology) -> Score:
         """Return the score on all ranks; collective."""
+        self._measurement.gather(comm)
 
-        def on_rank_0() -> list[Any] | None:
+        def on_rank_0() -> Score | None:
             if self._evaluator is None:
                 return None
             rows = sum(map(len, self._y))
             sums, y = np.concatenate(self._sums), lambda: np.concatenate(self._y)
-            score = self._evaluator.score_of(sums, rows, y)
-            return [score.rows, score.cost, score.accuracy]
+            return self._evaluator.score_of(sums, rows, y, self._measurement)
 
-        found = run_on_rank_0(comm, on_rank_0)
-        if found is None:
+        score = share_score(comm, on_rank_0)
+        if score is None:
             raise DataError("There are no rows to evaluate.")
-        return Score(*found)
+        return score

@@ -63,7 +63,7 @@ def test_several_labels_a_row(source):
             "has columns (6, 300), members (300,), tags (300, 3), text (300,), data/bits (300, 6)",
         ),
         (["--x", "none", "--y", "text"], "none is missing; "),
-        (["--x", "columns", "--y", "text"], "Use --transpose"),
+        (["--x", "columns", "--y", "text"], "--transpose"),
         (["--x", "text", "--y", "text"], "text holds text, not plain numbers"),
     ],
 )

@@ -47,15 +47,16 @@ MODULES = {
         "frames", "arrays", "model_table", "table_writer",
     ],
     "training": [
-        "config", "config_file", "accuracy", "gradient", "sdc_check", "inputs", "evaluation",
-        "prediction", "row_sources", "table_prediction", "row_weights", "state", "model",
-        "messages", "timing", "stop_request", "checkpoint_schedule", "checkpoint_writer",
-        "metrics_file", "recorder", "setup", "recovery", "loop",
+        "config", "config_file", "accuracy", "gradient", "sdc_check", "inputs", "class_counts",
+        "score_counts", "metrics", "metric_names", "measurement", "evaluation", "prediction",
+        "row_sources", "table_prediction", "row_weights", "state", "monitor", "model", "messages",
+        "timing", "stop_request", "checkpoint_schedule", "checkpoint_writer", "metrics_file",
+        "recorder", "setup", "recovery", "loop",
     ],
     "launch": ["processes", "mpiexec", "supervisor", "slurm", "planner"],
     "cli": [
-        "parser", "rank_options", "describe", "train_command", "model_commands", "commands",
-        "kernel_selection", "main",
+        "parser", "rank_options", "describe", "train_command", "score_table", "model_commands",
+        "commands", "kernel_selection", "main",
     ],
 }  # fmt: skip
 ORDER = [".".join(filter(None, (p, m))) for p, modules in MODULES.items() for m in modules]

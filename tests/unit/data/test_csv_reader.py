@@ -45,6 +45,8 @@ def read(data, kinds=None, **options):
         ("a;b\n1,5;x\n-2;y\n", {"a": [1.5, -2], "b": ["x", "y"]},
          "Columns are separated by ';'; numbers have a decimal comma."),
         ("a;b\n1.5;1,2\n2.5;3.5\n", {"a": [1.5, 2.5], "b": ["1,2", "3.5"]}, "separated by ';'."),
+        ("a;b\n1,200;2,500\n1,300;7\n", {"a": [1.2, 1.3], "b": [2.5, 7]},
+         "numbers have a decimal comma, so that 1,200 is 1.2."),
         ("1,5;2,5\n2,5;1e3\n", {"0": [1.5, 2.5], "1": [2.5, 1000]}, "a decimal comma; no line"),
         ("a\tb\n1\tx, y\n", {"a": [1], "b": ["x, y"]}, "separated by tabs"),
         ("a|b\n1|x\n", {"a": [1], "b": ["x"]}, "separated by '|'"),

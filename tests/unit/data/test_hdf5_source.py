@@ -343,6 +343,15 @@ def test_pytables(path):
     check_refused(path, "variable-length arrays", x="ragged", y="text")
 
 
+@pytest.mark.parametrize("form", ["fixed", "table"])
+def test_pandas_files_are_refused_by_name_at_once(path, form):
+    """Whoever names no dataset learns it as well."""
+    pandas = pytest.importorskip("pandas")
+    pytest.importorskip("tables")
+    pandas.DataFrame({"a": [1, 2], "b": [0.5, 1]}).to_hdf(path, key="frame", format=form)
+    check_refused(path, r"`--x` is missing: .*to_hdf .*to_csv", ConfigError, x=None, y=None)
+
+
 def matlab(path, **datasets):
     """Write a file as MATLAB's `save -v7.3`: dimensions in reverse, the class an attribute."""
     with h5py.File(path, "w", userblock_size=512) as file:
@@ -400,6 +409,29 @@ def test_matlab(path):
         check_refused(path, message, y=name)
 
 
+def test_matlab_files_of_another_program(path):
+    """As hdf5storage writes them for MATLAB."""
+    hdf5storage = pytest.importorskip("hdf5storage")
+    letters = np.array([list(name) for name in NAMES])
+    values = {
+        "x": ROWS, "y": LABELS.astype(float), "whole": LABELS.astype("i4"), "text": letters,
+        "flags": ROWS > 3, "images": np.arange(72.0).reshape(4, 3, 6), "single": ROWS.astype("f4"),
+        "cell": np.array(["cat", 1], object), "empty": np.zeros((0, 3)),
+    }  # fmt: skip
+    path = path.with_suffix(".mat")
+    hdf5storage.savemat(str(path), values, format="7.3", store_python_metadata=False)
+    for name in ("x", "single"):
+        x, classes, y = read(path, name)
+        np.testing.assert_array_equal(x, ROWS)
+        assert x.dtype == values[name].dtype
+        assert (classes, y.tolist()) == (["2", "7", "9"], [0, 1, 0, 1, 2, 0])
+    np.testing.assert_array_equal(read(path, "flags", "whole")[0], ROWS > 3)
+    np.testing.assert_array_equal(read(path, "images", "whole")[0], values["images"].T)
+    assert read(path, y="text")[1] == ["cat", "dog", "eel"]
+    check_refused(path, "It is a cell array of MATLAB", x="cell")
+    check_refused(path, "an empty array of MATLAB", x="empty")
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -448,3 +480,30 @@ def test_netcdf(path):
     check_refused(path, "row 3 has the fill value 9.96921e\\+36", x="missing")
     check_refused(path, "row 4 has the fill value 9.96921e\\+36", x="unwritten")
     check_refused(path, "row 5 has the fill value 0", y="unknown")
+
+
+def test_netcdf_files_of_another_program(path):
+    """As h5netcdf, and with it xarray, writes them: dimensions are datasets, too."""
+    h5netcdf = pytest.importorskip("h5netcdf")
+    path = path.with_suffix(".nc")
+    with h5netcdf.File(path, "w") as file:
+        file.dimensions = {"time": None, "n": 5}
+        file.resize_dimension("time", 6)
+        options = {"fillvalue": np.float32(9.96921e36), "compression": "gzip"}
+        file.create_variable("x", ("time", "n"), "f4", **options)[...] = ROWS
+        file.create_variable("missing", ("time", "n"), "f4", **options)[:4] = ROWS[:4]
+        packed = file.create_variable("packed", ("time", "n"), "i2")
+        packed[...] = ROWS
+        packed.attrs["scale_factor"] = 0.5
+        file.create_variable("y", ("time",), "i8")[:] = LABELS
+        names = file.create_variable("names", ("time",), h5py.string_dtype())
+        names[:] = np.array(NAMES, object)
+        deep = file.create_group("deep").create_variable("x", ("time", "n"), "f8")
+        deep[...] = ROWS
+    for name in ("x", "deep/x"):
+        for y, expected in (("y", ["2", "7", "9"]), ("names", ["cat", "dog", "eel"])):
+            x, classes, found = read(path, name, y)
+            np.testing.assert_array_equal(x, ROWS)
+            assert (classes, found.tolist()) == (expected, [0, 1, 0, 1, 2, 0])
+    check_refused(path, "packed with netCDF's attribute 'scale_factor'", x="packed")
+    check_refused(path, r"row 4 has the fill value 9.96921e\+36", x="missing")

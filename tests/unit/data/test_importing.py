@@ -694,6 +694,7 @@ def test_invalid_options(tmp_path, out, kind, options, message):
     [
         ("none.csv", "none.csv cannot be read: No such file"),
         ("train-images-idx3-ubyte", "a folder of IDX files. Rename"),
+        ("d.xlsx", "is a workbook of a spreadsheet. Save the sheet as .csv"),
         ("d.dat", "expected a name that ends in .npz, .csv, .h5, .hdf5"),
         ("x" * 300 + ".csv", "File name too long"),
         ("fifo.csv", "neither a file nor a folder"),
@@ -701,7 +702,7 @@ def test_invalid_options(tmp_path, out, kind, options, message):
 )
 def test_invalid_source_paths(tmp_path, out, name, message):
     """A missing file, an unknown suffix, and special files."""
-    for real in ("train-images-idx3-ubyte", "d.dat"):
+    for real in ("train-images-idx3-ubyte", "d.dat", "d.xlsx"):
         (tmp_path / real).write_text("1,2\n")
     os.mkfifo(tmp_path / "fifo.csv")
     check_refused(tmp_path / name, out, DataError, message)

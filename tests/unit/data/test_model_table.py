@@ -83,6 +83,36 @@ def test_identifiers_are_kept_as_they_are_written(tmp_path):
     assert rows.ids.tolist() == ["2", "4", "6"]
 
 
+@pytest.mark.parametrize(
+    ("cells", "are_integers"),
+    [
+        (["3", "-7", "0"], True), (["3", "007", "1"], False), (["3", "", "1"], False),
+        (["1", "2", "A3"], False), (["1", "2", str(10**18)], False), (["1", "-0", "2"], False),
+    ],
+)  # fmt: skip
+def test_identifiers_that_are_all_integers_stay_numbers(tmp_path, cells, are_integers):
+    """Any other one, also far behind the rows that are looked at first, makes all of them text."""
+    path, read = tmp_path / "t.csv", []
+    cells = [*map(str, range(40_000)), *cells]
+    path.write_text("id,a,b\n" + "".join(f"{one},{'1' * 50},2\n" for one in cells))
+    with open_table(path, advance=read.append) as reader:
+        table = ModelTable(reader, model(), id_column="id", keeps_integers=True)
+        assert not read
+        rows = Rows.join(list(table.rows(10_000)))
+    assert sum(read) == path.stat().st_size
+    assert rows.ids.dtype == (np.int64 if are_integers else object)
+    assert rows.ids.tolist() == ([*map(int, cells)] if are_integers else [c or None for c in cells])
+
+
+def test_the_types_of_identifiers_in_frames():
+    """Those of integers stay; those of text and fractions are text."""
+    frame = pandas.DataFrame({"i": np.array([7, 8], "u1"), "s": ["7", "8"], "f": [0.5, 1]})
+    for name, expected in (("i", [7, 8]), ("s", ["7", "8"]), ("f", ["0.5", "1"])):
+        with frame_reader(frame.assign(a=1.0, b=2.0)) as reader:
+            table = ModelTable(reader, model(), id_column=name, keeps_integers=True)
+            assert next(table.rows(9)).ids.tolist() == expected
+
+
 def test_a_model_without_names_takes_columns_in_order(tmp_path):
     """As many as it has inputs; there is nothing to find a label by."""
     path = tmp_path / "t.csv"

@@ -103,6 +103,14 @@ def test_a_split_needs_a_row(given, keys, message):
         divide(np.zeros(9, int), True, options(**given), keys)
 
 
+def test_labels_that_are_quantities_cannot_be_split_by_class():
+    """The remedy is the other task, not another fraction; and a regression has no classes."""
+    with pytest.raises(ConfigError, match=r"there are 40\. .*use --task regression"):
+        divide(np.arange(40), True, options(test_fraction=0.2), {})
+    with pytest.raises(ConfigError, match=r"of 40 rows is no row\. Use a larger fraction"):
+        divide(np.zeros((40, 1)), False, options(test_fraction=0.01), {})
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import h5py
 import numpy as np
+import pandas
 import pyarrow
 import pytest
 from pyarrow import feather, parquet
@@ -14,6 +15,7 @@ from pyarrow import feather, parquet
 from distbp.data import spool
 from distbp.data.dataset import DataSet
 from distbp.data.importing import import_data
+from distbp.data.profile import ColumnProfile
 from distbp.data.tables import ImportOptions
 from distbp.errors import ConfigError, DataError
 from distbp.storage import hdf5_file
@@ -436,6 +438,40 @@ def test_what_usually_goes_wrong_is_said(tmp_path, out, log):
     )  # fmt: skip
     assert all(any(text.startswith(start) for text in warned) for start in starts)
     assert len(warned) == len(starts)
+
+
+def test_no_column_copies_labels_that_are_all_different(tmp_path, out, log):
+    """They are quantities, more likely; then a column that differs everywhere means nothing."""
+    random = np.random.default_rng(0)
+    columns = {"x": random.normal(size=50), "y": random.permutation(1000)[:50]}
+    run(write(tmp_path, table(**columns)), out)
+    assert "equals the label" not in log.text
+
+
+@pytest.mark.parametrize("end", [".csv", ".parquet"])
+def test_dates_are_shown_as_dates(tmp_path, out, end):
+    """With the time of day if there is one; they are learnt as seconds since 1970."""
+    days = np.datetime64("2020-02-28") + np.arange(3)
+    columns = {
+        "day": days,
+        "time": days + np.timedelta64(3661, "s"),
+        "x": [1.5, 2, 0],
+        "y": [0, 1, 0],
+    }
+    path = tmp_path / f"t{end}"
+    frame = pandas.DataFrame(columns)
+    frame.to_csv(path, index=False) if end == ".csv" else frame.to_parquet(path)
+    shown = [line.split("  ") for line in run(path, out)["profile"]]
+    found = {line[0].strip(): [cell.strip() for cell in line if cell] for line in shown}
+    assert found["day"] == ["day", "feature", "date", "0", "2020-02-28 … 2020-03-01"]
+    assert found["time"][-1] == "2020-02-28 01:01:01 … 2020-03-01 01:01:01"
+    assert found["x"][-1] == "0 … 2"
+
+
+def test_dates_that_python_does_not_know_are_shown_as_numbers():
+    """Years before 1 or after 9999."""
+    profile = ColumnProfile("d", "feature", "number", 0, -1e18, 0.0, is_date=True)
+    assert profile.values == "-1e+18 … 1970-01-01"
 
 
 def test_targets_of_many_magnitudes_are_said(tmp_path, out, log):

@@ -203,7 +203,7 @@ CHANGES = {
     "kernels": "portable",
     "data": "e.h5", "out": "r", "epochs": 50, "patience": 3, "checkpoint_every": "5s", "keep": 9,
     "quiet": True, "time_limit": "2h", "stall_limit": "9s",
-    "check_every": 0, "on_nan": "skip",
+    "check_every": 0, "on_nan": "skip", "metrics": ("f1", "roc-auc"),
 }  # fmt: skip
 FIXED = {
     "hidden": (7,), "activation": "tanh", "cost": "quadratic", "init": "large",
@@ -213,6 +213,7 @@ FIXED = {
     "weight_decay": 0.1, "clip_norm": 1.0, "batch_size": 10, "validation": 0.1, "shards": 2,
     "combine": "allreduce", "threads": 2, "dtype": "float64", "seed": 1,
     "init_from": "other", "shuffle": "blocks", "label_smoothing": 0.1, "ema": 0.9,
+    "monitor": "validation_f1",
 }  # fmt: skip
 
 

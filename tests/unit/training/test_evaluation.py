@@ -104,6 +104,40 @@ def test_score_of_scaled_targets(tmp_path):
     assert score.accuracy == pytest.approx(r2.mean(), abs=1e-5)
 
 
+def test_score_of_logarithms(tmp_path):
+    """The cost is that of ln y, as it is learnt; R² is that of y, also if an output overflows."""
+    random = np.random.default_rng(0)
+    x = random.normal(size=(ROWS, 3))
+    y = np.exp(x @ np.array([[2.0], [1.0], [0.5]]) + 12 + 0.1 * random.normal(size=(ROWS, 1)))
+    features = tuple(Feature(name) for name in "abc")
+    scaling = Scaling(np.zeros(1), np.ones(1))
+    for target in (None, TargetScaling(np.log(y).mean(axis=0), 1 / np.log(y).std(axis=0))):
+        path = samples.write(
+            tmp_path / "d.h5", {"train": (x[:99], np.log(y[:99])), "test": (x, np.log(y))}, scaling,
+            target=target, preprocessing=Preprocessing(features, ("y",), "log"),
+        )  # fmt: skip
+        data = DataSet(path)
+        network = Network((3, 1), cost="quadratic", output="linear", dtype="float64")
+        network.theta[...] = [2.1, 0.9, 0.4, 12.0]  # the bias is the last
+        a = x @ np.array([[2.1], [0.9], [0.4]]) + 12
+        if target is not None:
+            network.theta[-1] -= target.shift[0]
+            network.theta *= target.scale[0]
+            network.use_target_units(target.units)
+        split = data.splits["test"]
+        score = Evaluator(
+            Topology(), network, split, scaling, "regression", data.target, data.preprocessing
+        ).score()
+        assert score.cost == pytest.approx(0.5 * np.square(a - np.log(y)).mean(), rel=1e-9)
+        r2 = 1 - np.square(np.exp(a) - y).sum() / np.square(y - y.mean()).sum()
+        assert score.accuracy == pytest.approx(r2, rel=1e-9)
+        network.theta[-1] = 1e6
+        worst = Evaluator(
+            Topology(), network, split, scaling, "regression", data.target, data.preprocessing
+        ).score()
+        assert worst.accuracy == -1e300
+
+
 def test_score_of_multilabel(tmp_path):
     """Accuracy is the fraction of all labels that are right; 0 is predicted from ½ downwards."""
     data = DataSet(samples.labels(tmp_path / "d.h5"))

@@ -262,7 +262,7 @@ def test_patience(run, handlers, capsys):
     scores = [record["validation_cost"] for record in result.history]
     best = scores.index(min(scores))
     assert len(scores) == best + 1 + 2 < 60
-    assert "stopped early: no better score for 2 epochs" in capsys.readouterr().out
+    assert "stopped early: no better validation cost for 2 epochs" in capsys.readouterr().out
 
 
 def test_patience_without_validation_uses_the_training_cost(run):

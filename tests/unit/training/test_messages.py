@@ -4,12 +4,16 @@ import re
 from types import SimpleNamespace
 
 import pytest
+import samples
+import table_models
 
+from distbp.data.dataset import DataSet
 from distbp.network.network import Network
 from distbp.parallel.host import CpuShare
 from distbp.training.config import Config
 from distbp.training.messages import (
     RankInfo,
+    about_targets,
     epoch_line,
     format_cost,
     introduction,
@@ -83,6 +87,19 @@ def test_introduction_of_ranks_on_different_cpus():
         "the CPUs differ: portable kernels on all ranks, for the same bits; those native to them "
         "are A and B and others"
     )
+
+
+def test_what_costs_of_other_targets_mean(tmp_path):
+    """Those of logarithms; and of targets of which one is much larger, without a validation."""
+    data = DataSet(samples.prices(tmp_path / "d.h5"))
+    assert about_targets(data, has_validation=True) == []
+    (line,) = about_targets(data, has_validation=False)
+    assert "with --validation 0.1, all targets count alike" in line
+    path = table_models.write_data(tmp_path / "t.h5", table_models.people(50), "regression")
+    assert about_targets(DataSet(path), has_validation=False) == [
+        "costs are of ln price, which is learnt; R² is of price"
+    ]
+    assert about_targets(DataSet(samples.numbers(tmp_path / "n.h5")), has_validation=False) == []
 
 
 def test_introduction():

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from distbp.errors import CheckpointError
 from distbp.network.schedules import plateau_factor
-from distbp.training.state import History, Position, Progress, read_progress
+from distbp.training.state import History, Monitor, Position, Progress, read_progress
 
 scores = st.lists(st.sampled_from([0.5, 1.0, 2.0, 3.0, math.inf]), max_size=30)
 
@@ -76,6 +76,33 @@ def test_the_validation_counts_where_there_is_one():
     one = record(1.0, validation_cost=3.0, validation_accuracy=0.5)
     other = record(1.0, validation_cost=None, validation_accuracy=0.5)
     assert History([one, other]).scores == [3.0, math.inf]
+
+
+@given(scores)
+def test_a_monitor_that_is_maximized(values):
+    """The best is the first maximum; what is undefined is the worst."""
+    records = [record(1.0, validation_f1=v if math.isfinite(v) else None) for v in values]
+    monitor = Monitor("validation_f1", is_maximized=True)
+    best = [i for i in range(len(values)) if History(records[: i + 1], monitor).is_best]
+    finite = [v if math.isfinite(v) else -math.inf for v in values]
+    assert best[-1:] == ([finite.index(max(finite))] if values else [])
+    found = History(records, monitor)
+    assert vars(found.truncated(2)) == vars(History(records[:2], monitor))
+    assert found.plateau_factor(0.5, 1) == plateau_factor([-v for v in finite], 0.5, 1)
+
+
+def test_a_monitor_is_kept():
+    """From the start, and from a checkpoint; without it in the records they are not valid."""
+    monitor = Monitor("validation_f1", is_maximized=True)
+    progress = Progress.at_start(monitor)
+    for value in (0.5, 0.75, 0.25):
+        progress = progress.after_epoch(record(1.0, validation_f1=value))
+    assert progress.history.scores == progress.restored().history.scores == [-0.5, -0.75, -0.25]
+    lines = progress.history.lines
+    stored = read_progress(progress.to_dict(), lines, "run", monitor).history
+    assert vars(stored) == vars(progress.history)
+    with pytest.raises(CheckpointError, match="history is not valid"):
+        read_progress(STORED, LINES, "run", monitor)
 
 
 STORED = Progress.at_start()._replace(position=Position(2, 0, 8)).to_dict()

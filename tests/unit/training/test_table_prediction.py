@@ -17,6 +17,7 @@ from pyarrow import feather, parquet
 import distbp
 from distbp.cli.main import parse_command_line, run_verb
 from distbp.data.importing import import_data
+from distbp.data.tables import ImportOptions
 from distbp.errors import ConfigError, DataError
 from distbp.parallel.topology import Topology
 from distbp.storage.run_directory import read_newest_checkpoint
@@ -110,6 +111,20 @@ def test_every_format_has_the_same_numbers(models, table, end):
     assert list(found["class"]) == [f"class {i}" for i in labels]
 
 
+def test_integers_that_identify_rows_stay_integers(models, table, people):
+    """In files that have types, from a file that has none as from one that has."""
+    people.assign(name=np.arange(ROWS) * 3 - 5).to_csv("new.csv", index=False)
+    pandas.read_csv("new.csv").to_parquet("new.parquet")
+    for new, out in (("new.csv", "p.parquet"), ("new.parquet", "p.feather"), ("new.csv", "p.h5")):
+        run("predict", models / "classification", new, "--out", out, "--id", "name")
+    found = [pandas.read_parquet("p.parquet")["name"], pandas.read_feather("p.feather")["name"]]
+    with h5py.File("p.h5") as file:
+        found.append(file["id"][...])
+    for ids in found:
+        np.testing.assert_array_equal(ids, np.arange(ROWS) * 3 - 5)
+        assert ids.dtype == np.int64
+
+
 @pytest.mark.parametrize("task", TASKS)
 def test_evaluating_a_table_gives_the_score_of_the_data_set(models, table, task, capsys):
     """To the last bit; and it is one JSON object, whatever is said of the table."""
@@ -178,6 +193,14 @@ def test_from_standard_input_to_standard_output(models, table, people, monkeypat
     run("predict", models / "regression", "-", "--out", "-")
     assert stdout.buffer.getvalue().decode() == Path("p.csv").read_text()
     assert "standard output: 2,125 rows" in capfd.readouterr().err
+
+
+def test_a_score_on_standard_input_says_so(models, table, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(Path(table).read_bytes())))
+    run("evaluate", models / "regression", "-")
+    text = capsys.readouterr().out
+    assert "\nstandard input: 2,125 rows, cost " in text
+    assert " of ln price, R² " in text  # what is learnt is the logarithm
 
 
 def test_files_of_others_are_not_overwritten(models, table, people):
@@ -301,8 +324,108 @@ def test_arrays_without_labels(models, table, people):
     np.savez("bad.npz", x=x[:, 1:], other=x)
     with pytest.raises(DataError, match="takes rows of 8 numbers"):
         run("predict", models / "classification", "bad.npz", "--out", "p3.h5")
-    with pytest.raises(ConfigError, match="Convert it with distbp import"):
-        run("evaluate", models / "classification", "x.npz")
+    np.savez("bad.npz", x=x.T)
+    with pytest.raises(DataError, match=r"takes rows of 8 numbers\. Store x\.T"):
+        run("predict", models / "classification", "bad.npz", "--out", "p3.h5")
+    Path("folder").mkdir()
+    with pytest.raises(ConfigError, match=r"is a folder\. Convert the files in it with distbp"):
+        run("predict", models / "classification", "folder", "--out", "p3.h5")
+
+
+def labels_in_source(people, task):
+    """Return the labels as whoever made a file of arrays has them."""
+    if task == "classification":
+        return np.array(people["kind"].tolist())
+    return people[list(table_models.LABELS[task])].to_numpy()
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_arrays_with_labels(models, table, people, task, capsys):
+    """They have the score of the data set, and text, one-hot rows or numbers as labels."""
+    x, y = table_models.encode(people, task)[0], labels_in_source(people, task)
+    np.savez("new.npz", x=x, y=y)
+    with h5py.File("new.h5", "w") as file:
+        file["rows"] = x
+        file["labels"] = np.array(y.tolist(), object) if task == "classification" else y
+        file["columns"] = x.T
+    model = models / task
+    run("evaluate", model, models / f"{task}.h5", "--split", "train", "--json")
+    run("evaluate", model, "new.npz", "--json")
+    run("evaluate", model, "new.h5", "--x", "rows", "--y", "labels", "--json")
+    expected, *found = map(json.loads, capsys.readouterr().out.splitlines())
+    assert [one["data"] for one in found] == ["new.npz", "new.h5"]
+    for key in ("rows", "cost", "r2" if task == "regression" else "accuracy"):
+        assert [one[key] for one in found] == [expected[key]] * 2
+    with pytest.raises(DataError, match="--transpose, or store"):
+        run("evaluate", model, "new.h5", "--x", "columns", "--y", "labels")
+    with pytest.raises(ConfigError, match=r"no data set.*--x NAME; and to evaluate.*--y NAME"):
+        run("evaluate", model, "new.h5")
+
+
+@pytest.mark.parametrize(
+    ("task", "change", "match"),
+    [
+        ("classification", lambda y: np.where(y == "class 1", "other", y), "other is none of the"),
+        ("classification", lambda y: np.zeros(len(y)), "row 0: the label 0 is none of the model"),
+        ("classification", lambda y: np.zeros((len(y), 3)), "has 3 numbers a row; .* 1 label a"),
+        ("classification", lambda y: y[1:], r"has 2125 rows, but new\.npz: y 2124"),
+        ("classification", lambda y: np.zeros((len(y), 2, 2)), r"\(2125, 2, 2\); expected labels"),
+        ("regression", lambda y: y - y.max(), "expected a positive number, found"),
+        ("regression", lambda y: y.astype(str), "has 1 texts a row; the model is for regression"),
+        ("multilabel", lambda y: y + 1, "expected 0 or 1 for multilabel, found 2"),
+        ("multilabel", lambda y: y[:, :2], "has 2 numbers a row; .* 3 numbers a row"),
+    ],
+)
+def test_arrays_of_labels_that_the_model_does_not_have(models, table, people, task, change, match):
+    """One sentence for each, with the row where there is one."""
+    x = table_models.encode(people, task)[0]
+    np.savez("new.npz", x=x, y=change(labels_in_source(people, task)))
+    with pytest.raises(DataError, match=match):
+        run("evaluate", models / task, "new.npz")
+
+
+def test_one_hot_labels_of_arrays(tmp_path, monkeypatch, capsys):
+    """Their columns are the classes, as in an import."""
+    monkeypatch.chdir(tmp_path)
+    random = np.random.default_rng(0)
+    y = random.integers(0, 3, 200)
+    np.savez("new.npz", x=random.normal(size=(200, 4)) + y[:, np.newaxis], y=np.eye(3)[y])
+    import_data("new.npz", "data.h5")
+    table_models.train_model("data.h5", "run")
+    run("evaluate", "run", "data.h5", "--split", "train", "--json")
+    run("evaluate", "run", "new.npz", "--json")
+    expected, found = map(json.loads, capsys.readouterr().out.splitlines()[-2:])
+    assert found["accuracy"] == expected["accuracy"]
+    assert found["cost"] == expected["cost"]
+    with pytest.raises(DataError, match=r"no array 'z'; it has x, y\. Name .* --y NAME"):
+        run("evaluate", "run", "new.npz", "--y", "z")
+
+
+def test_arrays_of_matlab(tmp_path, monkeypatch, capsys):
+    """Rows are found by the labels, and without labels by the number of inputs."""
+    hdf5storage = pytest.importorskip("hdf5storage")
+    monkeypatch.chdir(tmp_path)
+    random = np.random.default_rng(0)
+    y = random.integers(0, 3, 60)
+    x = random.normal(size=(60, 6)) + y[:, np.newaxis]
+    arrays = {"x": x, "y": y.astype(float), "square": x[:6], "images": x.T.reshape(2, 3, 60)}
+    hdf5storage.savemat("m.mat", arrays, format="7.3", store_python_metadata=False)
+    import_data("m.mat", "data.h5", ImportOptions(x="x", y="y"))
+    table_models.train_model("data.h5", "run")
+    run("evaluate", "run", "data.h5", "--split", "train", "--json")
+    run("evaluate", "run", "m.mat", "--x", "x", "--y", "y", "--json")
+    expected, found = map(json.loads, capsys.readouterr().out.splitlines()[-2:])
+    assert found["cost"] == expected["cost"]
+    outputs = {}
+    for name in ("x", "square", "images"):
+        run("predict", "run", "m.mat", "--x", name, "--out", f"{name}.h5")
+        with h5py.File(f"{name}.h5") as file:
+            outputs[name] = file["output"][...]
+    np.testing.assert_array_equal(outputs["x"], distbp.predict("run", x))
+    np.testing.assert_allclose(outputs["square"], outputs["x"][:6], rtol=1e-5)
+    assert len(outputs["images"]) == 60
+    with pytest.raises(ConfigError, match=r"m\.mat is an HDF5 file, but no data set"):
+        run("predict", "run", "m.mat", "--out", "p.h5")
 
 
 def test_options_that_do_not_apply(models, table):

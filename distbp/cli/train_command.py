@@ -135,8 +135,8 @@ def resume_arguments(run: str, given: dict[str, Any]) -> list[str]:
 
 def _new_config(file: str | None, given: dict[str, Any]) -> Any:
     """Return the configuration of a new run, from a TOML file and the options given."""
-    from distbp.training.config import Config, check_useful
-    from distbp.training.config_file import read_toml
+    from distbp.training.config import Config
+    from distbp.training.config_file import check_useful, read_toml
 
     check_useful(given, from_file := read_toml(Path(file)) if file else {})
     return Config(**from_file | given)

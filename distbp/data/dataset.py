@@ -10,7 +10,7 @@ rows a rank reads, and when, is not known here.
 import io
 import math
 import mmap
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,9 @@ DATA_VERSION = 3  # the newest; see `version_for`
 # From this size of x on, chunks are not decoded into memory when the file is opened. The same as
 # BLOCK_SHUFFLE_BYTES of `distbp.training.config`, since only blocks can be read while training.
 LARGE_BYTES = 4 << 30
+# Chunks of y stay in the file if those of x do, from this size on.
+LARGE_TARGET_BYTES = 1 << 28
+_CHECK_BYTES = 1 << 24  # of y that are checked at once
 _TASKS_WITH_CLASSES = ("classification", "multilabel")
 SPLIT_NAMES = ("train", "validation", "test")
 WEIGHTS = "train/weight"
@@ -50,7 +53,7 @@ class Split:
     Attributes
     ----------
     x, y : (n, bytes of a row) uint8
-        All rows of the group; x may be `FileRows`, which stay in the file. They are bytes because
+        All rows of the group, or `FileRows`, which stay in the file. They are bytes because
         numbers in an HDF5 file need not be aligned, and `np.take` copies the whole of an
         unaligned array to take one row.
     x_dtype, y_dtype : numpy.dtype
@@ -60,23 +63,21 @@ class Split:
         Numbers of this split's rows in the group.
     weights : (n,) float64 array, optional
         Of all rows of the group.
+    file_id : (int, int) or None
+        `hdf5_file.file_id` of the file that they are in.
     """
+
+    file_id: tuple[int, int] | None = None
 
     def __init__(
         self,
         x: np.ndarray | FileRows,
-        y: np.ndarray,
+        y: np.ndarray | FileRows,
         rows: np.ndarray | None = None,
         weights: np.ndarray | None = None,
     ) -> None:
-        if isinstance(x, FileRows):
-            self.x: Any = x
-            self.x_dtype, self.n_in = x.dtype, math.prod(x.row_shape)
-        else:
-            self.x = _rows_as_bytes(x)
-            self.x_dtype, self.n_in = x.dtype, math.prod(x.shape[1:])
-        self.y_dtype, self.n_out = y.dtype, math.prod(y.shape[1:])
-        self.y = _rows_as_bytes(y)
+        self.x, self.x_dtype, self.n_in = _rows_as_bytes(x)
+        self.y, self.y_dtype, self.n_out = _rows_as_bytes(y)
         self.rows, self.weights = rows, weights
 
     def __len__(self) -> int:
@@ -99,8 +100,22 @@ class Split:
 
     def targets(self) -> np.ndarray:
         """Return y as it is stored: (n, k), or (n, 1) for labels."""
-        y = self.y if self.rows is None else self.y[self.rows]
+        return self.target_rows(0, len(self))
+
+    def target_rows(self, start: int, stop: int) -> np.ndarray:
+        """Return the rows [start, stop) of y as it is stored: (stop - start, k)."""
+        if self.rows is None and isinstance(self.y, np.ndarray):
+            return self.y[start:stop].view(self.y_dtype)
+        y = np.empty((stop - start, self.y.shape[1]), np.uint8)
+        if stop > start:
+            self.y.take(self.numbers(start, stop), axis=0, out=y, mode="clip")
         return y.view(self.y_dtype)
+
+    def target_blocks(self) -> Iterator[tuple[int, np.ndarray]]:
+        """Yield y in blocks of limited size, each with the number of its first row."""
+        step = max(1, _CHECK_BYTES // self.y.shape[1])
+        for start in range(0, len(self), step):
+            yield start, self.target_rows(start, min(start + step, len(self)))
 
 
 class DataSet:
@@ -112,7 +127,8 @@ class DataSet:
     allocate : function of (shape, dtype, fill), optional
         Allocates memory for an array that cannot be mapped and calls `fill` on it.
     is_streamed : bool, optional
-        Whether chunks of x stay in the file until they are needed; by default if x is large.
+        Whether chunks of x, and of y if it is large, stay in the file until they are needed; by
+        default if x is large.
 
     Attributes
     ----------
@@ -149,6 +165,8 @@ class DataSet:
                 for name in SPLIT_NAMES
                 if hdf5_checks.has_object(file, name)
             }
+            for split in self.splits.values():
+                split.file_id = hdf5_file.file_id(raw)
             self._check_arrays(file)
             self._check_splits()
             if hdf5_checks.has_object(file, WEIGHTS):
@@ -195,9 +213,11 @@ class DataSet:
                 raise DataError(f"{self.path}: {name!r} has a number type that NumPy lacks.")
             return _map_array(raw, found.id.get_offset(), found.shape, found.dtype)
 
-        is_large = math.prod(found.shape) * found.dtype.itemsize >= LARGE_BYTES
-        if name.endswith("/x") and (is_large if self._is_streamed is None else self._is_streamed):
-            return FileRows(self.path, name, DATA_FORMAT, DATA_VERSION, found.shape, found.dtype)
+        if self._stays_in_file(file, name):
+            return FileRows(
+                self.path, name, DATA_FORMAT, DATA_VERSION, hdf5_file.file_id(raw), found.shape,
+                found.dtype,
+            )  # fmt: skip
 
         def fill(out: np.ndarray) -> None:
             # One rank fills memory that the node shares; only a DistbpError of it reaches all.
@@ -217,6 +237,19 @@ class DataSet:
         name = f"{self.path}: {WEIGHTS}"
         check_weights(weights, name, lambda row: f"{name}, row {row}")
         train.weights = weights
+
+    def _stays_in_file(self, file: h5py.File, name: str) -> bool:
+        """Return whether an array in chunks is not decoded now."""
+        split, part = name.split("/")
+
+        def size(part: str) -> int:
+            found = hdf5_checks.open_dataset(file, f"{split}/{part}")
+            return math.prod(found.shape) * found.dtype.itemsize
+
+        is_streamed = self._is_streamed
+        if is_streamed is None:
+            is_streamed = size("x") >= LARGE_BYTES
+        return is_streamed and (part == "x" or size("y") >= LARGE_TARGET_BYTES)
 
     def _check_arrays(self, file: h5py.File) -> None:
         """Raise DataError unless types and shapes are those that `about` says were written.
@@ -262,27 +295,28 @@ class DataSet:
                 self._check_binary(name, split)
 
     def _check_labels(self, name: str, split: Split) -> None:
-        labels = split.targets()[:, 0]
-        if split.n_out != 1 or labels.dtype.kind not in "iu":
+        if split.n_out != 1 or split.y_dtype.kind not in "iu":
             raise DataError(f"{self.name}: {name}/y must be one integer per row.")
-        # A label out of range would index another row, or none, when it becomes one-hot.
-        low, high = int(labels.min()), int(labels.max())
-        if low < 0 or high >= len(self.classes):
-            row = int(np.flatnonzero((labels < 0) | (labels >= len(self.classes)))[0])
-            raise DataError(
-                f"{self.name}: {name}/y, row {row} is {labels[row]}; "
-                f"labels run from 0 to {len(self.classes) - 1}."
-            )
+        for start, block in split.target_blocks():
+            labels = block[:, 0]
+            # A label out of range would index another row, or none, when it becomes one-hot.
+            low, high = int(labels.min()), int(labels.max())
+            if low < 0 or high >= len(self.classes):
+                row = int(np.flatnonzero((labels < 0) | (labels >= len(self.classes)))[0])
+                raise DataError(
+                    f"{self.name}: {name}/y, row {start + row} is {labels[row]}; "
+                    f"labels run from 0 to {len(self.classes) - 1}."
+                )
 
     def _check_binary(self, name: str, split: Split) -> None:
-        labels = split.targets()
-        bad = np.argwhere((labels != 0) & (labels != 1))
-        if len(bad):
-            row, column = map(int, bad[0])
-            raise DataError(
-                f"{self.name}: {name}/y, row {row}, column {column} is {labels[row, column]}; "
-                "labels are 0 or 1."
-            )
+        for start, labels in split.target_blocks():
+            bad = np.argwhere((labels != 0) & (labels != 1))
+            if len(bad):
+                row, column = map(int, bad[0])
+                raise DataError(
+                    f"{self.name}: {name}/y, row {start + row}, column {column} is "
+                    f"{labels[row, column]}; labels are 0 or 1."
+                )
 
     @property
     def task(self) -> str:
@@ -387,6 +421,10 @@ def _map_array(raw: io.FileIO, offset: int, shape: tuple[int, ...], dtype: np.dt
     return np.frombuffer(content, dtype, math.prod(shape), offset).reshape(shape)
 
 
-def _rows_as_bytes(array: np.ndarray) -> np.ndarray:
-    """Return the rows of a contiguous array as bytes: (n, bytes of a row) uint8."""
-    return array.reshape(len(array), -1).view(np.uint8).reshape(len(array), -1)
+def _rows_as_bytes(array: np.ndarray | FileRows) -> tuple[Any, np.dtype, int]:
+    """Return rows as bytes (n, bytes of a row) uint8, type and count of the numbers in a row."""
+    if isinstance(array, FileRows):
+        return array, array.dtype, math.prod(array.row_shape)
+    # NumPy's arrays are contiguous here.
+    rows = array.reshape(len(array), -1).view(np.uint8).reshape(len(array), -1)
+    return rows, array.dtype, math.prod(array.shape[1:])

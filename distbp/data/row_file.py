@@ -30,6 +30,8 @@ class RowFile:
         Of the array.
     kind, version : str, int
         Format of the file, and its newest version.
+    file_id : (int, int), optional
+        `hdf5_file.file_id` of the file that is expected.
 
     Attributes
     ----------
@@ -40,15 +42,27 @@ class RowFile:
     Raises
     ------
     DataError
-        The file cannot be read.
+        The file cannot be read, or is another one than expected.
     """
 
-    def __init__(self, path: Path, name: str, kind: str, version: int) -> None:
+    def __init__(
+        self,
+        path: Path,
+        name: str,
+        kind: str,
+        version: int,
+        file_id: tuple[int, int] | None = None,
+    ) -> None:
         self._path, self._kind = path, kind
         with ExitStack() as stack:
             file, raw = stack.enter_context(
                 hdf5_file.open_unverified(path, kind, version, DataError)
             )
+            if file_id not in (None, hdf5_file.file_id(raw)):
+                raise DataError(
+                    f"{path} was replaced while it was being read. Start again, with a data set "
+                    "that stays in its place."
+                )
             found = hdf5_chunks.open_array(file, name)
             self._fd = raw.fileno()
             self._files = stack.pop_all()
@@ -83,6 +97,27 @@ class RowFile:
                 typed = out.view(self._array.dtype).reshape(len(out), *self._row_shape)
                 self._array.read_direct(typed, start)
 
+    def take(self, numbers: np.ndarray, out: np.ndarray) -> None:
+        """Fill `out` (m, bytes of a row) with the rows of ascending numbers.
+
+        Raises
+        ------
+        DataError
+            They cannot be read.
+        """
+        first, height = int(numbers[0]), len(numbers)
+        if int(numbers[-1]) - first == height - 1:
+            self.read(first, out)
+            return
+        # Other rows lie between them: read as many at once as fit in the buffer.
+        buffer, done = np.empty_like(out), 0
+        while done < height:
+            first = int(numbers[done])
+            stop = int(np.searchsorted(numbers, first + height))
+            self.read(first, buffer[: int(numbers[stop - 1]) + 1 - first])
+            buffer.take(numbers[done:stop] - first, axis=0, out=out[done:stop], mode="clip")
+            done = stop
+
     def _read_bytes(self, offset: int, rest: np.ndarray) -> None:
         # The system reads at most 2 GiB at once.
         while len(rest):
@@ -113,7 +148,7 @@ class FileRows:
 
     Parameters
     ----------
-    path, name, kind, version
+    path, name, kind, version, file_id
         As for `RowFile`; the file is opened when the first rows are taken.
     shape, dtype
         Of the array.
@@ -132,10 +167,11 @@ class FileRows:
         name: str,
         kind: str,
         version: int,
+        file_id: tuple[int, int],
         shape: tuple[int, ...],
         dtype: np.dtype,
     ) -> None:
-        self._where = path, name, kind, version
+        self._where = path, name, kind, version, file_id
         self._file: RowFile | None = None
         self.dtype, self.row_shape = dtype, shape[1:]
         self.shape = (shape[0], math.prod(shape[1:]) * dtype.itemsize)
@@ -144,13 +180,14 @@ class FileRows:
     def __len__(self) -> int:
         return self.shape[0]
 
+    def open(self) -> RowFile:
+        """Return the array, opened once more, as for another thread."""
+        return RowFile(*self._where)
+
     def take(self, numbers: np.ndarray, axis: int, out: np.ndarray, mode: Any) -> np.ndarray:
         """Fill `out` with the rows `numbers`, in ascending order, as `numpy.ndarray.take` does."""
         del axis, mode  # the same in all calls; the signature is that of an array
         if self._file is None:
-            self._file = RowFile(*self._where)
-        # Runs of consecutive rows: all of a split is one, and a part of it has long ones.
-        ends = np.flatnonzero(np.diff(numbers) != 1) + 1
-        for start, stop in zip([0, *ends], [*ends, len(numbers)], strict=True):
-            self._file.read(int(numbers[start]), out[start:stop])
+            self._file = self.open()
+        self._file.take(numbers, out)
         return out

@@ -13,7 +13,9 @@ import numpy as np
 
 # Positions, lengths and memory have to be multiples of the device's block size.
 _ALIGNMENT = 4096
-_PIECE = 1 << 20  # bytes that are read at a time
+# Bytes that are read at a time: 1 MiB wherever it begins, so that what is left of a block of that
+# size is not read again, and through the page cache.
+_PIECE = (1 << 20) + 2 * _ALIGNMENT
 _MIN_BYTES = 1 << 16  # smaller reads are left to the page cache
 
 

@@ -6,7 +6,6 @@ compared with the shape of the array. What the numbers mean is not known here.
 
 import itertools
 import math
-import zlib
 from collections.abc import Collection
 from typing import Any
 
@@ -17,6 +16,7 @@ from h5py import h5d, h5t
 from distbp.storage import hdf5_checks, hdf5_filters
 
 _MAX_CHUNK_BYTES = 1 << 25  # of a chunk, and of all decoded chunks in the cache
+_MAX_CACHE_BYTES = 1 << 28  # if the chunks of the same rows are more than that
 _MAX_COMPRESSION_RATIO = 1100  # that of deflate is 1032 at most, that of lzf 88
 
 
@@ -83,6 +83,10 @@ class ChunkedArray:
         if dtype is None and not has_numpy_type(dataset):
             raise ValueError(f"{path} has a number type that NumPy lacks: store it as another")
         self._filters = hdf5_filters.read_filters(plist, path)
+        # Room for the chunks of the same rows: those that follow are read from all of them.
+        sides, size = self._chunk.shape[1:], self._chunk.size
+        beside = math.prod(-(-n // c) for n, c in zip(self.shape[1:], sides, strict=True))
+        self._cache_size = min(max(_MAX_CHUNK_BYTES, beside * size), _MAX_CACHE_BYTES) // size
         self._cache: dict[tuple[int, ...], np.ndarray] = {}
         self._stored: dict[tuple[int, ...], int] = {}  # bytes of each chunk, by its first corner
         dataset.id.chunk_iter(self._note_chunk)
@@ -129,17 +133,25 @@ class ChunkedArray:
             ends = zip(corner[1:], sides[1:], strict=True)
             target = out[low - start : high - start, *(slice(c, c + n) for c, n in ends)]
             inside = (slice(n) for n in target.shape[1:])  # a chunk may pass the array's end
-            target[...] = self._decoded_chunk(corner)[low - corner[0] : high - corner[0], *inside]
+            chunk = self._decoded_chunk(corner, is_last=corner[0] + height <= stop)
+            target[...] = chunk[low - corner[0] : high - corner[0], *inside]
 
-    def _decoded_chunk(self, corner: tuple[int, ...]) -> np.ndarray:
-        """Return the chunk at `corner`, in its full shape, from the cache if it is there."""
+    def _decoded_chunk(self, corner: tuple[int, ...], is_last: bool) -> np.ndarray:
+        """Return the chunk at `corner`, in its full shape, from the cache if it is there.
+
+        It is kept there unless this `is_last` time that it is wanted when rows are read in order.
+        """
         if corner not in self._stored:
             return np.broadcast_to(self._fill_value, self._chunk.shape)
-        if corner not in self._cache:
-            if (len(self._cache) + 1) * self._chunk.size > _MAX_CHUNK_BYTES:
+        # Several threads may read: each step is one that does not mind the others'.
+        chunk = self._cache.pop(corner, None)
+        if chunk is None:
+            chunk = self._read_chunk(corner)
+        if not is_last:
+            if len(self._cache) >= self._cache_size:
                 self._cache.clear()
-            self._cache[corner] = self._read_chunk(corner)
-        return self._cache[corner]
+            self._cache[corner] = chunk
+        return chunk
 
     def _read_chunk(self, corner: tuple[int, ...]) -> np.ndarray:
         if self._stored[corner] > 2 * _MAX_CHUNK_BYTES:
@@ -149,6 +161,6 @@ class ChunkedArray:
         filters = [one for i, one in enumerate(self._filters) if not mask >> i & 1]
         try:
             data = hdf5_filters.decode(data, filters, self._chunk)
-        except (ValueError, zlib.error) as failure:
+        except ValueError as failure:
             raise ValueError(f"{self._path}: {failure}") from failure
         return np.frombuffer(data, self.dtype).reshape(self._chunk.shape)

@@ -160,6 +160,12 @@ def open_verified(
             yield file
 
 
+def file_id(raw: io.FileIO) -> tuple[int, int]:
+    """Return what identifies an open file, whatever its name: its device and inode."""
+    status = os.fstat(raw.fileno())
+    return status.st_dev, status.st_ino
+
+
 def verify_checksum(path: Path, kind: str, error: type[DistbpError]) -> None:
     """Raise `error` unless the file is a `kind` with a valid checksum."""
     with wrap_read_errors(path, kind, error), hdf5_checks.open_regular_file(path) as raw:

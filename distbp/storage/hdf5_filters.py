@@ -6,11 +6,13 @@ the rules of HDF5's File Format Specification 3.0, and lzf by those of Lehmann's
 whose code is long, is decoded by libhdf5's filter, from a file in memory that has the one
 chunk alone. All other filters are refused, whether or not a plugin could be found.
 
-On one core, lzf is decoded at 15 to 50 MB/s (libhdf5: 120 to 560), deflate at 100 to 300.
+On one core, lzf is decoded at 15 to 50 MB/s (libhdf5: 120 to 560), deflate with shuffle at 100 to
+480 and, where isal is installed, up to 980.
 """
 
+import importlib
 import zlib
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
@@ -23,6 +25,17 @@ _OTHER_NAMES = {
     32008: "bitshuffle", 32013: "zfp", 32015: "zstd", 32017: "sz", 32026: "blosc2",
 }  # fmt: skip
 _MAX_FILTERS = 4
+
+
+def _load_deflate() -> Any:
+    """Return zlib, or where it is installed isal, which does the same in half of the time."""
+    try:
+        return importlib.import_module("isal.isal_zlib")
+    except ImportError:
+        return zlib
+
+
+_deflate = _load_deflate()
 
 
 class Filter(NamedTuple):
@@ -73,14 +86,17 @@ def read_filters(plist: h5p.PropDCID, path: str) -> list[Filter]:
     return filters
 
 
-def decode(data: bytes, filters: list[Filter], chunk: ChunkType) -> bytes:
+_Bytes = bytes | memoryview
+
+
+def decode(data: _Bytes, filters: list[Filter], chunk: ChunkType) -> _Bytes:
     """Return the bytes of a chunk, all of them.
 
     `filters` are in the order in which they were applied when the chunk was written.
 
     Raises
     ------
-    ValueError, zlib.error
+    ValueError
         They are not what the filters produce from a chunk of this size.
     """
     while filters:
@@ -102,16 +118,19 @@ def decode(data: bytes, filters: list[Filter], chunk: ChunkType) -> bytes:
     return data
 
 
-def _inflate(data: bytes, size: int) -> bytes:
+def _inflate(data: _Bytes, size: int) -> bytes:
     """Return the `size` bytes that deflate has compressed to `data`."""
-    stream = zlib.decompressobj()
-    found = stream.decompress(data, size + 1)  # one more, to notice a chunk that is too long
+    stream = _deflate.decompressobj()
+    try:
+        found: bytes = stream.decompress(data, size + 1)  # one more, to notice a longer chunk
+    except _deflate.error as failure:
+        raise ValueError(f"a chunk cannot be decompressed: {failure}") from failure
     if len(found) != size or not stream.eof:
         raise ValueError(f"a chunk does not decompress to {size:,} bytes")
     return found
 
 
-def _expand_lzf(data: bytes, size: int) -> bytes:
+def _expand_lzf(data: _Bytes, size: int) -> bytes:
     """Return the `size` bytes that lzf has compressed to `data`.
 
     A first byte below 32 is followed by that many bytes, and one more, as they are. Another
@@ -145,7 +164,7 @@ def _expand_lzf(data: bytes, size: int) -> bytes:
     return bytes(out)
 
 
-def _expand_szip(data: bytes, szip: Filter, chunk: ChunkType) -> bytes:
+def _expand_szip(data: _Bytes, szip: Filter, chunk: ChunkType) -> bytes:
     """Return the bytes of a chunk that szip has compressed to `data`."""
     # libhdf5 allocates, and fills, as many bytes as the first four say.
     if len(data) < 4 or int.from_bytes(data[:4], "little") != chunk.size:
@@ -161,21 +180,28 @@ def _expand_szip(data: bytes, szip: Filter, chunk: ChunkType) -> bytes:
         if made.get_create_plist().get_filter(0)[2] != szip.parameters:
             raise ValueError("the parameters of szip contradict shape and type")
         out = np.empty(chunk.shape, chunk.dtype.str)
-        made.write_direct_chunk((0,) * len(chunk.shape), data)
+        made.write_direct_chunk((0,) * len(chunk.shape), bytes(data))
         made.read(h5s.ALL, h5s.ALL, out)
     return out.tobytes()
 
 
-def _unshuffle(data: bytes, width: int) -> bytes:
+def _unshuffle(data: _Bytes, width: int) -> memoryview:
     """Return numbers from all their first bytes, all their second bytes, and so on."""
-    end = len(data) // width * width  # what remains after it is stored as it is
-    columns = np.frombuffer(data, np.uint8, end).reshape(width, -1)
-    return columns.T.tobytes() + data[end:]
+    shuffled = np.frombuffer(data, np.uint8)
+    count = len(data) // width
+    end = count * width  # what remains after it is stored as it is
+    out = np.empty(len(data), np.uint8)
+    numbers = out[:end].reshape(count, width)
+    # Byte by byte of all numbers: three times as fast as a transposition, and without the GIL.
+    for byte, values in enumerate(shuffled[:end].reshape(width, count)):
+        numbers[:, byte] = values
+    out[end:] = shuffled[end:]
+    return out.data
 
 
-def _strip_fletcher32(data: bytes) -> bytes:
+def _strip_fletcher32(data: _Bytes) -> bytes:
     """Return a chunk without the checksum at its end, after verifying it."""
-    content, checksum = data[:-4], data[-4:]
+    content, checksum = bytes(data[:-4]), data[-4:]
     if _fletcher32(content) != int.from_bytes(checksum, "little"):
         raise ValueError("a chunk is damaged: its checksum is wrong")
     return content

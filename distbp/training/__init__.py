@@ -8,8 +8,8 @@ The nouns, in the order in which to read them:
                     number of right answers (`accuracy`); rows may have weights, of their own or
                     of their classes, with mean 1 (`row_weights`)
     SdcCheck        recomputes a step to detect silent data corruption (`sdc_check`)
-    Evaluator       the cost and accuracy of a network on a split (`evaluation`; `prediction`
-                    writes its outputs, `inputs` opens models and data on all ranks)
+    Evaluator       the cost and accuracy of a network on a split (`evaluation`, `variation`;
+                    `prediction` writes its outputs, `inputs` opens models and data on all ranks)
     RowTask         predictions or a score for rows of a table, of any number, in rounds that
                     rank 0 reads and hands out (`table_prediction`, `row_sources`)
     Progress        where a run is: a `Position`, the totals of the epoch, a `History` (`state`)

@@ -434,36 +434,3 @@ def check_paths_given(config: Config) -> None:
 def _toml_value(value: Any) -> str:
     """Return a value in TOML: JSON is valid TOML but for DEL, which has to be escaped."""
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-
-
-def check_useful(given: Mapping[str, Any], from_file: Mapping[str, Any]) -> None:
-    """Raise ConfigError if an option of the command line would have no effect.
-
-    Options of a file are not checked: it may be the `config.toml` of another run, which
-    holds every option.
-    """
-    values = {one.name: one.default for one in fields(Config)} | dict(from_file) | dict(given)
-    for name, other, allowed in (
-        ("momentum", "optimizer", ("momentum", "nesterov")),
-        ("weight_decay", "optimizer", ("adamw",)),
-        ("decay", "schedule", ("step", "plateau")),
-        ("decay_epochs", "schedule", ("step", "plateau")),
-    ):
-        if name in given and values[other] not in allowed:
-            raise ConfigError(
-                f"{flag(name)} has no effect with {flag(other)} {values[other]}; it applies to "
-                f"{' or '.join(allowed)}."
-            )
-    if given.get("dropout") and not values["hidden"]:
-        raise ConfigError(
-            "--dropout has no effect without hidden layers: it drops hidden units. Leave it out."
-        )
-    if given.get("check_every") and values["combine"] == "allreduce":
-        raise ConfigError(
-            "--check-every has no effect with --combine allreduce, whose result cannot be "
-            "recomputed bit for bit. Use --combine node or tree."
-        )
-    if "init" in given and values["init_from"]:
-        raise ConfigError(
-            "--init has no effect with --init-from, which provides the initial weights."
-        )

@@ -1,7 +1,7 @@
-"""Reading the options of a run from a TOML file, such as the `config.toml` of another run.
+"""Where the options of a run come from: the command line, and a TOML file.
 
-A file has the same options as the command line, under the same names; which of them there are,
-and what their values may be, is known to `config`.
+A file, such as the `config.toml` of another run, has the same options as the command line, under
+the same names; which of them there are, and what their values may be, is known to `config`.
 """
 
 import tomllib
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from distbp.errors import ConfigError
+from distbp.options import flag
 from distbp.training.config import Config
 
 
@@ -65,3 +66,36 @@ def _check_toml_type(name: str, value: Any, declared: Any) -> None:
         if list in allowed:
             expected += " of whole numbers" if item is int else " of text"
         raise ConfigError(f"{name} = {value!r}: expected a {expected}.")
+
+
+def check_useful(given: Mapping[str, Any], from_file: Mapping[str, Any]) -> None:
+    """Raise ConfigError if an option of the command line would have no effect.
+
+    Options of a file are not checked: it may be the `config.toml` of another run, which
+    holds every option.
+    """
+    values = {one.name: one.default for one in fields(Config)} | dict(from_file) | dict(given)
+    for name, other, allowed in (
+        ("momentum", "optimizer", ("momentum", "nesterov")),
+        ("weight_decay", "optimizer", ("adamw",)),
+        ("decay", "schedule", ("step", "plateau")),
+        ("decay_epochs", "schedule", ("step", "plateau")),
+    ):
+        if name in given and values[other] not in allowed:
+            raise ConfigError(
+                f"{flag(name)} has no effect with {flag(other)} {values[other]}; it applies to "
+                f"{' or '.join(allowed)}."
+            )
+    if given.get("dropout") and not values["hidden"]:
+        raise ConfigError(
+            "--dropout has no effect without hidden layers: it drops hidden units. Leave it out."
+        )
+    if given.get("check_every") and values["combine"] == "allreduce":
+        raise ConfigError(
+            "--check-every has no effect with --combine allreduce, whose result cannot be "
+            "recomputed bit for bit. Use --combine node or tree."
+        )
+    if "init" in given and values["init_from"]:
+        raise ConfigError(
+            "--init has no effect with --init-from, which provides the initial weights."
+        )

@@ -24,6 +24,7 @@ from distbp.storage.scaling import Scaling, TargetScaling
 from distbp.training.accuracy import count_correct
 from distbp.training.measurement import Measured, Measurement
 from distbp.training.metric_names import Choice, as_json
+from distbp.training.variation import ReadRows, target_variation
 
 EVALUATION_ROWS = 1024  # per block
 _LEAST_R2 = -1e300
@@ -149,6 +150,7 @@ class Evaluator:
         self._plain_cost = (
             type(network.cost)(network.cost.output) if has_standardized_cost else None
         )
+        self._variation: np.ndarray | None = None  # of the split's targets, once it is known
         rows = min(EVALUATION_ROWS, len(split))
         n_classes = network.sizes[-1] if task == "classification" else 0
         self._loader = BatchLoader(split, scaling, n_classes, rows, network.dtype, target)
@@ -251,20 +253,35 @@ class Evaluator:
         everything[first:stop] += sums
         # Each element is non-zero on one rank only, so MPI's order of addition has no effect.
         self.comm.world.allreduce(everything)
-        rows, targets = len(self.split), self.split.targets
+        if self._task == "regression" and self._variation is None:
+            self._variation = self.variation_of(self.split.target_rows, len(self.split))
+        rows, variation = len(self.split), self._variation
         if not choices:
-            return self.score_of(everything, rows, targets)
+            return self.score_of(everything, rows, variation)
         measurement.gather(self.comm)
         score = share_score(
-            self.comm, lambda: self.score_of(everything, rows, targets, measurement)
+            self.comm, lambda: self.score_of(everything, rows, variation, measurement)
         )
         return score or Score(0, 0.0, 0.0)
+
+    def variation_of(self, read: ReadRows, rows: int) -> np.ndarray:
+        """Return Σ(y − ȳ)² of each output, in the units of the errors: R² has none."""
+        preprocessing = self._preprocessing
+        if self._is_transformed and preprocessing is not None:
+            with np.errstate(over="ignore"):
+                return target_variation(
+                    lambda start, stop: preprocessing.restore_targets(
+                        read(start, stop).astype(np.float64)
+                    ),
+                    rows,
+                )
+        return target_variation(read, rows, None if self._target is None else self._target.scale)
 
     def score_of(
         self,
         sums: np.ndarray,
         rows: int,
-        targets: Callable[[], np.ndarray],
+        variation: np.ndarray | None,
         measurement: Measurement | None = None,
     ) -> Score:
         """Return the score of `rows` rows, which may be more than those of the split.
@@ -274,15 +291,15 @@ class Evaluator:
         sums : (blocks, 1 + k) array
             Those of `run` for all of their blocks.
         rows : int
-        targets : function
-            Returns their y, (rows, n_L), for a regression.
+        variation : (n_L,) array, optional
+            `variation_of` their targets, for a regression.
         measurement : Measurement, optional
             Of all rows.
         """
         total, n_out, n_own = _tree_sum(sums), self.network.sizes[-1], self._own_width
         cost, r2 = float(total[0]) / rows * self.network.cost.unit, np.empty(0)
-        if self._task == "regression":
-            r2 = self._r2(total[1 : 1 + n_out], targets())
+        if variation is not None:
+            r2 = _r2(total[1 : 1 + n_out], variation)
             accuracy = float(r2.mean())
         else:
             labels_per_row = n_out if self._task == "multilabel" else 1
@@ -298,19 +315,11 @@ class Evaluator:
             self._workspaces[rows] = self.network.workspace(rows)
         return self._workspaces[rows]
 
-    def _r2(self, squared_errors: np.ndarray, targets: np.ndarray) -> np.ndarray:
-        """Return R² of each output; `squared_errors` (n_L,) are sums over the rows."""
-        y = targets.astype(np.float64)
-        if self._is_transformed and self._preprocessing is not None:
-            y = self._preprocessing.restore_targets(y)
-        # The mean of equal numbers is not always that number, but the mean of zeros is 0.
-        y -= y[:1]
-        if self._target is not None and not self._is_transformed:  # as the errors are
-            y *= self._target.scale
-        with np.errstate(over="ignore"):
-            variation = np.square(y - y.mean(axis=0)).sum(axis=0)
-        # R² is not defined for a constant target: 1 if it is predicted exactly, otherwise 0.
-        safe = np.where(variation > 0, variation, 1.0)
-        r2 = np.where(variation > 0, 1.0 - squared_errors / safe, squared_errors == 0)
-        # An exponential may overflow; JSON has no infinity.
-        return np.maximum(r2, _LEAST_R2)
+
+def _r2(squared_errors: np.ndarray, variation: np.ndarray) -> np.ndarray:
+    """Return R² of each output; both are sums over the rows: (n_L,)."""
+    # R² is not defined for a constant target: 1 if it is predicted exactly, otherwise 0.
+    safe = np.where(variation > 0, variation, 1.0)
+    r2 = np.where(variation > 0, 1.0 - squared_errors / safe, squared_errors == 0)
+    # An exponential may overflow; JSON has no infinity.
+    return np.maximum(r2, _LEAST_R2)

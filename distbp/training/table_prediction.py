@@ -31,6 +31,7 @@ from distbp.training.measurement import Measurement
 from distbp.training.metric_names import Choice
 from distbp.training.prediction import network_outputs, to_user_units
 from distbp.training.row_sources import RowSource
+from distbp.training.variation import CollectedRows
 
 _ROUND_BYTES = 1 << 25  # of x in a round, if a block of each rank is not more
 _MAX_BLOCKS_A_RANK = 16
@@ -245,7 +246,10 @@ class EvaluationTask(RowTask):
         # That of this rank's rows of all rounds.
         self._measurement = Measurement(choices, task, n_out, has_parts=True)
         self._sums: list[np.ndarray] = []
-        self._y: list[np.ndarray] = []
+        self._count = 0
+        self._targets: CollectedRows | None = None
+        if checkpoint.about["task"] == "regression":
+            self._targets = CollectedRows(checkpoint.network.sizes[-1])
         self._evaluator: Evaluator | None = None
 
     def start(self, stack: contextlib.ExitStack) -> None:
@@ -264,10 +268,11 @@ class EvaluationTask(RowTask):
         return self._evaluator.run(measurement=self._measurement)[2]
 
     def use(self, rows: Rows, results: np.ndarray) -> None:
-        """Keep the sums, and the targets, which R² needs once more."""
+        """Keep the sums, and the targets of a regression, which R² needs once more."""
         self._sums.append(results + 0.0)  # -0.0 becomes 0.0, as in an evaluation
-        if rows.y is not None:
-            self._y.append(rows.y)
+        self._count += len(rows)
+        if self._targets is not None and rows.y is not None:
+            self._targets.append(rows.y)
 
     def score(self, comm: Topology) -> Score:
         """Return the score on all ranks; collective."""
@@ -276,9 +281,11 @@ class EvaluationTask(RowTask):
         def on_rank_0() -> Score | None:
             if self._evaluator is None:
                 return None
-            rows = sum(map(len, self._y))
-            sums, y = np.concatenate(self._sums), lambda: np.concatenate(self._y)
-            return self._evaluator.score_of(sums, rows, y, self._measurement)
+            sums, variation = np.concatenate(self._sums), None
+            if self._targets is not None:
+                variation = self._evaluator.variation_of(self._targets.read, self._count)
+                self._targets.close()
+            return self._evaluator.score_of(sums, self._count, variation, self._measurement)
 
         score = share_score(comm, on_rank_0)
         if score is None:

@@ -31,7 +31,10 @@ SHORT = {
     "bench/safety": (["--rounds", 1, "--trial"], 0),
     "bench/scaling": (["--rounds", 1, "--ranks", "1,2", "--without-hosts"], 6),
     "bench/steps": (["--rounds", 1, "--cases", "20-8-3:64", "--picture", "steps.png"], 1),
-    "bench/streaming": (["--rounds", 1, "--megabytes", 20, "--", "--hidden", 8], 2),
+    "bench/streaming": (
+        ["--rounds", 1, "--megabytes", 20, "--storages", "contiguous,gzip", "--", "--hidden", 8],
+        2,
+    ),
     "bench/wire": (["--rounds", 1, "--megabytes", 0.01, "--layouts", "1+1"], 1),
     "code_metrics": (["--unused"], 0),
     "soak": (["--minutes", 0.001, "--calm", 0.05, "--busy", 1, "--ranks", 2], 6),

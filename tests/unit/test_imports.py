@@ -48,8 +48,9 @@ MODULES = {
     ],
     "training": [
         "config", "config_file", "accuracy", "gradient", "sdc_check", "inputs", "class_counts",
-        "score_counts", "metrics", "metric_names", "measurement", "evaluation", "prediction",
-        "row_sources", "table_prediction", "row_weights", "state", "monitor", "model", "messages",
+        "score_counts", "metrics", "metric_names", "measurement", "variation", "evaluation",
+        "prediction", "row_sources", "table_prediction", "row_weights", "state", "monitor",
+        "model", "messages",
         "timing", "stop_request", "checkpoint_schedule", "checkpoint_writer", "metrics_file",
         "recorder", "setup", "recovery", "loop",
     ],

@@ -6,6 +6,7 @@ import pytest
 import samples
 
 from distbp.cli.describe import describe
+from distbp.data import dataset
 from distbp.data.batches import BatchLoader
 from distbp.data.dataset import DATA_FORMAT, DATA_VERSION, DataSet
 from distbp.data.importing import import_data
@@ -219,8 +220,9 @@ def test_missing_split(make):
         (put("test/x", np.zeros((4, 2))), "cannot be read as distbp-data"),
     ],
 )
-def test_refusals(make, change, message):
-    """Invalid content is refused when the file is opened."""
+def test_refusals(make, monkeypatch, change, message):
+    """Invalid content is refused when the file is opened, wherever it is."""
+    monkeypatch.setattr(dataset, "_CHECK_BYTES", 8)
     path = make(change)
     with pytest.raises(DataError, match=message) as caught:
         DataSet(path)
@@ -244,8 +246,9 @@ def test_refusals(make, change, message):
         ),
     ],
 )  # fmt: skip
-def test_refusals_of_multilabel(make, about, change, message):
+def test_refusals_of_multilabel(make, monkeypatch, about, change, message):
     """Labels are 0 or 1, as many as there are names; they are not scaled."""
+    monkeypatch.setattr(dataset, "_CHECK_BYTES", 8)
 
     def write(file):
         put("train/y", np.zeros((4, 2), "u1"))(file)

@@ -1,29 +1,34 @@
 """Rows read while training: those of the order, whatever the storage, and errors in time."""
 
+import shutil
 import threading
 
+import h5py
 import numpy as np
 import pytest
 import samples
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from distbp.data import shuffle
+from distbp.data import dataset, shuffle
 from distbp.data.batches import BatchLoader
 from distbp.data.dataset import DataSet
+from distbp.data.row_file import FileRows
 from distbp.data.streaming import BlockShuffle
 from distbp.errors import DataError
 from distbp.parallel.topology import Topology
 from distbp.storage.scaling import Scaling
 
 ROWS, WIDTH = 211, 3
-STORAGES = {"contiguous": {}, "packed": {"chunks": (17, 2), "compression": "gzip"}}
+PACKED = {"chunks": (17, 2), "compression": "gzip"}
+STORAGES = {"contiguous": {}, "packed": PACKED, "packed targets": PACKED}
 
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch):
     monkeypatch.setattr(shuffle, "BLOCK_BYTES", 100)
     monkeypatch.setattr(shuffle, "WINDOW_BLOCKS", 4)
+    monkeypatch.setattr(dataset, "LARGE_TARGET_BYTES", 1)
 
 
 @pytest.fixture(params=list(STORAGES))
@@ -32,7 +37,12 @@ def path(request, tmp_path):
     x = np.arange(ROWS * WIDTH, dtype="<f4").reshape(ROWS, WIDTH)
     y = np.arange(ROWS, dtype="<f8")[:, None]
     scaling = Scaling(np.zeros(1), np.ones(1))
-    return samples.write(tmp_path / "d.h5", {"train": (x, y)}, scaling, **STORAGES[request.param])
+    path = samples.write(tmp_path / "d.h5", {"train": (x, y)}, scaling, **STORAGES[request.param])
+    if request.param == "packed targets":
+        with h5py.File(path, "r+") as file:
+            del file["train/y"]
+            file.create_dataset("train/y", data=y, chunks=(23, 1), compression="gzip")
+    return path
 
 
 def epoch_rows(order, epoch, batch_size, step=0):
@@ -96,8 +106,8 @@ def test_rows_stay_in_the_file(path):
     splits = [DataSet(path, is_streamed=s).split("train") for s in (False, True)]
     loaders = [BatchLoader(s, Scaling(np.zeros(1), np.ones(1)), 0, 9, np.float32) for s in splits]
     for rows in (np.arange(40, 49), np.array([3, 4, 8, 90, 91, 210])):
-        first, second = (loader.load(rows)[0] for loader in loaders)
-        assert np.array_equal(first, second)
+        first, second = (loader.load(rows) for loader in loaders)
+        assert all(map(np.array_equal, first, second))
 
 
 def test_reading_ends(path):
@@ -121,6 +131,19 @@ def test_a_file_that_gets_shorter(path):
     with pytest.raises(DataError, match=r"d\.h5 cannot be read"):
         epoch_rows(order, 0, 8)
     order.close()
+
+
+def test_a_file_that_was_replaced(path):
+    """Rows of two files would be mixed: it is an error, wherever the file is opened again."""
+    data, order = DataSet(path, is_streamed=True), make(path)
+    shutil.copy(path, path.with_name("other.h5"))
+    path.with_name("other.h5").replace(path)
+    with pytest.raises(DataError, match=r"d\.h5 was replaced while it was being read"):
+        epoch_rows(order, 0, 8)
+    order.close()
+    if isinstance(data.split("train").x, FileRows):
+        with pytest.raises(DataError, match="was replaced"):
+            data.split("train").x.open()
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))

@@ -80,10 +80,17 @@ def test_chunks_that_were_never_written(tmp_path):
     np.testing.assert_array_equal(found[4:].ravel(), plain)
 
 
-def test_chunks_are_cached(tmp_path, monkeypatch):
-    """A table is read in blocks that end inside a chunk; each chunk is decoded once."""
+@pytest.mark.parametrize("columns", [2, 1])
+def test_chunks_are_cached(tmp_path, monkeypatch, columns):
+    """A table is read in blocks that end inside a chunk; each chunk is decoded once.
+
+    That holds for chunks side by side, too, even if they exceed the usual size of the cache.
+    """
+    monkeypatch.setattr(hdf5_chunks, "_MAX_CHUNK_BYTES", 500)
     with h5py.File(tmp_path / "a.h5", "w") as file:
-        file.create_dataset("x", data=array((100, 4), "f4"), chunks=(50, 2), compression="gzip")
+        file.create_dataset(
+            "x", data=array((100, 4), "f4"), chunks=(50, columns), compression="gzip"
+        )
     calls = []
     real = hdf5_filters._inflate
     monkeypatch.setattr(hdf5_filters, "_inflate", lambda *a: calls.append(a) or real(*a))
@@ -91,7 +98,8 @@ def test_chunks_are_cached(tmp_path, monkeypatch):
         found = hdf5_chunks.open_array(file, "x")
         for start in range(100):
             found[start : start + 1]
-    assert len(calls) == 4
+        assert not found._cache
+    assert len(calls) == 8 // columns
 
 
 def test_the_cache_is_bounded(tmp_path, monkeypatch):

@@ -12,8 +12,8 @@ from distbp.data import dataset
 from distbp.errors import ConfigError
 from distbp.options import flag
 from distbp.training import config as config_module
-from distbp.training.config import GROUPS, Config, check_useful, parse_sizes
-from distbp.training.config_file import read_toml
+from distbp.training.config import GROUPS, Config, parse_sizes
+from distbp.training.config_file import check_useful, read_toml
 
 ANY = {"n_in": 784, "name": "d.h5", "target": None, "train_bytes": 1000}
 CLASSES = SimpleNamespace(task="classification", n_out=10, **ANY)

@@ -2,10 +2,16 @@
 
     import distbp
 
+    model = distbp.fit(x, y, hidden=(100,), epochs=10)    # arrays, or a data frame
+    labels = model.predict(x_new)         # classes, or values in the units of y
+    model.save("model.h5")                # distbp.load_model("model.h5")
+
     config = distbp.Config(data="digits.h5", out="run", hidden=(100,), epochs=10)
     result = distbp.train(config)         # on every rank that mpirun started, or alone
+    result = distbp.train(config, x, y)   # the same on arrays, if `data` is left out
     output = distbp.predict("run", x)     # rows as they were imported; (n, n_out)
     output = distbp.predict("run", frame) # a data frame, by the names of its columns
+    score = distbp.evaluate("run", x, y)  # {"rows": …, "cost": …, "accuracy": …}
     network = distbp.load("run")          # a Network; takes scaled rows
     network = distbp.Network((784, 100, 10), seed=1)
     nabla_b, nabla_w = network.backprop(x, y)
@@ -13,6 +19,9 @@
 `Config` has the options of `distbp train` under the same names. Errors are subclasses of
 `DistbpError`; messages go to the logger "distbp", and what a caller should know of to
 `warnings` as `DistbpWarning`. Used as a library distbp prints nothing by itself.
+
+Without a directory `out` a run writes no file. A process that no launcher has started uses no
+MPI, and neither does a worker of `multiprocessing` or joblib; several threads may train at once.
 
 Importing distbp starts no MPI and loads neither NumPy nor HDF5: each of these names is
 imported when it is first used. The packages, each importing only from those above it:

@@ -7,10 +7,12 @@ What an option means is not known here.
 """
 
 import math
+from argparse import ArgumentTypeError
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, field
 from typing import Any
 
+from distbp import own_parts
 from distbp.errors import ConfigError
 
 _METAVARS: dict[Any, str] = {int: "N", float: "F"}
@@ -29,6 +31,7 @@ def option(
     least: float | None = None,
     below: float | None = None,
     may_change_on_resume: bool = False,
+    has_own_parts: bool = False,
 ) -> Any:
     """Declare a field of a dataclass that is also an option of the command line.
 
@@ -53,6 +56,8 @@ def option(
         Bounds of a number: least ≤ value < below.
     may_change_on_resume : bool
         Whether the option can be changed when a run is resumed.
+    has_own_parts : bool
+        Whether a value may also be the name of a user's own part (see `own_parts`).
     """
     return field(
         default=default,
@@ -67,6 +72,7 @@ def option(
             "least": least,
             "below": below,
             "may_change_on_resume": may_change_on_resume,
+            "has_own_parts": has_own_parts,
         },
     )
 
@@ -76,8 +82,10 @@ def check_option(name: str, value: Any, metadata: Mapping[str, Any]) -> None:
     if value is None:
         return
     choices, least, below = metadata["choices"], metadata["least"], metadata["below"]
-    if choices and value not in choices:
-        raise ConfigError(f"{name} {value!r} is unknown; use one of {', '.join(choices)}.")
+    is_own = metadata["has_own_parts"] and isinstance(value, str) and own_parts.is_own(value)
+    if choices and value not in choices and not is_own:
+        own = ", or module:Name for your own" if metadata["has_own_parts"] else ""
+        raise ConfigError(f"{name} {value!r} is unknown; use one of {', '.join(choices)}{own}.")
     if metadata["parse"] in (int, float):
         # Not isinstance: True is an int, but whoever writes it does not mean 1.
         types = (int,) if metadata["parse"] is int else (int, float)
@@ -116,3 +124,16 @@ def as_arguments(flag: str, value: Any) -> list[str]:
     if isinstance(value, bool):
         return [flag if value else f"--no-{flag.removeprefix('--')}"]
     return [flag, _format_value(value)]
+
+
+def parse_sizes(text: str) -> tuple[int, ...]:
+    """Return the layer sizes in text such as '100,50'; '' is no layer."""
+    try:
+        return tuple(int(part) for part in text.split(",")) if text.strip() else ()
+    except ValueError as error:
+        raise ArgumentTypeError(f"{text!r}; expected sizes such as 100,50") from error
+
+
+def parse_names(text: str) -> tuple[str, ...]:
+    """Return the names in text such as 'f1,roc-auc'."""
+    return tuple(name for part in text.split(",") if (name := part.strip()))

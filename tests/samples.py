@@ -204,7 +204,8 @@ RECIPES = {
     ),
     "plateau": recipe(
         "digits packed", batch_size=60, shards=4, schedule="plateau", decay_epochs=1,
-        learning_rate=1.5, epochs=5, hidden=(9,),
+        learning_rate=1.5, epochs=5, hidden=(9,), metrics=("roc-auc", "log-loss"),
+        monitor="validation_f1",
     ),
     "patience": recipe(
         "digits packed", batch_size=80, shards=5, patience=1, epochs=40, learning_rate=2.5,

@@ -142,7 +142,7 @@ def _checkpoint_rows(found: checkpoint.Checkpoint) -> list[_Row]:
             "position",
             f"{progress['epoch']} epochs, {progress['step']} steps, {progress['steps']} in all",
         ),
-        ("trained on", config["data"]),
+        ("trained on", config["data"] or "arrays"),
         *_target_rows(found.target),
         *_preprocessing_rows(found.preprocessing),
         ("optimizer", f"{config['optimizer']}, learning rate {config['learning_rate']:g}"),

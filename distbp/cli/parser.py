@@ -12,8 +12,16 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import MISSING, dataclass, fields
 from typing import Any, NoReturn
 
+from distbp import own_parts
 from distbp.errors import ConfigError
 from distbp.options import flag, format_default
+
+
+class _ChoicesOrOwn(tuple[str, ...]):
+    """The names that an option may have, besides those of users' own parts."""
+
+    def __contains__(self, name: object) -> bool:
+        return super().__contains__(name) or (isinstance(name, str) and own_parts.is_own(name))
 
 
 class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
@@ -136,7 +144,8 @@ def add_options(parser: Parser, *kinds: Any, skip: Collection[str] = ()) -> None
         if one.type in (bool, bool | None):
             arguments["action"] = argparse.BooleanOptionalAction
         elif meta["choices"]:
-            arguments["choices"] = meta["choices"]
+            kind = _ChoicesOrOwn if meta["has_own_parts"] else tuple
+            arguments["choices"] = kind(meta["choices"])
         else:
             arguments |= {"type": meta["parse"], "metavar": meta["metavar"]}
         group.add_argument(flag(one.name), **arguments)

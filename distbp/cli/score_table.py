@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from distbp.data.profile import printable
-from distbp.training.messages import format_cost, format_number
+from distbp.training.messages import format_number
 
 _MOST_LINES = 20  # classes, labels or targets that are listed
 _MOST_IN_MATRIX = 10  # classes of a confusion matrix
@@ -26,8 +26,11 @@ def score_lines(name: str, found: Mapping[str, Any]) -> list[str]:
     found : dict
         As `distbp.training.evaluation.Score.to_dict` returns it.
     """
-    accuracy = f"R² {found['r2']:.4f}" if "r2" in found else f"accuracy {found['accuracy']:.2%}"
-    cost = format_cost(found["cost"], 6)
+    if "r2" in found:
+        accuracy = f"R² {_cell('r2', found['r2'])}"
+    else:
+        accuracy = f"accuracy {found['accuracy']:.2%}"
+    cost = format_number(found["cost"], 6)
     if "cost_of" in found:  # the other numbers are of the targets themselves
         cost += f" of {printable(found['cost_of'])}"
     line = f"{name}: {found['rows']:,} rows, cost {cost}, {accuracy}"
@@ -55,7 +58,7 @@ def _table(kind: str, found: Mapping[str, Any]) -> list[str]:
     columns = [key for key in _COLUMNS if key in parts[0]]
     rows: list[_Row] = [[kind, *(_COLUMNS[key] for key in columns)]]
     for part in parts[:_MOST_LINES] if len(parts) <= _MOST_LINES else ():
-        rows.append([part["name"], *(_cell(key, part[key]) for key in columns)])
+        rows.append([printable(part["name"]), *(_cell(key, part[key]) for key in columns)])
     for title, suffix in _AVERAGES.items() if len(parts) > 1 else ():
         if any(f"{key}{suffix}" in found for key in columns):
             # All averages are over the same rows.
@@ -73,7 +76,7 @@ def _matrix(kind: str, found: Mapping[str, Any]) -> list[str]:
     matrix, parts = found.get("confusion_matrix"), found[kind]
     if kind != "classes" or matrix is None or len(parts) > _MOST_IN_MATRIX:
         return []
-    names = [part["name"] for part in parts]
+    names = [printable(part["name"]) for part in parts]
     rows = [[name, *map(str, row)] for name, row in zip(names, matrix, strict=True)]
     return ["", *_aligned([["class \\ predicted", *names], *rows])]
 

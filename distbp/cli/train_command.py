@@ -107,9 +107,11 @@ def _supervise(argv: Sequence[str], ranks: int, options: _RunOptions, given: dic
     from distbp.launch.supervisor import Supervisor
     from distbp.storage.run_directory import list_checkpoints
     from distbp.training.config import check_paths_given
+    from distbp.training.part_checks import load_parts
 
     restarts = options.restarts or 0
     first = drop_options(argv, "--ranks", "--restarts")
+    load_parts(given)  # which ranks that are restarted may use, too
     if options.resume:  # the same command is right again, however far the run has got
         return Supervisor(ranks, restarts, options.resume, first, first).run()
     config = _new_config(options.config, given)
@@ -137,7 +139,9 @@ def _new_config(file: str | None, given: dict[str, Any]) -> Any:
     """Return the configuration of a new run, from a TOML file and the options given."""
     from distbp.training.config import Config
     from distbp.training.config_file import check_useful, read_toml
+    from distbp.training.part_checks import load_parts
 
+    load_parts(given)
     check_useful(given, from_file := read_toml(Path(file)) if file else {})
     return Config(**from_file | given)
 
@@ -147,6 +151,7 @@ def _resumed_config(run: str, file: str | None, given: dict[str, Any]) -> Any:
     from distbp.storage.checkpoint import read_checkpoint
     from distbp.storage.run_directory import find_checkpoint
     from distbp.training.config import Config
+    from distbp.training.part_checks import load_parts
 
     for name, value in (("--config", file), ("--out", given.get("out"))):
         if value:
@@ -154,6 +159,7 @@ def _resumed_config(run: str, file: str | None, given: dict[str, Any]) -> Any:
                 f"--resume {run} and {name} {value} contradict each other: a resumed run keeps "
                 f"its own. Leave out {name}."
             )
+    load_parts(given)
     if not Path(run).is_dir():
         raise ConfigError(f"--resume {run}: expected the directory of a run.")
     found = read_checkpoint(find_checkpoint(run))

@@ -70,6 +70,14 @@ The digest is the SHA-256 of name, type, shape and bytes of x, y and weights, an
 run that is resumed must find the same one. x is memory-mapped, so that all ranks of a node share
 one copy; chunked or compressed x is decoded once per node.
 
+**Arrays** in memory become a data set by the same rules, with the same digest: `distbp.train`
+takes NumPy arrays or what NumPy makes arrays of, and data frames of pandas or polars and Arrow
+tables, which are encoded like a table in a file. y holds labels, or the name of their column.
+Numbers in C order are used where they are, without a copy; what has to be converted, or comes from
+rank 0 alone (`distribute=True`), is in memory that the ranks of a node share. `about` has no file,
+but `label_type`: "bool", "int", "float" or "text", which checkpoints keep, so that predictions are
+of that type. Sparse and masked arrays, and those of Python objects, are refused.
+
 **Predictions** for a table need the model and the table, no data set: a `ModelTable` finds the
 columns of the model's preprocessing by name, and encodes the rows. Arrays of an HDF5 or .npz file
 hold rows as they were before the import; labels beside them are interpreted by `labels`, as those
@@ -104,6 +112,6 @@ Modules in reading order: `row_file`, `weights`, `dataset`, `batches`, `shuffle`
 (rows for the training); `table_options` to `table_reader` (readers of tables); `spool` and
 `profile` (rows and columns of a table); `tables` (what a source is); `table_encoder` and
 `table_source` (from a table to inputs); `splits`, `hdf5_writers`, `hdf5_source`, `sources`,
-`labels`, `dataset_writer` and `importing`; `model_table` and `table_writer` (tables for
-predictions).
+`labels`, `dataset_writer` and `importing`; `array_checks`, `frames` and `arrays` (what is in
+memory); `model_table` and `table_writer` (tables for predictions).
 """

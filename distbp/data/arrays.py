@@ -22,6 +22,7 @@ from distbp.data.importing import check_options, choose_target_scaling, interpre
 from distbp.data.sources import SOURCE_FORMATS
 from distbp.data.table_source import read_rows
 from distbp.data.tables import ImportOptions, Source, Table
+from distbp.errors import ConfigError
 from distbp.parallel.shared_array import SharedArray, filled_shared_array
 from distbp.parallel.topology import Topology
 from distbp.storage.scaling import Scaling, TargetScaling
@@ -55,10 +56,37 @@ class Arrays:
     classes: Sequence[Any] | None = None
 
     @property
+    def given(self) -> list[str]:
+        """What was passed, by the names of the parameters of `distbp.train`."""
+        found = {"x": self.train[0], "y": self.train[1], **vars(self)}
+        return [name for name, one in found.items() if name != "train" and one is not None]
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there are no rows to train on."""
+        return self.train[0] is None
+
+    @property
     def splits(self) -> dict[str, Pair]:
-        """The pairs that there are, by the name of the split."""
+        """The pairs that there are, by the name of the split.
+
+        Raises
+        ------
+        ConfigError
+            One is no pair.
+        """
         pairs = {name: getattr(self, name) for name in SPLIT_NAMES}
-        return {name: pair for name, pair in pairs.items() if pair is not None}
+        return {name: _as_pair(name, pair) for name, pair in pairs.items() if pair is not None}
+
+
+def _as_pair(name: str, given: Any) -> Pair:
+    if is_frame(given):  # with its labels
+        return given, None
+    if isinstance(given, tuple | list) and len(given) == 2:
+        return given[0], given[1]
+    raise ConfigError(
+        f"{name} is a {type(given).__name__}; expected a pair (x, y), or a data frame with labels."
+    )
 
 
 def make_data_set(arrays: Arrays, options: ImportOptions) -> tuple[DataSet, bool]:

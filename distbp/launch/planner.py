@@ -27,7 +27,7 @@ from distbp.network.network import DTYPES, Network
 from distbp.network.optimizers import OPTIMIZERS
 from distbp.network.parameters import layer_views, theta_size
 from distbp.network.update import Update
-from distbp.options import check_option, flag, option
+from distbp.options import check_option, flag, option, parse_sizes
 from distbp.parallel import host
 from distbp.parallel.comm import Group
 from distbp.parallel.internode import make_exchanges, run_exchanges
@@ -35,7 +35,7 @@ from distbp.parallel.reduction import make_reduction
 from distbp.parallel.reduction_plan import count_slices, plan_exchanges
 from distbp.parallel.shards import default_shards, rank_shards, subtrees
 from distbp.parallel.topology import Topology
-from distbp.training.config import check_shards, parse_sizes
+from distbp.training.config import check_shards
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from abc import ABC, abstractmethod
 
 import numpy as np
 
+from distbp import own_parts
 from distbp.errors import ConfigError
 from distbp.network.activations import Activation
 
@@ -42,9 +43,15 @@ class Cost(ABC):
     ----------
     unit : float
         The result of `fn` is in multiples of it.
+    tasks : tuple of str
+        Of a user's own cost: what it is for. That of a regression is a `RegressionCost`.
+    outputs : tuple of str
+        Of a user's own cost: the output layers that go with it; the first is the default.
     """
 
     unit = 1.0
+    tasks: tuple[str, ...] = ("classification", "multilabel", "regression")
+    outputs: tuple[str, ...] = ("sigmoid", "linear")
 
     def __init__(self, output: Activation) -> None:
         self.output = output
@@ -314,6 +321,14 @@ OUTPUTS: dict[str, tuple[str, ...]] = {
 
 def find_cost(name: str) -> type[Cost]:
     """Return the class of a cost; raise ConfigError if there is none of that name."""
+    if own_parts.is_own(name):
+        found: type[Cost] = own_parts.find(name, Cost, "cost")
+        return found
     if name not in COSTS:
         raise ConfigError(f"cost {name!r} is unknown; use one of {', '.join(COSTS)}.")
     return COSTS[name]
+
+
+def outputs_of(name: str) -> tuple[str, ...]:
+    """Return the output layers that go with a cost; the first is the default."""
+    return find_cost(name).outputs if own_parts.is_own(name) else OUTPUTS[name]

@@ -24,10 +24,11 @@ from typing import Any
 
 import numpy as np
 
+from distbp import own_parts
 from distbp.errors import ConfigError
 from distbp.network import rng
-from distbp.network.activations import HIDDEN, find_activation
-from distbp.network.costs import COSTS, OUTPUTS, RegressionCost, find_cost
+from distbp.network.activations import HIDDEN, Activation, find_activation
+from distbp.network.costs import Cost, RegressionCost, find_cost, outputs_of
 from distbp.network.matmul import row_runs
 from distbp.network.parameters import Layers, layer_views, theta_size
 
@@ -72,8 +73,8 @@ class Network:
     sizes : sequence of int
         Neurons of each layer, input first: (784, 100, 10).
     activation : one of `activations.HIDDEN`, such as 'relu'
-        Of the hidden layers.
-    cost : one of `costs.COSTS`, such as 'log-likelihood'
+        Of the hidden layers. Or a class of your own: see `own_parts`.
+    cost : one of `costs.COSTS`, such as 'log-likelihood', or a class
     output : {'softmax', 'sigmoid', 'linear'}, optional
         Activation of the output layer; by default the first that goes with the cost.
     init : {'scaled', 'large'}
@@ -99,21 +100,21 @@ class Network:
     def __init__(
         self,
         sizes: Sequence[int],
-        activation: str = "relu",
-        cost: str = "log-likelihood",
+        activation: str | type[Activation] = "relu",
+        cost: str | type[Cost] = "log-likelihood",
         output: str | None = None,
         init: str = "scaled",
         seed: int = 0,
         dtype: str = "float32",
         theta: np.ndarray | None = None,
     ) -> None:
-        check_network_arguments(sizes, activation, cost, output, init, dtype, seed)
+        self.activation, self.cost_name = map(own_parts.name_of, (activation, cost))
+        check_network_arguments(sizes, self.activation, self.cost_name, output, init, dtype, seed)
         self.sizes = tuple(int(n) for n in sizes)
         self.dtype = np.dtype(dtype)
-        self.activation, self.cost_name = activation, cost
-        self.output = output or OUTPUTS[cost][0]
-        self.sigma = find_activation(activation)()
-        self.cost = find_cost(cost)(find_activation(self.output)())
+        self.output = output or outputs_of(self.cost_name)[0]
+        self.sigma = find_activation(self.activation)()
+        self.cost = find_cost(self.cost_name)(find_activation(self.output)())
         self.init, self.seed = init, seed
         self.bind(np.empty(theta_size(self.sizes), self.dtype) if theta is None else theta)
         if theta is None:
@@ -271,16 +272,15 @@ def check_network_arguments(
         )
     if not 0 <= seed < 2**63:
         raise ConfigError(f"seed {seed!r}: expected an integer from 0 to 2^63 − 1.")
-    for name, value, known in (
-        ("activation", activation, HIDDEN),
-        ("cost", cost, tuple(COSTS)),
-        ("init", init, INITS),
-        ("dtype", dtype, DTYPES),
-    ):
+    for name, value, known in (("init", init, INITS), ("dtype", dtype, DTYPES)):
         if value not in known:
             raise ConfigError(f"{name} {value!r} is unknown; use one of {', '.join(known)}.")
-    if output is not None and output not in OUTPUTS[cost]:
+    if activation not in HIDDEN and not own_parts.is_own(activation):
+        raise ConfigError(f"activation {activation!r} is unknown; use one of {', '.join(HIDDEN)}.")
+    find_activation(activation)
+    find_cost(cost)
+    if output is not None and output not in outputs_of(cost):
         raise ConfigError(
             f"cost {cost!r} does not go with a {output} output; it goes with "
-            f"{' or '.join(OUTPUTS[cost])}."
+            f"{' or '.join(outputs_of(cost))}."
         )

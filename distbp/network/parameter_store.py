@@ -18,7 +18,7 @@ from distbp.network.network import Network
 from distbp.network.optimizers import Arrays
 from distbp.network.parameters import layer_views
 
-AVERAGE = "average"  # its name in the state
+AVERAGE = "moving average"  # its name in the state: not that of an optimizer, an identifier
 
 
 class ParameterStore:

@@ -5,9 +5,38 @@ a cost, lower is better. As they keep no state, a run is resumed from its histor
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
+from distbp import own_parts
+
 SCHEDULES = ("constant", "step", "cosine", "plateau")
+
+
+class Schedule(ABC):
+    """A user's own schedule; made without arguments."""
+
+    @abstractmethod
+    def factor(self, epoch: float, epochs: int, scores: Sequence[float]) -> float:
+        """Return the factor on the learning rate of a step.
+
+        A function of its arguments alone, so that a resumed run has the same rates.
+
+        Parameters
+        ----------
+        epoch : float
+            Where the step is: 2.5 is the middle of the third epoch.
+        epochs : int
+            Of the whole run.
+        scores : sequence of float
+            Of the completed epochs, lower is better.
+        """
+
+
+def find_schedule(name: str) -> type[Schedule]:
+    """Return the class of a user's own schedule."""
+    found: type[Schedule] = own_parts.find(name, Schedule, "schedule")
+    return found
 
 
 def step_factor(epoch: int, decay: float, every: int) -> float:

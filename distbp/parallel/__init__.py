@@ -53,6 +53,12 @@ has died, ranks that wait for it raise: in the node's barrier after 0.1 s, in MP
 failures (ULFM). Then `shrink` returns the topology of the survivors, which have the state of
 the run in memory, and training continues on them. Without ULFM the job ends.
 
+A process on its own
+====================
+Without a launcher, MPI is neither needed nor loaded; a worker of `multiprocessing` and a process
+that was forked are on their own even if their parent is a rank. Threads of one process may train at
+the same time, with the same number of BLAS threads.
+
 Modules, in reading order
 =========================
 shards          which rows are a shard, which shards a rank's, and the tree of the sum

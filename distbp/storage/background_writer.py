@@ -88,6 +88,8 @@ def copy_checkpoint(checkpoint: Checkpoint, buffers: Checkpoint | None) -> Check
     # Fresh memory for each copy would cost page faults, in the training thread.
     if buffers is None:
         spare = Network(**describe_network(network), theta=np.empty_like(network.theta))
+        if checkpoint.target is not None:
+            spare.use_target_units(checkpoint.target.units)
         buffers = replace(
             checkpoint, network=spare, state={name: np.empty_like(a) for name, a in state.items()}
         )

@@ -15,8 +15,10 @@ from typing import Any
 import h5py
 import numpy as np
 
+from distbp import own_parts
 from distbp.errors import CheckpointError, ConfigError
-from distbp.network.costs import RegressionCost
+from distbp.network.activations import find_activation
+from distbp.network.costs import RegressionCost, find_cost
 from distbp.network.network import Network, check_network_arguments
 from distbp.network.optimizers import find_optimizer
 from distbp.network.parameters import digest, theta_size
@@ -144,11 +146,14 @@ def read_checkpoint(path: Path) -> Checkpoint:
     ------
     CheckpointError
         There is none, it is damaged, or it is not what a checkpoint has to be.
+    ConfigError
+        It needs a user's own part that this process may not run.
     """
     with hdf5_file.open_verified(
         path, CHECKPOINT_FORMAT, CHECKPOINT_VERSION, CheckpointError
     ) as file:
         about = _read_checkpoint_about(file)
+        _find_own_parts(about)
         names, has_average = _state_names(about["config"]), bool(about["config"].get("ema"))
         n_states = len(names) + has_average
         network = _allocate_network(about["network"], n_states, file.id.get_filesize())
@@ -200,6 +205,18 @@ def _read_history(file: h5py.File, about: dict[str, Any]) -> list[str]:
     if not isinstance(records, list):
         raise ValueError("'about' has a 'history' that is not a list")
     return [f"{json.dumps(record)}\n" for record in records]
+
+
+def _find_own_parts(about: dict[str, Any]) -> None:
+    """Raise ConfigError if a user's own part is needed that this process may not run."""
+    finders = (
+        (about["network"].get("activation"), find_activation),
+        (about["network"].get("cost"), find_cost),
+        (about["config"].get("optimizer"), find_optimizer),
+    )
+    for name, find in finders:
+        if isinstance(name, str) and own_parts.is_own(name):
+            find(name)
 
 
 def _state_names(config: dict[str, Any]) -> tuple[str, ...]:

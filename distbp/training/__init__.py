@@ -8,22 +8,31 @@ The nouns, in the order in which to read them:
                     number of right answers (`accuracy`); rows may have weights, of their own or
                     of their classes, with mean 1 (`row_weights`)
     SdcCheck        recomputes a step to detect silent data corruption (`sdc_check`)
-    Evaluator       the cost and accuracy of a network on a split (`evaluation`, `variation`;
-                    `prediction` writes its outputs, `inputs` opens models and data on all ranks)
+    Metric          a number that says how good outputs are, found by its name (`metrics`, which
+                    says how to add one's own; `metric_names`); a `Measurement` collects what some
+                    of them need (`class_counts`, `score_counts`, `measurement`)
+    Evaluator       the cost, accuracy and metrics of a network on a split (`evaluation`,
+                    `variation`; `prediction` writes its outputs, `inputs` opens models and data on
+                    all ranks)
     RowTask         predictions or a score for rows of a table, of any number, in rounds that
                     rank 0 reads and hands out (`table_prediction`, `row_sources`)
+    Model           a checkpoint in memory: predictions and scores for arrays (`model`)
     Progress        where a run is: a `Position`, the totals of the epoch, a `History` (`state`)
+    Monitor         the number that decides which epoch is best (`state`; `monitor` finds it, and
+                    the metrics of each epoch, for a configuration and its data)
     StopRequest     a signal or a time limit (`stop_request`)
     CheckpointSchedule  when a checkpoint is due (`checkpoint_schedule`); what it holds and how
                     it is written is in `checkpoint_writer`
     RunRecorder     rank 0's files, log lines (`messages`) and progress bar (`recorder`,
-                    `metrics_file`); the other ranks have a `NullRecorder`
+                    `metrics_file`); the other ranks have a `NullRecorder`, and all ranks of a
+                    run without a directory a `MemoryRecorder`
     RunParts        all of these, the network and the order of the rows, assembled for one run
                     (`setup`)
     FaultDetector   inspects a step; `decide` chooses what to do about a fault (`recovery`)
     Run             the loop over epochs and steps (`loop`), with its `timing`
 
-`train` assembles the `RunParts` and starts a `Run`. In each step
+`train` assembles the `RunParts` and starts a `Run`; `fit` does so for arrays and returns the
+`Model`. In each step
 
 1.  every rank writes the gradients of its shards, and with them its requests to stop or to save;
 2.  the reduction of `distbp.parallel` sums them and updates θ, the same on all ranks;

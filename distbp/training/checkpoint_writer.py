@@ -8,7 +8,7 @@ and repeated when the next checkpoint is due; only the last one has to succeed.
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any
 
@@ -36,10 +36,19 @@ class CheckpointBuilder:
     Parameters
     ----------
     config, data, network, update : parts of the run
+    sources : dict of str, optional
+        SHA-256 of the source of each of the user's own parts, by its name.
     """
 
-    def __init__(self, config: Config, data: DataSet, network: Network, update: Update) -> None:
-        self._config, self._data = config, data
+    def __init__(
+        self,
+        config: Config,
+        data: DataSet,
+        network: Network,
+        update: Update,
+        sources: Mapping[str, str] | None = None,
+    ) -> None:
+        self._config, self._data, self._sources = config, data, dict(sources or {})
         self._network, self._update = network, update
 
     @cached_property
@@ -59,6 +68,8 @@ class CheckpointBuilder:
             about["preprocessing"] = self._data.about["preprocessing"]
         if "label_type" in self._data.about:  # of arrays
             about["label_type"] = self._data.about["label_type"]
+        if self._sources:
+            about["own_parts"] = self._sources
         return about
 
     def build(self, progress: Progress) -> Checkpoint:

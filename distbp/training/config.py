@@ -10,18 +10,18 @@ is not known here.
 import json
 import os
 import re
-from argparse import ArgumentTypeError
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
+from distbp import own_parts
 from distbp.errors import ConfigError
 from distbp.network.activations import HIDDEN
-from distbp.network.costs import COSTS
+from distbp.network.costs import COSTS, find_cost
 from distbp.network.network import DTYPES, INITS
 from distbp.network.optimizers import OPTIMIZERS, find_optimizer
 from distbp.network.schedules import SCHEDULES
-from distbp.options import check_option, flag, option
+from distbp.options import check_option, flag, option, parse_names, parse_sizes
 from distbp.parallel.shards import default_shards
 
 if TYPE_CHECKING:  # `distbp train --help` needs no HDF5
@@ -53,19 +53,6 @@ _COSTS_OF_TASKS = {
     "regression": ("quadratic", "huber", "mae"),
 }
 _SECONDS_PER_UNIT = {"s": 1, "min": 60, "h": 3600}
-
-
-def parse_sizes(text: str) -> tuple[int, ...]:
-    """Return the layer sizes in text such as '100,50'; '' is no layer."""
-    try:
-        return tuple(int(part) for part in text.split(",")) if text.strip() else ()
-    except ValueError as error:
-        raise ArgumentTypeError(f"{text!r}; expected sizes such as 100,50") from error
-
-
-def parse_names(text: str) -> tuple[str, ...]:
-    """Return the names in text such as 'f1,roc-auc'."""
-    return tuple(name for part in text.split(",") if (name := part.strip()))
 
 
 def check_shards(shards: int | None, batch_size: int) -> None:
@@ -109,10 +96,12 @@ class Config:
         group="network", is_common=True, metavar="LIST",
     )  # fmt: skip
     activation: str = option(
-        "relu", "activation function of the hidden layers", group="network", choices=HIDDEN
-    )
+        "relu", "activation function of the hidden layers; like cost, optimizer and schedule, one "
+        "of these or module:Name for your own class (python -m pydoc distbp.own_parts)",
+        group="network", choices=HIDDEN, has_own_parts=True,
+    )  # fmt: skip
     cost: str | None = option(
-        None, "cost function", group="network", choices=tuple(COSTS),
+        None, "cost function", group="network", choices=tuple(COSTS), has_own_parts=True,
         default_text="by the data: log-likelihood for classes, cross-entropy for multilabel, "
         "quadratic for regression",
     )  # fmt: skip
@@ -120,8 +109,9 @@ class Config:
         "scaled", "initial weights: N(0, 1/n_in) or N(0, 1)", group="network", choices=INITS
     )
     optimizer: str = option(
-        "sgd", "update rule", group="optimization", is_common=True, choices=tuple(OPTIMIZERS)
-    )
+        "sgd", "update rule", group="optimization", is_common=True, choices=tuple(OPTIMIZERS),
+        has_own_parts=True,
+    )  # fmt: skip
     learning_rate: float | None = option(
         None, "learning rate", float, group="optimization", is_common=True, least=0.0,
         default_text="0.1; 0.01 for scaled targets; 0.001 for adam, adamw, nadam and rmsprop",
@@ -131,8 +121,9 @@ class Config:
         least=0.0, below=1.0,
     )  # fmt: skip
     schedule: str = option(
-        "constant", "learning rate schedule", group="optimization", choices=SCHEDULES
-    )
+        "constant", "learning rate schedule", group="optimization", choices=SCHEDULES,
+        has_own_parts=True,
+    )  # fmt: skip
     warmup_epochs: float = option(
         0.0, "epochs of linear warm-up of the learning rate", float, group="optimization",
         least=0.0,
@@ -193,6 +184,11 @@ class Config:
     metrics: tuple[str, ...] = option(
         (), "metrics to compute for validation and test after each epoch, such as f1,roc-auc; "
         "f1:NAME is that of one class; a wrong name lists all", parse_names,
+        group="run and checkpoints", metavar="LIST", default_text="none",
+        may_change_on_resume=True,
+    )  # fmt: skip
+    callbacks: tuple[str, ...] = option(
+        (), "callbacks of your own, module:Name, that are called after each epoch", parse_names,
         group="run and checkpoints", metavar="LIST", default_text="none",
         may_change_on_resume=True,
     )  # fmt: skip
@@ -282,9 +278,12 @@ class Config:
         object.__setattr__(
             self, "hidden", (hidden,) if isinstance(hidden, int | str) else tuple(hidden)
         )
-        metrics: Any = self.metrics
-        names = parse_names(metrics) if isinstance(metrics, str) else tuple(metrics)
-        object.__setattr__(self, "metrics", names)
+        for name in ("metrics", "callbacks"):
+            names: Any = getattr(self, name)
+            names = parse_names(names) if isinstance(names, str) else map(own_parts.name_of, names)
+            object.__setattr__(self, name, tuple(names))
+        for name in ("activation", "cost", "optimizer", "schedule"):
+            object.__setattr__(self, name, own_parts.name_of(getattr(self, name)))
         for name in ("data", "out", "init_from"):  # Path objects are accepted as well
             value = getattr(self, name)
             object.__setattr__(self, name, value if value is None else os.fspath(value))
@@ -297,6 +296,10 @@ class Config:
             raise ConfigError(f"--hidden {self.hidden!r}: expected whole numbers of at least 1.")
         if any(type(name) is not str for name in self.metrics):
             raise ConfigError(f"--metrics {self.metrics!r}: expected names such as f1,roc-auc.")
+        if not all(type(name) is str and own_parts.is_own(name) for name in self.callbacks):
+            raise ConfigError(
+                f"--callbacks {self.callbacks!r}: expected names such as my_parts:Log."
+            )
         if not re.fullmatch(r"\w+", self.kernels, re.ASCII):
             raise ConfigError(
                 f"--kernels {self.kernels!r}: expected native, portable or a name such as SkylakeX."
@@ -353,8 +356,11 @@ class Config:
         """
         costs = _COSTS_OF_TASKS[data.task]
         cost = self.cost or costs[0]
-        if cost not in costs:
-            tasks = " or ".join(task for task, its in _COSTS_OF_TASKS.items() if cost in its)
+        known = {task: cost in its for task, its in _COSTS_OF_TASKS.items()}
+        if own_parts.is_own(cost):
+            known = {task: task in find_cost(cost).tasks for task in _COSTS_OF_TASKS}
+        if not known[data.task]:
+            tasks = " or ".join(task for task, is_for in known.items() if is_for)
             raise ConfigError(
                 f"--cost {cost} is for {tasks}, but {data.name} is for {data.task}. "
                 f"Use --cost {' or '.join(costs)}."
@@ -412,7 +418,9 @@ class Config:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the options by name, with values that JSON can represent."""
-        return asdict(self) | {"hidden": list(self.hidden), "metrics": list(self.metrics)}
+        return asdict(self) | {
+            name: list(getattr(self, name)) for name in ("hidden", "metrics", "callbacks")
+        }
 
     def to_toml(self) -> str:
         """Return the options that are not None, without `quiet`, as the text of a TOML file."""

@@ -17,6 +17,7 @@ from distbp.parallel.shared_array import filled_shared_array
 from distbp.parallel.topology import Topology
 from distbp.storage.checkpoint import Checkpoint, read_checkpoint
 from distbp.storage.run_directory import find_newest_checkpoint
+from distbp.training.config import Config, check_paths_given
 
 logger = logging.getLogger(__name__)
 
@@ -58,13 +59,13 @@ def import_options(given: Mapping[str, Any]) -> ImportOptions:
 
 
 def open_arrays(
-    arrays: Arrays | None, options: ImportOptions, comm: Topology, distribute: bool
+    arrays: Arrays, options: ImportOptions, comm: Topology, distribute: bool
 ) -> DataSet:
     """Return the data set of arrays on all ranks; collective.
 
     Parameters
     ----------
-    arrays : Arrays or None
+    arrays : Arrays
         With `distribute` those of rank 0 are used. Otherwise each rank uses its own, so that
         nothing is copied unless they have to be converted.
     options : ImportOptions
@@ -78,14 +79,12 @@ def open_arrays(
     """
     data, is_copied = None, False
     with collective_errors(comm):
-        if arrays is None and (comm.rank == 0 or not distribute):
-            raise ConfigError("There are no arrays x and y to train on. Pass them.")
-        if arrays is not None and (comm.rank == 0 or not distribute):
+        if comm.rank == 0 or not distribute:
+            if arrays.is_empty:
+                raise ConfigError("There are no arrays x and y to train on. Pass them.")
             data, is_copied = make_data_set(arrays, options)
-    if distribute:
+    if distribute or data is None:
         return distribute_data(comm, data)
-    if data is None:  # which was refused above
-        raise ConfigError("There are no arrays x and y to train on. Pass them.")
     _check_same_arrays(comm, data)
     # Arrays that are the caller's own stay where they are.
     return share_on_nodes(comm, data) if any(comm.world.allgather(is_copied)) else data
@@ -185,4 +184,39 @@ def _check_fits(checkpoint: Checkpoint, data: DataSet) -> None:
             f"The columns, categories or transformed targets of {data.name} are not those of the "
             "model. Import the table with the options of the training data, or use the table "
             "itself."
+        )
+
+
+def check_source(
+    config: Config, arrays: Arrays, resume: bool, is_enough: bool, options: dict[str, Any]
+) -> None:
+    """Raise ConfigError if `train` was not given what it needs, or anything without effect.
+
+    `is_enough` says that neither arrays nor paths in `config` are needed.
+    """
+    if resume and not config.out:
+        raise ConfigError("resume=True needs the run's directory: Config(out=...).")
+    if resume and not config.data and arrays.is_empty and not is_enough:
+        raise ConfigError(
+            f"{config.out} was trained on arrays. Pass them to distbp.train again, or name a data "
+            "set of the same rows."
+        )
+    if arrays.is_empty and not is_enough:
+        check_paths_given(config)
+    without_effect = [*arrays.given, *options]
+    if config.data and without_effect:
+        raise ConfigError(
+            f"{without_effect[0]!r} is for arrays; there is a data set, {config.data}. Give one of "
+            "them."
+        )
+    import_options(options)
+
+
+def check_same_source(comm: Topology, own: list[bool]) -> None:
+    """Raise ConfigError on all ranks unless they get their data in the same way; collective."""
+    ways = comm.world.allgather(own)
+    if any(way != ways[0] for way in ways):  # compared alike on all ranks
+        raise ConfigError(
+            "Some ranks pass arrays and others none. Pass the same on all ranks, or those of rank "
+            "0 alone with distribute=True on all."
         )

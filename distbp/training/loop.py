@@ -24,8 +24,15 @@ from distbp.parallel.environment import LaunchEnvironment
 from distbp.parallel.rank_errors import abort_on_error, collective_errors, is_rank_failure
 from distbp.parallel.step_totals import StepTotals
 from distbp.parallel.topology import Topology, connect
-from distbp.training.config import Config, check_paths_given
-from distbp.training.inputs import import_options, open_arrays, open_model
+from distbp.training.callbacks import SAVE, STOP, check_requests
+from distbp.training.config import Config
+from distbp.training.inputs import (
+    check_same_source,
+    check_source,
+    import_options,
+    open_arrays,
+    open_model,
+)
 from distbp.training.messages import (
     final_report,
     node_cores,
@@ -66,6 +73,9 @@ class Result:
         SHA-256 of θ in training.
     model : Model
         The same network, with all that is needed to use it on new rows.
+    best : Model or None
+        That of the epoch with the best score, of a run without a directory and with `patience`;
+        with a directory it is best.h5.
     """
 
     network: Network
@@ -73,6 +83,7 @@ class Result:
     path: Path | None
     digest: str
     model: Model
+    best: Model | None = None
 
 
 def train(
@@ -87,6 +98,7 @@ def train(
     sample_weight: Any = None,
     classes: Sequence[Any] | None = None,
     distribute: bool = False,
+    callbacks: Sequence[Any] = (),
     **options: Any,
 ) -> Result:
     """Train a network on all ranks of this run, on the data set of `config` or on arrays.
@@ -98,7 +110,8 @@ def train(
     x, y : arrays, optional
         Rows (n, …) of numbers, and their labels (n,) or (n, k), which are interpreted as
         `distbp import` does: text, booleans and whole numbers are classes, rows of 0 and 1
-        are one-hot or several labels, other numbers are targets of a regression.
+        are one-hot or several labels, other numbers are targets of a regression. Or a data
+        frame, and the name of its column with the labels; or the path of a data set, without y.
     resume : bool
         Continue the run in `config.out` from its last checkpoint; on the same arrays.
     comm : Topology, optional
@@ -112,6 +125,9 @@ def train(
     distribute : bool
         Whether rank 0 alone has the arrays, and the others pass None. By default all ranks pass
         the same ones.
+    callbacks : sequence, optional
+        Called after each epoch with its record and the network, besides those of `config`; see
+        `distbp.training.callbacks`. Any function of two arguments will do.
     **options
         Options of `distbp import` by their names in Python, such as `task="regression"`,
         `scaling="none"`, or for data frames `missing="mean"`.
@@ -132,15 +148,18 @@ def train(
     """
     comm = comm or connect()
     with host.preserve_blas_threads(), abort_on_error(comm):
-        arrays = None if x is None else Arrays((x, y), validation, test, sample_weight, classes)
+        is_path = isinstance(x, str | Path)
+        arrays = Arrays((None if is_path else x, y), validation, test, sample_weight, classes)
         with collective_errors(comm):
-            _check_given(config, arrays, resume, distribute, options)
-        _check_same_source(comm, arrays is not None, distribute)
+            if is_path:
+                config = _with_data(config, str(x))
+            check_source(config, arrays, resume, distribute or is_path, options)
+        check_same_source(comm, [distribute, bool(config.data), arrays.is_empty or distribute])
         data = None
-        if arrays is not None or distribute:
+        if not config.data:
             data = open_arrays(arrays, import_options(options), comm, distribute)
         checkpoint = open_model(config.out, comm) if resume else None
-        run = Run(assemble(config, comm, checkpoint, data=data))
+        run = Run(assemble(config, comm, checkpoint, data=data, callbacks=callbacks))
         with run.parts.stop_request:
             while True:
                 try:
@@ -155,32 +174,11 @@ def train(
                     run = Run(parts)
 
 
-def _check_given(
-    config: Config, arrays: Arrays | None, resume: bool, distribute: bool, options: dict[str, Any]
-) -> None:
-    """Raise ConfigError if `train` was not given what it needs, or anything without effect."""
-    if arrays is None and not distribute:
-        check_paths_given(config)
-        if options:
-            raise ConfigError(
-                f"{next(iter(options))!r} is for arrays; {config.data} was imported already. Leave "
-                "it out."
-            )
-    elif config.data:
-        raise ConfigError(f"There are arrays and a data set, {config.data}. Give one of them.")
-    if resume and not config.out:
-        raise ConfigError("resume=True needs the run's directory: Config(out=...).")
-    import_options(options)
-
-
-def _check_same_source(comm: Topology, has_arrays: bool, distribute: bool) -> None:
-    """Raise ConfigError on all ranks unless they get their data in the same way; collective."""
-    ways = comm.world.allgather([distribute, has_arrays or distribute])
-    if any(way != ways[0] for way in ways):
-        raise ConfigError(
-            "Some ranks pass arrays and others none. Pass the same on all ranks, or those of rank "
-            "0 alone with distribute=True on all."
-        )
+def _with_data(config: Config, path: str) -> Config:
+    """Return the configuration for a data set that was passed instead of arrays."""
+    if config.data:
+        raise ConfigError(f"There are two data sets, {config.data} and {path}. Give one of them.")
+    return replace(config, data=path)
 
 
 class Run:
@@ -205,6 +203,7 @@ class Run:
         self._detector, self._attempts = FaultDetector(parts), Attempts()
         self._timing = Timing()
         self._is_stopped = False  # by a time limit, without a directory to save to
+        self._is_called_off = False  # by a callback
 
     def train(self) -> Result:
         """Train to the last epoch, or until early stopping."""
@@ -217,7 +216,7 @@ class Run:
                     while (
                         self.progress.position.epoch < parts.config.epochs
                         and not self._is_out_of_patience()
-                        and not self._is_stopped
+                        and not (self._is_stopped or self._is_called_off)
                     ):
                         self._epoch()
                 with collective_errors(parts.comm):
@@ -231,7 +230,9 @@ class Run:
         state = {name: array.copy() for name, array in checkpoint.state.items()}
         model = Model(replace(checkpoint, state=state))
         path = Path(parts.config.out) if parts.config.out else None
-        return Result(model.network, self.progress.history.records, path, model.digest, model)
+        best = None if parts.recorder.best is None else Model(parts.recorder.best)
+        records = self.progress.history.records
+        return Result(model.network, records, path, model.digest, model, best)
 
     def _epoch(self) -> None:
         """Make the remaining steps of an epoch; a roll-back may lead to an earlier one."""
@@ -357,6 +358,19 @@ class Run:
         }
         self.previous, self.progress = progress, progress.after_epoch(record)
         parts.recorder.on_epoch(self.progress)
+        if parts.callbacks:
+            self._call_back(record)
+
+    def _call_back(self, record: dict[str, Any]) -> None:
+        """Let the user's callbacks see an epoch's record, and do what they ask for."""
+        parts = self.parts
+        with collective_errors(parts.comm):
+            requests = [(one, one(dict(record), parts.network)) for one in parts.callbacks]
+            check_requests(requests)
+        wanted = {request for _, request in requests}
+        if parts.comm.world.allgather_int(SAVE in wanted).any():
+            parts.recorder.save(self.progress)
+        self._is_called_off |= bool(parts.comm.world.allgather_int(STOP in wanted).any())
 
     def _is_out_of_patience(self) -> bool:
         """Return whether --patience ends the run."""
@@ -377,7 +391,7 @@ class Run:
             if hint:
                 recorder.info(f"saves  {hint}")
         for text in final_report(
-            parts.config, parts.data, parts.network, self._is_out_of_patience()
+            parts.config, parts.data, parts.network, self._is_out_of_patience(), self._is_called_off
         ):
             recorder.info(text)
 

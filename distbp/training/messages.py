@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from distbp import own_parts
 from distbp.data.dataset import DataSet
 from distbp.data.profile import printable
 from distbp.errors import CheckpointError
@@ -17,8 +18,15 @@ from distbp.network.parameters import digest
 from distbp.parallel.host import CpuShare, count_cores
 from distbp.storage.checkpoint import Checkpoint
 from distbp.training.config import EXACT_REDUCTIONS, Config
-from distbp.training.state import EpochRecord, Position, Progress, score_of
+from distbp.training.state import (
+    STANDARDIZED_COST,
+    EpochRecord,
+    Position,
+    Progress,
+    score_of,
+)
 
+_SHOWN_OTHERWISE = ("cost", "accuracy", STANDARDIZED_COST)  # in the line about an epoch
 _OTHER_UNITS = 10  # times as large, so that one target determines a sum of squares
 
 
@@ -184,10 +192,8 @@ def step_status(progress: Progress, rows: int, speed: float, labels_per_row: int
     return f"{text} {speed:,.0f} samples/s"
 
 
-def epoch_line(
-    record: EpochRecord, epochs: int, has_classes: bool, metrics: Sequence[str] = ()
-) -> str:
-    """Return the line about an epoch that has ended, with the metrics that have these keys."""
+def epoch_line(record: EpochRecord, epochs: int, has_classes: bool) -> str:
+    """Return the line about an epoch that has ended, with the metrics that are numbers."""
     text = f"epoch {record['epoch']:{len(str(epochs))}d}/{epochs}"
     for split in ("train", "validation", "test"):
         cost, accuracy = record[f"{split}_cost"], record[f"{split}_accuracy"]
@@ -195,10 +201,19 @@ def epoch_line(
             text += f" | {split} cost {format_cost(score_of(cost))}"
         if accuracy is not None:
             text += f" accuracy {accuracy:.2%}" if has_classes else f" R² {accuracy:.4f}"
-        for key in metrics:
-            if f"{split}_{key}" in record:
-                text += f" {key.replace('_', ' ')} {format_number(record[f'{split}_{key}'])}"
+        for name, value in record.items():
+            key = name.removeprefix(f"{split}_")
+            if key not in (name, *_SHOWN_OTHERWISE) and isinstance(value, float | None):
+                text += f" {metric_name(key)} {format_number(value)}"
     return f"{text} | {record['seconds']:.1f} s, {record['samples_per_s']:,.0f} samples/s"
+
+
+def metric_name(key: str) -> str:
+    """Return what people read for the key of a metric, which may end with the name of a class."""
+    if own_parts.is_known(key):
+        return printable(key)
+    metric, colon, part = key.partition(":")
+    return f"{metric.replace('_', ' ')}{colon}{printable(part)}"
 
 
 def format_number(value: float | None, places: int = 4) -> str:
@@ -285,9 +300,12 @@ def stopped_message(reason: str, position: Position, steps_per_epoch: int, out: 
 
 
 def final_report(
-    config: Config, data: DataSet, network: Network, is_stopped_early: bool
+    config: Config, data: DataSet, network: Network, is_stopped_early: bool, is_called_off: bool
 ) -> list[str]:
-    """Return the model's digest, where it is, and what to do next."""
+    """Return the model's digest, where it is, and what to do next.
+
+    `is_stopped_early` is by `--patience`, `is_called_off` by a callback.
+    """
     out = Path(config.out)
     split = "" if "test" in data.splits else " --split train"
     lines = [f"digest {digest(network.theta)}"]
@@ -297,9 +315,11 @@ def final_report(
         lines.append(
             f"next   distbp evaluate {shlex.quote(config.out)} {shlex.quote(config.data)}{split}"
         )
+    if is_called_off:
+        lines.insert(0, "stopped early: by a callback")
     if is_stopped_early:
         epochs = count(config.patience or 0, "epoch")
-        score = (config.monitor or "score").replace("_", " ")
+        score = metric_name(config.monitor or "score")
         lines.insert(0, f"stopped early: no better {score} for {epochs} (--patience)")
     return lines
 

@@ -43,6 +43,7 @@ from typing import Any
 
 import numpy as np
 
+from distbp import own_parts
 from distbp.errors import ConfigError
 from distbp.training.class_counts import ClassCounts
 from distbp.training.score_counts import ClassScores
@@ -327,7 +328,7 @@ class RootMeanSquaredError(RowMetric):
 
 
 class R2(Metric):
-    """1 − Σ(y − a)² / Σ(y − ȳ)², of transformed targets if there is a transform, as the cost."""
+    """1 − Σ(y − a)² / Σ(y − ȳ)² of a target, and the mean of them."""
 
     tasks, needs = _REGRESSION, ("r2",)
 
@@ -359,4 +360,6 @@ def find_metric(name: str) -> Metric | None:
     """Return the metric of a name, without an average, or None."""
     if match := re.fullmatch(r"top-([1-9]\d{0,5})-accuracy", name):
         return TopAccuracy(int(match[1]))
+    if name not in METRICS and own_parts.is_known(name):
+        METRICS[name] = own_parts.find(name, Metric, "metric")()
     return METRICS.get(name)

@@ -7,7 +7,6 @@ get the progress of the run.
 
 import logging
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -38,13 +37,14 @@ class NullRecorder:
         Checkpoints of the whole run, once it has ended.
     checkpoint_wait_s : float
         Seconds for which training waited for them.
-    kept : Checkpoint, optional
-        The last one, if it is in memory and not on the disk.
+    kept, best : Checkpoint, optional
+        The last and the best one, if they are in memory and not on the disk.
     """
 
     saves = 0
     checkpoint_wait_s = 0.0
     kept: Checkpoint | None = None
+    best: Checkpoint | None = None
 
     def open(self, progress: Progress, is_new: bool, is_on_disk: bool = True) -> None:
         """Make the run's directory, or bring it to the state of `progress`, and lock it.
@@ -89,9 +89,9 @@ class NullRecorder:
 
 
 class MemoryRecorder(NullRecorder):
-    """Logs a run that has no directory; keeps its last checkpoint if it may be rolled back to.
+    """Logs a run that has no directory, and keeps checkpoints in memory; each rank has its own.
 
-    Each rank has its own.
+    The last one is kept if it may be rolled back to, the best one with `--patience`.
 
     Parameters
     ----------
@@ -115,6 +115,8 @@ class MemoryRecorder(NullRecorder):
 
     def on_epoch(self, progress: Progress) -> None:
         self.info(epoch_line(progress.history.records[-1], self._config.epochs, self._has_classes))
+        if self._config.patience is not None and progress.history.is_best:
+            self.best = copy_checkpoint(self._builder.build(progress), self.best)
         if self._schedule.is_due_after_epoch(progress.position.epoch):
             self.save(progress)
 
@@ -149,8 +151,6 @@ class RunRecorder(NullRecorder):
         Of the training set.
     labels_per_row : int
         That of `DataSet`; 0 for a regression, which has no accuracy.
-    metrics : sequence of str
-        The keys of those to show.
     """
 
     def __init__(
@@ -161,9 +161,7 @@ class RunRecorder(NullRecorder):
         schedule: CheckpointSchedule,
         rows: int,
         labels_per_row: int,
-        metrics: Sequence[str] = (),
     ) -> None:
-        self._metric_keys = metrics
         self._config, self._network, self._builder = config, network, builder
         self._schedule, self._rows, self._labels_per_row = schedule, rows, labels_per_row
         self.directory = RunDirectory(Path(config.out), config.keep)
@@ -216,8 +214,7 @@ class RunRecorder(NullRecorder):
     def on_epoch(self, progress: Progress) -> None:
         history = progress.history
         has_classes = self._labels_per_row > 0
-        record, epochs = history.records[-1], self._config.epochs
-        self.info(epoch_line(record, epochs, has_classes, self._metric_keys))
+        self.info(epoch_line(history.records[-1], self._config.epochs, has_classes))
         try:
             self._metrics.append(history.lines)
         except FencedError:  # another run owns the directory: this one has to end

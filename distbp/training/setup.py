@@ -7,13 +7,15 @@ in θ, the optimizer's state and the `Progress`. `restore` brings θ and state t
 
 import math
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from warnings import warn
 
 import numpy as np
 
-from distbp import kernels
+from distbp import kernels, own_parts
 from distbp.data.dataset import DataSet, Split
 from distbp.data.shuffle import FullShuffle
 from distbp.data.streaming import BlockShuffle
@@ -22,7 +24,13 @@ from distbp.network import rng
 from distbp.network.network import Network
 from distbp.network.optimizers import find_optimizer
 from distbp.network.parameter_store import AVERAGE
-from distbp.network.schedules import cosine_factor, step_factor, warmup_factor
+from distbp.network.schedules import (
+    Schedule,
+    cosine_factor,
+    find_schedule,
+    step_factor,
+    warmup_factor,
+)
 from distbp.network.update import Update
 from distbp.options import flag
 from distbp.parallel import host
@@ -34,6 +42,7 @@ from distbp.parallel.topology import Topology
 from distbp.parallel.watchdog import Watchdog
 from distbp.storage.checkpoint import Checkpoint
 from distbp.storage.run_directory import read_newest_checkpoint
+from distbp.training.callbacks import Call, make_callbacks
 from distbp.training.checkpoint_schedule import CheckpointSchedule
 from distbp.training.checkpoint_writer import CheckpointBuilder
 from distbp.training.config import Config
@@ -42,6 +51,7 @@ from distbp.training.gradient import BatchGradient
 from distbp.training.inputs import open_data
 from distbp.training.messages import RankInfo, about_targets, introduction, warnings
 from distbp.training.monitor import EpochMetrics, plan_metrics, with_monitor
+from distbp.training.part_checks import check_parts, check_sources
 from distbp.training.recorder import MemoryRecorder, NullRecorder, RunRecorder
 from distbp.training.row_weights import scaled_weights
 from distbp.training.sdc_check import SdcCheck
@@ -81,6 +91,7 @@ class RunParts:
     builder : CheckpointBuilder
     recorder : NullRecorder
         A RunRecorder on rank 0.
+    callbacks : list of Call
     start : Progress
         Where the run starts.
     """
@@ -103,6 +114,7 @@ class RunParts:
     schedule: CheckpointSchedule
     builder: CheckpointBuilder
     recorder: NullRecorder
+    callbacks: list[Call]
     start: Progress
 
 
@@ -112,6 +124,7 @@ def assemble(
     checkpoint: Checkpoint | None = None,
     predecessor: RunParts | None = None,
     data: DataSet | None = None,
+    callbacks: Sequence[Call] = (),
 ) -> RunParts:
     """Make the parts of a run; collective.
 
@@ -125,6 +138,8 @@ def assemble(
         Those of the same run before a rank failure; the checkpoint is then its state in memory.
     data : DataSet, optional
         By default that of `config.data`.
+    callbacks : sequence of Call
+        Besides those that the configuration names.
 
     Raises
     ------
@@ -133,7 +148,7 @@ def assemble(
     """
     watchdog = Watchdog(comm, config.seconds("stall_limit") or math.inf)
     with watchdog:  # a rank may hang while it reads its data, too
-        return _assemble(config, comm, watchdog, checkpoint, predecessor, data)
+        return _assemble(config, comm, watchdog, checkpoint, predecessor, data, callbacks)
 
 
 def _assemble(
@@ -143,6 +158,7 @@ def _assemble(
     checkpoint: Checkpoint | None,
     predecessor: RunParts | None,
     data: DataSet | None,
+    callbacks: Sequence[Call],
 ) -> RunParts:
     # What can fail on one rank alone fails inside `collective_errors`, before the next message:
     # a rank that raises by itself would leave the others waiting for it.
@@ -159,6 +175,10 @@ def _assemble(
             _check_same_run(config, checkpoint)
         metrics = plan_metrics(config, data)
         network = _make_network(config, data, checkpoint is not None)
+        sources = check_parts(config, network.output, data.task)
+        if checkpoint is not None:
+            check_sources(sources, checkpoint)
+        calls = [*make_callbacks(config.callbacks), *callbacks]
     _check_identical_on_all_ranks(comm, config, data)
     if config.kernels != kernels.PORTABLE:
         used = comm.world.broadcast(host.kernels_in_use())
@@ -181,7 +201,7 @@ def _assemble(
             start = restore(checkpoint, config, data, network, update)
     # Ranks' clocks differ; one of them decides when a checkpoint is due by time.
     schedule = CheckpointSchedule(*config.interval(), has_clock=comm.rank == 0)
-    builder = CheckpointBuilder(config, data, network, update)
+    builder = CheckpointBuilder(config, data, network, update, sources)
     recorder = NullRecorder()
     with collective_errors(comm):
         if not config.out:
@@ -190,20 +210,14 @@ def _assemble(
             )
         elif comm.rank == 0:
             recorder = RunRecorder(
-                config,
-                network,
-                builder,
-                schedule,
-                len(rows),
-                data.labels_per_row,
-                [one.key for one in metrics.choices if one.is_number],
+                config, network, builder, schedule, len(rows), data.labels_per_row
             )
         recorder.open(start, is_new=checkpoint is None, is_on_disk=predecessor is None)
     parts = RunParts(
         comm, config, data, network, update, reduction, gradient, sdc_check, rows, order,
         math.ceil(len(rows) / config.batch_size), evaluators, metrics, watchdog,
         predecessor.stop_request if predecessor else _make_stop_request(config),
-        schedule, builder, recorder, start,
+        schedule, builder, recorder, predecessor.callbacks if predecessor else calls, start,
     )  # fmt: skip
     if predecessor is None:  # survivors have introduced themselves already
         _introduce(parts, checkpoint, caution)
@@ -365,7 +379,16 @@ def learning_rate(config: Config, progress: Progress, step: int, steps_per_epoch
         factor *= cosine_factor(epoch, config.epochs)
     elif config.schedule == "plateau":
         factor *= progress.history.plateau_factor(config.decay, config.decay_epochs)
+    elif own_parts.is_own(config.schedule):
+        schedule = _make_schedule(find_schedule(config.schedule))
+        factor *= schedule.factor(epoch, config.epochs, progress.history.scores)
     return (config.learning_rate or 0.0) * factor
+
+
+@cache
+def _make_schedule(kind: type[Schedule]) -> Schedule:
+    """Return a user's own schedule, made once."""
+    return kind()
 
 
 def _split_validation(config: Config, data: DataSet, comm: Topology) -> tuple[Split, Split | None]:

@@ -31,7 +31,11 @@ WAYS = {
 
 
 @pytest.mark.parametrize("distribute", [False, True])
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    ("way", "comm"),
+    [(way, "one node") for way in WAYS] + [("a data frame", "two nodes")],
+    indirect=["comm"],
+)
 def test_arrays_give_the_bits_of_one_rank(comm, everywhere, way, distribute):
     """Whether all ranks have them or only rank 0 does; so do the predictions of each rank."""
     (x, y), options = WAYS[way]
@@ -45,6 +49,7 @@ def test_arrays_give_the_bits_of_one_rank(comm, everywhere, way, distribute):
     assert model.classes.tolist() == alone.classes.tolist()
 
 
+@pytest.mark.parametrize("comm", ["one node"], indirect=True)
 @pytest.mark.parametrize(
     ("own", "message"),
     [
@@ -70,6 +75,7 @@ def test_different_arrays_are_refused_on_all_ranks(comm, everywhere, own, messag
     assert all(message in one for one in errors), errors
 
 
+@pytest.mark.parametrize("comm", ["one node"], indirect=True)
 def test_a_run_in_memory_rolls_back(comm, everywhere):
     """To the last checkpoint, which each rank keeps; the result is that of one rank."""
     config = Config(

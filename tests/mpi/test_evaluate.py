@@ -11,7 +11,9 @@ from distbp.network.network import Network
 from distbp.parallel.topology import Topology
 from distbp.storage.checkpoint import Checkpoint
 from distbp.training.evaluation import EVALUATION_ROWS, Evaluator
+from distbp.training.metric_names import all_metrics, part_names
 from distbp.training.prediction import write_predictions
+from distbp.training.score_counts import ClassScores
 
 pytestmark = pytest.mark.mpi
 
@@ -41,21 +43,32 @@ def written(folder, write, rows: int) -> DataSet:
     return DataSet(path)
 
 
+@pytest.mark.parametrize("most", [1 << 20, 99])
 @pytest.mark.parametrize(
     ("write", "cost"),
     [(samples.digits, None), (samples.numbers, None), (samples.prices, None),
      (samples.prices, "huber"), (samples.prices, "mae"), (samples.labels, None)],
 )  # fmt: skip
-def test_score_has_the_bits_of_one_rank(comm, everywhere, mpi_tmp_path, write, cost):
-    """Cost, and accuracy or R², to the last bit; and every row once."""
+def test_score_has_the_bits_of_one_rank(
+    comm, everywhere, mpi_tmp_path, write, cost, most, monkeypatch
+):
+    """Cost, accuracy or R², and all metrics, to the last bit; and every row once.
+
+    Also where there are more scores than are held, so that the area under the ROC curve is not
+    exact.
+    """
+    monkeypatch.setattr(ClassScores.__init__, "__defaults__", (most,))
     for rows in PRIMES:
         data = written(mpi_tmp_path, write, rows)
         network = model(data, cost=cost)
         arguments = (network, data.split("test"), data.scaling, data.task, data.target)
-        expected = Evaluator(Topology(), *arguments).score()
-        found = everywhere(Evaluator(comm, *arguments).score())
+        choices = all_metrics(data.task, part_names(data.classes, None, data.n_out))
+        expected = Evaluator(Topology(), *arguments).score(choices, has_parts=True)
+        found = everywhere(Evaluator(comm, *arguments).score(choices, has_parts=True))
         assert found == [expected] * comm.size
         assert expected.rows == rows
+        if rows > 99 and data.task != "regression":
+            assert ("roc_auc_error" in expected.measured.values) == (most == 99)
 
 
 def test_accuracy_is_that_of_the_definition(comm, everywhere, mpi_tmp_path):

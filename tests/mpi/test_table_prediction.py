@@ -9,6 +9,7 @@ from distbp.errors import DataError
 from distbp.parallel.topology import Topology
 from distbp.storage.run_directory import read_newest_checkpoint
 from distbp.training import table_prediction
+from distbp.training.metric_names import all_metrics, part_names
 from distbp.training.row_sources import table_rows
 from distbp.training.table_prediction import EvaluationTask, PredictionTask, run_in_rounds
 
@@ -55,19 +56,20 @@ def test_every_format_has_the_bytes_of_one_rank(comm, everywhere, mpi_tmp_path, 
 
 @pytest.mark.parametrize("rows", [1, 1031, 7 * 1024 + 5])
 def test_score_has_the_bits_of_one_rank(comm, everywhere, mpi_tmp_path, model, rows):
+    """With all metrics."""
     new = mpi_tmp_path / "new.csv"
     write_table(new, rows)
     scores = []
     for group in (Topology(), comm):
-        task = EvaluationTask(model)
+        about, n_out = model.about, model.network.sizes[-1]
+        names = part_names(about["classes"], model.preprocessing, n_out)
+        task = EvaluationTask(model, all_metrics(about["task"], names))
         run_in_rounds(
             group, task, lambda: table_rows(str(new), model, TableOptions(), has_labels=True)
         )
         scores.append(task.score(group))
-    assert (
-        everywhere([scores[0].cost, scores[0].accuracy])
-        == [[scores[1].cost, scores[1].accuracy]] * comm.size
-    )
+    assert everywhere(scores[0]) == everywhere(scores[1]) == [scores[0]] * comm.size
+    assert scores[0].measured.values.keys() & {"f1", "mae"}
     assert scores[0].rows == scores[1].rows == rows
 
 

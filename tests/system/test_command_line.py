@@ -156,7 +156,9 @@ def test_digest_prints_a_digest_and_nothing_else(tmp_path, run):
 @pytest.mark.parametrize("name", ["digits", "numbers"])
 def test_evaluate_prints_json(tmp_path, data, name):
     """Equal to the last bit on any number of ranks, and to metrics.jsonl."""
-    distbp("train", data[name], "--out", "run", "--epochs", 1, folder=tmp_path)
+    metric = "roc-auc" if name == "digits" else "mae"
+    options = ("--epochs", 1, "--metrics", metric)
+    distbp("train", data[name], "--out", "run", *options, folder=tmp_path)
     words = ("evaluate", "run", data[name], "--json")
     texts = {distbp(*words, folder=tmp_path, n=n).out for n in (RANK_COUNTS if FULL else (None, 3))}
     assert len(texts) == 1
@@ -165,6 +167,8 @@ def test_evaluate_prints_json(tmp_path, data, name):
     assert list(score)[:4] == ["split", "rows", "cost", measure]
     record = metrics(tmp_path / "run")[-1]
     assert (score["cost"], score[measure]) == (record["test_cost"], record["test_accuracy"])
+    key = metric.replace("-", "_")
+    assert score[key] == record[f"test_{key}"] > 0
     assert score["rows"] == samples.ROWS["test"]
 
 

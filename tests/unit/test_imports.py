@@ -23,7 +23,7 @@ PACKAGES = {
     "cli": {"", "network", "parallel", "storage", "data", "training", "launch"},
 }
 MODULES = {
-    "": ["version", "errors", "kernels", "options", "terminal", "console"],
+    "": ["version", "errors", "kernels", "own_parts", "options", "terminal", "console"],
     "network": [
         "activations", "costs", "rng", "parameters", "matmul", "network", "dropout",
         "optimizers", "parameter_store", "update", "schedules",
@@ -49,10 +49,9 @@ MODULES = {
     "training": [
         "config", "config_file", "accuracy", "gradient", "sdc_check", "inputs", "class_counts",
         "score_counts", "metrics", "metric_names", "measurement", "variation", "evaluation",
-        "prediction", "row_sources", "table_prediction", "row_weights", "state", "monitor",
-        "model", "messages",
-        "timing", "stop_request", "checkpoint_schedule", "checkpoint_writer", "metrics_file",
-        "recorder", "setup", "recovery", "loop",
+        "prediction", "row_sources", "table_prediction", "row_weights", "state", "monitor", "model",
+        "callbacks", "messages", "timing", "stop_request", "checkpoint_schedule",
+        "checkpoint_writer", "metrics_file", "part_checks", "recorder", "setup", "recovery", "loop",
     ],
     "launch": ["processes", "mpiexec", "supervisor", "slurm", "planner"],
     "cli": [

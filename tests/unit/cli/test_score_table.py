@@ -61,3 +61,13 @@ def test_targets():
     assert [line.split()[0] for line in one[2:]] == ["targets", "price"]
     (line, *_) = score_lines("test", found | {"targets": parts, "cost_of": "ln price"})
     assert line == "test: 101 rows, cost 2.9e+09 of ln price, R² -0.2500"
+
+
+def test_what_is_not_finite():
+    """A model may have diverged, or never have been trained."""
+    part = {"name": "price", "mae": None, "rmse": None, "r2": None}
+    found = {"rows": 1, "cost": None, "r2": None, "mae": None, "rmse": None, "targets": [part]}
+    assert score_lines("test", found) == [
+        "test: 1 rows, cost undefined, R² –", "",
+        "targets  R²  MAE  RMSE", "price     –    –     –",
+    ]  # fmt: skip

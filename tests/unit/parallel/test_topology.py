@@ -1,5 +1,7 @@
 """A process on its own, the numbering of ranks without MPI, and connecting."""
 
+import multiprocessing  # noqa: F401 - it has to be loaded
+import os
 from dataclasses import FrozenInstanceError
 from itertools import accumulate
 
@@ -10,9 +12,17 @@ from hypothesis import strategies as st
 
 from distbp.errors import ConfigError, DataError, LaunchError
 from distbp.parallel.comm import Group
+from distbp.parallel.environment import _LAUNCHER_PREFIXES
 from distbp.parallel.rank_errors import abort_on_error, collective_errors, timed_barrier
 from distbp.parallel.shared_array import SharedArray, filled_shared_array
-from distbp.parallel.topology import Topology, connect, connected_topology, has_shrunk, latest
+from distbp.parallel.topology import (
+    Topology,
+    _Process,
+    connect,
+    connected_topology,
+    has_shrunk,
+    latest,
+)
 
 
 def group(rank: int, size: int) -> Group:
@@ -102,6 +112,31 @@ def test_connecting_several_ranks_without_mpi(monkeypatch):
     with pytest.raises(LaunchError, match=r"4 ranks were started, but no MPI .*cannot load MPI"):
         connect()
     assert connected_topology() is None
+
+
+def test_a_process_without_a_launcher_starts_no_mpi(monkeypatch):
+    """Nor does a worker of `multiprocessing`, or a fork, of a process that was launched."""
+
+    def no_mpi():
+        raise AssertionError("MPI was started")
+
+    monkeypatch.setattr("distbp.parallel.mpi.init", no_mpi)
+    monkeypatch.setattr("distbp.parallel.mpi.is_running", lambda: False)
+    for name in tuple(os.environ):
+        if name.startswith(_LAUNCHER_PREFIXES):
+            monkeypatch.delenv(name)
+    assert connect().size == 1
+    monkeypatch.setenv("PMI_SIZE", "4")
+    with pytest.raises(AssertionError, match="MPI was started"):
+        connect()
+    monkeypatch.setattr("multiprocessing.parent_process", lambda: "the rank")
+    assert connect().size == 1
+    monkeypatch.undo()
+    monkeypatch.setattr(_Process, "topology", parent := Topology())
+    monkeypatch.setattr(_Process, "pid", os.getpid() + 1)
+    assert connect() is not parent
+    monkeypatch.setattr(_Process, "pid", os.getpid())
+    assert connect() is parent
 
 
 def launched(monkeypatch, library, size, **variables):

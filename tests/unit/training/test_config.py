@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from distbp.data import dataset
 from distbp.errors import ConfigError
-from distbp.options import flag
+from distbp.options import flag, parse_sizes
 from distbp.training import config as config_module
-from distbp.training.config import GROUPS, Config, parse_sizes
+from distbp.training.config import GROUPS, Config
 from distbp.training.config_file import check_useful, read_toml
 
 ANY = {"n_in": 784, "name": "d.h5", "target": None, "train_bytes": 1000}
@@ -203,7 +203,7 @@ CHANGES = {
     "kernels": "portable",
     "data": "e.h5", "out": "r", "epochs": 50, "patience": 3, "checkpoint_every": "5s", "keep": 9,
     "quiet": True, "time_limit": "2h", "stall_limit": "9s",
-    "check_every": 0, "on_nan": "skip", "metrics": ("f1", "roc-auc"),
+    "check_every": 0, "on_nan": "skip", "metrics": ("f1", "roc-auc"), "callbacks": ("a:B",),
 }  # fmt: skip
 FIXED = {
     "hidden": (7,), "activation": "tanh", "cost": "quadratic", "init": "large",

@@ -25,6 +25,8 @@ from distbp.training.config import Config
 from distbp.training.evaluation import EVALUATION_ROWS, Evaluator, _tree_sum
 from distbp.training.inputs import _check_fits, open_data, open_model_and_data
 from distbp.training.loop import train
+from distbp.training.measurement import Measured
+from distbp.training.metric_names import all_metrics
 from distbp.training.model import predict
 from distbp.training.prediction import write_predictions
 
@@ -177,6 +179,55 @@ def test_r2_of_whole_numbers(tmp_path):
     expected = evaluator_of(path, network).score()
     samples.write(path, {"train": (x, y), "test": (x, y)}, scaling)
     assert evaluator_of(path, network).score() == expected
+
+
+@pytest.mark.parametrize("transform", ["none", "log"])
+def test_metrics_of_targets_are_in_the_units_of_the_user(tmp_path, transform):
+    """Those of `predict`, also where the model has learnt the logarithm; R² is that of y."""
+    random, path, run = np.random.default_rng(6), tmp_path / "d.h5", tmp_path / "run"
+    x = random.normal(size=(ROWS, 2))
+    y = 5.0 + x @ [[1.0, 0.1], [-0.5, 0.2]]
+    table = Preprocessing((Feature("a"), Feature("b")), ("price", "size"), transform)
+    target = TargetScaling(y.mean(axis=0), 1 / y.std(axis=0))
+    scaling = Scaling(np.zeros(1), np.ones(1))
+    samples.write(path, {"train": (x, y)}, scaling, target=target, preprocessing=table)
+    train(Config(data=path, out=run, epochs=1, quiet=True), comm=Topology())
+    checkpoint, data = open_model_and_data(str(run), str(path), Topology())
+    score = Evaluator(
+        Topology(), checkpoint.network, data.split("train"), data.scaling, data.task, data.target,
+        data.preprocessing,
+    ).score(all_metrics("regression", table.labels), has_parts=True)  # fmt: skip
+    found = score.to_dict("regression", table.labels)
+    error = predict(run, x) - (np.exp(y) if transform == "log" else y)
+    assert found["mae"] == pytest.approx(np.abs(error).mean(), rel=1e-12)
+    assert [one["rmse"] for one in found["targets"]] == pytest.approx(
+        np.sqrt(np.square(error).mean(axis=0)), rel=1e-12
+    )
+    assert [one["name"] for one in found["targets"]] == ["price", "size"]
+    assert found["r2"] == np.mean([one["r2"] for one in found["targets"]]) == score.accuracy
+
+
+def test_a_score_with_metrics_is_the_score_without(digits):
+    """Bit for bit; its metrics are in the order of their names."""
+    evaluator = evaluator_of(digits, network_for(DataSet(digits)))
+    names = [f"class {i}" for i in range(5)]
+    score = evaluator.score(all_metrics("classification", names))
+    assert replace(score, measured=Measured()) == evaluator.score()
+    assert score.to_dict("classification", names).keys() >= {"rows", "cost", "accuracy", "f1"}
+    assert score.measured.values["f1_micro"] == score.accuracy
+
+
+def test_the_standardized_cost(tmp_path):
+    """That of the scaled targets; the cost itself stays in the user's units."""
+    data = DataSet(samples.prices(tmp_path / "d.h5"))
+    network, split = network_for(data), data.split("test")
+    arguments = split, data.scaling, data.task, data.target
+    plain = Evaluator(Topology(), network, *arguments).score()
+    assert plain.standardized_cost is None
+    network.use_target_units(data.target.units)
+    score = Evaluator(Topology(), network, *arguments, has_standardized_cost=True).score()
+    assert score.standardized_cost == plain.cost
+    assert score.cost > 1e6
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

@@ -265,6 +265,54 @@ def test_patience(run, handlers, capsys):
     assert "stopped early: no better validation cost for 2 epochs" in capsys.readouterr().out
 
 
+def test_metrics_of_each_epoch(run, data, handlers, capsys):
+    """Those asked for, and that of the monitor, in records and log lines, for both splits."""
+    options = {"metrics": ("roc-auc", "confusion-matrix"), "monitor": "validation_f1:class 1"}
+    result = run("digits packed", quiet=False, **options)
+    record, plain = result.history[-1], run("digits packed")
+    assert result.digest == plain.digest
+    keys = [f"{name}_{key}" for name in ("validation", "test")
+            for key in ("roc_auc", "confusion_matrix", "f1:class 1")]  # fmt: skip
+    assert [key for key in record if key not in plain.history[-1]] == keys
+    assert record | timeless(plain.history)[-1] == record
+    x, y = rows(data("digits packed"), "validation")
+    predicted = result.network.feedforward(x.astype(np.float32)).argmax(axis=1)
+    matrix = np.zeros((5, 5), int)
+    np.add.at(matrix, (y.argmax(axis=1), predicted), 1)
+    assert record["validation_confusion_matrix"] == matrix.tolist()
+    f1 = 2 * matrix[1, 1] / (matrix[1].sum() + matrix[:, 1].sum())
+    assert record["validation_f1:class 1"] == f1
+    text = f"roc auc {record['validation_roc_auc']:.4f} f1:class 1 {f1:.4f} | test cost"
+    assert text in capsys.readouterr().out
+    again = resumed(result.path, epochs=4, metrics=())
+    assert [key for key in again.history[-1] if key.startswith("test")][2:] == ["test_f1:class 1"]
+
+
+def test_a_monitor_that_is_maximized(run):
+    """best.h5, patience and plateau go by the first maximum, not by the cost."""
+    options = {"schedule": "plateau", "decay_epochs": 1, "learning_rate": 1.0, "patience": 3}
+    result = run("digits packed", epochs=30, monitor="validation_accuracy", **options)
+    scores = [record["validation_accuracy"] for record in result.history]
+    best = scores.index(max(scores))
+    costs = [record["validation_cost"] for record in result.history]
+    assert best != costs.index(min(costs))  # or the test would not tell the two apart
+    assert len(scores) == best + 1 + 3 < 30
+    assert len(read_checkpoint(result.path / "best.h5").history) == best + 1
+    factors = [plateau_factor([-one for one in scores[:n]], 0.5, 1) for n in range(len(scores))]
+    assert [record["learning_rate"] / 1.0 for record in result.history] == factors
+
+
+def test_targets_of_different_size_count_alike(run):
+    """By default; the cost of a run of an older version stays in the user's units."""
+    result = run("prices", validation=0.2)
+    records = result.history
+    config = Config(**read_checkpoint(result.path / "last.h5").about["config"])
+    assert config.monitor == "validation_standardized_cost"
+    assert 0 < records[-1]["validation_standardized_cost"] < 3 < records[-1]["validation_cost"]
+    assert "test_standardized_cost" not in records[-1]
+    assert "validation_standardized_cost" not in run("numbers", validation=0.2).history[-1]
+
+
 def test_patience_without_validation_uses_the_training_cost(run):
     """Never the test set's: at learning rate 0 the training cost does not improve."""
     history = run(patience=1, epochs=9, learning_rate=0.0, dropout=0.0, shards=1).history
@@ -388,6 +436,8 @@ def test_checkpoints_that_are_due(run, every, keep, steps):
             "ema": 0.9,
             "optimizer": "nadam",
             "learning_rate": 0.01,
+            "metrics": ("roc-auc", "log-loss"),
+            "monitor": "validation_f1",
         },
     ],
     ids=["dropout, adam", "plateau, nesterov", "held out, cosine, averaged"],

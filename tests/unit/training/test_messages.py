@@ -131,6 +131,9 @@ def test_epoch_line():
         "epoch  3/10 | train cost 0.5000 accuracy 75.00% | test cost inf accuracy 50.00% | 2.0 s, "
         "1,234 samples/s"
     )
+    others = {"test_f1:a_b\x1b": 0.25, "test_roc_auc": None, "test_confusion_matrix": [[1]]}
+    line = epoch_line(record | others, 10, True)
+    assert "accuracy 50.00% f1:'a_b\\x1b' 0.2500 roc auc undefined | 2.0 s" in line
     assert "test cost inf R² 0.5000 |" in epoch_line(record, 10, False)
 
 

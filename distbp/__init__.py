@@ -31,6 +31,7 @@ imported when it is first used. The packages, each importing only from those abo
     storage    checkpoints and run directories, as HDF5 files with checksums
     data       importing and reading data sets
     training   configuration, state, recovery, and the training loop
+    sklearn    estimators for scikit-learn
     launch     starting and restarting ranks, SLURM, planning
     cli        the command line
 

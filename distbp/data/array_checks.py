@@ -36,6 +36,10 @@ def label_array(y: Any, name: str) -> np.ndarray:
     array = _to_array(y, name)
     if array.dtype.kind != "O":
         return array
+    missing = np.array([_is_missing(one) for one in array.ravel().tolist()], bool)
+    if missing.any():
+        row = int(missing.reshape(len(array), -1).any(axis=1).argmax())
+        raise DataError(f"{name}, row {row}: the label is missing. Correct it, or remove the row.")
     kinds = {type(one) for one in array.ravel().tolist()}
     if kinds <= {str} or kinds <= {bool} or kinds <= {int, float}:
         return np.array(array.tolist())
@@ -44,6 +48,12 @@ def label_array(y: Any, name: str) -> np.ndarray:
         f"{name} is an array of Python objects of the types {', '.join(odd)}; expected text, or "
         "numbers. Convert it with y.astype(str) for classes, y.astype(float) for quantities."
     )
+
+
+def _is_missing(label: Any) -> bool:
+    """Return whether an object is None, NaN, or pandas' NA."""
+    is_nan = isinstance(label, float) and np.isnan(label)
+    return label is None or is_nan or type(label).__name__ == "NAType"
 
 
 def _to_array(values: Any, name: str) -> np.ndarray:
@@ -61,7 +71,9 @@ def _to_array(values: Any, name: str) -> np.ndarray:
     try:
         array = np.asarray(values)
     except (TypeError, ValueError, RuntimeError) as failure:
-        raise DataError(f"{name} is a {type(values).__name__}, not an array: {failure}.") from None
+        raise DataError(
+            f"{name} is a {type(values).__name__}, not an array: {str(failure).rstrip('.')}."
+        ) from None
     if array.ndim < 1:
         raise DataError(f"{name} is a {type(values).__name__}; expected an array of rows.")
     return array

@@ -123,6 +123,8 @@ def make_data_set(arrays: Arrays, options: ImportOptions) -> tuple[DataSet, bool
 
 def share_on_nodes(topology: Topology, data: DataSet) -> DataSet:
     """Return the same data set, of which a node has one copy; collective."""
+    if max(topology.node_sizes) == 1:
+        return data
 
     def share(array: np.ndarray) -> np.ndarray:
         return filled_shared_array(
@@ -204,7 +206,7 @@ def _source(arrays: Arrays, options: ImportOptions) -> Iterator[tuple[Source, Im
         joined = join_frames(arrays.splits, options, arrays.sample_weight)
         scratch = Path(tempfile.gettempdir())
         with read_rows(joined.reader(), joined.options, scratch) as source:
-            yield source, joined.options, joined.label_type
+            yield source, joined.options, _label_type(arrays) or joined.label_type
         return
     check_options(options, "x", "arrays", _ARRAY_OPTIONS)
     tables = {}
@@ -214,10 +216,19 @@ def _source(arrays: Arrays, options: ImportOptions) -> Iterator[tuple[Source, Im
         labels = Table(label_array(y, f"y{of}"), f"y{of}")
         rows.check_not_transposed(labels, "Pass its transpose, x.T.")
         tables[split] = (rows, labels)
-    values = tables["train"][1].values
-    if arrays.classes is not None:
-        values = label_array(arrays.classes, "classes")
+    kind = tables["train"][1].values.dtype.kind
     weights = arrays.sample_weight
     if weights is not None:
         weights = Table(feature_array(weights, "sample_weight"), "sample_weight")
-    yield Source(tables, weights=weights), options, _LABEL_TYPES.get(values.dtype.kind, "text")
+    yield (
+        Source(tables, weights=weights),
+        options,
+        _label_type(arrays) or _LABEL_TYPES.get(kind, "text"),
+    )
+
+
+def _label_type(arrays: Arrays) -> str | None:
+    """Return of what type the classes are that the caller has named, if any."""
+    if arrays.classes is None:
+        return None
+    return _LABEL_TYPES.get(label_array(arrays.classes, "classes").dtype.kind, "text")

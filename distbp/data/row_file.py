@@ -184,9 +184,13 @@ class FileRows:
         """Return the array, opened once more, as for another thread."""
         return RowFile(*self._where)
 
-    def take(self, numbers: np.ndarray, axis: int, out: np.ndarray, mode: Any) -> np.ndarray:
-        """Fill `out` with the rows `numbers`, in ascending order, as `numpy.ndarray.take` does."""
+    def take(
+        self, numbers: np.ndarray, axis: int, out: np.ndarray | None = None, mode: Any = "clip"
+    ) -> np.ndarray:
+        """Return the rows `numbers`, in ascending order, as `numpy.ndarray.take` does."""
         del axis, mode  # the same in all calls; the signature is that of an array
+        if out is None:
+            out = np.empty((len(numbers), self.shape[1]), np.uint8)
         if self._file is None:
             self._file = self.open()
         self._file.take(numbers, out)

@@ -7,7 +7,7 @@ passes: it moves the `Progress` on, and does what `recovery` decides if a step w
 
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from numbers import Real
 from pathlib import Path
@@ -205,8 +205,12 @@ class Run:
         self._is_stopped = False  # by a time limit, without a directory to save to
         self._is_called_off = False  # by a callback
 
-    def train(self) -> Result:
-        """Train to the last epoch, or until early stopping."""
+    def train(self, has_ended: "Callable[[Run], bool] | None" = None) -> Result:
+        """Train to the last epoch, or until early stopping.
+
+        `has_ended` is asked before the first epoch and after each one; it has to answer the same on
+        all ranks.
+        """
         parts, began = self.parts, time.monotonic()
         try:
             if parts.config.on_nan == "rollback" and self.progress.position.updates == 0:
@@ -214,7 +218,8 @@ class Run:
             with parts.watchdog:  # to the last message: a rank may hang after the last epoch too
                 with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
                     while (
-                        self.progress.position.epoch < parts.config.epochs
+                        not (has_ended is not None and has_ended(self))
+                        and self.progress.position.epoch < parts.config.epochs
                         and not self._is_out_of_patience()
                         and not (self._is_stopped or self._is_called_off)
                     ):

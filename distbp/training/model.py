@@ -30,6 +30,7 @@ from distbp.storage.checkpoint import Checkpoint, write_checkpoint
 from distbp.storage.run_directory import read_newest_checkpoint
 from distbp.training.accuracy import predicted_labels
 from distbp.training.evaluation import Evaluator
+from distbp.training.metric_names import all_metrics, part_names
 from distbp.training.prediction import feature_rows, frame_rows, outputs
 from distbp.training.state import EpochRecord
 
@@ -48,6 +49,10 @@ class Model:
     def __init__(self, checkpoint: Checkpoint) -> None:
         self.checkpoint = checkpoint
 
+    def __repr__(self) -> str:
+        sizes = "-".join(map(str, self.network.sizes))
+        return f"<distbp.Model: {self.task}, {sizes}, {len(self.checkpoint.history)} epochs>"
+
     @property
     def task(self) -> str:
         """`classification`, `multilabel` or `regression`."""
@@ -65,7 +70,7 @@ class Model:
             return np.array([name.lower() in ("1", "true") for name in names])
         if kind is None or self.task != "classification" or not all(map(is_number, names)):
             return np.array(names, np.str_)
-        return np.array([float(name) for name in names]).astype(kind)
+        return np.array([_number(name) for name in names], kind)
 
     @property
     def network(self) -> Network:
@@ -115,7 +120,10 @@ class Model:
         return outputs(self.checkpoint, x, unknown)
 
     def evaluate(self, x: Any, y: Any = None) -> dict[str, Any]:
-        """Return the score on rows with labels: `rows`, `cost`, and `accuracy` or `r2`.
+        """Return the score on rows with labels, as `distbp evaluate --json` prints it.
+
+        `rows`, `cost`, `accuracy` or `r2`, and all metrics: `f1`, `roc_auc`, `mae` and so on, with
+        those of each class, label or target. None stands for what is undefined.
 
         Parameters
         ----------
@@ -135,11 +143,13 @@ class Model:
         with host.preserve_blas_threads():
             host.set_blas_threads(model.about["config"]["threads"])
             split = Split(np.ascontiguousarray(rows), np.ascontiguousarray(labels))
-            score = Evaluator(
-                Topology(), model.network, split, model.scaling, self.task, model.target
-            ).score()
-        name = "r2" if self.task == "regression" else "accuracy"
-        return {"rows": score.rows, "cost": score.cost, name: score.accuracy}
+            evaluator = Evaluator(
+                Topology(), model.network, split, model.scaling, self.task, model.target,
+                model.preprocessing,
+            )  # fmt: skip
+            names = part_names(model.about["classes"], model.preprocessing, model.network.sizes[-1])
+            score = evaluator.score(all_metrics(self.task, names), has_parts=True)
+        return score.to_dict(self.task, names)
 
     def _rows_and_labels(self, x: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
         """Return rows and labels as a data set stores them."""
@@ -158,7 +168,7 @@ class Model:
             names = self.checkpoint.about["classes"]
             # Numbers are compared by value.
             is_numeric = self.task == "classification" and all(map(is_number, names))
-            classes = [float(name) for name in names] if is_numeric else names
+            classes = [_number(name) for name in names] if is_numeric else names
         found = infer_task(Source({"train": (table, table)}), self.task, classes).y["train"]
         preprocessing = self.checkpoint.preprocessing
         is_log = preprocessing is not None and preprocessing.target_transform == "log"
@@ -175,6 +185,11 @@ class Model:
             It cannot be written.
         """
         write_checkpoint(Path(path), self.checkpoint)
+
+
+def _number(name: str) -> float:
+    """Return the number that is the name of a class; an integer exactly."""
+    return int(name) if name.lstrip("-").isdecimal() else float(name)
 
 
 def load_model(path: str | Path) -> Model:

@@ -172,7 +172,7 @@ def _assemble(
     with collective_errors(comm):
         config = with_monitor(config.resolved(data), data)
         if checkpoint is not None:
-            _check_same_run(config, checkpoint)
+            _check_same_run(config, data, checkpoint)
         metrics = plan_metrics(config, data)
         network = _make_network(config, data, checkpoint is not None)
         sources = check_parts(config, network.output, data.task)
@@ -296,10 +296,21 @@ def _check_identical_on_all_ranks(comm: Topology, config: Config, data: DataSet)
                 )
 
 
-def _check_same_run(config: Config, checkpoint: Checkpoint) -> None:
-    """Raise ConfigError if `config` changes what makes a run what it is."""
+def _check_same_run(config: Config, data: DataSet, checkpoint: Checkpoint) -> None:
+    """Raise ConfigError if `config` or `data` change what makes a run what it is."""
+    # First, as options that were left open depend on the data.
+    _check_same_data(config, data, checkpoint)
     before = Config.read(checkpoint.about["config"], config.out)
     before.resumed(config.to_dict() | {"hidden": config.hidden, "metrics": config.metrics})
+
+
+def _check_same_data(config: Config, data: DataSet, checkpoint: Checkpoint) -> None:
+    """Raise ConfigError unless the run was trained on this data set."""
+    if checkpoint.about["data"] != data.identity:
+        raise ConfigError(
+            f"{data.name} is not the data set that {config.out} was trained on. "
+            f"{'Pass the same arrays' if data.is_in_memory else 'Name that one'}."
+        )
 
 
 def _make_network(config: Config, data: DataSet, has_weights: bool) -> Network:
@@ -435,11 +446,7 @@ def restore(
         The checkpoint holds no valid progress.
     """
     about = checkpoint.about
-    if about["data"] != data.identity:
-        raise ConfigError(
-            f"{data.name} is not the data set that {config.out} was trained on. "
-            f"{'Pass the same arrays' if data.is_in_memory else 'Name that one'}."
-        )
+    _check_same_data(config, data, checkpoint)
     np.copyto(network.theta, checkpoint.theta)
     state = checkpoint.state | {AVERAGE: checkpoint.network.theta}
     for name, array in update.store.state.items():

@@ -30,6 +30,7 @@ SHORT = {
     "bench/memory": (["digits.h5", "--ranks", "1,2", "--", "--epochs", 40], 2),
     "bench/safety": (["--rounds", 1, "--trial"], 0),
     "bench/scaling": (["--rounds", 1, "--ranks", "1,2", "--without-hosts"], 6),
+    "bench/sklearn": (["--rounds", 1, "--tasks", "digits,diabetes", "--max-iter", 2], 5),
     "bench/steps": (["--rounds", 1, "--cases", "20-8-3:64", "--picture", "steps.png"], 1),
     "bench/streaming": (
         ["--rounds", 1, "--megabytes", 20, "--storages", "contiguous,gzip", "--", "--hidden", 8],

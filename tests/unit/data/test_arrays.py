@@ -5,6 +5,7 @@ import pandas
 import polars
 import pyarrow
 import pytest
+import scipy.sparse
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -187,7 +188,12 @@ class Sparse:
         return X
 
 
-OBJECTS = np.array([1, "a", None], object)
+OBJECTS = np.array([1, "a", 2.5], object)
+MISSING_LABELS = {
+    "none": ["a", None], "nan": np.array([["a"], [np.nan]], object),
+    "pandas": pandas.Series(["a", None], dtype="string"),
+    "polars": polars.Series(["a", None]),
+}  # fmt: skip
 REFUSED = {
     "sparse": (Sparse(), CLASSES, {}, r"x is a sparse matrix; .* x\.toarray\(\)"),
     "text in x": (X.astype(str), CLASSES, {}, "x is an array of text; expected numbers"),
@@ -203,7 +209,7 @@ REFUSED = {
     "transposed": (X.T, CLASSES, {}, r"a column for each example, not a row\. Pass its transpose"),
     "empty": (X[:0], CLASSES[:0], {}, "x is empty"),
     "one class": (X, CLASSES * 0, {}, "y: all labels are 0"),
-    "labels of objects": (X[:3], OBJECTS, {}, "Python objects of the types NoneType, int, str;"),
+    "labels of objects": (X[:3], OBJECTS, {}, "Python objects of the types float, int, str;"),
     "sparse labels": (X, Sparse(), {}, r"y is a sparse matrix; .* y\.toarray\(\)"),
     "negative": (X, CLASSES - 1, {}, r"y, row \d+: the label -1 is negative"),
     "a new class": (X, CLASSES, {"test": (X, CLASSES + 1)}, r"y of test, row \d+: the label 3 is"),
@@ -223,6 +229,19 @@ def test_arrays_that_are_refused(name):
     x, y, more, message = REFUSED[name]
     with pytest.raises(DistbpError, match=message):
         made(x, y, **more)
+
+
+@pytest.mark.parametrize("name", MISSING_LABELS)
+def test_labels_that_are_missing(name):
+    """Whatever a library writes for them."""
+    with pytest.raises(DataError, match="y, row 1: the label is missing"):
+        made(X[:2], MISSING_LABELS[name])
+
+
+@pytest.mark.parametrize("kind", ["csr_matrix", "csr_array", "coo_array", "dok_matrix"])
+def test_scipys_sparse_matrices_are_refused(kind):
+    with pytest.raises(DataError, match=r"sparse matrix; .* Convert it with x\.toarray\(\)"):
+        made(getattr(scipy.sparse, kind)(X), CLASSES)
 
 
 FRAMES_REFUSED = {

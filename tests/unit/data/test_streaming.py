@@ -108,6 +108,8 @@ def test_rows_stay_in_the_file(path):
     for rows in (np.arange(40, 49), np.array([3, 4, 8, 90, 91, 210])):
         first, second = (loader.load(rows) for loader in loaders)
         assert all(map(np.array_equal, first, second))
+        first, second = (split.x.take(rows, axis=0) for split in splits)
+        assert np.array_equal(first, second)
 
 
 def test_reading_ends(path):

@@ -1,6 +1,7 @@
 """The machine: its BLAS obeys --threads, and what determines rounding is known."""
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -18,6 +19,53 @@ def test_blas_threads_are_set(one_thread):
     """Whatever the environment says."""
     host.set_blas_threads(2)
     assert set(host._blas_thread_counts()) == {2}
+
+
+def in_a_thread(function):
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(function).result()
+
+
+def test_the_number_of_blas_threads_is_restored(one_thread):
+    """By nested blocks, each to what it was, and by the last of several threads."""
+    host.set_blas_threads(2)
+    with host.preserve_blas_threads():
+        host.set_blas_threads(1)
+        with host.preserve_blas_threads():
+            host.set_blas_threads(2)
+        assert set(host._blas_thread_counts()) == {1}
+        in_a_thread(lambda: use_threads(1))
+        assert set(host._blas_thread_counts()) == {1}
+    assert set(host._blas_thread_counts()) == {2}
+    in_a_thread(lambda: use_threads(1))
+    assert set(host._blas_thread_counts()) == {2}
+    assert not host._ThreadUse.depths
+    assert not host._ThreadUse.counts
+
+
+def use_threads(count):
+    with host.preserve_blas_threads():
+        host.set_blas_threads(count)
+        assert set(host._blas_thread_counts()) == {count}
+
+
+def test_threads_that_need_another_number_are_refused(one_thread):
+    """The number is that of the whole process, and would change the other's last bits."""
+    with host.preserve_blas_threads():
+        host.set_blas_threads(2)
+        with pytest.raises(ConfigError, match=r"--threads 1: another thread .* computes with 2"):
+            in_a_thread(lambda: use_threads(1))
+    in_a_thread(lambda: use_threads(1))
+
+
+def test_a_forked_process_does_not_wait_for_threads_of_its_parent(one_thread):
+    """They do not exist there."""
+    with host.preserve_blas_threads():
+        host.set_blas_threads(2)
+        pid = os.fork()
+        if pid == 0:
+            os._exit(len(host._ThreadUse.depths) + len(host._ThreadUse.counts))
+        assert os.waitpid(pid, 0)[1] == 0
 
 
 def test_a_blas_that_ignores_the_number_is_refused(monkeypatch, one_thread):

@@ -115,7 +115,8 @@ def test_predictions_are_labels_as_they_were(tmp_path, labels, expected):
     assert set(found.tolist()) <= set(expected)
     score = model.evaluate(X, labels)
     assert score["rows"] == 211
-    assert score["accuracy"] == np.mean(found == flat)
+    assert score["accuracy"] == score["f1_micro"] == np.mean(found == flat)
+    assert [one["name"] for one in score["classes"]] == [str(one) for one in expected]
     probabilities = model.predict_proba(X)
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-5)
     np.testing.assert_array_equal(model.classes[probabilities.argmax(axis=1)], found)
@@ -134,6 +135,9 @@ def test_a_model_of_a_regression():
     variation = ((TARGETS - TARGETS.mean(axis=0)) ** 2).sum(axis=0)
     score = model.evaluate(X, TARGETS)
     assert score["r2"] == pytest.approx((1 - residual / variation).mean(), rel=1e-4)
+    error = np.abs(model.predict(X) - TARGETS).mean(axis=0)
+    assert score["mae"] == pytest.approx(error.mean())
+    assert [one["mae"] for one in score["targets"]] == pytest.approx(error.tolist())
     assert fit(X, TARGETS[:, 0], **SHORT).predict(X).shape == (211,)
     assert model.classes.tolist() == []
     with pytest.raises(ConfigError, match="A regression has no probabilities"):
@@ -164,7 +168,12 @@ def test_a_model_of_a_frame(tmp_path):
         model.predict(odd)
     assert len(model.predict(odd, unknown="ignore")) == 211
     log = fit(FRAME, "price", **SHORT, target_transform="log")
-    assert log.evaluate(FRAME)["r2"] == log.evaluate(FRAME, FRAME.price)["r2"]
+    score = log.evaluate(FRAME)
+    assert score == log.evaluate(FRAME, FRAME.price)
+    error = log.predict(FRAME) - FRAME.price
+    assert score["rmse"] == pytest.approx(np.sqrt(np.square(error).mean()))
+    assert score["r2"] == pytest.approx(1 - np.square(error).mean() / FRAME.price.var(ddof=0))
+    assert [one["name"] for one in score["targets"]] == ["price"]
     with pytest.raises(DataError, match="no logarithm"):
         log.evaluate(FRAME, -FRAME.price)
     booleans = fit(FRAME, FRAME.price > 1e5, **SHORT)
@@ -207,7 +216,7 @@ def test_a_run_on_arrays_may_have_a_directory():
     assert (result.path / "last.h5").exists()
     config = Config(**options)
     with pytest.raises(ConfigError, match="is not the data set that run was trained on"):
-        train(config, X + 1, CLASSES, resume=True)
+        train(config, X + 1, CLASSES, resume=True, validation=(X[:9], CLASSES[:9]))
     with pytest.raises(ConfigError, match="run was trained on arrays"):
         train(config, resume=True)
     result = train(config, X, CLASSES, resume=True, validation=(X[:9], CLASSES[:9]))

@@ -13,6 +13,8 @@
     output = distbp.predict("run", frame) # a data frame, by the names of its columns
     score = distbp.evaluate("run", x, y)  # {"rows": …, "cost": …, "accuracy": …}
     network = distbp.load("run")          # a Network; takes scaled rows
+    distbp.export("run", "model.onnx")    # or .safetensors, .npz
+    distbp.import_model("net.safetensors", "net.h5", activation="relu", output="softmax")
     network = distbp.Network((784, 100, 10), seed=1)
     nabla_b, nabla_w = network.backprop(x, y)
 
@@ -30,6 +32,7 @@ imported when it is first used. The packages, each importing only from those abo
     parallel   shards of a mini-batch, MPI, and the sum of the gradients
     storage    checkpoints and run directories, as HDF5 files with checksums
     data       importing and reading data sets
+    interop    models of other programs: ONNX, PyTorch, Keras, scikit-learn
     training   configuration, state, recovery, and the training loop
     sklearn    estimators for scikit-learn
     launch     starting and restarting ranks, SLURM, planning
@@ -45,16 +48,18 @@ from distbp.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from distbp.errors import DistbpError, DistbpWarning
+    from distbp.interop.model_export import export
     from distbp.network.activations import sigmoid, sigmoid_prime
     from distbp.network.network import Network
     from distbp.storage.run_directory import load
     from distbp.training.config import Config
+    from distbp.training.imported_model import import_model
     from distbp.training.loop import fit, train
     from distbp.training.model import Model, evaluate, load_model, predict
 
 __all__ = [
-    "Config", "DistbpError", "DistbpWarning", "Model", "Network", "evaluate", "fit", "load",
-    "load_model", "predict", "sigmoid", "sigmoid_prime", "train",
+    "Config", "DistbpError", "DistbpWarning", "Model", "Network", "evaluate", "export", "fit",
+    "import_model", "load", "load_model", "predict", "sigmoid", "sigmoid_prime", "train",
 ]  # fmt: skip
 
 _MODULES = {
@@ -64,7 +69,9 @@ _MODULES = {
     "Model": "training.model",
     "Network": "network.network",
     "evaluate": "training.model",
+    "export": "interop.model_export",
     "fit": "training.loop",
+    "import_model": "training.imported_model",
     "load": "storage.run_directory",
     "load_model": "training.model",
     "predict": "training.model",

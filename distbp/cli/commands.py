@@ -1,4 +1,4 @@
-"""The verbs of the command line but for `train`, `evaluate` and `predict`, and the table of all.
+"""The verbs of the command line that have no file of their own, and the table of all.
 
 A verb is a `Verb` with a function that declares its options and one that runs it. What
 NumPy, HDF5 or MPI is needed for is imported by these functions, so that no verb loads
@@ -13,6 +13,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from distbp.cli.export_command import EXPORT
+from distbp.cli.import_model_command import IMPORT_MODEL
 from distbp.cli.model_commands import EVALUATE, PREDICT, declare_model
 from distbp.cli.parser import Parser, Verb, add_options, given_options
 from distbp.cli.rank_options import RankOptions, run_on_ranks
@@ -161,9 +163,11 @@ VERBS = {
         TRAIN,
         EVALUATE,
         PREDICT,
+        EXPORT,
+        IMPORT_MODEL,
         Verb(
             "info",
-            "Describe a data set, a checkpoint or a run, and verify its checksum.",
+            "Describe a data set, checkpoint or run, and verify its checksum.",
             "FILE",
             "distbp info run",
             _declare_info,

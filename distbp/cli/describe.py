@@ -121,6 +121,19 @@ def _preprocessing_rows(found: Preprocessing | None) -> list[_Row]:
     return rows
 
 
+def _origin_rows(about: dict[str, Any]) -> list[_Row]:
+    """Return what a model was trained on, or the file of another program that it comes from."""
+    if "imported" in about:
+        imported = about["imported"]
+        return [("imported", f"{printable(imported['file'])} ({imported['format']})")]
+    config = about["config"]
+    return [
+        ("trained on", config["data"] or "arrays"),
+        ("optimizer", f"{config['optimizer']}, learning rate {config['learning_rate']:g}"),
+        ("batch", f"{config['batch_size']} rows in {config['shards']} shards"),
+    ]
+
+
 def _average_rows(found: checkpoint.Checkpoint) -> list[_Row]:
     """Return what the model is, if that is not θ in training, whose digest is shown."""
     if found.averaged_from is None:
@@ -142,12 +155,10 @@ def _checkpoint_rows(found: checkpoint.Checkpoint) -> list[_Row]:
             "position",
             f"{progress['epoch']} epochs, {progress['step']} steps, {progress['steps']} in all",
         ),
-        ("trained on", config["data"] or "arrays"),
+        *_origin_rows(about),
         *_target_rows(found.target),
         *_preprocessing_rows(found.preprocessing),
-        ("optimizer", f"{config['optimizer']}, learning rate {config['learning_rate']:g}"),
         *_average_rows(found),
-        ("batch", f"{config['batch_size']} rows in {config['shards']} shards"),
         ("kernels", config.get("kernels", "not recorded")),
         ("machine", ", ".join(f"{key} {value}" for key, value in about["machine"].items())),
         ("versions", ", ".join(f"{key} {value}" for key, value in about["versions"].items())),

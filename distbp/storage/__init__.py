@@ -20,7 +20,8 @@ There are no time stamps, so that equal content gives equal files, byte by byte.
 
     about                  uint8, JSON: network, task, classes, data (its identity), config,
                            progress, machine, versions; preprocessing (see the module of that
-                           name), if it was trained on a table; label_type, if on arrays
+                           name), if it was trained on a table; label_type, if on arrays;
+                           imported (file and format), if it comes from another program
     history                uint8, text: the lines of metrics.jsonl
     layers/1/w, layers/1/b, …     weights (n_l, n_{l-1}) and biases (n_l,); with --ema, their
                            averages

@@ -29,7 +29,8 @@ _MAX_STRING_BYTES = 1000
 _MAX_COLLECTION_BYTES = 1 << 27
 _MAX_HEADER_BYTES, _MAX_HEADER_BLOCKS = 1 << 20, 256
 # Types of messages in an object header, and a flag of them.
-_OLD_FILL_VALUE, _FILL_VALUE, _CONTINUATION, _IS_SHARED = 4, 5, 16, 2
+_OLD_FILL_VALUE, _FILL_VALUE, _ATTRIBUTE, _CONTINUATION, _IS_SHARED = 4, 5, 12, 16, 2
+_FIXED_TEXT, _VARIABLE = 3, 9  # classes of types
 
 
 class _Bytes:
@@ -88,6 +89,57 @@ def read_strings(
     with _naming(path):
         codes, words = _look_up(references, content)
     return codes.reshape(found.shape), words
+
+
+def read_long_attribute(file: h5py.File, descriptor: int, name: str) -> str | None:
+    """Return an attribute of the root group that is one text of any length; None without it.
+
+    Parameters are those of `read_strings`.
+
+    Raises
+    ------
+    ValueError
+        It is something else, or damaged.
+    """
+    properties = file.id.get_create_plist()
+    if properties.get_sizes() != (8, 8):
+        raise ValueError("it has addresses of another size than 8 bytes")
+    content = _Bytes(descriptor, properties.get_userblock())
+    with _naming(name):
+        for kind, flags, body in _read_messages(content, h5o.get_info(file.id).addr):
+            if kind == _ATTRIBUTE and not flags & _IS_SHARED:
+                found, type_bytes, data = _split_attribute(body)
+                if found == name.encode():
+                    return _attribute_text(content, type_bytes, data).decode()
+    return None
+
+
+def _split_attribute(body: bytes) -> tuple[bytes, bytes, bytes]:
+    """Return name, type and value in the message of an attribute; the value of an array is b""."""
+    version, flags, *sizes = struct.unpack_from("<BBHHH", body)
+    if version not in (1, 2, 3) or (version > 1 and flags):
+        raise ValueError("an attribute is stored in an unknown way")
+    at, parts = 9 if version == 3 else 8, []
+    for size in sizes:
+        parts.append(body[at : at + size])
+        at += -(-size // 8) * 8 if version == 1 else size
+    name, type_bytes, space = parts
+    is_scalar = len(space) >= 2 and space[1] == 0
+    return name.partition(b"\0")[0], type_bytes, body[at:] if is_scalar else b""
+
+
+def _attribute_text(content: _Bytes, type_bytes: bytes, data: bytes) -> bytes:
+    """Return the text of a scalar attribute, of fixed or variable length."""
+    kind, (size,) = type_bytes[0] & 15, struct.unpack_from("<I", type_bytes, 4)
+    if kind == _FIXED_TEXT and 0 < size <= len(data):
+        return data[:size].partition(b"\0")[0]
+    if kind != _VARIABLE or type_bytes[1] & 15 != 1:
+        raise ValueError("it is not one text")
+    length, address, index = struct.unpack_from("<IQI", data)
+    heap = dict(_read_collection(content, address)) if length else {}
+    if length and (index not in heap or len(heap[index]) < length):
+        raise ValueError("its text is missing")
+    return bytes(heap[index][:length]).partition(b"\0")[0] if length else b""
 
 
 @contextmanager

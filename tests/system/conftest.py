@@ -13,6 +13,9 @@ import ranks
 # Slow tests that mostly wait: other files can run at the same time.
 RUN_FIRST = ("test_slurm_jobs.py", "test_scripts.py", "test_benchmarks.py", "test_packaging.py")
 
+# Programs that start no ranks: they need not be tested with another MPI again.
+collect_ignore = ["test_interop.py"] if ranks.is_open_mpi() else []
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Start with the slowest files, so that workers do not wait for one of them at the end."""

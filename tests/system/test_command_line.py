@@ -22,7 +22,10 @@ from ranks import (
     metrics,
 )
 
-VERBS = ("import", "train", "evaluate", "predict", "info", "digest", "plan", "slurm")
+VERBS = (
+    "import", "train", "evaluate", "predict", "export", "import-model", "info", "digest", "plan",
+    "slurm",
+)  # fmt: skip
 RANK_COUNTS = (None, 1, 2, 3)  # None: without a launcher
 DIGEST_LINE = re.compile(r"[0-9a-f]{64}\n")
 

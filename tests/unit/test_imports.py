@@ -18,10 +18,11 @@ PACKAGES = {
     "parallel": {"", "network"},
     "storage": {"", "network"},
     "data": {"", "network", "parallel", "storage"},
-    "training": {"", "network", "parallel", "storage", "data"},
+    "interop": {"", "network", "parallel", "storage", "data"},
+    "training": {"", "network", "parallel", "storage", "data", "interop"},
     "sklearn": {"", "network", "parallel", "storage", "data", "training"},
     "launch": {"", "network", "parallel", "storage", "training"},
-    "cli": {"", "network", "parallel", "storage", "data", "training", "launch"},
+    "cli": {"", "network", "parallel", "storage", "data", "interop", "training", "launch"},
 }
 MODULES = {
     "": ["version", "errors", "kernels", "own_parts", "options", "terminal", "console"],
@@ -47,18 +48,24 @@ MODULES = {
         "hdf5_source", "sources", "labels", "dataset_writer", "importing", "array_checks",
         "frames", "arrays", "model_table", "table_writer",
     ],
+    "interop": [
+        "untrusted", "dense_model", "interop_options", "conversion", "model_arrays", "npz_file",
+        "safetensors_file", "state_dict", "keras_config", "keras_file", "layer_steps", "onnx_graph",
+        "onnx_writer", "onnx_tensors", "onnx_reader", "sklearn_model", "model_export",
+        "model_import",
+    ],
     "training": [
         "config", "config_file", "accuracy", "gradient", "sdc_check", "inputs", "class_counts",
         "score_counts", "metrics", "metric_names", "measurement", "variation", "evaluation",
         "prediction", "row_sources", "table_prediction", "row_weights", "state", "monitor", "model",
-        "callbacks", "messages", "timing", "stop_request", "checkpoint_schedule",
+        "imported_model", "callbacks", "messages", "timing", "stop_request", "checkpoint_schedule",
         "checkpoint_writer", "metrics_file", "part_checks", "recorder", "setup", "recovery", "loop",
     ],
     "sklearn": ["parameters", "convergence", "fitting", "base", "estimators"],
     "launch": ["processes", "mpiexec", "supervisor", "slurm", "planner"],
     "cli": [
         "parser", "rank_options", "describe", "train_command", "score_table", "model_commands",
-        "commands", "kernel_selection", "main",
+        "export_command", "import_model_command", "commands", "kernel_selection", "main",
     ],
 }  # fmt: skip
 ORDER = [".".join(filter(None, (p, m))) for p, modules in MODULES.items() for m in modules]

@@ -119,30 +119,27 @@ def _evaluate_data_set(arguments: argparse.Namespace, rows: _Rows, comm: Any) ->
     """Return the score on a split of a data set, as JSON has it."""
     from distbp.training.evaluation import Evaluator
     from distbp.training.inputs import open_model_and_data
-    from distbp.training.metric_names import all_metrics, part_names
+    from distbp.training.model import describe_score, metrics_of
 
     checkpoint, data = open_model_and_data(arguments.model, arguments.data, comm)
     split = data.split(_split_of(arguments))
-    names = part_names(data.classes, data.preprocessing, data.n_out)
     evaluator = Evaluator(
         comm, checkpoint.network, split, checkpoint.scaling, data.task, checkpoint.target,
         data.preprocessing,
     )  # fmt: skip
-    score = evaluator.score(all_metrics(data.task, names), has_parts=True)
-    return _with_transform(score.to_dict(data.task, names), checkpoint)
+    score = evaluator.score(metrics_of(checkpoint), has_parts=True)
+    return describe_score(score, checkpoint)
 
 
 def _evaluate_table(arguments: argparse.Namespace, rows: _Rows, comm: Any) -> dict[str, Any]:
     """Return the score on the rows of a table or of arrays with labels, as JSON has it."""
     from distbp.training.inputs import open_model_for_rows
-    from distbp.training.metric_names import all_metrics, part_names
+    from distbp.training.model import describe_score, metrics_of
     from distbp.training.row_sources import labelled_array_rows, table_rows
     from distbp.training.table_prediction import EvaluationTask, run_in_rounds
 
     checkpoint = open_model_for_rows(arguments.model, comm)
-    about, n_out = checkpoint.about, checkpoint.network.sizes[-1]
-    names = part_names(about["classes"], checkpoint.preprocessing, n_out)
-    task = EvaluationTask(checkpoint, all_metrics(about["task"], names))
+    task = EvaluationTask(checkpoint, metrics_of(checkpoint))
 
     with _reading_progress(arguments.data, comm.rank == 0) as advance:
         source = partial(
@@ -155,15 +152,7 @@ def _evaluate_table(arguments: argparse.Namespace, rows: _Rows, comm: Any) -> di
                 labelled_array_rows, arguments.data, rows.options.x, arguments.y, checkpoint
             )
         run_in_rounds(comm, task, source)
-    return _with_transform(task.score(comm).to_dict(about["task"], names), checkpoint)
-
-
-def _with_transform(found: dict[str, Any], checkpoint: Any) -> dict[str, Any]:
-    """Return a score that says of which transformed targets its cost is, if they are."""
-    table = checkpoint.preprocessing
-    if table is None or table.target_transform == "none":
-        return found
-    return found | {"cost_of": f"ln {', '.join(table.labels)}"}
+    return describe_score(task.score(comm), checkpoint)
 
 
 def _print_score(arguments: argparse.Namespace, kind: str, found: dict[str, Any]) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from distbp.data.profile import printable
-from distbp.training.messages import format_number
+from distbp.training.messages import format_number, metric_name
 
 _MOST_LINES = 20  # classes, labels or targets that are listed
 _MOST_IN_MATRIX = 10  # classes of a confusion matrix
@@ -46,7 +46,7 @@ def _other_numbers(found: Mapping[str, Any]) -> list[str]:
         and not any(key in (one, f"{one}_micro", f"{one}_weighted") for one in _COLUMNS)
     }  # fmt: skip
     error = others.pop("roc_auc_error", None)
-    words = [f"{key.replace('_', ' ')} {format_number(one)}" for key, one in others.items()]
+    words = [f"{metric_name(key)} {format_number(one)}" for key, one in others.items()]
     if error is not None:
         words.append(f"ROC AUC to within {error:.1g}")
     return [", ".join(words)] if words else []

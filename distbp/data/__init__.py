@@ -24,7 +24,8 @@ that `--categorical` names. Missing cells are an error, unless `--missing` says 
 to drop their rows. An index that pandas wrote, and a column that is constant in the training rows,
 are left out. What was done is stored as the `preprocessing`, see `distbp.storage.preprocessing`:
 statistics are those of the training rows, categories those of all rows. A table is parsed once,
-into a temporary file beside the output.
+into a temporary file beside the output. Memory holds blocks of it, and 8 bytes a row of labels;
+some 25 while rows are divided at random.
 
 **Splits** are those of the source, or chosen by `--test-fraction` and `--validation-fraction`:
 class by class at random, or in whole groups of a column (`--group`), or the latest rows by a
@@ -110,8 +111,8 @@ read is refused.
 
 Modules in reading order: `row_file`, `weights`, `dataset`, `batches`, `shuffle` and `streaming`
 (rows for the training); `table_options` to `table_reader` (readers of tables); `spool` and
-`profile` (rows and columns of a table); `tables` (what a source is); `table_encoder` and
-`table_source` (from a table to inputs); `splits`, `hdf5_writers`, `hdf5_source`, `sources`,
-`labels`, `dataset_writer` and `importing`; `array_checks`, `frames` and `arrays` (what is in
-memory); `model_table` and `table_writer` (tables for predictions).
+`profile` (rows and columns of a table); `tables` (what a source is); `table_encoder`, `table_roles`
+and `table_source` (from a table to inputs); `splits`, `hdf5_writers`, `hdf5_source`, `sources`,
+`labels`, `background_calls`, `dataset_writer` and `importing`; `array_checks`, `frames` and
+`arrays` (what is in memory); `model_table` and `table_writer` (tables for predictions).
 """

@@ -33,6 +33,7 @@ _ENCODING_NAMES = {"cp1252": "Windows-1252, which includes Latin-1", "latin-1": 
 _CONTROL = re.compile(r"[\x00-\x06\x0e-\x1a\x1c-\x1f]")  # besides spaces, a bell and an escape
 _COMMA_DECIMAL = re.compile(r"\s*[+-]?\d*,\d+([eE][+-]?\d+)?\s*")
 _LIKE_THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2},\d{3}")
+_YEAR = re.compile(r"(1[5-9]|2[01])\d\d")
 _Rows = list[list[str]]
 
 
@@ -132,6 +133,8 @@ def _with_notes(dialect: Dialect, doubtful: str) -> Dialect:
         parts.append(describe_encoding(dialect.encoding))
     if dialect.comment:
         parts.append(f"lines that start with {dialect.comment!r} are left out")
+    if dialect.header_lines and _are_years([n for n in dialect.names if is_number(n)]):
+        parts.append("the years in the first line name the columns")
     if not dialect.header_lines:
         parts.append("no line names the columns: they are numbered from 0")
     sentence = "; ".join(parts)
@@ -205,19 +208,24 @@ def _decode_sample(name: str, sample: bytes, encoding: str) -> str:
     try:
         text = codecs.getincrementaldecoder(encoding)().decode(sample)
     except UnicodeDecodeError as failure:
-        line = sample[: failure.start].count(b"\n") + 1
+        line = _line_at(sample.decode("latin-1"), failure.start)
         raise DataError(
             f"{name}, line {line} is not {encoding} text. Name the right one with --encoding."
         ) from None
     except ValueError as failure:
         raise DataError(f"{name} is not {encoding} text: {failure}.") from None
     if found := _CONTROL.search(text):
-        line = text.count("\n", 0, found.start()) + 1
+        line = _line_at(text, found.start())
         raise DataError(
             f"{name}, line {line}: expected text, found the character {found[0]!r}. Correct the "
             "line, or give the file the name of the format that it has."
         )
     return text.removeprefix("\ufeff")
+
+
+def _line_at(text: str, end: int) -> int:
+    """Return the number of the line of a position, from 1; without \\n, lines end with \\r."""
+    return text.count("\n" if "\n" in text else "\r", 0, end) + 1
 
 
 def _lines(text: str) -> list[str]:
@@ -318,7 +326,7 @@ def _has_header(rows: _Rows, decimal: str) -> bool:
 
     Its cells are 0, 1, 2 …, as pandas writes columns that have no names; or one of them is no
     number, but all below it are; or none of them is a number or occurs below, where others
-    are repeated.
+    are repeated; or its numbers are years in a row, unlike those below.
     """
     first, below = [cell.strip() for cell in rows[0]], rows[1:]
     numbers = [cell for cell in first if is_number(cell, decimal)]
@@ -334,7 +342,29 @@ def _has_header(rows: _Rows, decimal: str) -> bool:
         is_name = cell not in MISSING and not is_number(cell, decimal)
         if is_name and cells and all(is_number(one, decimal) for one in cells):
             return True
-    return not numbers and _names_of_text(first, columns)
+    if numbers:
+        return _are_years(numbers) and _years_are_names(first, columns)
+    return _names_of_text(first, columns)
+
+
+def _are_years(numbers: Sequence[str]) -> bool:
+    """Return whether these are at least two years at equal distances."""
+    if len(numbers) < 2 or not all(map(_YEAR.fullmatch, numbers)):
+        return False
+    steps = {int(b) - int(a) for a, b in itertools.pairwise(numbers)}
+    return len(steps) == 1 and 0 not in steps
+
+
+def _years_are_names(first: Sequence[str], columns: Sequence[Sequence[str]]) -> bool:
+    """Return whether the years in the first row name columns: others do not occur below them."""
+    pairs = list(zip(first, columns, strict=False))
+    if any(cell in cells for cell, cells in pairs if not _YEAR.fullmatch(cell)):
+        return False
+    below = [cell for year, cells in pairs if _YEAR.fullmatch(year) for cell in cells]
+    found = sum(_YEAR.fullmatch(cell) is not None for cell in below)
+    # Two numbers are at equal distances by chance, but hardly three.
+    n_years = sum(_YEAR.fullmatch(cell) is not None for cell in first)
+    return found < len(below) if n_years > 2 else found == 0
 
 
 def _names_of_text(first: Sequence[str], columns: Sequence[Sequence[str]]) -> bool:

@@ -6,6 +6,7 @@ finds quotes that are never closed.
 
 import csv
 import io
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -28,13 +29,17 @@ class _Lines:
             io.BufferedReader(RawStream(stream)), dialect.encoding, errors="replace", newline=""
         )
         self._comment = dialect.comment
+        # The lines of a file that has \n are not ended by \r alone, although csv needs them apart.
+        self._end = ("\r", "\n") if dialect.has_cr_lines else "\n"
         self.number = 0
 
     def __iter__(self) -> Iterator[str]:
+        is_start = True
         while line := self._file.readline(MAX_ROW_BYTES):
             if self.number == 0:
                 line = line.removeprefix("\ufeff")
-            self.number += 1
+            self.number += is_start
+            is_start = line.endswith(self._end)
             if not (self._comment and line.startswith(self._comment)):
                 yield line
 
@@ -56,23 +61,38 @@ class RawStream(io.RawIOBase):
 
 def find_line(stream: Any, dialect: Dialect, row: int) -> int | None:
     """Return the number of the line on which a row of cells begins, from 1."""
-    lines = _Lines(stream, dialect)
+    lines, complete = _Lines(stream, dialect), _line_pattern(dialect)
     in_quotes, wanted = False, row + (1 if dialect.header_lines else 0)
     for line in lines:
         if not in_quotes and line.strip("\r\n"):
             if wanted == 0:
                 return lines.number
             wanted -= 1
-        # Only counted, which is fast, and exact unless a cell without quotes has one inside.
-        in_quotes ^= line.count('"') % 2 == 1
+        if in_quotes or '"' in line:
+            text = '"' * in_quotes + line.rstrip("\r\n")
+            in_quotes = complete.fullmatch(text) is None
     return None
 
 
-def find_offset(stream: Any, offset: int) -> int:
+def _line_pattern(dialect: Dialect) -> re.Pattern[str]:
+    """Return the pattern of a line that does not end inside quotes.
+
+    They are special only at the start of a cell, unlike in `5" disk`.
+    """
+    separator = re.escape(dialect.separator)
+    space = " *+" if dialect.has_spaced_quotes else ""
+    first, other = (
+        rf'(?:{before}"[^"]*+(?:""[^"]*+)*+"|(?!{before}"))[^{separator}]*+'
+        for before in ("", space)
+    )
+    return re.compile(f"{first}(?:{separator}{other})*+")
+
+
+def find_offset(stream: Any, dialect: Dialect, offset: int) -> int:
     """Return the number of the line that the byte at `offset` is on, from 1."""
-    line = 1
+    line, end = 1, b"\r" if dialect.has_cr_lines else b"\n"
     while offset > 0 and (part := stream.read(min(offset, 1 << 20))):
-        line += part.count(b"\n")
+        line += part.count(end)
         offset -= len(part)
     return line
 

@@ -1,19 +1,22 @@
 """Writing the splits of a data set, and the scaling that is computed meanwhile.
 
 x is copied in blocks of rows, so that it need not fit into memory; each block is checked,
-hashed and added to the moments as it passes. Where the rows come from is known to `importing`.
+hashed and added to the moments as it passes, in threads of their own. Where the rows come from is
+known to `importing`.
 """
 
 import hashlib
 import logging
 import math
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import h5py
 import numpy as np
 
+from distbp.data.background_calls import BackgroundCalls
 from distbp.data.dataset import WEIGHTS, dtype_and_shape
 from distbp.data.splits import RowHashes
 from distbp.data.tables import Table
@@ -27,6 +30,8 @@ _BLOCK_NUMBERS = 1 << 20  # numbers of x to copy at once
 _LEAST_DEVIATION, _LARGEST_TARGET = 1e-150, 1e100
 
 logger = logging.getLogger(__name__)
+
+_Consumer = Callable[[np.ndarray, np.ndarray], object]  # of a block of x and its labels
 
 
 class RunningMoments:
@@ -54,7 +59,7 @@ class RunningMoments:
             rows -= mean
             count = self.count + len(rows)
             delta = mean - self.mean
-            self.squares += np.square(rows).sum(axis=0)
+            self.squares += np.square(rows, out=rows).sum(axis=0)
             self.squares += np.square(delta) * (self.count * len(rows) / count)
             self.mean += delta * (len(rows) / count)
         self.count = count
@@ -83,7 +88,7 @@ class RunningMoments:
 
 @dataclass(frozen=True)
 class OutputSplit:
-    """A split to write: the rows of x and y where `keep` is true, or all rows.
+    """A split to write: the rows of x where `keep` is true, or all rows, and their labels y.
 
     `weights` (n,) are those of the rows that are written.
     """
@@ -95,11 +100,7 @@ class OutputSplit:
     weights: np.ndarray | None = None
 
     def __len__(self) -> int:
-        return len(self.x) if self.keep is None else int(self.keep.sum())
-
-    def rows_of_y(self) -> np.ndarray:
-        """Return y of its rows."""
-        return self.y if self.keep is None else self.y[self.keep]
+        return len(self.y)
 
 
 def _standardized(y: np.ndarray) -> TargetScaling:
@@ -183,21 +184,16 @@ def write_splits(
         scaling = "bytes" if x.dtype == np.uint8 else "standardize"
     moments = RunningMoments(math.prod(x.shape)) if scaling == "standardize" else None
     digest = hashlib.sha256()
-    hashes = RowHashes() if len(splits) > 1 else None
+    hashes = RowHashes(len(splits[0])) if len(splits) > 1 else None
     target: TargetScaling | None = None
     for one in splits:
-        y = one.rows_of_y()
         if one.name == "train" and target_scaling is not None:
-            target = _standardized(y)
+            target = _standardized(one.y)
         # The scaling must not depend on the rows that measure generalization.
         _copy_x(output, one, digest, moments if one.name == "train" else None, hashes, advance)
-        _hash_description(digest, f"{one.name}/y", y.dtype, y.shape)
-        digest.update(y.tobytes())
-        output.write(f"{one.name}/y", y)
+        _write_array(output, f"{one.name}/y", one.y, digest)
         if one.weights is not None:
-            _hash_description(digest, WEIGHTS, one.weights.dtype, one.weights.shape)
-            digest.update(one.weights.tobytes())
-            output.write(WEIGHTS, one.weights)
+            _write_array(output, WEIGHTS, one.weights, digest)
     scaled = (
         Scaling(np.zeros(1), np.array([1 / 255 if scaling == "bytes" else 1.0]))
         if moments is None
@@ -209,7 +205,7 @@ def write_splits(
     arrays = {}
     for one in splits:
         arrays[f"{one.name}/x"] = [x.dtype.str, len(one), *one.x.shape]
-        arrays[f"{one.name}/y"] = dtype_and_shape(one.rows_of_y())
+        arrays[f"{one.name}/y"] = dtype_and_shape(one.y)
         if one.weights is not None:
             arrays[WEIGHTS] = dtype_and_shape(one.weights)
     about = {
@@ -232,23 +228,49 @@ def _copy_x(
     name, shape = f"{split.name}/x", (len(split), *split.x.shape)
     stored = output.create(name, split)
     _hash_description(digest, name, split.x.dtype, shape)
-    start, known, y = 0, 0, split.rows_of_y()
-    for block in _read_blocks(split):
-        digest.update(block.data)
-        if moments is not None:
-            moments.add(block)
-        if hashes is not None:
-            known += hashes.add(split.name, block, y[start : start + len(block)])
-        if stored is not None:
-            stored[start : start + len(block)] = block
-        start += len(block)
-        advance(len(block))
-    if known:
+    known: list[int] = []
+    consumers: list[_Consumer] = [lambda x, y: digest.update(x.data)]
+    if moments is not None:
+        consumers.append(lambda x, y: moments.add(x))
+    if hashes is not None:
+        consumers.append(lambda x, y: known.append(hashes.add(split.name, x, y)))
+    _write_blocks(stored, split, consumers, advance)
+    if any(known):
         logger.warning(
             "%d of the %d %s rows occur in train too, with the same label: scores on them are too "
             "optimistic. Remove duplicates, or keep them together with --group.",
-            known, len(split), split.name,
+            sum(known), len(split), split.name,
         )  # fmt: skip
+
+
+def _write_blocks(
+    stored: Any,
+    split: OutputSplit,
+    consumers: list[_Consumer],
+    advance: Callable[[int], None],
+) -> None:
+    """Copy x of one split to `stored`, if any; give each block and its labels to all consumers."""
+    start = 0
+    # Each in a thread of its own, while the block is written and the next one is read.
+    with ExitStack() as stack:
+        calls = [stack.enter_context(BackgroundCalls(one)) for one in consumers]
+        for block in _read_blocks(split):
+            stop = start + len(block)
+            for call in calls:
+                call(block, split.y[start:stop])
+            if stored is not None:
+                stored[start:stop] = block
+            start = stop
+            advance(len(block))
+
+
+def _write_array(output: Output, name: str, array: np.ndarray, digest: Any) -> None:
+    """Write labels or weights; update `digest`."""
+    array = np.ascontiguousarray(array)
+    _hash_description(digest, name, array.dtype, array.shape)
+    with BackgroundCalls(digest.update) as update:
+        update(array.data)
+        output.write(name, array)
 
 
 def _read_blocks(split: OutputSplit) -> Iterator[np.ndarray]:
@@ -256,12 +278,10 @@ def _read_blocks(split: OutputSplit) -> Iterator[np.ndarray]:
     rows = max(1, _BLOCK_NUMBERS // math.prod(split.x.shape))
     for start in range(0, len(split.x), rows):
         stop = min(start + rows, len(split.x))
-        if split.keep is not None and not split.keep[start:stop].any():
+        keep = None if split.keep is None else split.keep[start:stop]
+        if keep is not None and not keep.any():
             continue
-        block = split.x.read(start, stop)
-        split.x.check_finite(block, start)
-        if split.keep is not None:
-            block = block[split.keep[start:stop]]
+        block = split.x.read_finite(start, stop, keep)
         yield np.ascontiguousarray(block)  # in C order, as it is hashed and stored
 
 

@@ -8,13 +8,17 @@ about them, and lets `dataset_writer` write the file. The formats of sources are
 import hashlib
 import logging
 import os
+import threading
 from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
+from distbp.data.background_calls import BackgroundCalls
 from distbp.data.dataset import DATA_FORMAT, SPLIT_NAMES, version_for
 from distbp.data.dataset_writer import FileOutput, OutputSplit, write_splits
 from distbp.data.labels import InferredTask, infer_task
@@ -103,18 +107,18 @@ def import_data(
     files = form.files(source)
     _check_output(out, files)
     size = _total_bytes(files)
-    meter = _ProgressMeter(progress, size * (form.effort + 2))  # to read, hash and copy
+    meter = _ProgressMeter(progress, size * (form.effort + 1))  # to read and copy
     origin = {
         # Names need not be UTF-8, but JSON must be.
         "files": [os.fsencode(file.name).decode("utf-8", "replace") for file in files],
-        "sha256": _sha256_of(files, meter),
     }
     scratch = (out.parent,) if form.is_table else ()
 
     def advance(part: float) -> None:
         meter.advance(part * form.effort)
 
-    with form.read(source, options, advance, *scratch) as found:
+    with _BackgroundHash(files) as hashing, ExitStack() as reading:
+        found = reading.enter_context(form.read(source, options, advance, *scratch))
         splits, about = interpret(found, options, origin)
         target_scaling = choose_target_scaling(about["task"], options.target_scaling)
         row_bytes = size / sum(len(one) for one in splits)
@@ -124,7 +128,10 @@ def import_data(
             about["task"], target_scaling is not None or transform != "none",
             has_weights=splits[0].weights is not None,
         )  # fmt: skip
-        with hdf5_file.create_file(out, DATA_FORMAT, version, DataError) as file:
+        with (
+            BackgroundCalls(reading.close) as close_source,
+            hdf5_file.create_file(out, DATA_FORMAT, version, DataError) as file,
+        ):
             stored, scaling, target = write_splits(
                 FileOutput(file), splits, options.scaling, target_scaling,
                 lambda rows: meter.advance(rows * row_bytes),
@@ -133,7 +140,10 @@ def import_data(
             scaling.write(file)
             if target is not None:
                 target.write(file)
+            about["source"]["sha256"] = hashing.result()
             hdf5_file.write_json(file, "about", about)
+            # Removing a large temporary file takes a while, in which `file` is verified.
+            close_source()
     meter.advance(meter.total)
     profile = {} if found.content is None else {"profile": found.content.profile.lines()}
     return {**about, **profile, "rows": {one.name: len(one) for one in splits}}
@@ -211,20 +221,41 @@ def _check_output(out: Path, files: list[Path]) -> None:
 
 
 def _total_bytes(files: list[Path]) -> int:
-    """Return the size of the files together."""
-    with wrap_source_errors(files[0], FILE_ERRORS):
-        return sum(file.stat().st_size for file in files)
-
-
-def _sha256_of(files: list[Path], meter: _ProgressMeter) -> str:
-    """Return the SHA-256 of the files' bytes, one after the other, in hex."""
-    digest = hashlib.sha256()
+    """Return the size of the files together; DataError if one cannot be opened."""
+    total = 0
     for path in files:
         with wrap_source_errors(path, FILE_ERRORS), path.open("rb") as file:
-            while block := file.read(_HASH_BYTES):
-                digest.update(block)
-                meter.advance(len(block))
-    return digest.hexdigest()
+            total += os.fstat(file.fileno()).st_size
+    return total
+
+
+class _BackgroundHash:
+    """Computes the SHA-256 of files in a thread, while they are read; a context manager."""
+
+    def __init__(self, files: list[Path]) -> None:
+        self._files = files
+        self._pool = ThreadPoolExecutor(1)
+        self._is_over = threading.Event()
+
+    def __enter__(self) -> Self:
+        self._hash = self._pool.submit(self._run)
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        self._is_over.set()  # nobody waits for the rest of a large file that cannot be imported
+        self._pool.shutdown()
+
+    def result(self) -> str:
+        """Return the hash of the files' bytes, one after the other, in hex."""
+        return self._hash.result()
+
+    def _run(self) -> str:
+        digest = hashlib.sha256()
+        for path in self._files:
+            with wrap_source_errors(path, FILE_ERRORS), path.open("rb") as file:
+                while not self._is_over.is_set() and (block := file.read(_HASH_BYTES)):
+                    digest.update(block)
+        return digest.hexdigest()
 
 
 def _check_rows(found: Source) -> None:
@@ -319,7 +350,8 @@ def _divide(
     if division is None:
         return splits, "as in the source"
     by_name = {one.name: one for one in splits} | {
-        name: OutputSplit(name, train.x, train.y, mask) for name, mask in division.masks.items()
+        name: OutputSplit(name, train.x, train.y[mask], mask)
+        for name, mask in division.masks.items()
     }
     return [by_name[name] for name in SPLIT_NAMES if name in by_name], division.description
 
@@ -360,7 +392,7 @@ def _transform_targets(found: Source, inferred: InferredTask) -> InferredTask:
 
 def _warn(found: Source, inferred: InferredTask, splits: list[OutputSplit], is_log: bool) -> None:
     """Log what is odd about the columns and labels."""
-    train, content = splits[0].rows_of_y(), found.content
+    train, content = splits[0].y, found.content
     texts: list[str] = []
     if content is not None:
         texts += column_warnings(content.spool, content.profile, inferred.y["train"])

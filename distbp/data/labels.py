@@ -18,6 +18,8 @@ import numpy as np
 from distbp.data.tables import NOT_UTF8, Source, Table
 from distbp.errors import ConfigError, DataError
 
+_COUNTED_RANGE = 1 << 16
+
 logger = logging.getLogger(__name__)
 
 
@@ -170,7 +172,8 @@ def _choose_task(y: Table, values: _Labels, wanted: str | None) -> str:
         return wanted or "regression"
     if is_text:
         return "classification"
-    if (values.numbers != np.floor(values.numbers)).any():
+    numbers = values.numbers
+    if numbers.dtype.kind == "f" and (numbers != np.floor(numbers)).any():
         return "regression"
     _check_not_negative(y, values)
     return "classification"
@@ -241,7 +244,8 @@ class _Classes:
 
     def __init__(self, train: _Labels) -> None:
         self._is_text = train.words is not None
-        self._values = np.unique(train.numbers)
+        self._values = _different(train.numbers)
+        self._are_positions = np.array_equal(self._values, np.arange(len(self._values)))
         if train.words is None:
             self.names = [number_name(value) for value in self._values]
         else:
@@ -252,9 +256,13 @@ class _Classes:
         if labels.width != 1 or (labels.words is not None) != self._is_text:
             raise DataError(f"{y.name}: expected one label per row, of the same kind as in train.")
         found = labels.numbers[:, 0]
-        if labels.words is None:
+        if labels.words is None and self._are_positions and found.dtype == np.int64:
+            numbers = found
+            bad = np.flatnonzero((found < 0) | (found >= len(self._values)))
+        elif labels.words is None:
             # Those that are not there get the position of another, and are found below.
-            numbers = np.searchsorted(self._values, found).clip(max=len(self._values) - 1)
+            numbers = np.searchsorted(self._values, found)
+            np.minimum(numbers, len(self._values) - 1, out=numbers)
             bad = np.flatnonzero(self._values[numbers] != found)
         else:
             # The words of another split may be others, in another order.
@@ -266,7 +274,19 @@ class _Classes:
                 f"{y.locate(bad[0])}: the label {labels.name(bad[0])} is none of the "
                 f"{len(self.names)} classes of train. Correct it or remove the row."
             )
-        return numbers.astype(np.int64)
+        return numbers.astype(np.int64, copy=False)
+
+
+def _different(numbers: np.ndarray) -> np.ndarray:
+    """Return the different numbers, in sorted order."""
+    if numbers.dtype == np.int64:
+        low = numbers.min()
+        # In a small range, as of classes, it is faster to count than to sort.
+        if 0 <= int(numbers.max()) - int(low) < _COUNTED_RANGE:
+            numbers = numbers if low == 0 else numbers - low
+            found: np.ndarray = np.flatnonzero(np.bincount(numbers.reshape(-1))) + low
+            return found
+    return np.unique(numbers)
 
 
 class _GivenClasses:

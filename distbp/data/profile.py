@@ -1,11 +1,12 @@
 """What is in the columns of a table, and what usually goes wrong with such a column.
 
-`summarize` looks at all rows in a `Spool` once; the result is shown at the end of an import. The
-functions with `warnings` in their names yield sentences about features, classes and targets.
+A `ColumnSummary` looks at all cells of a column once, as they are read; the resulting
+`TableProfile` is shown at the end of an import. The functions with `warnings` in their names yield
+sentences about features, classes and targets.
 """
 
 import math
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -108,43 +109,51 @@ class TableProfile:
         return text + [f"… and {rest:,} more columns"] * (rest > 0)
 
 
-def summarize(
-    spool: Spool,
-    names: Sequence[str],
-    roles: dict[str, str],
-    words: dict[str, tuple[str, ...]],
-    dates: Collection[str] = (),
-) -> TableProfile:
-    """Return what is in the columns.
+class ColumnSummary:
+    """What is in a column, while its cells are added block by block.
 
-    Parameters
+    Attributes
     ----------
-    spool : Spool
-        A number for each column; NaN where a cell is missing.
-    names : of the columns, in the order of the spool
-    roles : dict
-        Of each column.
-    words : dict
-        Of the columns of text, whose numbers are indices into it.
-    dates : of the columns whose numbers are seconds since 1970
+    missing : int
+    low, high : float
+        Bounds of the numbers; NaN if there are none.
+    is_whole : bool
+        Whether all numbers are integers.
     """
-    missing = np.zeros(len(names), np.int64)
-    low, high = np.full(len(names), np.nan), np.full(len(names), np.nan)
-    is_whole = np.ones(len(names), bool)
-    for _, rows in spool.blocks():
-        missing += np.isnan(rows).sum(axis=0)
-        low, high = np.fmin(low, np.fmin.reduce(rows)), np.fmax(high, np.fmax.reduce(rows))
-        is_whole &= ((rows == np.floor(rows)) | np.isnan(rows)).all(axis=0)
-    is_whole &= np.isfinite(low) & np.isfinite(high)
-    columns = []
-    for j, name in enumerate(names):
-        common = name, roles[name], "text" if name in words else "number", int(missing[j])
-        if name in words:
-            columns.append(ColumnProfile(*common, n_words=len(words[name])))
-        else:
-            bounds = float(low[j]), float(high[j]), bool(is_whole[j])
-            columns.append(ColumnProfile(*common, *bounds, is_date=name in dates))
-    return TableProfile(len(spool), columns)
+
+    def __init__(self) -> None:
+        self.missing = 0
+        self.low = self.high = math.nan
+        self.is_whole = True
+
+    def add(self, cells: np.ndarray) -> None:
+        """Add cells (m,), of which NaN are missing."""
+        if not len(cells):
+            return
+        low = cells.min()
+        if np.isnan(low):
+            there = cells[~np.isnan(cells)]
+            self.missing += len(cells) - len(there)
+            self.add(there)
+            return
+        self.low, self.high = np.fmin(self.low, low), np.fmax(self.high, cells.max())
+        # Most columns of fractions need not be looked at any more after their first rows.
+        self.is_whole = self.is_whole and bool((cells == np.floor(cells)).all())
+
+    def column(
+        self, name: str, role: str, words: Sequence[str] | None, is_date: bool = False
+    ) -> ColumnProfile:
+        """Return the profile of the column.
+
+        `words` are those of text; `is_date` is whether numbers are seconds since 1970.
+        """
+        if words is not None:
+            return ColumnProfile(name, role, "text", self.missing, n_words=len(words))
+        low, high = float(self.low), float(self.high)
+        is_whole = self.is_whole and math.isfinite(low) and math.isfinite(high)
+        return ColumnProfile(
+            name, role, "number", self.missing, low, high, is_whole, is_date=is_date
+        )
 
 
 def column_warnings(spool: Spool, profile: TableProfile, y: np.ndarray) -> Iterator[str]:
@@ -186,8 +195,8 @@ def _identifiers(spool: Spool, profile: TableProfile) -> list[int]:
     # One column at a time, with a byte per row: there are hardly ever several.
     for j in candidates:
         is_there = np.zeros(profile.rows, bool)
-        for _, rows in spool.blocks():
-            is_there[(rows[:, j] - profile.columns[j].low).astype(np.int64)] = True
+        for _, (cells,) in spool.blocks([j]):
+            is_there[(cells - profile.columns[j].low).astype(np.int64)] = True
         if is_there.all():
             found.append(j)
     return sorted(found)
@@ -199,32 +208,48 @@ def _copies_of_label(spool: Spool, profile: TableProfile, y: np.ndarray) -> list
     if y.ndim == 2 and y.shape[1] > 1:
         return []
     if y.ndim == 2:
-        candidates = np.array(features, np.int64)
-        for start, rows in spool.blocks():
-            same = (rows[:, candidates] == y[start : start + len(rows)]).all(axis=0)
-            candidates = candidates[same]
-        return [int(j) for j in candidates]
+        return _copies_of_targets(spool, features, y[:, 0])
     return _copies_of_classes(spool, features, y)
+
+
+def _copies_of_targets(spool: Spool, features: list[int], y: np.ndarray) -> list[int]:
+    """Return the features that equal the targets (n,)."""
+    # Most differ in the first rows already.
+    for start in range(0, len(spool), spool.block_rows):
+        if not features:
+            break
+        rows = spool.read(start, start + spool.block_rows, features)
+        expected = y[start : start + rows.shape[1]]
+        features = [j for j, cells in zip(features, rows, strict=True) if (cells == expected).all()]
+    return features
 
 
 def _copies_of_classes(spool: Spool, features: list[int], y: np.ndarray) -> list[int]:
     """Return the features that have one value for each class, another for every class."""
-    classes, first = np.unique(y, return_index=True)
+    counts = np.bincount(y)
     # Where hardly any class has a second row, every identifier would be a copy.
-    if len(classes) > min(_MAX_CLASSES, len(y) / 2):
+    if np.count_nonzero(counts) > min(_MAX_CLASSES, len(y) / 2):
         return []
     # A copy has in all rows of a class what it has in the first.
-    values = np.vstack([spool.read(int(row), int(row) + 1) for row in first])  # (classes, columns)
-    candidates = np.array(
-        [j for j in features if len(np.unique(values[:, j])) == len(classes)], np.int64
-    )
-    numbers = np.searchsorted(classes, y)
-    for start, rows in spool.blocks():
-        expected = values[numbers[start : start + len(rows)]]
-        candidates = candidates[(rows[:, candidates] == expected[:, candidates]).all(axis=0)]
-        if not len(candidates):
+    values = {j: np.empty(len(counts)) for j in features}
+    is_known = np.zeros(len(counts), bool)
+    for start in range(0, len(spool), spool.block_rows):
+        if not values:
             break
-    return [int(j) for j in candidates]
+        rows = spool.read(start, start + spool.block_rows, list(values))
+        labels = y[start : start + rows.shape[1]]
+        numbers, first = np.unique(labels, return_index=True)
+        first, new = first[~is_known[numbers]], numbers[~is_known[numbers]]
+        is_known[new] = True
+        for j, cells in zip(list(values), rows, strict=True):
+            values[j][new] = cells[first]
+            if not (cells == values[j][labels]).all():
+                del values[j]
+    return [j for j, found in values.items() if _are_different(found[is_known])]
+
+
+def _are_different(numbers: np.ndarray) -> bool:
+    return len(np.unique(numbers)) == len(numbers)
 
 
 def class_warnings(y: np.ndarray, classes: Sequence[str]) -> Iterator[str]:

@@ -17,6 +17,7 @@ from distbp.network import rng
 
 # Streams of random numbers; 0 is that of `--validation`, which divides `train` when a run starts.
 _STREAMS = {"test": 1, "validation": 2}
+_HASHED_WORDS = 1 << 15  # at once
 _WORD_BYTES = np.dtype(np.uint64).itemsize
 # Constants of the mixing function of SplitMix64: Steele, Lea and Flood, OOPSLA 2014,
 # doi:10.1145/2660193.2660195.
@@ -136,7 +137,8 @@ def _choose(
         chosen[rest] = choose_groups(keys["group"][rest], count, seed, stream)
         return chosen, f", in groups of {options.group!r}, seed {seed}"
     of_rest = min(1.0, fraction * len(y) / max(1, rest.sum()))
-    chosen[rest] = choose_rows(y[rest], has_classes, of_rest, seed, stream)
+    # Without a copy of y, which may be large, if all rows are left.
+    chosen[rest] = choose_rows(y if rest.all() else y[rest], has_classes, of_rest, seed, stream)
     return chosen, f"{', stratified' if has_classes else ''}, seed {seed}"
 
 
@@ -164,20 +166,30 @@ def choose_rows(
 
     At least one row of each class is left.
     """
-    # A regression is a single class.
-    labels = y if has_classes else np.zeros(len(y), np.int64)
-    order = rng.permutation(len(y), seed, rng.HOLDOUT, stream)
-    order = order[np.argsort(labels[order], kind="stable")]  # class by class
+    # A regression is a single class. Small numbers are sorted fastest.
+    labels = y.astype(np.min_scalar_type(y.max())) if has_classes else np.zeros(len(y), np.uint8)
     counts = np.bincount(labels)
     ends = np.cumsum(counts)
     # Cumulative, so that the rounding errors of many small classes do not add up.
     # Rounded before `floor`, because 0.29 * 100 is a little less than 29.
     marks = np.floor(np.round(fraction * np.append(0, ends), 6)).astype(np.int64)
     takes = np.minimum(np.diff(marks), counts - 1)
-    rank_in_class = np.arange(len(y)) - np.repeat(ends - counts, counts)
     chosen = np.zeros(len(y), bool)
-    chosen[order[rank_in_class < np.repeat(takes, counts)]] = True
+    by_class = np.argsort(labels, kind="stable")
+    keys = rng.sort_keys(len(y), seed, rng.HOLDOUT, stream)
+    for number in np.flatnonzero(takes > 0):
+        rows = by_class[ends[number] - counts[number] : ends[number]]
+        chosen[rows[_are_smallest(keys[rows], takes[number])]] = True
     return chosen
+
+
+def _are_smallest(keys: np.ndarray, count: int) -> np.ndarray:
+    """Return which of `keys` (m,) are the `count` smallest, the first ones of equal keys: (m,)."""
+    found: np.ndarray = keys <= np.partition(keys, count - 1)[count - 1]
+    if found.sum() > count:
+        found[:] = False
+        found[np.argsort(keys, kind="stable")[:count]] = True
+    return found
 
 
 def choose_groups(groups: np.ndarray, count: int, seed: int, stream: int) -> np.ndarray:
@@ -220,9 +232,10 @@ class RowHashes:
     probability of 2^-64.
     """
 
-    def __init__(self) -> None:
-        self._parts: list[np.ndarray] = []
-        self._train: np.ndarray | None = None
+    def __init__(self, train_rows: int) -> None:
+        self._train = np.empty(train_rows, np.uint64)
+        self._count = 0
+        self._is_sorted = False
 
     def add(self, split: str, x: np.ndarray, y: np.ndarray) -> int:
         """Add rows (m, …) with their labels; return how many of them are in train, if of another.
@@ -231,11 +244,13 @@ class RowHashes:
         """
         found = hash_rows(x, y)
         if split == "train":
-            self._parts.append(found)
+            self._train[self._count : self._count + len(found)] = found
+            self._count += len(found)
             return 0
-        if self._train is None:
-            self._train = np.sort(np.concatenate(self._parts))
-            self._parts = []
+        if not self._is_sorted:
+            self._train.sort()
+            self._is_sorted = True
+        found.sort()  # so that the searches go through `train` once, from its start to its end
         at = np.searchsorted(self._train, found).clip(max=len(self._train) - 1)
         return int((self._train[at] == found).sum())
 
@@ -246,10 +261,15 @@ def hash_rows(*arrays: np.ndarray) -> np.ndarray:
     position = 1
     for array in arrays:
         words = _as_words(array)  # (m, number of words)
-        keys = np.arange(position, position + words.shape[1], dtype=np.uint64)
+        keys = np.arange(position, position + words.shape[1], dtype=np.uint64)[:, np.newaxis]
         position += words.shape[1]
-        # Each is mixed with its position, as a sum does not know the order.
-        total += _mix(words + _mix(keys * np.uint64(_GOLDEN))).sum(axis=1, dtype=np.uint64)
+        # So few rows at once that they stay in the processor's cache.
+        step = max(1, _HASHED_WORDS // words.shape[1])
+        for start in range(0, len(words), step):
+            some = words[start : start + step].T  # (number of words, rows)
+            # Each is mixed with its position, as a sum does not know the order.
+            some = np.add(some, _mix(keys * np.uint64(_GOLDEN)), order="C")
+            total[start : start + step] += _mix(some).sum(axis=0, dtype=np.uint64)
     return _mix(total)
 
 

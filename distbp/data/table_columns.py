@@ -119,8 +119,26 @@ def _numbers(cells: Any) -> np.ndarray:
         return np.asarray(cells.to_numpy(zero_copy_only=False), np.float64)
     if cells.type != pyarrow.float64():
         cells = cells.cast(pyarrow.float64(), safe=False)  # beyond 2^53 it rounds
-    values = cells.to_numpy(zero_copy_only=False)
+    values = _to_numpy(cells, np.float64, np.nan)
     return values if unit == 1.0 else values / unit
+
+
+def _to_numpy(cells: Any, dtype: Any, missing: float) -> np.ndarray:
+    """Return an Arrow array of numbers of type `dtype`: (m,), with `missing` where there is none.
+
+    Arrow's own function imports pandas where it is installed, which takes longer than to read a
+    small table.
+    """
+    if not len(cells):
+        return np.empty(0, dtype)
+    validity, numbers = cells.buffers()
+    start, stop = cells.offset, cells.offset + len(cells)
+    values = np.frombuffer(numbers, dtype, len(cells), start * np.dtype(dtype).itemsize)
+    if not cells.null_count:
+        return values
+    some = np.frombuffer(validity, np.uint8)[start // 8 : -(-stop // 8)]
+    is_there = np.unpackbits(some, bitorder="little")[start % 8 :][: len(cells)]
+    return np.where(is_there, values, np.array(missing, dtype))
 
 
 def _text_column(name: str, cells: Any) -> Column:
@@ -133,12 +151,16 @@ def _text_column(name: str, cells: Any) -> Column:
         cells = cells.dictionary_decode()
     if not types.is_dictionary(cells.type):
         cells = cells.cast(pyarrow.large_string()).dictionary_encode()
-    indices = cells.indices.cast(pyarrow.int32()).fill_null(-1).to_numpy(zero_copy_only=False)
+    indices, dictionary = cells.indices, cells.dictionary
+    if indices.type != pyarrow.int32():
+        indices = indices.cast(pyarrow.int32())
+    if not types.is_string(dictionary.type):
+        dictionary = dictionary.cast(pyarrow.large_string())
     try:
-        found = cells.dictionary.cast(pyarrow.large_string()).to_pylist()
+        found = dictionary.to_pylist()
     except UnicodeDecodeError:
         raise DataError(f"column {name!r} holds text that is not UTF-8") from None
-    return _encode_words(name, indices, found)
+    return _encode_words(name, _to_numpy(indices, np.int32, -1), found)
 
 
 def _encode_words(name: str, indices: np.ndarray, found: list[str | None]) -> Column:

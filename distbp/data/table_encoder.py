@@ -5,12 +5,13 @@ when they are read, so that all of them need not fit into memory.
 """
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from distbp.data.profile import ColumnProfile, TableProfile
+from distbp.data.profile import ColumnProfile, ColumnSummary, TableProfile
 from distbp.data.spool import Spool
 from distbp.data.table_columns import Column
 from distbp.data.tables import ImportOptions
@@ -24,63 +25,88 @@ _SHOWN = 8
 logger = logging.getLogger(__name__)
 
 
-class _TrainingStatistics:
-    """What the training rows say of each column, in one pass over them.
+class _TrainingColumn(ColumnSummary):
+    """What the training rows say of a column, while its cells are added block by block.
 
     Attributes
     ----------
-    rows : int
-    count : (k,) int
-        Cells that are not missing.
-    low, high, mean : (k,) float
-        NaN if there are none.
-    frequencies : dict of arrays
-        How often each word occurs, for columns of text.
-    frequencies_elsewhere : dict of arrays
-        The same in the other rows.
+    frequencies, frequencies_elsewhere : (number of words,) int
+        How often each word occurs in the training rows, and in the others.
     """
 
-    def __init__(self, spool: Spool, is_train: np.ndarray, n_words: Mapping[int, int]) -> None:
-        width = spool.width
-        self.rows = int(is_train.sum())
-        self.count = np.zeros(width, np.int64)
-        self.low, self.high = np.full(width, np.nan), np.full(width, np.nan)
-        self.frequencies = {j: np.zeros(n, np.int64) for j, n in n_words.items()}
-        self.frequencies_elsewhere = {j: np.zeros(n, np.int64) for j, n in n_words.items()}
-        total, origin = np.zeros(width), np.zeros(width)
-        for start, rows in spool.blocks():
-            is_here = is_train[start : start + len(rows)]
-            _count_words(self.frequencies_elsewhere, rows[~is_here])
-            rows = rows[is_here]
-            _count_words(self.frequencies, rows)
-            if not len(rows):
-                continue
-            # Differences from the first row are added: sums of large numbers, as of dates, round.
-            if not self.count.any():
-                origin = np.nan_to_num(rows[0], posinf=0.0, neginf=0.0)
-            there = ~np.isnan(rows)
-            self.count += there.sum(axis=0)
-            self.low = np.fmin(self.low, np.fmin.reduce(rows))
-            self.high = np.fmax(self.high, np.fmax.reduce(rows))
-            with np.errstate(over="ignore", invalid="ignore"):  # infinities are refused later
-                total += np.where(there, rows - origin, 0.0).sum(axis=0)
+    def __init__(self, n_words: int, with_mean: bool) -> None:
+        super().__init__()
+        self.frequencies = np.zeros(n_words, np.int64)
+        self.frequencies_elsewhere = np.zeros(n_words, np.int64)
+        self._with_mean = with_mean
+        self._origin: float | None = None
+        self._count, self._total = 0, 0.0
+
+    def add_rows(self, cells: np.ndarray, is_train: np.ndarray) -> None:
+        """Add cells (m,) of rows of which some are training rows."""
+        _count_words(self.frequencies_elsewhere, cells[~is_train])
+        cells = cells[is_train]
+        _count_words(self.frequencies, cells)
+        self.add(cells)
+        if self._with_mean and len(cells):
+            self._add_to_mean(cells)
+
+    def _add_to_mean(self, cells: np.ndarray) -> None:
+        # Differences from the first row are added: sums of large numbers, as of dates, round.
+        if self._origin is None:
+            self._origin = float(np.nan_to_num(cells[0], posinf=0.0, neginf=0.0))
+        there = ~np.isnan(cells)
+        self._count += int(there.sum())
+        with np.errstate(over="ignore", invalid="ignore"):  # infinities are refused later
+            # One after the other, unlike `sum`: no other order may change a data set.
+            self._total += np.add.accumulate(np.where(there, cells - self._origin, 0.0))[-1]
+
+    @property
+    def mean(self) -> float:
+        """Of the cells that are not missing, if it was asked for."""
         with np.errstate(invalid="ignore"):
-            self.mean = origin + total / np.maximum(self.count, 1)
+            return float((self._origin or 0.0) + np.float64(self._total) / max(self._count, 1))
 
-    def is_constant(self, j: int) -> bool:
-        """Return whether all cells of a column that are not missing are equal, or none is left."""
-        return bool(self.count[j] == 0 or self.low[j] == self.high[j])
-
-    def has_missing(self, j: int) -> bool:
-        """Return whether a cell of a column is missing."""
-        return bool(self.count[j] < self.rows)
+    @property
+    def is_constant(self) -> bool:
+        """Whether all cells that are not missing are equal, or none is left."""
+        return not self.low < self.high
 
 
-def _count_words(frequencies: Mapping[int, np.ndarray], rows: np.ndarray) -> None:
-    """Add how often each word occurs in some rows."""
-    for j, counts in frequencies.items():
-        found = rows[~np.isnan(rows[:, j]), j]
-        counts += np.bincount(found.astype(np.int64), minlength=len(counts))
+def _count_words(frequencies: np.ndarray, cells: np.ndarray) -> None:
+    """Add how often each word occurs in some cells; nothing if there are no words."""
+    if len(frequencies):
+        found = cells[~np.isnan(cells)].astype(np.int64)
+        frequencies += np.bincount(found, minlength=len(frequencies))
+
+
+def _training_columns(
+    spool: Spool,
+    features: Mapping[int, ColumnProfile],
+    words: Mapping[str, tuple[str, ...]],
+    is_train: np.ndarray,
+    with_mean: bool,
+) -> dict[int, _TrainingColumn]:
+    """Return what the training rows say of each feature, by its number in the spool."""
+    found = {
+        j: _TrainingColumn(len(words.get(c.name, ())), with_mean and c.kind == "number")
+        for j, c in features.items()
+    }
+    pending = list(found)
+    for start in range(0, len(spool), spool.block_rows):
+        if not pending:
+            break
+        rows = spool.read(start, start + spool.block_rows, pending)
+        is_here = is_train[start : start + rows.shape[1]]
+        for j, cells in zip(pending, rows, strict=True):
+            found[j].add_rows(cells, is_here)
+        # Whether they are constant is all there is to know of numbers none of which is missing.
+        pending = [
+            j for j in pending
+            if found[j].is_constant or with_mean or features[j].missing
+            or features[j].kind == "text"
+        ]  # fmt: skip
+    return found
 
 
 @dataclass(frozen=True)
@@ -126,18 +152,24 @@ class RowEncoder:
         self.dtype = np.dtype(np.uint8 if fitted.is_bytes else np.float64)
 
     def __getitem__(self, wanted: slice) -> np.ndarray:
-        rows = self._spool.read(wanted.start, wanted.stop)
+        return self.read_rows(wanted.start, wanted.stop)
+
+    def read_rows(self, start: int, stop: int, keep: np.ndarray | None = None) -> np.ndarray:
+        """Return the rows [start, stop), or those of them for which `keep` is true."""
+        cells = self._spool.read(start, stop, [j for j, _ in self._columns.values()])
         columns = {}
-        for feature in self.preprocessing.features:
-            j, words = self._columns[feature.name]
-            values = rows[:, j]
+        for values, (name, (_, words)) in zip(cells, self._columns.items(), strict=True):
+            if keep is not None:
+                values = values[keep]
             if words is not None:  # indices, -1 where missing, as a reader gives them
                 values = np.where(np.isnan(values), -1, values).astype(np.int64)
-            columns[feature.name] = Column(feature.name, values, words)
+            columns[name] = Column(name, values, words)
+
+        def locate(row: int, name: str) -> str:
+            return self._locate(start + int(row if keep is None else keep.nonzero()[0][row]), name)
+
         # Categories that no training row has are those of test rows, and warned of.
-        x = self.preprocessing.encode(
-            columns, "ignore", lambda row, name: self._locate(wanted.start + row, name)
-        )
+        x = self.preprocessing.encode(columns, "ignore", locate)
         return x.astype(self.dtype, copy=False)
 
 
@@ -164,24 +196,23 @@ def fit_preprocessing(
     labels : names of the label columns
     """
     features = {j: c for j, c in enumerate(profile.columns) if c.role == "feature"}
-    n_words = {j: len(words[c.name]) for j, c in features.items() if c.name in words}
-    found = _TrainingStatistics(spool, is_train, n_words)
+    found = _training_columns(spool, features, words, is_train, options.missing == "mean")
     has_indicator = bool(options.missing_indicator)
     # A constant that is missing in places says something if the network is told where.
     constant = [
-        j
-        for j in features
-        if found.is_constant(j) and not (has_indicator and found.count[j] and found.has_missing(j))
-    ]
+        j for j, one in found.items()
+        if one.is_constant
+        and not (has_indicator and one.missing and not math.isnan(one.low))
+    ]  # fmt: skip
     kept = {j: c for j, c in features.items() if j not in constant}
     _warn_of_unseen(kept, words, found)
     fills = _fills(spool, kept, words, is_train, options, found)
     made = tuple(
         Feature(
             c.name,
-            _categories(words[c.name], found.frequencies[j]) if c.name in words else None,
+            _categories(words[c.name], found[j].frequencies) if c.name in words else None,
             fills.get(j),
-            has_indicator and found.has_missing(j),
+            has_indicator and found[j].missing > 0,
         )
         for j, c in kept.items()
     )
@@ -202,14 +233,15 @@ def _categories(words: Sequence[str], frequencies: np.ndarray) -> tuple[str, ...
 def _warn_of_unseen(
     kept: Mapping[int, ColumnProfile],
     words: Mapping[str, tuple[str, ...]],
-    found: _TrainingStatistics,
+    found: Mapping[int, _TrainingColumn],
 ) -> None:
     """Say which categories occur in rows of validation and test alone."""
-    for j, counts in found.frequencies_elsewhere.items():
-        unseen = np.flatnonzero((counts > 0) & (found.frequencies[j] == 0))
-        if j not in kept or not len(unseen):
+    for j, column in kept.items():
+        counts = found[j].frequencies_elsewhere
+        unseen = np.flatnonzero((counts > 0) & (found[j].frequencies == 0))
+        if not len(unseen):
             continue
-        name = kept[j].name
+        name = column.name
         shown = ", ".join(repr(words[name][i]) for i in unseen[:_SHOWN])
         logger.warning(
             "Column %r: no training row has %s%s, which %d other rows have. Their inputs of this "
@@ -224,7 +256,7 @@ def _fills(
     words: Mapping[str, tuple[str, ...]],
     is_train: np.ndarray,
     options: ImportOptions,
-    found: _TrainingStatistics,
+    found: Mapping[int, _TrainingColumn],
 ) -> dict[int, float | str]:
     """Return what stands for a missing cell of each column."""
     if options.missing not in ("mean", "median"):
@@ -234,18 +266,18 @@ def _fills(
     for j, column in kept.items():
         if column.name in words:
             # The first of several in sorted order, whatever the order of the rows.
-            counts, texts = found.frequencies[j], words[column.name]
+            counts, texts = found[j].frequencies, words[column.name]
             fills[j] = min(range(len(texts)), key=lambda i: (-counts[i], texts[i]))
             fills[j] = texts[int(fills[j])]
         elif options.missing == "mean":
             # A cell that is infinite is refused when it is encoded.
-            is_finite = np.isfinite([found.low[j], found.high[j]]).all()
-            if is_finite and not np.isfinite(found.mean[j]):
+            is_finite = np.isfinite([found[j].low, found[j].high]).all()
+            if is_finite and not np.isfinite(found[j].mean):
                 raise DataError(
                     f"Column {column.name!r}: its numbers are too large for a mean. Use "
                     "--missing median, or smaller units."
                 )
-            fills[j] = float(found.mean[j]) if is_finite else 0.0
+            fills[j] = found[j].mean if is_finite else 0.0
     if options.missing == "median":
         fills |= _medians(spool, numbers, is_train)
     return fills
@@ -259,12 +291,10 @@ def _medians(spool: Spool, numbers: Sequence[int], is_train: np.ndarray) -> dict
     for at in range(0, len(numbers), step):
         some = list(numbers[at : at + step])
         parts = [
-            rows[is_train[start : start + len(rows)]][:, some] for start, rows in spool.blocks()
+            rows[:, is_train[start : start + rows.shape[1]]] for start, rows in spool.blocks(some)
         ]
-        values = np.concatenate(parts)
-        for i, j in enumerate(some):
-            column = values[:, i]
-            result[j] = float(np.median(column[~np.isnan(column)]))
+        for j, cells in zip(some, np.concatenate(parts, axis=1), strict=True):
+            result[j] = float(np.median(cells[~np.isnan(cells)]))
     return result
 
 

@@ -7,21 +7,21 @@ in for missing cells, and which columns are constant, follows from the training 
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from distbp.data.dataset import SPLIT_NAMES
-from distbp.data.profile import ColumnProfile, TableProfile, summarize
+from distbp.data.profile import ColumnProfile, ColumnSummary, TableProfile
 from distbp.data.spool import Spool, SpoolColumns
 from distbp.data.table_columns import is_date, is_fraction, is_number, is_written_number
 from distbp.data.table_encoder import fit_preprocessing
-from distbp.data.table_options import find_columns
 from distbp.data.table_reader import Block, TableReader
+from distbp.data.table_roles import ColumnRoles, choose_columns
 from distbp.data.tables import (
     MAX_CATEGORIES,
     ImportOptions,
@@ -29,37 +29,16 @@ from distbp.data.tables import (
     Table,
     TableContent,
 )
-from distbp.errors import ConfigError, DataError
+from distbp.errors import DataError
 
 logger = logging.getLogger(__name__)
 
 _EXACT = 2.0**53  # below this float64 tells all whole numbers apart
-_KEYS = ("group", "time", "split", "weight")
 _SPLIT_WORDS = {
     "train": 0, "training": 0, "validation": 1, "valid": 1, "val": 1, "dev": 1, "test": 2,
     "testing": 2,
 }  # fmt: skip
 _BOOLEANS = {"true", "false"}
-
-
-@dataclass(frozen=True)
-class _Columns:
-    """Which columns of a table are used, and for what."""
-
-    features: list[str]
-    labels: list[str]
-    keys: dict[str, str]  # column by option
-    categorical: set[str]
-
-    @property
-    def names(self) -> list[str]:
-        return list(dict.fromkeys([*self.features, *self.labels, *self.keys.values()]))
-
-    @property
-    def roles(self) -> dict[str, str]:
-        """What each column is used for."""
-        roles = dict.fromkeys(self.features, "feature") | dict.fromkeys(self.labels, "label")
-        return roles | {name: key for key, name in self.keys.items()}
 
 
 @contextmanager
@@ -83,7 +62,7 @@ def read_rows(reader: TableReader, options: ImportOptions, scratch: Path) -> Ite
     """
     with ExitStack() as stack:
         stack.enter_context(reader)
-        columns = _choose_columns(reader, options)
+        columns = choose_columns(reader, options)
         content = _Content(reader, columns, options, scratch)
         # A lambda, as rows that are dropped lead to a new spool.
         stack.callback(lambda: content.spool.close())
@@ -94,41 +73,6 @@ def read_rows(reader: TableReader, options: ImportOptions, scratch: Path) -> Ite
         content.handle_missing()
         content.check_features()
         yield content.source()
-
-
-def _choose_columns(reader: TableReader, options: ImportOptions) -> _Columns:
-    """Return what the columns are used for."""
-    keys = {}
-    for key in _KEYS:
-        given = getattr(options, key)
-        if given is not None:
-            found = find_columns(reader.name, reader.all_names, f"--{key}", given)
-            if len(found) > 1:
-                raise ConfigError(f"`--{key} {given}` names several columns. Name one.")
-            keys[key] = found[0]
-    taken = set(keys.values())
-    free = [name for name in reader.names if name not in taken]
-    if options.label is not None:
-        labels = find_columns(reader.name, reader.all_names, "--label", options.label)
-        both = [name for name in labels if name in taken]
-        if both:
-            raise ConfigError(
-                f"{both[0]!r} cannot be a label and be used by --group, --time, --split or "
-                "--weight."
-            )
-    else:
-        labels = free[-1:]
-    features = [name for name in free if name not in labels]
-    if not features or not labels:
-        raise DataError(
-            f"{reader.name} has no columns besides the labels; expected at least one feature. "
-            "Name the labels with --label, or what separates the columns with --separator."
-        )
-    categorical = set[str]()
-    if options.categorical is not None:
-        words = options.categorical
-        categorical = set(find_columns(reader.name, reader.all_names, "--categorical", words))
-    return _Columns(features, labels, keys, categorical)
 
 
 class _Words:
@@ -170,11 +114,12 @@ class _Content:
     """
 
     def __init__(
-        self, reader: TableReader, columns: _Columns, options: ImportOptions, scratch: Path
+        self, reader: TableReader, columns: ColumnRoles, options: ImportOptions, scratch: Path
     ) -> None:
         self._reader, self._columns, self._options = reader, columns, options
         self._names = columns.names
         self._words: dict[str, _Words] = {}
+        self._summaries: dict[str, ColumnSummary] = {}
         self._rows: np.ndarray | None = None  # numbers of those kept, if not all
         self._profile = TableProfile(0)
         self.spool = Spool(scratch, len(self._names))
@@ -193,12 +138,11 @@ class _Content:
             if block.start == 0:  # again, as a column turned out to hold text
                 self.spool.clear()
                 self._words = {}
+                self._summaries = {name: ColumnSummary() for name in self._names}
             self._add(block)
         if not len(self.spool):
             raise DataError(f"{self._reader.name} is empty; expected at least one row.")
-        words = {name: found.words for name, found in self._words.items()}
-        roles, dates = self._columns.roles, self._reader.dates
-        self._profile = summarize(self.spool, self._names, roles, words, dates)
+        self._new_profile(self._columns.roles)
 
     def _holds_booleans(self, name: str) -> bool:
         """Return whether a column begins with true and false: as labels, they are names."""
@@ -210,18 +154,36 @@ class _Content:
         return bool(words) and {word.lower() for word in words} <= _BOOLEANS
 
     def _add(self, block: Block) -> None:
-        rows = np.empty((len(block), len(self._names)))
-        features = set(self._columns.features)
-        limit = self._options.max_categories or MAX_CATEGORIES
-        for j, name in enumerate(self._names):
+        cells = []
+        for name, summary in self._summaries.items():
             column = block.columns[name]
-            if column.words is None:
-                rows[:, j] = column.values
-            else:
-                # Labels and groups may have any number of different texts.
-                known = self._words.setdefault(name, _Words(limit if name in features else np.inf))
-                rows[:, j] = known.encode(column.values, column.words)
-        self.spool.append(rows)
+            values = column.values
+            if column.words is not None:
+                values = self._known_words(name).encode(values, column.words)
+            cells.append(values)
+            summary.add(values)
+        self.spool.append(cells)
+
+    def _known_words(self, name: str) -> _Words:
+        """Return the words of a column."""
+        if name not in self._words:
+            # Labels and groups may have any number of different texts.
+            is_feature = name in self._columns.features
+            limit = self._options.max_categories or MAX_CATEGORIES
+            self._words[name] = _Words(limit if is_feature else np.inf)
+        return self._words[name]
+
+    def _new_profile(self, roles: Mapping[str, str]) -> None:
+        """Make the profile of what was summarized."""
+        words = self._all_words()
+        self._profile = TableProfile(
+            len(self.spool),
+            [one.column(name, roles[name], words.get(name), name in self._reader.dates)
+             for name, one in self._summaries.items()],
+        )  # fmt: skip
+
+    def _all_words(self) -> dict[str, tuple[str, ...]]:
+        return {name: found.words for name, found in self._words.items()}
 
     # Checks
 
@@ -274,8 +236,8 @@ class _Content:
         """Keep the rows without a missing cell."""
         used = [j for j, name in enumerate(self._names) if name in self._columns.roles]
         kept = np.empty(len(self.spool), bool)
-        for start, rows in self.spool.blocks():
-            kept[start : start + len(rows)] = ~np.isnan(rows[:, used]).any(axis=1)
+        for start, rows in self.spool.blocks(used):
+            kept[start : start + rows.shape[1]] = ~np.isnan(rows).any(axis=0)
         if kept.all():
             return
         if not kept.any():
@@ -286,10 +248,11 @@ class _Content:
         self._rows = np.flatnonzero(kept)
         self.spool = self.spool.keep(kept)
         logger.info("%d of %d rows have missing cells and are dropped.", (~kept).sum(), len(kept))
-        before = {column.name: column for column in self._profile.columns}
-        roles = {name: before[name].role for name in self._names}
-        words = {name: found.words for name, found in self._words.items()}
-        self._profile = summarize(self.spool, self._names, roles, words, self._reader.dates)
+        self._summaries = {name: ColumnSummary() for name in self._names}
+        for _, rows in self.spool.blocks():
+            for summary, cells in zip(self._summaries.values(), rows, strict=True):
+                summary.add(cells)
+        self._new_profile({column.name: column.role for column in self._profile.columns})
 
     def check_features(self) -> None:
         """Raise DataError for text that is a mistyped number, or too many different texts."""
@@ -358,10 +321,10 @@ class _Content:
 
     def _encode(self, is_train: np.ndarray) -> Any:
         """Return x and its preprocessing, with the statistics of the training rows."""
-        words = {name: found.words for name, found in self._words.items()}
         fitted = fit_preprocessing(
-            self.spool, self._profile, words, is_train, self._options, self._columns.labels
-        )
+            self.spool, self._profile, self._all_words(), is_train, self._options,
+            self._columns.labels,
+        )  # fmt: skip
         for name in fitted.constant:
             self._leave_out(name, "it is constant in the training rows")
         if not self._columns.features:
@@ -380,19 +343,20 @@ class _Content:
         for name in names:
             if name in self._words:
                 return self._text_labels(table, name)
-        numbers = [self._names.index(name) for name in names]
-        values = np.stack([self.spool.column(j) for j in numbers], axis=1)  # (n, k)
-        is_whole = all(self._profile.columns[j].is_whole for j in numbers)
-        large = np.abs(values) >= _EXACT
-        if is_whole and large.any() and self._options.task != "regression":
-            row, column = np.argwhere(large)[0]
+        profiles = [self._column(name) for name in names]
+        is_whole = all(one.is_whole for one in profiles)
+        large = [one.name for one in profiles if max(-one.low, one.high) >= _EXACT]
+        if is_whole and large and self._options.task != "regression":
+            cells = self.spool.column(self._names.index(large[0]))
+            row = int((np.abs(cells) >= _EXACT).argmax())
             raise DataError(
-                f"{table.locate(row, column)}: numbers from 2^53 on cannot be told apart. Use "
-                f"--task regression for quantities, or --categorical {names[column]} for classes."
+                f"{self.locate(row, large[0])}: numbers from 2^53 on cannot be told apart. Use "
+                f"--task regression for quantities, or --categorical {large[0]} for classes."
             )
-        if is_whole and not large.any():
-            values = values.astype(np.int64)
-        return replace(table, values=values[:, 0] if len(names) == 1 else values)
+        dtype = np.int64 if is_whole and not large else np.float64
+        columns = [self.spool.column(self._names.index(name), dtype) for name in names]
+        values = columns[0] if len(names) == 1 else np.stack(columns, axis=1)  # (n,) or (n, k)
+        return replace(table, values=values)
 
     def _text_labels(self, table: Table, name: str) -> Table:
         """Return labels of text, with their words sorted."""
@@ -410,7 +374,7 @@ class _Content:
         order = sorted(range(len(words)), key=words.__getitem__)
         rank = np.empty(len(words), np.int64)
         rank[order] = np.arange(len(words))
-        values = rank[self.spool.column(self._names.index(name)).astype(np.int64)]
+        values = rank[self.spool.column(self._names.index(name), np.int64)]
         return replace(table, values=values, words=tuple(words[i] for i in order))
 
     def _keys(self) -> dict[str, np.ndarray]:

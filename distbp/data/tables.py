@@ -209,6 +209,22 @@ class Table:
             rows = np.asarray(self.values[start:stop], self.dtype)
         return rows.reshape(len(rows), *self.shape)
 
+    def read_finite(self, start: int, stop: int, keep: np.ndarray | None) -> np.ndarray:
+        """Return the rows [start, stop), or those for which `keep` is true: (m, ...).
+
+        Raises
+        ------
+        DataError
+            A number is not finite.
+        """
+        # Rows that are computed when they are read, which checks them, are computed if needed.
+        if read_rows := getattr(self.values, "read_rows", None):
+            computed: np.ndarray = read_rows(start, stop, keep)
+            return computed
+        rows = self.read(start, stop)
+        self.check_finite(rows, start)
+        return rows if keep is None else rows[keep]
+
     def check_finite(self, rows: np.ndarray, start: int) -> None:
         """Raise DataError if `rows`, from row `start` on, have a number that is not finite."""
         if rows.dtype.kind != "f" or np.isfinite(rows).all():

@@ -38,9 +38,14 @@ def normal(seed: int, layer: int, count: int) -> np.ndarray:
     return numbers
 
 
+def sort_keys(count: int, seed: int, purpose: int, *position: int) -> np.ndarray:
+    """Return the random uint64 numbers by which `permutation` sorts: (count,)."""
+    return _stream(seed, purpose, *position).random_raw(count)
+
+
 def permutation(count: int, seed: int, purpose: int, *position: int) -> np.ndarray:
     """Return 0 … count − 1 (int64) in random order."""
-    return np.argsort(_stream(seed, purpose, *position).random_raw(count), kind="stable")
+    return np.argsort(sort_keys(count, seed, purpose, *position), kind="stable")
 
 
 class Bits:

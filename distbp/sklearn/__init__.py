@@ -46,6 +46,7 @@ differs from `sklearn.neural_network`:
 **MPI.** In a program that mpirun or srun has started, all ranks call `fit` with the same arrays and
 parameters, and train together; the result is the same on every rank and for any number of them,
 bit for bit. Whatever is wrong on one rank, such as an array of another shape, is raised on all.
+Each rank keeps the arrays that it passes; `distbp.fit(…, distribute=True)` has one copy a node.
 With `use_mpi=False`, and in worker processes of joblib, each process fits by itself. A fitted
 estimator holds plain arrays; `predict` never communicates.
 

@@ -11,6 +11,7 @@ import io
 import json
 import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,9 @@ import numpy as np
 
 from distbp.errors import ConfigError, DistbpError
 from distbp.storage import checksum, hdf5_checks, hdf5_chunks
-from distbp.storage.atomic import atomic_write, failure_reason
+from distbp.storage.atomic import WRITE_BYTES, atomic_write, failure_reason
 
+_LARGE_BYTES = 1 << 26  # of a file, which takes the disk a while
 # Of a text: the records of 100,000 epochs fit.
 _MAX_TEXT_BYTES = 1 << 27
 _MAX_TEXT_ITEMS = 1 << 22  # JSON values, or lines: each takes about 100 bytes of memory
@@ -68,7 +70,7 @@ class _DeferredErrorFile:
         rest = memoryview(data)
         try:
             while len(rest) and self.failure is None:
-                rest = rest[self._file.write(rest) :]
+                rest = rest[self._file.write(rest[:WRITE_BYTES]) :]
         except OSError as failure:
             self.failure = failure
         return len(data)
@@ -105,7 +107,13 @@ def create_file(
         # libhdf5 has written the last of its buffers only when it closes the file.
         if target.failure:
             raise target.failure
-        checksum.write_checksum_header(raw, kind)
+        is_large = raw.seek(0, os.SEEK_END) >= _LARGE_BYTES
+        with ThreadPoolExecutor(1) as pool:
+            # While the checksum is computed; the header is forced to the disk by `atomic_write`.
+            flushed = pool.submit(os.fsync, raw.fileno()) if is_large else None
+            checksum.write_checksum_header(raw, kind)
+            if flushed is not None:
+                flushed.result()
 
 
 @contextmanager

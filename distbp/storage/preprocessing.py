@@ -211,20 +211,23 @@ def read_preprocessing(about: Mapping[str, Any], n_in: int) -> Preprocessing | N
 def _encode_numbers(feature: Feature, values: np.ndarray, locate: Locate, out: np.ndarray) -> None:
     """Fill the inputs of a number."""
     out[:, 0] = values
+    if feature.has_indicator:
+        out[:, 1] = np.isnan(values)
+    if np.isfinite(values).all():
+        return
     missing = np.isnan(values)
-    # What is missing is filled in first; what is left is infinite.
     if missing.any():
         if feature.fill is None:
             raise _missing_cell(feature, locate(int(missing.argmax()), feature.name))
         out[missing, 0] = feature.fill
-    if not np.isfinite(out[:, 0]).all():
-        row = int((~np.isfinite(out[:, 0])).argmax())
+    # What is missing is filled in; what is left is infinite.
+    infinite = np.isinf(values)
+    if infinite.any():
+        row = int(infinite.argmax())
         raise DataError(
             f"{locate(row, feature.name)}: expected a finite number, found {values[row]}. "
             "Correct the value or remove the row."
         )
-    if feature.has_indicator:
-        out[:, 1] = missing
 
 
 def _encode_words(

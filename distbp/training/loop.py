@@ -40,6 +40,7 @@ from distbp.training.messages import (
     stopped_message,
 )
 from distbp.training.model import Model
+from distbp.training.rates import learning_rate
 from distbp.training.recovery import (
     Action,
     Attempts,
@@ -50,7 +51,7 @@ from distbp.training.recovery import (
     rate_factor_after,
     recover_from_rank_failure,
 )
-from distbp.training.setup import RunParts, assemble, learning_rate, restore
+from distbp.training.setup import RunParts, assemble, restore
 from distbp.training.state import costs_and_accuracies
 from distbp.training.timing import RankTime, Timing, checkpoint_hint, timing_summary
 

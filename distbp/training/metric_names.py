@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from distbp import own_parts
 from distbp.errors import ConfigError
 from distbp.storage.preprocessing import Preprocessing
 from distbp.training.metrics import METRICS, ConfusionMatrix, Metric, Summary, find_metric
@@ -118,8 +119,14 @@ def _find_average(name: str) -> Choice | None:
     return Choice(key, metric, average) if metric and average in metric.averages else None
 
 
-def all_metrics(task: str, parts: Sequence[str]) -> tuple[Choice, ...]:
-    """Return every metric for a task, with all its averages."""
+def all_metrics(task: str, parts: Sequence[str], names: Iterable[str] = ()) -> tuple[Choice, ...]:
+    """Return every metric for a task, with all its averages.
+
+    `names` are those of a run's `--metrics`, of which a user's own are among them.
+    """
+    for name in names:
+        if own_parts.is_known(name):
+            find_metric(name)  # which adds it to METRICS
     choices = []
     for name, metric in METRICS.items():
         if task in metric.tasks and metric.applies_to(len(parts)):

@@ -29,8 +29,8 @@ from distbp.parallel.topology import Topology
 from distbp.storage.checkpoint import Checkpoint, write_checkpoint
 from distbp.storage.run_directory import read_newest_checkpoint
 from distbp.training.accuracy import predicted_labels
-from distbp.training.evaluation import Evaluator
-from distbp.training.metric_names import all_metrics, part_names
+from distbp.training.evaluation import Evaluator, Score
+from distbp.training.metric_names import Choice, all_metrics, part_names
 from distbp.training.prediction import feature_rows, frame_rows, outputs
 from distbp.training.state import EpochRecord
 
@@ -147,9 +147,8 @@ class Model:
                 Topology(), model.network, split, model.scaling, self.task, model.target,
                 model.preprocessing,
             )  # fmt: skip
-            names = part_names(model.about["classes"], model.preprocessing, model.network.sizes[-1])
-            score = evaluator.score(all_metrics(self.task, names), has_parts=True)
-        return score.to_dict(self.task, names)
+            score = evaluator.score(metrics_of(model), has_parts=True)
+        return describe_score(score, model)
 
     def _rows_and_labels(self, x: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
         """Return rows and labels as a data set stores them."""
@@ -185,6 +184,29 @@ class Model:
             It cannot be written.
         """
         write_checkpoint(Path(path), self.checkpoint)
+
+
+def metrics_of(checkpoint: Checkpoint) -> tuple[Choice, ...]:
+    """Return all metrics for a model, with a user's own that its run had."""
+    about = checkpoint.about
+    return all_metrics(about["task"], _part_names(checkpoint), about["config"].get("metrics") or ())
+
+
+def _part_names(checkpoint: Checkpoint) -> tuple[str, ...]:
+    n_out = checkpoint.network.sizes[-1]
+    return part_names(checkpoint.about["classes"], checkpoint.preprocessing, n_out)
+
+
+def describe_score(score: Score, checkpoint: Checkpoint) -> dict[str, Any]:
+    """Return a score of a model as JSON has it.
+
+    It says of which transformed targets its cost is, if they are.
+    """
+    found = score.to_dict(checkpoint.about["task"], _part_names(checkpoint))
+    table = checkpoint.preprocessing
+    if table is None or table.target_transform == "none":
+        return found
+    return found | {"cost_of": f"ln {', '.join(table.labels)}"}
 
 
 def _number(name: str) -> float:

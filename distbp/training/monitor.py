@@ -9,6 +9,7 @@ from typing import NamedTuple, NoReturn
 
 from distbp.data.dataset import DataSet
 from distbp.errors import ConfigError
+from distbp.storage.checkpoint import Checkpoint
 from distbp.training.config import FIRST_MONITOR, Config
 from distbp.training.metric_names import Choice, all_metrics, choose, find_choice, part_names
 from distbp.training.state import STANDARDIZED_COST, Monitor
@@ -42,10 +43,12 @@ def _has_validation(config: Config, data: DataSet) -> bool:
     return config.validation > 0 or "validation" in data.splits
 
 
-def with_monitor(config: Config, data: DataSet) -> Config:
-    """Return the configuration with a monitor, if it has none."""
+def with_monitor(config: Config, data: DataSet, checkpoint: Checkpoint | None = None) -> Config:
+    """Return the configuration with a monitor, if it has none: that of a run that is resumed."""
     if config.monitor is not None:
         return config
+    if checkpoint is not None:
+        return replace(config, monitor=Config.read(checkpoint.about["config"], config.out).monitor)
     if not _has_validation(config, data):
         return replace(config, monitor="train_cost")
     # In the user's units, the cost would be that of the target with the largest numbers.

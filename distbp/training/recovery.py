@@ -24,7 +24,8 @@ from distbp.training.messages import (
     rank_failure_message,
     replicas_message,
 )
-from distbp.training.setup import RunParts, assemble, learning_rate
+from distbp.training.rates import learning_rate
+from distbp.training.setup import RunParts, assemble
 from distbp.training.state import Progress
 
 _MIN_RATE_FACTOR = 2.0**-10  # ten roll-backs: the learning rate is not what makes it diverge

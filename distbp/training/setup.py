@@ -9,13 +9,12 @@ import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 from warnings import warn
 
 import numpy as np
 
-from distbp import kernels, own_parts
+from distbp import kernels
 from distbp.data.dataset import DataSet, Split
 from distbp.data.shuffle import FullShuffle
 from distbp.data.streaming import BlockShuffle
@@ -24,13 +23,6 @@ from distbp.network import rng
 from distbp.network.network import Network
 from distbp.network.optimizers import find_optimizer
 from distbp.network.parameter_store import AVERAGE
-from distbp.network.schedules import (
-    Schedule,
-    cosine_factor,
-    find_schedule,
-    step_factor,
-    warmup_factor,
-)
 from distbp.network.update import Update
 from distbp.options import flag
 from distbp.parallel import host
@@ -170,7 +162,7 @@ def _assemble(
     if data is None:
         data = open_data(Path(config.data), comm, _IS_STREAMED[config.shuffle])
     with collective_errors(comm):
-        config = with_monitor(config.resolved(data), data)
+        config = with_monitor(config.resolved(data), data, checkpoint)
         if checkpoint is not None:
             _check_same_run(config, data, checkpoint)
         metrics = plan_metrics(config, data)
@@ -374,32 +366,6 @@ def _make_update(config: Config, network: Network, rows: int) -> Update:
         weight_decay=config.weight_decay,
         ema=config.ema,
     )
-
-
-def learning_rate(config: Config, progress: Progress, step: int, steps_per_epoch: int) -> float:
-    """Return η for a step of the epoch under way."""
-    done = progress.position.epoch
-    epoch = done + step / steps_per_epoch
-    factor = progress.rate_factor
-    # Computed anew in every step: no state of its own that a checkpoint would have to hold.
-    if config.warmup_epochs:
-        factor *= warmup_factor(epoch, 1 / steps_per_epoch, config.warmup_epochs)
-    if config.schedule == "step":
-        factor *= step_factor(done, config.decay, config.decay_epochs)
-    elif config.schedule == "cosine":
-        factor *= cosine_factor(epoch, config.epochs)
-    elif config.schedule == "plateau":
-        factor *= progress.history.plateau_factor(config.decay, config.decay_epochs)
-    elif own_parts.is_own(config.schedule):
-        schedule = _make_schedule(find_schedule(config.schedule))
-        factor *= schedule.factor(epoch, config.epochs, progress.history.scores)
-    return (config.learning_rate or 0.0) * factor
-
-
-@cache
-def _make_schedule(kind: type[Schedule]) -> Schedule:
-    """Return a user's own schedule, made once."""
-    return kind()
 
 
 def _split_validation(config: Config, data: DataSet, comm: Topology) -> tuple[Split, Split | None]:

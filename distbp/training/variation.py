@@ -91,13 +91,14 @@ class CollectedRows:
             if self._spool is None:
                 self._spool = Spool(Path(tempfile.gettempdir()), self._width)
             for part in self._parts:
-                self._spool.append(part)
+                self._spool.append([*part.T])
             self._parts.clear()
 
     def read(self, start: int, stop: int) -> np.ndarray:
         """Return the rows [start, stop) as float64: (stop - start, width)."""
         if self._spool is not None:
-            return self._spool.read(start, stop)
+            # In C order, as that of additions depends on it.
+            return np.ascontiguousarray(self._spool.read(start, stop).T)
         self._parts = [np.concatenate(self._parts)]
         return self._parts[0][start:stop].astype(np.float64)
 

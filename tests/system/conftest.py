@@ -1,5 +1,6 @@
 """Real programs, started from outside: data sets and models for them, and cleanup after them."""
 
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,8 +14,13 @@ import ranks
 # Slow tests that mostly wait: other files can run at the same time.
 RUN_FIRST = ("test_slurm_jobs.py", "test_scripts.py", "test_benchmarks.py", "test_packaging.py")
 
-# Programs that start no ranks: they need not be tested with another MPI again.
-collect_ignore = ["test_interop.py"] if ranks.is_open_mpi() else []
+# These hardly start ranks: where both MPIs are tested, they are not tested with Open MPI again.
+INDEPENDENT_OF_MPI = (
+    "test_fashion_mnist.py", "test_hdf5_sources.py", "test_interop.py", "test_old_files.py",
+    "test_own_parts.py", "test_tables.py", "test_tasks.py", "test_terminal.py",
+)  # fmt: skip
+has_other = "DISTBP_TEST_OTHER_VENV" in os.environ
+collect_ignore = list(INDEPENDENT_OF_MPI) if ranks.is_open_mpi() and has_other else []
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

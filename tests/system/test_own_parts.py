@@ -34,7 +34,7 @@ def test_the_example(tmp_path, data):
     refused = distbp("evaluate", "one", data["digits"], folder=tmp_path, status=2)
     assert "Set DISTBP_PARTS=my_parts if you trust it" in refused.err
     evaluated = distbp("evaluate", "one", data["digits"], folder=tmp_path, environment=ALLOWED)
-    assert "accuracy" in evaluated.out
+    assert "my_parts:TopTwo" in evaluated.out
 
     source.write_text(source.read_text().replace("0.99 * old[1]", "0.98 * old[1]"))
     words = ("train", "--resume", "one", "--epochs", 21)

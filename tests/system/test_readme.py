@@ -11,6 +11,7 @@ import shlex
 import subprocess
 import sys
 from dataclasses import fields
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,7 +19,7 @@ import h5py
 import numpy as np
 import pytest
 from checkout import INSTALL_LIMIT_S, MPI, copy_checkout, fresh_environment
-from ranks import ROOT, Job, base_environment
+from ranks import ROOT, Job, base_environment, distbp
 
 from distbp.training.config import Config
 
@@ -33,6 +34,8 @@ SUBSTITUTIONS = (
         r"^pip install '\.\[mpich,tables\]'$",
         f"pip install -q '.[{MPI},tables]'",
     ),  # the MPI of this test run
+    (r"^pip install '\.\[sklearn,onnx\]'$", "pip install -q '.[sklearn,onnx]'"),
+    (r"^pip install safetensors torch$", ":"),  # its block is run where there is PyTorch
     (r"^mpirun -n 64 ", "mpirun -n 2 "),  # on a machine of any size
     (r"^sbatch (\S+)$", r"bash -n \1"),  # submitted to a cluster in test_slurm_jobs.py
     (r"^(scripts/test)\b.*$", r"\1 --help"),  # run in test_scripts.py
@@ -44,7 +47,10 @@ OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]+")
 LINK = re.compile(r"\]\(([^)#:]+)(?:#[^)]*)?\)")
 # Options of other programs.
 FOREIGN_OPTIONS = {"--with-ft"}
-VERBS = ("import", "train", "evaluate", "predict", "info", "digest", "plan", "slurm")
+VERBS = (
+    "import", "train", "evaluate", "predict", "export", "import-model", "info", "digest", "plan",
+    "slurm",
+)  # fmt: skip
 
 
 class Block(NamedTuple):
@@ -86,6 +92,8 @@ def as_script(path: Path) -> str:
     lines = ["set -eu"]
     for block in blocks(path):
         assert block.language in ("sh", "python"), f"{path.name}:{block.line}: {block.language!r}"
+        if "import torch" in block.text:  # in test_a_pytorch_user
+            continue
         if block.language == "python":
             lines.append(f"python - <<'END OF BLOCK'\n{block.text}END OF BLOCK")
             continue
@@ -125,12 +133,34 @@ def test_every_command_of_the_readme(reader, tmp_path):
     assert min(accuracies) > 90, str(ended)
     with h5py.File(reader / "predictions.h5") as file:
         assert file["output"].shape == (100, 3)
+    assert (reader / "new.csv").read_text().count("\n") == 451
+    for name in ("model.onnx", "model.joblib", "fitted.h5"):
+        assert (reader / name).exists(), name
     lines = (reader / "species.csv").read_text().splitlines()
     assert lines[0] == "row,class,p_Adelie,p_Chinstrap,p_Gentoo"
     assert len(lines) == 345
     assert ended.out.count("\n".join(lines[:3])) == 1  # on standard output
     for run in ("run", "digits", "penguins", "four", "cluster", "library"):
         assert (reader / run / "last.h5").exists(), run
+
+
+if find_spec("torch"):  # which one of the environments has
+
+    def test_a_pytorch_user(tmp_path):
+        """A module is trained on, and returns the right classes."""
+        words = ("import", ROOT / "scripts" / "digits.npz", "digits.h5", "--scaling", "standardize")
+        distbp(*words, folder=tmp_path)
+        (block,) = (one for one in blocks(README) if "import torch" in one.text)
+        check = """
+with __import__("h5py").File("digits.h5") as file:
+    x, y = file["train/x"][:], file["train/y"][:]
+    shift, scale = file["scaling/shift"][:], file["scaling/scale"][:]
+rows = torch.tensor((x.reshape(len(x), -1) - shift) * scale, dtype=torch.float32)
+print("accuracy", float((net(rows).argmax(1).numpy() == y).mean()))
+"""
+        ended = Job([sys.executable, "-c", block.text + check], tmp_path, base_environment()).wait()
+        assert ended.status == 0, str(ended)
+        assert float(ended.out.split("accuracy")[-1]) > 0.98, str(ended)
 
 
 def test_unknown_code_blocks_are_a_failure(tmp_path):

@@ -16,6 +16,7 @@ from distbp.data.splits import (
 )
 from distbp.data.tables import ImportOptions
 from distbp.errors import ConfigError
+from distbp.network import rng
 
 
 @given(
@@ -131,6 +132,21 @@ def test_options_that_contradict_one_another(given, message):
         options(**given)
 
 
+@pytest.mark.parametrize("bits", [64, 3])
+def test_rows_are_chosen_in_random_order(monkeypatch, bits):
+    """Of each class the first ones by `permutation`; of 3 bits, many random numbers are equal."""
+    draw = rng.sort_keys
+    shift = np.uint64(64 - bits)
+    monkeypatch.setattr(rng, "sort_keys", lambda *position: draw(*position) >> shift)
+    y = np.random.default_rng(0).integers(0, 4, 300)
+    chosen = choose_rows(y, True, 0.3, 5)
+    order = rng.permutation(300, 5, rng.HOLDOUT, 1)
+    for label in range(4):
+        count = int(chosen[y == label].sum())
+        first = order[y[order] == label][:count]
+        np.testing.assert_array_equal(np.flatnonzero(chosen & (y == label)), np.sort(first))
+
+
 # Rows in two splits
 
 
@@ -139,7 +155,7 @@ def test_rows_of_train_are_found_in_test():
     x = np.random.default_rng(0).normal(size=(50, 3))
     x[7, 1] = 0.0
     y = np.arange(50) % 4
-    hashes = RowHashes()
+    hashes = RowHashes(40)
     assert hashes.add("train", x[:20], y[:20]) == 0
     assert hashes.add("train", x[20:40], y[20:40]) == 0
     test = np.vstack([x[40:], x[7:8] * [1, -1, 1], x[30:31], x[30:31]])

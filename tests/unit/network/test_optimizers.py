@@ -10,6 +10,7 @@ from distbp.network import optimizers
 from distbp.network import update as update_module
 from distbp.network.network import Network
 from distbp.network.optimizers import OPTIMIZERS
+from distbp.network.parameter_store import AVERAGE
 from distbp.network.parameters import THETA_BLOCK, layer_views, theta_size, weight_runs
 from distbp.network.update import Update, _blocked_norm
 
@@ -266,7 +267,7 @@ def test_a_step_in_two_versions_happens_at_once(name, clip_norm):
         expected, OPTIMIZERS[name](MU), sizes=sizes, l1=0.1, l2=0.2, clip_norm=clip_norm,
         weight_decay=0.3, ema=0.9,
     )  # fmt: skip
-    names = ("theta", *OPTIMIZERS[name].state_names, "average")
+    names = ("theta", *OPTIMIZERS[name].state_names, AVERAGE)
     versions = [[np.empty(size) for _ in names] for _ in range(2)]
     squares = np.zeros(-(-size // THETA_BLOCK))
     parts = [(0, THETA_BLOCK), (THETA_BLOCK, 2 * THETA_BLOCK), (2 * THETA_BLOCK, size)]
@@ -300,7 +301,7 @@ def test_a_step_in_two_versions_happens_at_once(name, clip_norm):
         for update in updates:
             update.store.commit()
             assert update.network.theta.tobytes() == expected.tobytes()
-            assert update.store.averaged.theta is update.store.state["average"]
+            assert update.store.averaged.theta is update.store.state[AVERAGE]
             assert np.shares_memory(update.network.weights[0], update.network.theta)
             for key, array in whole.store.state.items():
                 assert update.store.state[key].tobytes() == array.tobytes()

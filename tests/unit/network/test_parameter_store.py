@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from distbp.network.network import Network
-from distbp.network.parameter_store import ParameterStore
+from distbp.network.parameter_store import AVERAGE, ParameterStore
 
 NAMES = ("first_moment", "second_moment")
 SIZES = (3, 2)
@@ -92,11 +92,11 @@ def test_a_store_can_move_again(network):
 def test_the_averaged_network_follows_its_version(network):
     """It is bound to the average, of the current version, with views of its layers."""
     store = ParameterStore(network, NAMES, has_average=True)
-    versions = [[np.full(P, np.nan) for _ in ("theta", *NAMES, "average")] for _ in range(2)]
+    versions = [[np.full(P, np.nan) for _ in ("theta", *NAMES, AVERAGE)] for _ in range(2)]
     averaged = store.averaged
     assert averaged is not network
     store.move(versions, (0, P))
-    assert averaged.theta is store.state["average"] is versions[0][3]
+    assert averaged.theta is store.state[AVERAGE] is versions[0][3]
     np.testing.assert_array_equal(averaged.theta, np.arange(8.0))
     for i, array in enumerate(versions[1]):
         array[...] = i
@@ -112,7 +112,7 @@ def test_the_averaged_network_follows_its_version(network):
 def test_leaving_shared_memory(network, has_average):
     """Networks keep their numbers, in arrays of their own."""
     store = ParameterStore(network, NAMES, has_average)
-    names = ("theta", *NAMES, *["average"] * has_average)
+    names = ("theta", *NAMES, *[AVERAGE] * has_average)
     versions = [[np.empty(P) for _ in names] for _ in range(2)]
     store.move(versions, (0, P))
     store.leave_shared_memory()

@@ -42,7 +42,7 @@ def name_of(check):
 
 CHECKS = [
     pytest.param(one, check, id=f"{type(one).__name__}-{name_of(check)}-{number}")
-    for one in (MLPClassifier(max_iter=100), MLPRegressor(max_iter=100))
+    for one in (MLPClassifier(max_iter=60), MLPRegressor(max_iter=60))
     for number, (_, check) in enumerate(estimator_checks_generator(one))
 ]
 
@@ -78,6 +78,7 @@ def small_regressor(**parameters):
         {"solver": "sgd", "momentum": 0.0, "alpha": 3.0},
         {"solver": "sgd", "momentum": 0.8, "nesterovs_momentum": False, "activation": "tanh"},
         {"solver": "sgd", "momentum": 0.7, "alpha": 0.5, "batch_size": 20},
+        {"solver": "sgd", "momentum": 0.5, "alpha": 0.0, "batch_size": 25},
         {"solver": "sgd", "learning_rate": "invscaling", "power_t": 0.3, "activation": "logistic"},
         {"solver": "sgd", "learning_rate": "adaptive", "tol": 0.5, "n_iter_no_change": 1},
         {"solver": "adam", "beta_1": 0.8, "beta_2": 0.9, "alpha": 0.1, "epsilon": 1e-14},
@@ -365,14 +366,14 @@ def test_pipelines_and_searches():
     """Also in processes of joblib."""
     pipeline = make_pipeline(StandardScaler(), small(max_iter=30, learning_rate_init=0.02))
     grid = {"mlpclassifier__alpha": [1e-4, 100.0], "mlpclassifier__random_state": [0]}
-    search = GridSearchCV(pipeline, grid, cv=3, n_jobs=2).fit(X, CLASSES)
+    search = GridSearchCV(pipeline, grid, cv=2, n_jobs=2).fit(X, CLASSES)
     assert search.best_params_["mlpclassifier__alpha"] == 1e-4
-    alone = GridSearchCV(pipeline, grid, cv=3).fit(X, CLASSES)
+    alone = GridSearchCV(pipeline, grid, cv=2).fit(X, CLASSES)
     assert search.best_estimator_[-1].digest_ == alone.best_estimator_[-1].digest_
     np.testing.assert_array_equal(
         search.cv_results_["mean_test_score"], alone.cv_results_["mean_test_score"]
     )
-    regressor = small_regressor(max_iter=300, learning_rate_init=0.02)
+    regressor = small_regressor(max_iter=100, learning_rate_init=0.05)
     assert cross_val_score(regressor, X, TARGETS, cv=3).min() > 0.8
 
 

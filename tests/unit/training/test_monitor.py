@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -82,6 +83,8 @@ def test_runs_of_older_versions_keep_their_monitor(data):
     stored = {name: value for name, value in Config().to_dict().items() if name != "monitor"}
     config = with_monitor(Config.read(stored, "run"), data["prices"])
     assert plan_metrics(config, data["prices"]) == ((), None)
+    checkpoint = SimpleNamespace(about={"config": stored})
+    assert with_monitor(Config(), data["prices"], checkpoint) == config
 
 
 @pytest.mark.parametrize(

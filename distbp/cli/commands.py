@@ -18,6 +18,7 @@ from distbp.cli.import_model_command import IMPORT_MODEL
 from distbp.cli.model_commands import EVALUATE, PREDICT, declare_model
 from distbp.cli.parser import Parser, Verb, add_options, given_options
 from distbp.cli.rank_options import RankOptions, run_on_ranks
+from distbp.cli.sweep_command import SWEEP, parse_sweep
 from distbp.cli.train_command import TRAIN, parse_training
 
 logger = logging.getLogger(__name__)
@@ -134,7 +135,8 @@ def _declare_slurm(parser: Parser) -> None:
 
     parser.group("training").add_argument(
         "train", metavar="train …", nargs=argparse.REMAINDER,
-        help="the training, as it would be started here: train and its arguments",
+        help="the training or sweep, as it would be started here: train, or sweep, and its "
+        "arguments",
     )  # fmt: skip
     parser.group("resources")
     add_options(parser, BatchOptions)
@@ -142,9 +144,13 @@ def _declare_slurm(parser: Parser) -> None:
 
 
 def _run_slurm(arguments: argparse.Namespace) -> int:
-    from distbp.launch.slurm import BatchOptions, make_batch_script
+    from distbp.launch.slurm import BatchOptions, make_array_script, make_batch_script
 
     batch = BatchOptions(**given_options(arguments, BatchOptions))
+    if arguments.train[:1] == ["sweep"]:
+        plan, tasks = parse_sweep(arguments.train)
+        print(make_array_script(batch, sys.executable, plan.config, tasks), end="")
+        return 0
     print(make_batch_script(batch, sys.executable, arguments.train, parse_training), end="")
     return 0
 
@@ -161,6 +167,7 @@ VERBS = {
             _run_import,
         ),
         TRAIN,
+        SWEEP,
         EVALUATE,
         PREDICT,
         EXPORT,

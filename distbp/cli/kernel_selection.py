@@ -17,6 +17,9 @@ from distbp.parallel.environment import LaunchEnvironment
 
 _COMPUTING_VERBS = ("train", "evaluate", "predict", "plan")
 
+# Where the runs of a directory are: it is one itself, or those of a cross-validation.
+_RUNS = ("", "fold-1", "trial-0001/fold-1")
+
 
 def select_kernels(argv: Sequence[str]) -> None:
     """Select the kernels of a command; collective if a launcher has started several ranks.
@@ -54,7 +57,7 @@ def _kernels_of_run(argv: Sequence[str]) -> str:
     # A checkpoint is in the run's directory, or in `checkpoints` below it.
     words = [option_value(argv, "--resume") or ""] if argv[0] == "train" else argv[1:]
     folders = [folder for word in words if word for folder in (Path(word), *Path(word).parents[:2])]
-    files = (folder / "config.toml" for folder in folders)
+    files = (folder / name / "config.toml" for folder in folders for name in _RUNS)
     return next((_stored_kernels(file) for file in files if file.is_file()), kernels.NATIVE)
 
 

@@ -32,8 +32,12 @@ def _declare_model_and_rows(parser: Parser) -> None:
     from distbp.data.row_options import RowOptions
     from distbp.data.table_options import TableOptions
 
-    declare_model(parser)
     group = parser.group("model and data")
+    group.add_argument(
+        "models", metavar="MODEL", nargs="+",
+        help="checkpoint, or directory of a run: its newest checkpoint; several are an ensemble, "
+        "as are those of a cross-validation, trial-0001 of a sweep: the mean of their outputs",
+    )  # fmt: skip
     group.add_argument(
         "data", metavar="DATA",
         help="data set, written by distbp import; or a table, such as new.csv, whose columns are "
@@ -117,11 +121,11 @@ def _run_evaluate(arguments: argparse.Namespace) -> int:
 
 def _evaluate_data_set(arguments: argparse.Namespace, rows: _Rows, comm: Any) -> dict[str, Any]:
     """Return the score on a split of a data set, as JSON has it."""
+    from distbp.training.ensemble import open_models_and_data
     from distbp.training.evaluation import Evaluator
-    from distbp.training.inputs import open_model_and_data
     from distbp.training.model import describe_score, metrics_of
 
-    checkpoint, data = open_model_and_data(arguments.model, arguments.data, comm)
+    checkpoint, data = open_models_and_data(arguments.models, arguments.data, comm)
     split = data.split(_split_of(arguments))
     evaluator = Evaluator(
         comm, checkpoint.network, split, checkpoint.scaling, data.task, checkpoint.target,
@@ -133,12 +137,12 @@ def _evaluate_data_set(arguments: argparse.Namespace, rows: _Rows, comm: Any) ->
 
 def _evaluate_table(arguments: argparse.Namespace, rows: _Rows, comm: Any) -> dict[str, Any]:
     """Return the score on the rows of a table or of arrays with labels, as JSON has it."""
-    from distbp.training.inputs import open_model_for_rows
+    from distbp.training.ensemble import open_models_for_rows
     from distbp.training.model import describe_score, metrics_of
     from distbp.training.row_sources import labelled_array_rows, table_rows
     from distbp.training.table_prediction import EvaluationTask, run_in_rounds
 
-    checkpoint = open_model_for_rows(arguments.model, comm)
+    checkpoint = open_models_for_rows(arguments.models, comm)
     task = EvaluationTask(checkpoint, metrics_of(checkpoint))
 
     with _reading_progress(arguments.data, comm.rank == 0) as advance:
@@ -253,15 +257,17 @@ def _check_output(arguments: argparse.Namespace, kind: str) -> bool:
     """
     from distbp.data.table_writer import check_format, check_overwrite, table_format
     from distbp.storage.run_directory import find_checkpoint
+    from distbp.training.ensemble import expand_models
 
-    out, data = arguments.out, arguments.data
+    out, data, models = arguments.out, arguments.data, expand_models(arguments.models)
     # Outputs of a split in HDF5 may have any name, as in the first version.
-    is_plain = kind == "data set" and table_format(out) in ("hdf5", None)
+    is_one = len(models) == 1
+    is_plain = is_one and kind == "data set" and table_format(out) in ("hdf5", None)
     if not is_plain:
         check_format(out)
     if out == STANDARD_STREAM:
         return is_plain
-    inputs = [find_checkpoint(arguments.model), *[Path(data)] * (data != STANDARD_STREAM)]
+    inputs = [*map(find_checkpoint, models), *[Path(data)] * (data != STANDARD_STREAM)]
     if any(Path(out).resolve() == path.resolve() for path in inputs):
         raise ConfigError(f"`--out {out}` would overwrite an input. Name another file.")
     check_overwrite(Path(out), arguments.force)
@@ -270,10 +276,10 @@ def _check_output(arguments: argparse.Namespace, kind: str) -> bool:
 
 def _predict_data_set(arguments: argparse.Namespace, rows: _Rows, comm: Any) -> int:
     """Write the outputs for a split to an HDF5 file; return the number of rows."""
-    from distbp.training.inputs import open_model_and_data
+    from distbp.training.ensemble import open_models_and_data
     from distbp.training.prediction import write_predictions
 
-    checkpoint, data = open_model_and_data(arguments.model, arguments.data, comm)
+    checkpoint, data = open_models_and_data(arguments.models, arguments.data, comm)
     name = _split_of(arguments)
     write_predictions(comm, checkpoint, data, name, Path(arguments.out))
     return len(data.split(name))
@@ -282,17 +288,24 @@ def _predict_data_set(arguments: argparse.Namespace, rows: _Rows, comm: Any) -> 
 def _predict_rows(arguments: argparse.Namespace, rows: _Rows, comm: Any) -> int:
     """Write a table of predictions; return the number of rows."""
     from distbp.data.table_writer import table_format
-    from distbp.training.inputs import open_model_and_data, open_model_for_rows
+    from distbp.training.ensemble import (
+        EnsembleNetwork,
+        EnsemblePrediction,
+        open_models_and_data,
+        open_models_for_rows,
+    )
     from distbp.training.row_sources import array_rows, split_rows, table_rows
     from distbp.training.table_prediction import PredictionTask, run_in_rounds
 
     if rows.kind == "data set":
-        checkpoint, data = open_model_and_data(arguments.model, arguments.data, comm)
+        checkpoint, data = open_models_and_data(arguments.models, arguments.data, comm)
         source: Any = partial(split_rows, data.split(_split_of(arguments)))
     else:
-        checkpoint = open_model_for_rows(arguments.model, comm)
+        checkpoint = open_models_for_rows(arguments.models, comm)
         source = partial(array_rows, arguments.data, rows.options.x, checkpoint)
-    task = PredictionTask(checkpoint, arguments.out, arguments.id)
+    is_ensemble = isinstance(checkpoint.network, EnsembleNetwork)
+    make_task = EnsemblePrediction if is_ensemble else PredictionTask
+    task = make_task(checkpoint, arguments.out, arguments.id)
     is_stream = arguments.out == STANDARD_STREAM
     with _reading_progress(arguments.data, comm.rank == 0 and not is_stream) as advance:
         if rows.kind == "table":
@@ -309,7 +322,7 @@ def _predict_rows(arguments: argparse.Namespace, rows: _Rows, comm: Any) -> int:
 EVALUATE = Verb(
     "evaluate",
     "Print cost and accuracy (or R²) of a model on rows with labels.",
-    "MODEL DATA [OPTIONS]",
+    "MODEL [MODEL …] DATA [OPTIONS]",
     "distbp evaluate run digits.h5 --split validation --json",
     _declare_evaluate,
     _run_evaluate,
@@ -317,7 +330,7 @@ EVALUATE = Verb(
 PREDICT = Verb(
     "predict",
     "Write predictions of a model, for a table or a data set.",
-    "MODEL DATA --out FILE [OPTIONS]",
+    "MODEL [MODEL …] DATA --out FILE [OPTIONS]",
     "distbp predict run new.csv --out predictions.csv",
     _declare_predict,
     _run_predict,

@@ -15,7 +15,7 @@ from distbp.options import as_arguments, flag, option
 
 
 @dataclass(frozen=True)
-class _RunOptions:
+class RunOptions:
     """Options of `train` that are not part of a run's configuration."""
 
     resume: str | None = option(
@@ -42,7 +42,7 @@ def _declare(parser: Parser) -> None:
     parser.group("data").add_argument(
         "data", metavar="DATA.h5", nargs="?", help="data set, written by distbp import"
     )
-    add_options(parser, Config, _RunOptions, RankOptions, skip=("data",))
+    add_options(parser, Config, RunOptions, RankOptions, skip=("data",))
 
 
 def _run_train(arguments: argparse.Namespace) -> int:
@@ -50,10 +50,10 @@ def _run_train(arguments: argparse.Namespace) -> int:
     from distbp.training.config import Config
 
     given = given_options(arguments, Config)
-    options = _RunOptions(**given_options(arguments, _RunOptions))
+    options = RunOptions(**given_options(arguments, RunOptions))
     ranks: Any = getattr(arguments, "ranks", None)
     # Not `or`: both have to be called, because both check what was given.
-    if any([should_start_ranks(ranks), _should_restart(options.restarts, ranks)]):
+    if any([should_start_ranks(ranks), should_restart(options.restarts, ranks)]):
         return _supervise(arguments.argv, ranks, options, given)
     config = (
         _resumed_config(options.resume, options.config, given)
@@ -82,7 +82,7 @@ TRAIN = Verb(
 )
 
 
-def _should_restart(restarts: int | None, ranks: int | None) -> bool:
+def should_restart(restarts: int | None, ranks: int | None) -> bool:
     """Return whether `--restarts` asks for a supervisor that restarts the ranks.
 
     Raises
@@ -102,7 +102,7 @@ def _should_restart(restarts: int | None, ranks: int | None) -> bool:
     return True
 
 
-def _supervise(argv: Sequence[str], ranks: int, options: _RunOptions, given: dict[str, Any]) -> int:
+def _supervise(argv: Sequence[str], ranks: int, options: RunOptions, given: dict[str, Any]) -> int:
     """Run this command on ranks that are started, and restarted, here; return the exit status."""
     from distbp.launch.supervisor import Supervisor
     from distbp.storage.run_directory import list_checkpoints

@@ -1,4 +1,4 @@
-"""Launch, supervise and plan training runs: `--ranks`, `--restarts`, SLURM and `distbp plan`.
+"""Launch, supervise and plan training runs: `--ranks`, `--restarts`, SLURM, sweeps, `distbp plan`.
 
 Launching
     `mpiexec.MpiLaunch` starts `python -m distbp …` on N ranks with the `mpiexec` of the MPI
@@ -25,6 +25,13 @@ SLURM
     within a job: it saves a checkpoint before the time limit, reads the completion file, and
     requeues the job to resume from the newest checkpoint. Inside a job the ranks are started by
     `srun` or `mpirun`, not by this package. See `distbp slurm --help`.
+
+Sweeps
+    `distbp sweep` is a `sweep.Sweep`: a folder with a directory for each choice of options, and a
+    launch for each run that has not finished, some at a time. `Choices` says what comes next: a
+    list of combinations or random draws, or an Optuna study (`optuna_study`). `distbp slurm sweep`
+    writes a job array with a task for each run instead. What came out is read from the runs'
+    directories, whoever has launched them.
 
 Planning
     `distbp plan` measures on this machine what a step consists of, and predicts its duration

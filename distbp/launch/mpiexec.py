@@ -87,6 +87,8 @@ class MpiLaunch:
         Whether MPI should let the surviving ranks continue after a rank failure, where it can.
     stdin_file : path, optional
         What rank 0 gets as standard input.
+    log : text file, optional
+        Where the output goes, instead of the standard streams of this process.
 
     Attributes
     ----------
@@ -116,6 +118,7 @@ class MpiLaunch:
         arguments: Sequence[str],
         fault_tolerant: bool = False,
         stdin_file: str | None = None,
+        log: TextIO | None = None,
     ) -> None:
         launcher = make_launcher(ranks, fault_tolerant)
         self._ranks = ranks
@@ -128,12 +131,14 @@ class MpiLaunch:
         self._stop_sent_at = -math.inf
         self.outcome_at: float | None = None
         self.outcome, self.message, self.status = "", "", 0
+        out, err = log or sys.stdout, log or sys.stderr
+        widths = (0, 0) if log else terminal.terminal_widths()
         variables = launcher.variables | {
             RANKS_VARIABLE: str(ranks),
             environment.TOKEN_VARIABLE: token,
             environment.STARTED_FILE_VARIABLE: str(self._started_file),
             environment.COMPLETION_FILE_VARIABLE: str(self.folder / "done"),
-            terminal.TERMINAL_WIDTHS_VARIABLE: "{},{}".format(*terminal.terminal_widths()),
+            terminal.TERMINAL_WIDTHS_VARIABLE: "{},{}".format(*widths),
             "TMPDIR": str(self.folder),  # a launcher that is killed leaves files there
         }
         if stdin_file is not None:
@@ -150,7 +155,7 @@ class MpiLaunch:
             preexec_fn=environment.signal_on_parent_death(launcher.stop_signal),
         )
         self._stop_signal = launcher.stop_signal
-        streams = (self.launcher.stdout, sys.stdout), (self.launcher.stderr, sys.stderr)
+        streams = (self.launcher.stdout, out), (self.launcher.stderr, err)
         self._forwarders = [
             threading.Thread(target=_forward_stream, args=pair, daemon=True) for pair in streams
         ]

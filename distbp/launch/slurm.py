@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from string import Template
+from typing import NamedTuple
 
 from distbp.errors import ConfigError
 from distbp.options import as_arguments, check_option, flag, option
@@ -40,7 +41,9 @@ scancel ends the job for good; scancel --batch --signal=USR1 makes it save a
 checkpoint and requeue itself.
 
 --seeds N and --sweep FILE write a job array: task I trains in RUN/I, with
-seed I or with the options in line I of FILE, counted from 0."""
+seed I or with the options in line I of FILE, counted from 0. With a sweep in
+place of train, task I is the I-th run of the sweep, counted from 1, which
+distbp sweep --table FOLDER compares."""
 
 
 class _ShellTemplate(Template):
@@ -138,8 +141,24 @@ case $SLURM_ARRAY_TASK_ID in # options of each task
 @@cases
     *) exit 2 ;;
 esac
-run+=/$SLURM_ARRAY_TASK_ID
-""")
+@@folder""")
+
+
+class ArrayTask(NamedTuple):
+    """A task of a job array.
+
+    Attributes
+    ----------
+    number : int
+    options : sequence of str
+        Of its training, besides those that all tasks share.
+    folder : str, optional
+        Of its run, below that of all tasks; by default its number.
+    """
+
+    number: int
+    options: Sequence[str]
+    folder: str = ""
 
 
 _TITLES = {
@@ -210,8 +229,6 @@ class BatchOptions:
                 )
         if self.seeds and self.sweep:
             raise ConfigError("--seeds and --sweep contradict each other: use one of them.")
-        if self.at_once and not (self.seeds or self.sweep):
-            raise ConfigError(f"--at-once {self.at_once} has no effect without --seeds or --sweep.")
 
 
 def make_batch_script(
@@ -246,16 +263,40 @@ def make_batch_script(
     config = configure(arguments)
     check_paths_given(config)
     tasks = _array_tasks(batch)
+    if batch.at_once and not tasks:
+        raise ConfigError(f"--at-once {batch.at_once} has no effect without --seeds or --sweep.")
     for task in tasks:
-        _check_task(config, configure([*arguments, *task]), task)
+        check_task(config, configure([*arguments, *task.options]), task.options)
+    return _fill_template(_with_interface(batch), python, config, tasks)
+
+
+def make_array_script(
+    batch: BatchOptions, python: str, config: Config, tasks: Sequence[ArrayTask]
+) -> str:
+    """Return the batch script of a job array whose tasks are known; see `make_batch_script`.
+
+    Raises
+    ------
+    ConfigError
+        The job is an array already, by another option.
+    """
+    if batch.seeds or batch.sweep:
+        raise ConfigError(
+            "--seeds and --sweep do not apply to distbp sweep, which has a task for each of its "
+            "runs. Leave them out."
+        )
+    return _fill_template(_with_interface(batch), python, config, tasks)
+
+
+def _with_interface(batch: BatchOptions) -> BatchOptions:
     interface = batch.mpi or ("pmi2" if mpi.library_version().startswith("MPICH") else "pmix")
-    return _fill_template(replace(batch, mpi=interface), python, config, tasks)
+    return replace(batch, mpi=interface)
 
 
-def _array_tasks(batch: BatchOptions) -> list[list[str]]:
-    """Return the options of each task of a job array; none if the job is no array."""
+def _array_tasks(batch: BatchOptions) -> list[ArrayTask]:
+    """Return the tasks of a job array; none if the job is no array."""
     if batch.seeds:
-        return [["--seed", str(seed)] for seed in range(batch.seeds)]
+        return [ArrayTask(seed, ["--seed", str(seed)]) for seed in range(batch.seeds)]
     if not batch.sweep:
         return []
     try:
@@ -268,10 +309,10 @@ def _array_tasks(batch: BatchOptions) -> list[list[str]]:
             f"--sweep {batch.sweep}: expected a line of options for each task, but the file has "
             f"none."
         )
-    return tasks
+    return [ArrayTask(number, words) for number, words in enumerate(tasks)]
 
 
-def _check_task(config: Config, task_config: Config, options: Sequence[str]) -> None:
+def check_task(config: Config, task_config: Config, options: Sequence[str]) -> None:
     """Raise ConfigError if a task changes an option that all tasks of an array share."""
     for name in ("data", "out", "threads"):
         if getattr(task_config, name) != getattr(config, name):
@@ -282,7 +323,7 @@ def _check_task(config: Config, task_config: Config, options: Sequence[str]) -> 
 
 
 def _fill_template(
-    batch: BatchOptions, python: str, config: Config, tasks: Sequence[Sequence[str]]
+    batch: BatchOptions, python: str, config: Config, tasks: Sequence[ArrayTask]
 ) -> str:
     return _BATCH_SCRIPT.substitute(
         title=_TITLES[bool(tasks)],
@@ -291,7 +332,7 @@ def _fill_template(
         threads=config.threads,
         time=batch.time,
         output="%x-%A_%a.out" if tasks else "%x-%j.out",
-        array=_array_directive(len(tasks), batch.at_once),
+        array=_array_directive(tasks, batch.at_once),
         site=_site_directives(batch),
         python=shlex.quote(python),
         launcher=_launcher_command(batch, Path(python)),
@@ -304,10 +345,10 @@ def _fill_template(
     )
 
 
-def _array_directive(tasks: int, at_once: int | None) -> str:
+def _array_directive(tasks: Sequence[ArrayTask], at_once: int | None) -> str:
     """Return the line that makes the job an array, if it has tasks."""
     limit = f"%{at_once}" if at_once else ""
-    return f"\n#SBATCH --array=0-{tasks - 1}{limit}" if tasks else ""
+    return f"\n#SBATCH --array={tasks[0].number}-{tasks[-1].number}{limit}" if tasks else ""
 
 
 def _site_directives(batch: BatchOptions) -> str:
@@ -347,7 +388,14 @@ def _bash_words(words: Sequence[str]) -> str:
     )
 
 
-def _array_cases(tasks: Sequence[Sequence[str]]) -> str:
+def _array_cases(tasks: Sequence[ArrayTask]) -> str:
     """Return the bash statement that gives each task its options and directory."""
-    lines = (f"    {i}) options+=({_bash_words(words)}) ;;" for i, words in enumerate(tasks))
-    return _ARRAY_CASES.substitute(cases="\n".join(lines)) if tasks else ""
+    if not tasks:
+        return ""
+    has_names = any(one.folder for one in tasks)
+    lines = []
+    for one in tasks:
+        folder = f" run+={shlex.quote('/' + one.folder)}" if has_names else ""
+        lines.append(f"    {one.number}) options+=({_bash_words(one.options)}){folder} ;;")
+    folder = "" if has_names else "run+=/$SLURM_ARRAY_TASK_ID\n"
+    return _ARRAY_CASES.substitute(cases="\n".join(lines), folder=folder)

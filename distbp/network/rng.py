@@ -9,7 +9,7 @@ next. Source: Salmon et al., Parallel random numbers: as easy as 1, 2, 3 (SC11).
 import numpy as np
 
 # Purposes: each has an independent stream of the same seed.
-WEIGHTS, SHUFFLE, HOLDOUT, DROPOUT, BLOCKS, WINDOW = range(6)
+WEIGHTS, SHUFFLE, HOLDOUT, DROPOUT, BLOCKS, WINDOW, FOLDS = range(7)
 
 # `random_raw` allocates its result: drawing in chunks bounds what a step allocates.
 _DRAW_CHUNK = 256  # uint64 numbers

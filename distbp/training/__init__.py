@@ -16,16 +16,20 @@ The nouns, in the order in which to read them:
                     all ranks)
     RowTask         predictions or a score for rows of a table, of any number, in rounds that
                     rank 0 reads and hands out (`table_prediction`, `row_sources`)
-    Model           a checkpoint in memory: predictions and scores for arrays (`model`)
+    Model           a checkpoint in memory: predictions and scores for arrays (`model`); several
+                    are an `EnsembleNetwork`, which is used like one network (`ensemble`)
     Progress        where a run is: a `Position`, the totals of the epoch, a `History` (`state`)
     Monitor         the number that decides which epoch is best (`state`; `monitor` finds it, and
                     the metrics of each epoch, for a configuration and its data)
+    Dimension       the values or the range of an option that varies in a sweep (`search_space`);
+                    what came out of a run is a `RunSummary` (`run_summary`)
     StopRequest     a signal or a time limit (`stop_request`)
     CheckpointSchedule  when a checkpoint is due (`checkpoint_schedule`); what it holds and how
                     it is written is in `checkpoint_writer`
     RunRecorder     rank 0's files, log lines (`messages`) and progress bar (`recorder`,
                     `metrics_file`); the other ranks have a `NullRecorder`, and all ranks of a
                     run without a directory a `MemoryRecorder`
+    split_validation  the rows that are held out, a fraction or a fold (`holdout`, `folds`)
     RunParts        all of these, the network and the order of the rows, assembled for one run
                     (`setup`)
     FaultDetector   inspects a step; `decide` chooses what to do about a fault (`recovery`)

@@ -23,6 +23,7 @@ from distbp.network.optimizers import OPTIMIZERS, find_optimizer
 from distbp.network.schedules import SCHEDULES
 from distbp.options import check_option, flag, option, parse_names, parse_sizes
 from distbp.parallel.shards import default_shards
+from distbp.training.folds import check_fold
 
 if TYPE_CHECKING:  # `distbp train --help` needs no HDF5
     from distbp.data.dataset import DataSet
@@ -204,6 +205,10 @@ class Config:
         "validation split", float,
         group="data", least=0.0, below=1.0,
     )  # fmt: skip
+    fold: str | None = option(
+        None, "fold of the training rows to hold out for validation, such as 2/5: each has the "
+        "same share of each class", group="data", metavar="FOLD",
+    )  # fmt: skip
     shards: int | None = option(
         None, "shards per mini-batch, the units that are spread over ranks; part of what "
         "determines the result's bits", int,
@@ -305,6 +310,7 @@ class Config:
                 f"--kernels {self.kernels!r}: expected native, portable or a name such as SkylakeX."
             )
         check_shards(self.shards, self.batch_size)
+        check_fold(self.fold, self.validation)
         self.interval()
         for name in ("time_limit", "stall_limit"):
             self.seconds(name)

@@ -98,9 +98,9 @@ def choose(names: Iterable[str], task: str, parts: Sequence[str]) -> tuple[Choic
 def find_choice(name: str, task: str, parts: Sequence[str]) -> Choice | None:
     """Return the metric of a name, as in `choose`, or None."""
     base, _, part = name.partition(":")
-    choice = _find_average(name)
+    choice = find_average(name)
     if choice is None and part in parts:
-        choice = _find_average(base)
+        choice = find_average(base)
         if choice is not None:
             has_parts = type(choice.metric).parts is not Metric.parts and not choice.average
             part_of = choice._replace(key=f"{choice.key}:{part}", part=parts.index(part))
@@ -108,8 +108,8 @@ def find_choice(name: str, task: str, parts: Sequence[str]) -> Choice | None:
     return choice if choice is not None and task in choice.metric.tasks else None
 
 
-def _find_average(name: str) -> Choice | None:
-    """Return the metric of a name, which may end with an average."""
+def find_average(name: str) -> Choice | None:
+    """Return the metric of a name, which may end with an average, or None."""
     dashed = name.replace("_", "-")
     key, (base, _, average) = name.replace("-", "_"), dashed.rpartition("-")
     metric = find_metric(name) or find_metric(dashed)

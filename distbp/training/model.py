@@ -10,8 +10,9 @@ columns of a table are part of it.
 
 import json
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, overload
 
 import numpy as np
 
@@ -29,6 +30,12 @@ from distbp.parallel.topology import Topology
 from distbp.storage.checkpoint import Checkpoint, write_checkpoint
 from distbp.storage.run_directory import read_newest_checkpoint
 from distbp.training.accuracy import predicted_labels
+from distbp.training.ensemble import (
+    EnsembleNetwork,
+    combine,
+    expand_models,
+    mean_and_deviation,
+)
 from distbp.training.evaluation import Evaluator, Score
 from distbp.training.metric_names import Choice, all_metrics, part_names
 from distbp.training.prediction import feature_rows, frame_rows, outputs
@@ -214,6 +221,9 @@ def _number(name: str) -> float:
     return int(name) if name.lstrip("-").isdecimal() else float(name)
 
 
+AnyModel = Model | str | Path | Sequence[Model | str | Path]
+
+
 def load_model(path: str | Path) -> Model:
     """Return the model of a checkpoint file, or of a run's newest valid checkpoint.
 
@@ -228,13 +238,29 @@ def load_model(path: str | Path) -> Model:
     return Model(checkpoint)
 
 
-def predict(model: Model | str | Path, x: Any, unknown: str = "error") -> np.ndarray:
+@overload
+def predict(
+    model: AnyModel, x: Any, unknown: str = "error", return_std: Literal[False] = False
+) -> np.ndarray: ...
+
+
+@overload
+def predict(
+    model: AnyModel, x: Any, unknown: str = "error", *, return_std: Literal[True]
+) -> tuple[np.ndarray, np.ndarray]: ...
+
+
+def predict(
+    model: AnyModel, x: Any, unknown: str = "error", return_std: bool = False
+) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
     """Return the network's output for rows as they were before the import.
 
     Parameters
     ----------
     model : Model or path
-        Of a checkpoint file, or of the directory of a run: its newest valid checkpoint.
+        Of a checkpoint file, or of the directory of a run: its newest valid checkpoint. Or a list
+        of them, which agree in their data, or the directory of a cross-validation: an ensemble,
+        whose output is the mean of theirs.
     x : (n, ...) array, or a data frame
         Rows of n_0 numbers each; they are scaled here as the training set was. If the model was
         trained on a table: a data frame of pandas or polars or an Arrow table, whose columns are
@@ -242,10 +268,13 @@ def predict(model: Model | str | Path, x: Any, unknown: str = "error") -> np.nda
     unknown : {"error", "ignore"}
         What to do with categories in a data frame that the model does not know; ignore: their
         inputs are 0.
+    return_std : bool
+        Whether to return the standard deviation of the outputs over the models of an ensemble,
+        too, as a second array: a measure of its doubt.
 
     Returns
     -------
-    (n, n_L) array
+    (n, n_L) array, or two
         Activations of the output layer, bit for bit those that `distbp predict` writes, of the
         model's dtype; for a regression on scaled targets, float64 in the user's units. For
         classes, `argmax(axis=1)` is the index of the predicted class; for multilabel, the labels
@@ -262,13 +291,36 @@ def predict(model: Model | str | Path, x: Any, unknown: str = "error") -> np.nda
         x has the wrong shape or type, or a data frame lacks a column or has a cell that the
         model does not take.
     """
-    return outputs(_opened(model).checkpoint, x, unknown)
+    checkpoint = _opened(model).checkpoint
+    if not return_std:
+        return outputs(checkpoint, x, unknown)
+    if not isinstance(checkpoint.network, EnsembleNetwork):
+        raise ConfigError("return_std needs several models: a single one has no spread.")
+    both = outputs(
+        checkpoint, x, unknown, lambda rows: np.hstack(mean_and_deviation(checkpoint, rows))
+    )
+    mean, deviation = np.split(both, 2, axis=1)
+    return mean, deviation
 
 
-def evaluate(model: Model | str | Path, x: Any, y: Any = None) -> dict[str, Any]:
+def evaluate(model: AnyModel, x: Any, y: Any = None) -> dict[str, Any]:
     """Return the score of a model on rows with labels, see `Model.evaluate`."""
     return _opened(model).evaluate(x, y)
 
 
-def _opened(model: Model | str | Path) -> Model:
-    return model if isinstance(model, Model) else load_model(model)
+def _opened(model: AnyModel) -> Model:
+    if isinstance(model, Model):
+        return model
+    if isinstance(model, str | Path):
+        names = expand_models([model])
+        if len(names) == 1:
+            return load_model(names[0])
+        model = names
+    if not len(model):
+        raise ConfigError("There is no model in the list. Name at least one.")
+    models: list[Model] = []
+    for one in model:
+        paths = [] if isinstance(one, Model) else expand_models([one])
+        models += map(load_model, paths) if paths else [one]  # type: ignore[list-item]
+    names = [f"model {i}" for i in range(len(models))]
+    return Model(combine([one.checkpoint for one in models], names))

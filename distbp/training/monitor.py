@@ -11,7 +11,14 @@ from distbp.data.dataset import DataSet
 from distbp.errors import ConfigError
 from distbp.storage.checkpoint import Checkpoint
 from distbp.training.config import FIRST_MONITOR, Config
-from distbp.training.metric_names import Choice, all_metrics, choose, find_choice, part_names
+from distbp.training.metric_names import (
+    Choice,
+    all_metrics,
+    choose,
+    find_average,
+    find_choice,
+    part_names,
+)
 from distbp.training.state import STANDARDIZED_COST, Monitor
 
 _VALIDATION = "validation_"
@@ -40,7 +47,7 @@ def _names(data: DataSet) -> tuple[str, ...]:
 
 
 def _has_validation(config: Config, data: DataSet) -> bool:
-    return config.validation > 0 or "validation" in data.splits
+    return config.validation > 0 or config.fold is not None or "validation" in data.splits
 
 
 def with_monitor(config: Config, data: DataSet, checkpoint: Checkpoint | None = None) -> Config:
@@ -54,6 +61,14 @@ def with_monitor(config: Config, data: DataSet, checkpoint: Checkpoint | None = 
     # In the user's units, the cost would be that of the target with the largest numbers.
     is_standardized = data.target is not None and data.target.has_several_units
     return replace(config, monitor=_VALIDATION + (STANDARDIZED_COST if is_standardized else "cost"))
+
+
+def is_maximized(name: str) -> bool:
+    """Return whether more is better of a number of the records, such as `validation_f1`."""
+    key = name.partition("_")[2]
+    # After the last colon may be the name of a class.
+    choice = find_average(key) or find_average(key.partition(":")[0])
+    return key == "accuracy" or (choice is not None and choice.metric.is_maximized)
 
 
 def plan_metrics(config: Config, data: DataSet) -> EpochMetrics:

@@ -5,7 +5,8 @@ of the training, so that they return the same bits.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,16 +31,30 @@ from distbp.training.evaluation import EVALUATION_ROWS, Evaluator
 _FRAME_ROWS = 64 * EVALUATION_ROWS  # of a data frame that are encoded at once
 
 
-def outputs(checkpoint: Checkpoint, x: Any, unknown: str = "error") -> np.ndarray:
-    """Return what `distbp.predict` returns for rows as they were before the import."""
+def outputs(
+    checkpoint: Checkpoint,
+    x: Any,
+    unknown: str = "error",
+    compute: Callable[[np.ndarray], np.ndarray] | None = None,
+) -> np.ndarray:
+    """Return what `distbp.predict` returns for rows as they were before the import.
+
+    `compute` returns something else for rows as the network takes them, such as a spread.
+    """
+    compute = compute or partial(user_outputs, checkpoint)
     if unknown not in UNKNOWN_CHOICES:
         raise ConfigError(f"unknown={unknown!r}: expected one of {', '.join(UNKNOWN_CHOICES)}.")
     if hasattr(x, "__arrow_c_stream__") and checkpoint.preprocessing is not None:
-        return _predict_frame(checkpoint, x, unknown)
+        return _predict_frame(checkpoint, x, unknown, compute)
     x = feature_rows(checkpoint, x)
     with host.preserve_blas_threads():
         host.set_blas_threads(checkpoint.about["config"]["threads"])
-        return to_user_units(checkpoint, network_outputs(checkpoint, x))
+        return compute(x)
+
+
+def user_outputs(checkpoint: Checkpoint, x: np.ndarray) -> np.ndarray:
+    """Return the outputs of a checkpoint's network for rows, in the units of the source."""
+    return to_user_units(checkpoint, network_outputs(checkpoint, x))
 
 
 def feature_rows(checkpoint: Checkpoint, x: Any) -> np.ndarray:
@@ -56,12 +71,14 @@ def feature_rows(checkpoint: Checkpoint, x: Any) -> np.ndarray:
     return x
 
 
-def _predict_frame(checkpoint: Checkpoint, frame: Any, unknown: str) -> np.ndarray:
+def _predict_frame(
+    checkpoint: Checkpoint, frame: Any, unknown: str, compute: Callable[[np.ndarray], np.ndarray]
+) -> np.ndarray:
     """Return the outputs for the rows of a data frame."""
     with host.preserve_blas_threads():
         host.set_blas_threads(checkpoint.about["config"]["threads"])
         outputs = [
-            to_user_units(checkpoint, network_outputs(checkpoint, rows.x))
+            compute(rows.x)
             for rows in frame_rows(checkpoint, _select_features(frame, checkpoint), unknown)
         ]
     return np.concatenate(outputs)

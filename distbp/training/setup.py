@@ -19,7 +19,6 @@ from distbp.data.dataset import DataSet, Split
 from distbp.data.shuffle import FullShuffle
 from distbp.data.streaming import BlockShuffle
 from distbp.errors import ConfigError, DistbpWarning
-from distbp.network import rng
 from distbp.network.network import Network
 from distbp.network.optimizers import find_optimizer
 from distbp.network.parameter_store import AVERAGE
@@ -29,7 +28,6 @@ from distbp.parallel import host
 from distbp.parallel.environment import LaunchEnvironment
 from distbp.parallel.rank_errors import collective_errors
 from distbp.parallel.reduction import GradientReduction, make_reduction
-from distbp.parallel.shared_array import filled_shared_array
 from distbp.parallel.topology import Topology
 from distbp.parallel.watchdog import Watchdog
 from distbp.storage.checkpoint import Checkpoint
@@ -40,6 +38,7 @@ from distbp.training.checkpoint_writer import CheckpointBuilder
 from distbp.training.config import Config
 from distbp.training.evaluation import Evaluator
 from distbp.training.gradient import BatchGradient
+from distbp.training.holdout import split_validation
 from distbp.training.inputs import open_data
 from distbp.training.messages import RankInfo, about_targets, introduction, warnings
 from distbp.training.monitor import EpochMetrics, plan_metrics, with_monitor
@@ -175,7 +174,7 @@ def _assemble(
     if config.kernels != kernels.PORTABLE:
         used = comm.world.broadcast(host.kernels_in_use())
         config = replace(config, kernels=used or kernels.NATIVE)
-    rows, validation = _split_validation(config, data, comm)
+    rows, validation = split_validation(config, data, comm)
     order = _make_order(config, comm, data, rows)
     update = _make_update(config, network, len(rows))
     shards = config.shards or 1
@@ -366,37 +365,6 @@ def _make_update(config: Config, network: Network, rows: int) -> Update:
         weight_decay=config.weight_decay,
         ema=config.ema,
     )
-
-
-def _split_validation(config: Config, data: DataSet, comm: Topology) -> tuple[Split, Split | None]:
-    """Return the training rows and the validation rows, held out of train if asked for.
-
-    Raises
-    ------
-    ConfigError
-        There is a validation set already, or a part would be empty.
-    """
-    train = data.split("train")
-    if not config.validation:
-        return train, data.splits.get("validation")
-    if "validation" in data.splits:
-        raise ConfigError(f"--validation {config.validation}: {data.name} has a validation split.")
-    n = len(train)
-    n_held = round(n * config.validation)
-    if not 0 < n_held < n:
-        raise ConfigError(
-            f"--validation {config.validation} of {n} rows leaves {n - n_held} to train on and "
-            f"{n_held} to validate with; both need at least 1."
-        )
-
-    # By the seed alone, so that it does not depend on the ranks; sorted, because rows that are
-    # close in the file are read together.
-    def choose(rows: np.ndarray) -> None:
-        chosen = rng.permutation(n, config.seed, rng.HOLDOUT)
-        rows[: n - n_held], rows[n - n_held :] = np.sort(chosen[n_held:]), np.sort(chosen[:n_held])
-
-    rows = filled_shared_array(comm, (n,), np.dtype(np.int64), choose)
-    return train.subset(rows[: n - n_held]), train.subset(rows[n - n_held :])
 
 
 def restore(

@@ -79,9 +79,10 @@ def test_many_runs_need_no_more_files_than_one(comm, everywhere, mpi_tmp_path, d
         train(configured("all defaults", data_sets, mpi_tmp_path / f"run{number}"), comm=comm)
         gc.collect()
         counts.append(len(os.listdir("/proc/self/fd")))
-    # Exchanged before the assertion: a rank that fails would wait for those that do not.
+    # Exchanged before the assertion: a rank that fails would wait for those that do not. One of the
+    # counts may include a file that a thread is about to close.
     of_ranks = everywhere(counts)
-    assert all(max(one) == one[0] for one in of_ranks), of_ranks
+    assert all(min(later) <= first for first, *later in of_ranks), of_ranks
 
 
 def test_patience_ends_a_run_early(alone):

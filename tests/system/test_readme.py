@@ -48,8 +48,8 @@ LINK = re.compile(r"\]\(([^)#:]+)(?:#[^)]*)?\)")
 # Options of other programs.
 FOREIGN_OPTIONS = {"--with-ft"}
 VERBS = (
-    "import", "train", "evaluate", "predict", "export", "import-model", "info", "digest", "plan",
-    "slurm",
+    "import", "train", "sweep", "evaluate", "predict", "export", "import-model", "info", "digest",
+    "plan", "slurm",
 )  # fmt: skip
 
 

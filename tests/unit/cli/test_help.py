@@ -13,7 +13,9 @@ from distbp.cli.main import _make_parser, parse_command_line
 from distbp.training.config import GROUPS
 
 ARGPARSE_GROUPS = ("positional arguments:", "options:")
-METAVARS = re.compile(r"N|F|C|TEXT|COLUMN|LIST|DURATION|INTERVAL|TIME|FILE|NAME|RUN|[A-Z]+\.h5")
+METAVARS = re.compile(
+    r"N|F|C|TEXT|COLUMN|LIST|DURATION|INTERVAL|TIME|FILE|NAME|NAME=VALUES|FOLD|FOLDER|RUN|[A-Z]+\.h5"
+)
 
 
 @pytest.fixture(autouse=True)

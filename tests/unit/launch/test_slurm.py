@@ -55,6 +55,7 @@ def test_the_example_scripts_are_up_to_date(name, capsys, tmp_path):
         ["--partition", "main", "--account", "a-1", *TRAIN],
         ["--launcher", "mpirun", "--mpi", "pmix", *TRAIN, "--hidden", "30,20", "--quiet"],
         ["--seeds", 3, "train", "it's.h5", "--out", "a run", "--hidden", ""],
+        ["sweep", "it's.h5", "--out", "a sweep", "--vary", "hidden=5,6x7"],
     ],
     ids=str,
 )
@@ -111,6 +112,34 @@ def test_invalid_arguments_are_refused(words, text):
     assert text in str(refused.value)
 
 
+def test_a_sweep_has_a_task_for_each_run(capsys):
+    """With the directory that `distbp sweep` would give it, and no more options than vary."""
+    sweep = ["sweep", "data.h5", "--out", "s", "--epochs", 2, "--vary", "hidden=5,6x7", "l2=0,1"]
+    text = batch_script(["--at-once", 2, *sweep], capsys)
+    assert "#SBATCH --array=1-4%2\n" in text
+    assert "    1) options+=(--hidden 5 --l2 0.0) run+=/trial-0001 ;;\n" in text
+    assert "    4) options+=(--hidden '6,7' --l2 1.0) run+=/trial-0004 ;;\n" in text
+    assert "run+=/$SLURM_ARRAY_TASK_ID" not in text
+    assert "options=(\n    --epochs 2\n)\n" in text
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["--optuna", 3], "--optuna does not apply to a job array"),
+        (["--ranks", 3], "--ranks does not apply to a job array"),
+        (["--vary", "threads=1,2"], "all tasks must have the same --threads"),
+    ],
+    ids=str,
+)
+def test_sweeps_that_are_no_job_array(words, text):
+    sweep = ["sweep", "data.h5", "--out", "s", "--vary", "l2=0,1", *map(str, words)]
+    with pytest.raises(ConfigError, match=text):
+        run_verb(parse_command_line(["slurm", *sweep]))
+    with pytest.raises(ConfigError, match="do not apply to distbp sweep"):
+        run_verb(parse_command_line(["slurm", "--seeds", "2", *sweep[:6]]))
+
+
 @pytest.mark.parametrize(
     ("line", "text"),
     [
@@ -149,9 +178,9 @@ def start_job(capsys, tmp_path):
         (programs / name).write_text(f"#!/bin/bash\n{text}\n")
         (programs / name).chmod(0o755)
 
-    def start(ranks, state="RUNNING 0", words=(), **variables):
+    def start(ranks, state="RUNNING 0", words=(), training=TRAIN, **variables):
         script = tmp_path / "job.sbatch"
-        script.write_text(batch_script([*words, "--mpi", "pmi2", *TRAIN, "--seed", 5], capsys))
+        script.write_text(batch_script([*words, "--mpi", "pmi2", *training, "--seed", 5], capsys))
         # `srun true` is an empty step; any other one runs the ranks.
         fake("srun", f'printf "%s\\n" "$*" >>srun.log; [[ $* == *true ]] && exit; {ranks}')
         fake("squeue", f"echo '{state}'; echo \"$*\" >>squeue.log")
@@ -250,3 +279,14 @@ def test_a_task_of_an_array_has_its_own_options_directory_and_id(start_job, tmp_
     assert (tmp_path / "srun.log").read_text().endswith("--out run/1 --seed 5 --seed 1\n")
     array["SLURM_ARRAY_TASK_ID"] = "2"
     assert start_job(ranks, words=["--seeds", 2], **array).wait(20) == 2
+
+
+def test_a_task_of_a_sweep_trains_in_the_directory_of_its_trial(start_job, tmp_path):
+    """It leaves the completion file there, from which a table of results is made."""
+    array = {"SLURM_ARRAY_JOB_ID": "17", "SLURM_ARRAY_TASK_ID": "4"}
+    sweep = ["sweep", "data.h5", "--out", "s", "--kfold", 2, "--vary", "l2=0,1"]
+    ranks = 'echo "done 0" >"$DISTBP_DONE"'
+    assert start_job(ranks, training=sweep, **array).wait(20) == 0
+    assert (tmp_path / "s/trial-0002/fold-2/.done").read_text() == "done 0\n"
+    words = "train data.h5 --out s/trial-0002/fold-2 --seed 5 --l2 1.0 --fold 2/2\n"
+    assert (tmp_path / "srun.log").read_text().endswith(words)

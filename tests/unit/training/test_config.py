@@ -213,7 +213,7 @@ FIXED = {
     "weight_decay": 0.1, "clip_norm": 1.0, "batch_size": 10, "validation": 0.1, "shards": 2,
     "combine": "allreduce", "threads": 2, "dtype": "float64", "seed": 1,
     "init_from": "other", "shuffle": "blocks", "label_smoothing": 0.1, "ema": 0.9,
-    "monitor": "validation_f1",
+    "monitor": "validation_f1", "fold": "1/2",
 }  # fmt: skip
 
 
@@ -305,7 +305,7 @@ def toml(tmp_path_factory):
 
 def test_round_trip_of_every_option(toml):
     """Every option is restored but `quiet`, which is not written."""
-    for options in ({}, CHANGES, FIXED, {"hidden": ()}):
+    for options in ({}, CHANGES, FIXED | {"fold": None}, {"fold": "1/2"}, {"hidden": ()}):
         expected = Config(**options | {"quiet": False})
         assert round_trip(Config(**options | {"quiet": True}), toml) == expected
 

@@ -35,10 +35,19 @@ imported when it is first used. The packages, each importing only from those abo
     interop    models of other programs: ONNX, PyTorch, Keras, scikit-learn
     training   configuration, state, recovery, and the training loop
     sklearn    estimators for scikit-learn
-    launch     starting and restarting ranks, SLURM, planning
+    launch     starting and restarting ranks, SLURM, sweeps, planning
     cli        the command line
 
-`python -m pydoc distbp.parallel` and its like show a page on each.
+`python -m pydoc distbp.parallel` and its like show a page on each. Modules outside the packages,
+which all of them may import:
+
+    version    the version
+    errors     exceptions and the warning
+    kernels    the BLAS kernels that a process uses
+    own_parts  users' own activations, costs, optimizers, schedules, metrics, callbacks
+    options    declares a field of a dataclass as an option of the command line
+    terminal   the terminal that output ends on, also behind a launcher
+    console    log lines, warnings and a progress bar
 """
 
 from importlib import import_module

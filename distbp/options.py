@@ -6,6 +6,7 @@ with `check_option`, wherever they come from: the command line, a TOML file or P
 What an option means is not known here.
 """
 
+import json
 import math
 from argparse import ArgumentTypeError
 from collections.abc import Callable, Mapping
@@ -98,6 +99,11 @@ def check_option(name: str, value: Any, metadata: Mapping[str, Any]) -> None:
             raise ConfigError(f"{name} {value!r}: expected less than {below}.")
 
 
+def python_number(value: Any) -> Any:
+    """Return a number of NumPy, as from a grid of options, as one of Python; others as they are."""
+    return value.item() if getattr(value, "ndim", None) == 0 else value
+
+
 def flag(name: str) -> str:
     """Return the name of a field as it is typed on the command line."""
     return "--" + name.replace("_", "-")
@@ -137,3 +143,8 @@ def parse_sizes(text: str) -> tuple[int, ...]:
 def parse_names(text: str) -> tuple[str, ...]:
     """Return the names in text such as 'f1,roc-auc'."""
     return tuple(name for part in text.split(",") if (name := part.strip()))
+
+
+def toml_value(value: Any) -> str:
+    """Return a value in TOML: JSON is valid TOML but for DEL, which has to be escaped."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

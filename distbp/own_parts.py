@@ -17,6 +17,7 @@ of one's own are used with
 
 A checkpoint holds the SHA-256 of the source of each part: a run is not resumed with another one.
 Before a run starts, derivatives are compared with finite differences (`training.part_checks`).
+`scripts/examples/my_parts.py` in the source has one class of each kind.
 """
 
 import hashlib
@@ -77,7 +78,7 @@ def load(name: str) -> None:
 
 
 def find(name: str, kind: type, what: str) -> Any:
-    """Return the class of a name; `what` it is, such as "activation", is for the messages.
+    """Return the class of a name; `what` is its kind in messages, such as "activation".
 
     Raises
     ------
@@ -88,16 +89,20 @@ def find(name: str, kind: type, what: str) -> Any:
         module = name.partition(":")[0]
         if module not in _allowed_modules():
             raise ConfigError(
-                f"{what} {name!r} is code of a user, which a file cannot make distbp run. Set "
-                f"{PARTS_VARIABLE}={module} if you trust it; a program imports it and gives the "
-                f"class to distbp.own_parts.register."
+                f"The {what} {name!r} is a user's own class, whose code is not run only because a "
+                f"file names it. Set {PARTS_VARIABLE}={module} if you trust it; in Python, import "
+                "it and call distbp.own_parts.register with the class."
             )
         load(name)
     part = _registered[name]
     if not issubclass(part, kind):
         raise ConfigError(
-            f"{what} {name!r} is a class that does not derive from {kind.__module__}."
+            f"The {what} {name!r} is a class that does not derive from {kind.__module__}."
             f"{kind.__name__}. Derive it from that."
+        )
+    if missing := sorted(getattr(part, "__abstractmethods__", ())):
+        raise ConfigError(
+            f"The {what} {name!r} lacks {' and '.join(missing)}. Define what is missing."
         )
     return part
 
@@ -116,6 +121,13 @@ def source_digest(name: str) -> str:
     except (OSError, TypeError):  # of a class that was made by a program, or typed in
         return ""
     return hashlib.sha256(source.encode()).hexdigest()
+
+
+def changed(digests: Any) -> list[str]:
+    """Return the names of known parts whose source is not that of a checkpoint's `own_parts`."""
+    if not isinstance(digests, dict):
+        return []
+    return [name for name, old in digests.items() if is_known(name) and source_digest(name) != old]
 
 
 def _allowed_modules() -> list[str]:

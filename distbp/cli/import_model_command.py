@@ -1,4 +1,4 @@
-"""The verb `import-model`: a checkpoint made of a model of another program."""
+"""The verb `import-model`: a model of another program as a checkpoint."""
 
 import argparse
 import shlex
@@ -51,7 +51,7 @@ def _import_model(arguments: argparse.Namespace) -> str:
 
 IMPORT_MODEL = Verb(
     "import-model",
-    "Take a model of PyTorch, Keras or ONNX as a checkpoint.",
+    "Convert a model of PyTorch, Keras or ONNX to a checkpoint.",
     "FILE --out MODEL.h5 [OPTIONS]",
     "distbp import-model net.safetensors --out net.h5 --activation relu",
     _declare,

@@ -92,7 +92,7 @@ def _declare_evaluate(parser: Parser) -> None:
     _declare_model_and_rows(parser)
     parser.group("new rows").add_argument(
         "--y", metavar="NAME",
-        help="array with the labels, in an HDF5 or .npz file that is no data set (default: y)",
+        help="array with the labels, in an HDF5 or .npz file that is not a data set (default: y)",
     )  # fmt: skip
     parser.group("output").add_argument(
         "--json", action="store_true", help="print one JSON object (default: off)"
@@ -321,7 +321,7 @@ def _predict_rows(arguments: argparse.Namespace, rows: _Rows, comm: Any) -> int:
 
 EVALUATE = Verb(
     "evaluate",
-    "Print cost and accuracy (or R²) of a model on rows with labels.",
+    "Print cost, accuracy and other metrics on rows with labels.",
     "MODEL [MODEL …] DATA [OPTIONS]",
     "distbp evaluate run digits.h5 --split validation --json",
     _declare_evaluate,

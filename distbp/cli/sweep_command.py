@@ -1,4 +1,4 @@
-"""The verb `sweep`: train with many choices of options, and compare them.
+"""The verb `sweep`: train many trials, each with other options, and compare them.
 
     distbp sweep DATA.h5 --out FOLDER --vary learning-rate=0.01,0.1 hidden=50,100x50
 
@@ -35,10 +35,10 @@ trial is a run in FOLDER/trial-0001, …; its output is in output.txt there. The
 same command continues a sweep that was stopped or killed, and tries again what
 failed (not with --optuna); finished runs are not repeated. With more --epochs
 they are trained longer; --random and --optuna can be raised.
-With --kfold K, a trial is K runs in trial-0001/fold-1, …, and its score their
+With --kfold N, a trial is N runs in trial-0001/fold-1, …, and its score their
 mean; the folds are chosen by --seed.
-The score is that of --monitor in its best epoch; choices are drawn by --seed.
-The status is 0 if any trial has finished.
+The score is that of --monitor in its best epoch; values are drawn by --seed.
+The exit status is 0 if any trial has finished.
 
 distbp slurm … sweep … writes a job array with a task for each run."""
 
@@ -48,15 +48,15 @@ class SweepOptions:
     """Options of `sweep` that are not those of a training."""
 
     random: int | None = option(
-        None, "train N random choices of what varies", int, group="sweep", least=1, below=10_000,
-        is_common=True,
+        None, "train N trials with random values of what varies", int, group="sweep", least=1,
+        below=10_000, is_common=True,
     )  # fmt: skip
     optuna: int | None = option(
-        None, "train N choices of an Optuna study, kept in FOLDER/study.log", int, group="sweep",
+        None, "train N trials of an Optuna study, kept in FOLDER/study.log", int, group="sweep",
         least=1, below=10_000, is_common=True,
     )  # fmt: skip
     kfold: int | None = option(
-        None, "train each choice K times, with each of K folds of the training rows held out once",
+        None, "train each trial N times, with each of N folds of the training rows held out once",
         int, group="sweep", least=2, below=10_000, is_common=True,
     )  # fmt: skip
     jobs: int | None = option(
@@ -238,7 +238,7 @@ def _print_table(folder: Path, as_csv: bool) -> bool:
 
 SWEEP = Verb(
     "sweep",
-    "Train with many choices of options, and compare them.",
+    "Train many trials, each with other options, and compare them.",
     "DATA.h5 --out FOLDER --vary NAME=VALUES … [OPTIONS]\n--table FOLDER [--csv]",
     "distbp sweep digits.h5 --out sweep --vary learning-rate=0.01,0.1 l2=0,1",
     _declare,

@@ -106,7 +106,7 @@ def _supervise(argv: Sequence[str], ranks: int, options: RunOptions, given: dict
     """Run this command on ranks that are started, and restarted, here; return the exit status."""
     from distbp.launch.supervisor import Supervisor
     from distbp.storage.run_directory import list_checkpoints
-    from distbp.training.config import check_paths_given
+    from distbp.training.config_file import check_paths_given
     from distbp.training.part_checks import load_parts
 
     restarts = options.restarts or 0

@@ -109,10 +109,17 @@ blocks. With isal (`pip install distbp[isal]`) deflate is decoded in half of the
 rows (`--validation`) take 8 bytes of memory a row of train. A file that is replaced while it is
 read is refused.
 
-Modules in reading order: `row_file`, `weights`, `dataset`, `batches`, `shuffle` and `streaming`
-(rows for the training); `table_options` to `table_reader` (readers of tables); `spool` and
-`profile` (rows and columns of a table); `tables` (what a source is); `table_encoder`, `table_roles`
-and `table_source` (from a table to inputs); `splits`, `hdf5_writers`, `hdf5_source`, `sources`,
-`labels`, `background_calls`, `dataset_writer` and `importing`; `array_checks`, `frames` and
-`arrays` (what is in memory); `model_table` and `table_writer` (tables for predictions).
+**Modules**, in reading order:
+
+    Rows for training        row_file, weights, dataset, batches, shuffle, streaming
+    Reading tables           table_options, row_options, table_columns, csv_dialect, table_input,
+                             table_base, csv_lines, csv_chunks, csv_reader, arrow_reader,
+                             json_reader, table_reader
+    Cells of a table         spool, profile
+    What a source is         tables
+    From a table to inputs   table_encoder, table_roles, table_source
+    Importing                splits, hdf5_writers, hdf5_source, sources, labels, background_calls,
+                             dataset_writer, importing
+    Arrays and data frames   array_checks, frames, arrays
+    Predictions of a model   model_table, table_writer
 """

@@ -175,7 +175,7 @@ class DataSet:
             self.preprocessing: Preprocessing | None = read_preprocessing(self.about, self.n_in)
             self.target = TargetScaling.read_if_any(file, self.n_out)
             if self.target is not None and self.task != "regression":
-                raise DataError(f"{self.path}: a {self.task} has no targets to scale.")
+                raise DataError(f"{self.path}: {self.task} has no targets to scale.")
 
     @classmethod
     def in_memory(

@@ -159,7 +159,7 @@ def _find_format(source: Path) -> SourceFormat:
     if suffix in COMPRESSED_SUFFIXES:
         suffix = Path(source.stem).suffix.lower()
     if suffix in _SPREADSHEETS:
-        raise DataError(f"{source} is a workbook of a spreadsheet. Save the sheet as .csv.")
+        raise DataError(f"{source} is a spreadsheet. Save the sheet as .csv.")
     if suffix not in SOURCE_FORMATS or (not suffix and source.is_file()):
         suffixes = ", ".join(filter(None, SOURCE_FORMATS))
         raise DataError(
@@ -376,7 +376,7 @@ def _transform_targets(found: Source, inferred: InferredTask) -> InferredTask:
     """
     if inferred.task != "regression":
         raise ConfigError(
-            f"`--target-transform log` is for a regression; this is a {inferred.task}. "
+            f"`--target-transform log` is for a regression; the task is {inferred.task}. "
             "Use --task regression, or leave it out."
         )
     y, table = inferred.y["train"], found.splits["train"][1]
@@ -414,6 +414,6 @@ def choose_target_scaling(task: str, wanted: str) -> str | None:
     """
     if task != "regression" and wanted != "auto":
         raise ConfigError(
-            f"`--target-scaling {wanted}` is for a regression; this is a {task}. Leave it out."
+            f"`--target-scaling {wanted}` is for a regression; the task is {task}. Leave it out."
         )
     return "standardize" if task == "regression" and wanted != "none" else None

@@ -67,7 +67,7 @@ def infer_task(
     if wanted == "multilabel" or (wanted is None and not is_one_hot and _is_multilabel(values)):
         if wanted is None:
             logger.info(
-                "%s has rows of 0 and 1, not one-hot: a multi-label classification. If they are "
+                "%s has rows of 0 and 1, not one-hot: a multilabel classification. If they are "
                 "quantities, use --task regression.",
                 labels.name,
             )
@@ -271,7 +271,7 @@ class _Classes:
             bad = np.flatnonzero(numbers < 0)
         if len(bad):
             raise DataError(
-                f"{y.locate(bad[0])}: the label {labels.name(bad[0])} is none of the "
+                f"{y.locate(bad[0])}: the label {labels.name(bad[0])} is not one of the "
                 f"{len(self.names)} classes of train. Correct it or remove the row."
             )
         return numbers.astype(np.int64, copy=False)
@@ -318,7 +318,7 @@ class _GivenClasses:
         if (numbers < 0).any():
             row = int((numbers < 0).argmax())
             raise DataError(
-                f"{y.locate(row)}: the label {labels.name(row)} is none of the "
+                f"{y.locate(row)}: the label {labels.name(row)} is not one of the "
                 f"{len(self.names)} classes that were given. Correct it or remove the row."
             )
         return numbers.astype(np.int64)
@@ -386,7 +386,7 @@ def _positions(y: Table, labels: _Labels, classes: Sequence[str]) -> np.ndarray:
     if (found < 0).any():
         row = int((found < 0).argmax())
         raise DataError(
-            f"{y.locate(row)}: the label {words[numbers[row]]} is none of the model's "
+            f"{y.locate(row)}: the label {words[numbers[row]]} is not one of the model's "
             f"{len(classes)} classes. Correct it or remove the row."
         )
     return found

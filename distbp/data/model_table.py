@@ -225,7 +225,7 @@ class ModelTable:
         if wrong.any():
             row, k = (int(one) for one in np.argwhere(wrong)[0])
             where = self._reader.locate(block.start + row, self._labels[k])
-            raise DataError(f"{where}: {y[row, k]:g} is no label that the model knows.")
+            raise DataError(f"{where}: {y[row, k]:g} is not a label of the model.")
         if self._task == "multilabel":
             return y.astype(np.uint8)
         words = Column(self._labels[0], y.argmax(axis=1), self._labels)
@@ -244,7 +244,7 @@ class ModelTable:
             row = int((found < 0).argmax())
             raise DataError(
                 f"{self._reader.locate(start + row, column.name)}: {words[indices[row]]!r} is "
-                f"none of the model's {len(self._classes)} classes {_shown(self._classes)}. "
+                f"not one of the model's {len(self._classes)} classes {_shown(self._classes)}. "
                 "Correct it or remove the row."
             )
         return found

@@ -14,7 +14,7 @@ class RowOptions:
     unknown : {"error", "ignore"}
         What to do with a category that the model does not know.
     x : str, optional
-        Name of an array of rows in an HDF5 or .npz file that is no data set.
+        Name of an array of rows in an HDF5 or .npz file that is not a data set.
     """
 
     unknown: str = option(
@@ -22,7 +22,7 @@ class RowOptions:
         group="new rows", choices=("error", "ignore"), is_common=True,
     )  # fmt: skip
     x: str | None = option(
-        None, "array with the rows, in an HDF5 or .npz file that is no data set",
+        None, "array with the rows, in an HDF5 or .npz file that is not a data set",
         group="new rows", metavar="NAME",
         default_text="HDF5: a data set is expected; .npz: x, or the only one",
     )  # fmt: skip

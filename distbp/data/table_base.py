@@ -98,7 +98,7 @@ class TableReader(ABC):
     def holds_integers(self, name: str) -> bool:
         """Return whether each cell of a column is an integer, as Python writes it; reads them all.
 
-        Text of the file's own type is none, nor is 007, and no cell is missing.
+        A column of type text holds none, 007 is not one, and a missing cell makes it False.
         """
         if self.kinds[name] != "number":
             return False

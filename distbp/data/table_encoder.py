@@ -226,7 +226,7 @@ def fit_preprocessing(
 
 
 def _categories(words: Sequence[str], frequencies: np.ndarray) -> tuple[str, ...]:
-    """Return the categories of the training rows: nothing could be learnt of others."""
+    """Return the categories of the training rows: nothing could be learned of others."""
     return tuple(sorted(w for w, count in zip(words, frequencies, strict=True) if count))
 
 

@@ -63,7 +63,7 @@ class ImportOptions(TableOptions):
     categorical : str, optional
         Tables: names or numbers of columns of numbers that are categories.
     max_categories : int, optional
-        Tables: the most categories that a column may have.
+        Tables: how many categories a column may have.
     missing : {"error", "mean", "median", "drop"}, optional
         Tables: what to do with missing cells.
     missing_indicator : bool, optional
@@ -98,7 +98,7 @@ class ImportOptions(TableOptions):
         metavar="LIST",
     )  # fmt: skip
     max_categories: int | None = _of_table(
-        None, "most categories of a column", str(MAX_CATEGORIES), parse=int, least=2
+        None, "largest number of categories of a column", str(MAX_CATEGORIES), parse=int, least=2
     )
     missing: str | None = _of_table(
         None, "what to do with missing cells: fill in the mean or median of the training rows, "

@@ -180,8 +180,8 @@ def _choose_output(
         task = task or ("classification" if last.n_out == 1 else "multilabel")
     if output not in _OUTPUTS_OF_TASKS[task]:
         raise ConfigError(
-            f"A {task} has no {output} output; it has {' or '.join(_OUTPUTS_OF_TASKS[task])}. "
-            "Use another --task, --output or --cost."
+            f"The task {task} does not go with a {output} output; it goes with "
+            f"{' or '.join(_OUTPUTS_OF_TASKS[task])}. Use another --task, --output or --cost."
         )
     if output == "softmax" and last.n_out < 2:
         raise ConfigError(

@@ -70,8 +70,8 @@ class ImportModelOptions(_Checked):
     )  # fmt: skip
     task: str | None = option(
         None, "what the outputs are", group="model", choices=TASKS,
-        default_text="by the output: softmax or one sigmoid is a classification, several are a "
-        "multilabel, linear is a regression",
+        default_text="by the output: softmax and one sigmoid are classification, several "
+        "sigmoids multilabel, linear outputs regression",
     )  # fmt: skip
     classes: tuple[str, ...] | None = option(
         None, "names of the classes or labels, in order", parse_names, group="model",

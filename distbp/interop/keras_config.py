@@ -79,7 +79,7 @@ def _parse_layer(entry: Any) -> KerasLayer:
         raise ValueError(f"a layer {shorten(kind)} has no name")
     if kind not in (*_KNOWN, *_IGNORED):
         raise ValueError(
-            f"the layer {shorten(name)} is a {shorten(kind)}; distbp knows "
+            f"the layer {shorten(name)} is a {shorten(kind)}; distbp supports "
             f"{', '.join((*_KNOWN, *_IGNORED[:2]))}"
         )
     if kind == "Normalization":
@@ -105,7 +105,7 @@ def _activation(found: Any, name: str) -> str:
         return "linear"
     if not isinstance(found, str) or found not in _ACTIVATIONS:
         raise ValueError(
-            f"the layer {shorten(name)} has the activation {shorten(str(found))}; distbp knows "
+            f"the layer {shorten(name)} has the activation {shorten(str(found))}; distbp supports "
             f"{', '.join(_ACTIVATIONS)}"
         )
     return _ACTIVATIONS[found]
@@ -162,7 +162,7 @@ def _in_order(entries: list[Any]) -> list[Any]:
     while True:
         ordered.append(by_name.pop(name, None))
         if ordered[-1] is None:
-            raise ValueError(f"the layer {shorten(name)} is missing, or in a circle")
+            raise ValueError(f"the layer {shorten(name)} is missing, or part of a cycle")
         if name not in next_of:
             break
         name = next_of[name]

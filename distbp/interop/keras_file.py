@@ -180,7 +180,7 @@ class _OldWeights(_Weights):
             part = name.removesuffix(":0")
             if part not in self._ORDER or part in found:
                 raise ValueError(
-                    f"{untrusted.shorten(child)} is no variable of a Dense or Normalization"
+                    f"{untrusted.shorten(child)} is not a variable of a Dense or Normalization"
                 )
             found[part] = self.read(child)
 

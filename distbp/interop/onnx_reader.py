@@ -3,7 +3,7 @@
 The graph is followed from its output back to its input, node by node, into a list of steps; then
 the steps become layers in the order of the computation, and multiplications and additions in
 between become part of the nearest layer, or the scaling of the input. Whatever is no chain of
-what distbp knows is refused by its name.
+what distbp supports is refused by its name.
 
 A file that distbp has exported holds the whole model in its metadata, and is read by that.
 """
@@ -41,7 +41,7 @@ def read_onnx(path: Path, options: ImportModelOptions) -> Checkpoint:
     Raises
     ------
     DataError
-        It is damaged, or no chain of layers that distbp knows.
+        It is damaged, or no chain of layers that distbp supports.
     ConfigError
         onnx is not installed, or the options do not fit the model.
     """
@@ -110,7 +110,7 @@ class _Chain:
                 raise ValueError(f"{shorten(name)} is computed by no node")
             name = self._follow(self._producers[name])
         else:
-            raise ValueError("it has too many nodes, or a circle")
+            raise ValueError("it has too many nodes, or a cycle")
         made = LayerMaker()
         for step in reversed(self._steps):
             made.take(step)
@@ -174,7 +174,8 @@ class _Chain:
         }  # fmt: skip
         if kind not in handlers or not node.input:
             raise ValueError(
-                f"the node {shorten(name)} is a {shorten(kind)}; distbp knows {', '.join(_KNOWN)}"
+                f"the node {shorten(name)} is a {shorten(kind)}; distbp supports "
+                f"{', '.join(_KNOWN)}"
             )
         return handlers[kind](node, name)
 
@@ -184,7 +185,7 @@ class _Chain:
         if found is None or found.dtype.kind != "f":
             raise ValueError(
                 f"the node {shorten(name)} is a {node.op_type} of two values that are computed; "
-                "distbp knows layers with constant weights"
+                "distbp supports layers with constant weights"
             )
         return found
 
@@ -277,7 +278,9 @@ class _Chain:
                 threshold = self._constant(greater.input[1])
                 if threshold is not None and threshold.size == 1 and (threshold >= 20).all():
                     return str(soft)
-        raise ValueError(f"the node {shorten(name)} is a 'Where'; distbp knows {', '.join(_KNOWN)}")
+        raise ValueError(
+            f"the node {shorten(name)} is a 'Where'; distbp supports {', '.join(_KNOWN)}"
+        )
 
     def _scaler(self, node: Any, name: str) -> str:
         """Add (x - offset) * scale of ai.onnx.ml."""

@@ -26,10 +26,10 @@ _LABEL_TYPES = {"b": "bool", "i": "int", "u": "int", "f": "float"}
 
 
 def from_sklearn(estimator: Any, out: str | Path | None = None) -> Checkpoint:
-    """Return a model of distbp with the weights of a fitted estimator of scikit-learn.
+    """Return a checkpoint with the weights of a fitted estimator of scikit-learn.
 
         model = make_pipeline(StandardScaler(), MLPClassifier((50,))).fit(x, y)
-        distbp.interop.from_sklearn(model, "model.h5")
+        checkpoint = distbp.interop.from_sklearn(model, "model.h5")
         distbp.predict("model.h5", x)      # as model.predict_proba(x)
 
     Parameters
@@ -50,7 +50,7 @@ def from_sklearn(estimator: Any, out: str | Path | None = None) -> Checkpoint:
     mlp: Any = steps[-1] if steps else None
     if not hasattr(mlp, "hidden_layer_sizes"):
         raise DataError(
-            f"{name} is no MLPClassifier or MLPRegressor, nor a pipeline that ends in one. Fit "
+            f"{name} is not an MLPClassifier or MLPRegressor, nor a pipeline that ends in one. Fit "
             "one of these."
         )
     if not hasattr(mlp, "coefs_"):
@@ -58,7 +58,7 @@ def from_sklearn(estimator: Any, out: str | Path | None = None) -> Checkpoint:
     if mlp.activation not in _ACTIVATIONS or mlp.out_activation_ not in _ACTIVATIONS:
         raise DataError(
             f"The {name} has the activations {mlp.activation} and {mlp.out_activation_}, of "
-            f"which distbp knows {', '.join(_ACTIVATIONS)}."
+            f"which distbp supports {', '.join(_ACTIVATIONS)}."
         )
     try:
         model = _dense_model(mlp)

@@ -54,14 +54,14 @@ def model_of_state_dict(
             part == _BIAS and _join(prefix, _WEIGHT) not in tensors
         ):
             raise ValueError(
-                f"{untrusted.shorten(name)} is no part of a linear layer; distbp knows torch.nn."
-                "Linear, whose tensors end in weight and bias"
+                f"{untrusted.shorten(name)} is not part of a linear layer; distbp supports "
+                "torch.nn.Linear, whose tensors end in weight and bias"
             )
         if part == _WEIGHT:
             if w.ndim != 2:
                 raise ValueError(
-                    f"{untrusted.shorten(name)} has the shape {w.shape}; distbp knows torch.nn."
-                    "Linear, whose weights have two dimensions"
+                    f"{untrusted.shorten(name)} has the shape {w.shape}; distbp supports "
+                    "torch.nn.Linear, whose weights have two dimensions"
                 )
             layers.append(make_layer(prefix, w, tensors.get(_join(prefix, _BIAS))))
     return DenseModel(order_layers(layers, wanted), "state_dict")

@@ -33,9 +33,8 @@ from distbp.parallel.comm import Group
 from distbp.parallel.internode import make_exchanges, run_exchanges
 from distbp.parallel.reduction import make_reduction
 from distbp.parallel.reduction_plan import count_slices, plan_exchanges
-from distbp.parallel.shards import default_shards, rank_shards, subtrees
+from distbp.parallel.shards import check_shards, default_shards, rank_shards, subtrees
 from distbp.parallel.topology import Topology
-from distbp.training.config import check_shards
 
 
 @dataclass(frozen=True)

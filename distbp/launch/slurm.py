@@ -18,7 +18,8 @@ from typing import NamedTuple
 from distbp.errors import ConfigError
 from distbp.options import as_arguments, check_option, flag, option
 from distbp.parallel import mpi
-from distbp.training.config import Config, check_paths_given
+from distbp.training.config import Config
+from distbp.training.config_file import check_paths_given
 
 _LAUNCHERS = ("srun", "mpirun")
 _SRUN_MPI_TYPES = ("pmi2", "pmix")

@@ -1,4 +1,4 @@
-"""Train with many choices of options: the trials of a sweep, some at a time on this host.
+"""The trials of a sweep, each with other options, some at a time on this host.
 
 A `Sweep` is a folder. `sweep.json` says what is swept; each trial is an ordinary run in
 `trial-0001`, … or, with `--kfold K`, K runs in `trial-0001/fold-1`, … . A run's
@@ -181,7 +181,7 @@ def read_definition(path: Path) -> dict[str, Any]:
     Raises
     ------
     ConfigError
-        It is not that of a sweep.
+        It does not describe a sweep.
     """
     try:
         about = json.loads(path.read_text(encoding="utf-8"))
@@ -189,7 +189,7 @@ def read_definition(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path} cannot be read: {error}.") from error
     keys = {"vary", "method", "kfold", "config"}
     if not isinstance(about, dict) or about.get("format") != _FORMAT or not keys <= about.keys():
-        raise ConfigError(f"{path} is not that of a sweep. Choose another --out.")
+        raise ConfigError(f"{path} does not describe a sweep. Choose another --out.")
     return about
 
 

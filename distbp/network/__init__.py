@@ -28,6 +28,22 @@ In the order of reading:
     update           gradient -> new θ: scale, clip, penalize (L1, L2), apply a rule, average
     schedules        the learning rate's factor by epoch, and warm-up
 
+To add an activation:
+
+1.  in `activations`, derive a class from `Activation` with `fill` (σ) and `prime` (σ′ as a function
+    of a; with `needs_z`, also of z);
+2.  add it to `ACTIVATIONS` and `HIDDEN`, which makes it a choice of `--activation`;
+3.  add σ and σ′ to `PRIMES` in `tests/unit/network/test_network.py`, whose gradient checks cover
+    every entry.
+
+To add an optimizer:
+
+1.  in `optimizers`, derive a class from `Optimizer` with `state_names` and an elementwise `apply`;
+2.  add it to `OPTIMIZERS`, which makes it a choice of `--optimizer` and its state a part of every
+    checkpoint;
+3.  add its rule to `formula` in `tests/unit/network/test_optimizers.py`, which checks steps, slices
+    and state of every entry.
+
 A training step is `Network.backprop`, then `Update.apply`. Nothing here knows of MPI, files
 or time.
 """

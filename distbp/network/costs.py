@@ -107,7 +107,7 @@ class RegressionCost(Cost):
     def use_units(self, units: np.ndarray, dtype: np.dtype) -> None:
         """Let `fn` measure the error of each output, of type `dtype`, in `units` (n_L,).
 
-        δ stays as it is without units: all outputs are learnt alike, whatever their units.
+        δ stays as it is without units: all outputs are learned alike, whatever their units.
         """
         largest = float(units.max())
         self.unit = largest * largest if self.unit_power == 2 else largest

@@ -126,7 +126,7 @@ class Network:
         self.biases, self.weights = layer_views(theta, self.sizes)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return what a copy is made from: the views of θ are none, they are made again."""
+        """Return the state for copies and pickle, without the views of θ, which are made anew."""
         return {name: one for name, one in vars(self).items() if name not in ("biases", "weights")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

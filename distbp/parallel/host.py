@@ -35,8 +35,8 @@ def set_blas_threads(threads: int) -> None:
         if others - {threads}:
             raise ConfigError(
                 f"--threads {threads}: another thread of this process computes with "
-                f"{', '.join(map(str, others))}, and BLAS has one number for all. Use the same "
-                "number, or processes."
+                f"{', '.join(map(str, others))}, and BLAS has one number for the process. Use the "
+                "same number, or separate processes."
             )
         if own in use.depths:
             use.counts[own] = threads

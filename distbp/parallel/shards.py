@@ -15,6 +15,8 @@ of shards that it sums.
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from distbp.errors import ConfigError
+
 Interval = tuple[int, int]  # [start, stop)
 Addition = tuple[int, int]  # positions (into, from) of the two operands
 
@@ -153,3 +155,12 @@ def assign_buffers(additions: Sequence[Addition]) -> list[int]:
             free.append(buffer_of.pop(other))
         chosen.append(buffer_of[into])
     return chosen
+
+
+def check_shards(shards: int | None, batch_size: int) -> None:
+    """Raise ConfigError if a batch has fewer rows than shards."""
+    if shards is not None and shards > batch_size:
+        raise ConfigError(
+            f"--shards {shards} cuts a batch of {batch_size} rows too small: a shard "
+            f"has at least 1 row. Use at most {batch_size}."
+        )

@@ -24,8 +24,9 @@ from distbp.sklearn.fitting import (
     errors_on_all_ranks,
     train_network,
 )
-from distbp.sklearn.parameters import check_parameters, cost_of, is_integer
+from distbp.sklearn.parameters import check_parameters, cost_of, is_integer, layer_sizes
 from distbp.storage.checkpoint import Checkpoint
+from distbp.storage.preprocessing import Feature, Preprocessing
 from distbp.storage.scaling import Scaling, TargetScaling
 from distbp.training.evaluation import EVALUATION_ROWS
 from distbp.training.model import Model
@@ -128,14 +129,20 @@ class BaseMLP(BaseEstimator):
             x, y, weights, validation = self._split(x, y, weights, task, draw)
         if self.batch_size != "auto" and self.batch_size > len(x):
             warnings.warn(
-                f"batch_size={self.batch_size} is larger than the training set of {len(x)} rows, "
-                "which is one batch then.",
+                f"batch_size={self.batch_size} is larger than the training set of {len(x)} rows; "
+                "each epoch is one batch of all rows.",
                 stacklevel=2,
             )
         names, kind = [], "float"
         if task != "regression":
             names, kind = [str(one) for one in self.classes_.tolist()], self.classes_.dtype.kind
         theta = self._network().theta if continues else None
+        hidden = [len(b) for b in self.intercepts_[:-1]] if continues else []
+        if continues and hidden != list(layer_sizes(self.hidden_layer_sizes)):
+            raise ValueError(
+                f"hidden_layer_sizes={self.hidden_layer_sizes!r}: the network that is trained "
+                f"further has {hidden}. Set warm_start=False for another one."
+            )
         return FitRequest(
             self.get_params(deep=False), task, self._cost(task), names,
             _LABEL_TYPES.get(kind, "text"), x, y, weights, validation,
@@ -213,14 +220,19 @@ class BaseMLP(BaseEstimator):
     def to_model(self) -> Model:
         """Return a `distbp.Model`, which can be saved as a file for `distbp predict` and `export`.
 
-        It takes the same rows as `predict`.
+        It takes the same rows as `predict`, and data frames by the names of the columns if the
+        estimator was fitted on one.
         """
         check_is_fitted(self)
         state = self._state
+        about = dict(state.about)
+        if (names := getattr(self, "feature_names_in_", None)) is not None:
+            features = tuple(Feature(str(name)) for name in names)
+            about["preprocessing"] = Preprocessing(features, ("y",)).to_json()
         target = None if state.target is None else TargetScaling(*state.target)
         return Model(
             Checkpoint(
-                self._network(), state.optimizer, Scaling(state.shift, state.scale), state.about,
+                self._network(), state.optimizer, Scaling(state.shift, state.scale), about,
                 state.history, target,
             )
         )  # fmt: skip

@@ -144,7 +144,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
             raise ValueError(f"class_weight={given!r}: expected None, 'balanced' or a dict.")
         unknown = [one for one in given if one not in self.classes_.tolist()]
         if unknown:
-            raise ValueError(f"class_weight: {unknown[0]!r} is none of {self.classes_}.")
+            raise ValueError(f"class_weight: {unknown[0]!r} is not one of {self.classes_}.")
         by_class = np.array([given.get(one, 1.0) for one in self.classes_.tolist()], np.float64)
         if not (np.isfinite(by_class) & (by_class >= 0)).all():
             raise ValueError(f"class_weight={given!r}: expected weights of at least 0.")

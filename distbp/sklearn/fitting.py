@@ -110,7 +110,7 @@ class FitRequest:
         Of the estimator.
     task : {'classification', 'multilabel', 'regression'}
     cost : str
-        Our name.
+        distbp's name.
     classes : list of str
         Names, as a data set stores them.
     label_type : str

@@ -2,8 +2,8 @@
 
 The names are scikit-learn's where they mean the same, and an error is a ValueError under that
 name. `alpha` becomes `l2` here: scikit-learn's cost of a batch of m rows has the penalty
-α/(2m)·Σw², ours λ/(2n)·Σw² with the n rows of the training set, so that λ = α·n/m. With weights,
-scikit-learn divides by their sum instead of m, and so λ is divided by their mean.
+α/(2m)·Σw², distbp's λ/(2n)·Σw² with the n rows of the training set, so that λ = α·n/m. With
+weights, scikit-learn divides by their sum instead of m, and so λ is divided by their mean.
 """
 
 import math
@@ -149,12 +149,12 @@ def rows_of_batch(batch_size: Any, rows: int) -> int:
 
 
 def cost_of(loss: str) -> str:
-    """Return our name of a loss."""
+    """Return distbp's name of a loss."""
     return _LOSSES[loss]
 
 
 def activation_of(activation: str) -> str:
-    """Return our name of an activation."""
+    """Return distbp's name of an activation."""
     return _ACTIVATIONS.get(activation, activation)
 
 

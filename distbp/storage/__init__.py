@@ -59,6 +59,7 @@ proves nothing about the author.
 Modules in reading order: `checksum` (the header), `hdf5_checks` (the allow-list),
 `hdf5_filters` (decompression in bounded memory), `hdf5_chunks` (arrays in chunks),
 `hdf5_strings` (text of variable length), `atomic`, `hdf5_file` (opening and creating files),
-`lock` (one run per directory), `scaling`, `preprocessing` (columns of a table to inputs),
-`checkpoint`, `run_directory`, `background_writer` (saving while the training continues).
+`lock` (one run per directory), `direct_reader` (reading past the page cache), `scaling`,
+`preprocessing` (columns of a table to inputs), `checkpoint`, `run_directory`,
+`background_writer` (saving while the training continues).
 """

@@ -175,7 +175,7 @@ def resolve_soft_links(file: h5py.File, path: str) -> str:
             if n_links > _MAX_SOFT_LINKS:
                 raise ValueError(
                     f"{path} leads through more than {_MAX_SOFT_LINKS} soft links, perhaps in a "
-                    "circle: name the dataset itself"
+                    "cycle: name the dataset itself"
                 )
             target = group.id.links.get_val(name.encode()).decode("utf-8", "replace")
             done, rest = [] if target.startswith("/") else done, _names(target) + rest

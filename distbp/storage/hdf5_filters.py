@@ -82,7 +82,7 @@ def read_filters(plist: h5p.PropDCID, path: str) -> list[Filter]:
                 "NEW.h5` where that filter is installed"
             )
     if len({one.number for one in filters}) < len(filters):
-        raise ValueError(f"{path} uses a filter twice: store it without it")
+        raise ValueError(f"{path} uses a filter twice: store it with the filter once")
     return filters
 
 

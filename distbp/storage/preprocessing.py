@@ -128,7 +128,7 @@ class Preprocessing:
         columns : Mapping of columns by name
             All features must be there; others are not used.
         unknown : {"error", "ignore"}
-            What to do with a category that is none of the feature's; ignore: all its inputs
+            What to do with a category that is not one of the feature's; ignore: all its inputs
             are 0.
         locate : function of (row of the block, column)
             Returns where a cell is, for a message.
@@ -249,7 +249,7 @@ def _encode_words(
         if column.values[row] < 0:
             raise _missing_cell(feature, where)
         raise DataError(
-            f"{where}: {words[column.values[row]]!r} is none of the {n_categories} categories "
+            f"{where}: {words[column.values[row]]!r} is not one of the {n_categories} categories "
             f"{_shown(positions)}. Correct it, or use --unknown ignore."
         )
     out[...] = 0.0

@@ -7,6 +7,8 @@ The nouns, in the order in which to read them:
     BatchGradient   the gradients of this rank's shards of a mini-batch (`gradient`), with the
                     number of right answers (`accuracy`); rows may have weights, of their own or
                     of their classes, with mean 1 (`row_weights`)
+    Callback        what a user's own code does after each epoch (`callbacks`); `part_checks` checks
+                    users' own classes before a run starts
     SdcCheck        recomputes a step to detect silent data corruption (`sdc_check`)
     Metric          a number that says how good outputs are, found by its name (`metrics`, which
                     says how to add one's own; `metric_names`); a `Measurement` collects what some
@@ -17,8 +19,10 @@ The nouns, in the order in which to read them:
     RowTask         predictions or a score for rows of a table, of any number, in rounds that
                     rank 0 reads and hands out (`table_prediction`, `row_sources`)
     Model           a checkpoint in memory: predictions and scores for arrays (`model`); several
-                    are an `EnsembleNetwork`, which is used like one network (`ensemble`)
-    Progress        where a run is: a `Position`, the totals of the epoch, a `History` (`state`)
+                    are an `EnsembleNetwork`, which is used like one network (`ensemble`); one of
+                    another program becomes one, too (`imported_model`)
+    Progress        where a run is: a `Position`, the totals of the epoch, a `History` (`state`),
+                    from which the learning rate follows (`rates`)
     Monitor         the number that decides which epoch is best (`state`; `monitor` finds it, and
                     the metrics of each epoch, for a configuration and its data)
     Dimension       the values or the range of an option that varies in a sweep (`search_space`);

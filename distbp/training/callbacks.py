@@ -17,6 +17,7 @@ from typing import Any
 from distbp import own_parts
 from distbp.errors import ConfigError
 from distbp.network.network import Network
+from distbp.parallel.topology import Topology
 
 STOP, SAVE = "stop", "save"
 
@@ -39,15 +40,46 @@ class Callback:
         raise NotImplementedError
 
 
-def make_callbacks(names: Sequence[str]) -> list[Call]:
-    """Return the callbacks of some names; raise ConfigError if one cannot be found."""
-    return [own_parts.find(name, Callback, "callback")() for name in names]
+def make_callbacks(callbacks: Sequence[Any]) -> list[Call]:
+    """Return what is called for names, classes and functions of two arguments.
+
+    Raises
+    ------
+    ConfigError
+        A name cannot be found, or something can neither be called nor is a name.
+    """
+    found = []
+    for one in map(own_parts.name_of, callbacks):
+        if isinstance(one, str):
+            one = own_parts.find(one, Callback, "callback")()
+        if not callable(one):
+            raise ConfigError(
+                f"The callback {one!r} is not a function. Expected one of two arguments, a record "
+                "and the network."
+            )
+        found.append(one)
+    return found
+
+
+def agree_on_callbacks(comm: Topology, calls: list[Call]) -> list[Call]:
+    """Return the callbacks of this rank; collective.
+
+    If only others have some, it has one that requests nothing: the exchange of requests is for
+    all ranks, or for none.
+    """
+    is_called = comm.world.allgather_int(len(calls) > 0).any()
+    return calls or ([_request_nothing] if is_called else [])
+
+
+def _request_nothing(record: Mapping[str, Any], network: Network) -> None:
+    """Be a callback."""
 
 
 def check_requests(requests: Sequence[tuple[Call, Any]]) -> None:
     """Raise ConfigError if a callback has returned something else than a request."""
     for callback, request in requests:
-        if request not in (None, SAVE, STOP):
+        # An array would compare element by element.
+        if request is not None and not (isinstance(request, str) and request in (SAVE, STOP)):
             raise ConfigError(
                 f"The callback {callback!r} returned {request!r}; expected None, {SAVE!r} or "
                 f"{STOP!r}."

@@ -7,7 +7,6 @@ of ranks: that is what makes a run independent of it. How an option is put into 
 is not known here.
 """
 
-import json
 import os
 import re
 from collections.abc import Mapping
@@ -21,8 +20,16 @@ from distbp.network.costs import COSTS, find_cost
 from distbp.network.network import DTYPES, INITS
 from distbp.network.optimizers import OPTIMIZERS, find_optimizer
 from distbp.network.schedules import SCHEDULES
-from distbp.options import check_option, flag, option, parse_names, parse_sizes
-from distbp.parallel.shards import default_shards
+from distbp.options import (
+    check_option,
+    flag,
+    option,
+    parse_names,
+    parse_sizes,
+    python_number,
+    toml_value,
+)
+from distbp.parallel.shards import check_shards, default_shards
 from distbp.training.folds import check_fold
 
 if TYPE_CHECKING:  # `distbp train --help` needs no HDF5
@@ -54,15 +61,6 @@ _COSTS_OF_TASKS = {
     "regression": ("quadratic", "huber", "mae"),
 }
 _SECONDS_PER_UNIT = {"s": 1, "min": 60, "h": 3600}
-
-
-def check_shards(shards: int | None, batch_size: int) -> None:
-    """Raise ConfigError if a batch has fewer rows than shards."""
-    if shards is not None and shards > batch_size:
-        raise ConfigError(
-            f"--shards {shards} cuts a batch of {batch_size} rows too small: a shard "
-            f"has at least 1 row. Use at most {batch_size}."
-        )
 
 
 def chosen_shuffle(shuffle: str, train_bytes: int) -> str:
@@ -162,8 +160,8 @@ class Config:
         group="optimization", least=0.0, below=1.0,
     )  # fmt: skip
     class_weight: str = option(
-        "none", "weights of the rows by their class: balanced gives each class the same weight in "
-        "all, n/(k·count); for classification",
+        "none", "weights of the rows by their class: balanced gives each class the same total "
+        "weight, n/(k·count); for classification",
         group="optimization", choices=("none", "balanced"),
     )  # fmt: skip
     clip_norm: float | None = option(
@@ -179,12 +177,12 @@ class Config:
         least=1, below=_MAX_EPOCHS + 1, may_change_on_resume=True,
     )  # fmt: skip
     patience: int | None = option(
-        None, "stop early after N epochs without a better score, which is that of --monitor", int,
+        None, "stop early after N epochs without a better score (see --monitor)", int,
         group="optimization", least=1, may_change_on_resume=True,
     )  # fmt: skip
     metrics: tuple[str, ...] = option(
         (), "metrics to compute for validation and test after each epoch, such as f1,roc-auc; "
-        "f1:NAME is that of one class; a wrong name lists all", parse_names,
+        "f1:NAME is that of one class; an unknown name lists all", parse_names,
         group="run and checkpoints", metavar="LIST", default_text="none",
         may_change_on_resume=True,
     )  # fmt: skip
@@ -195,7 +193,7 @@ class Config:
     )  # fmt: skip
     monitor: str | None = option(
         None, "what decides which epoch is best, for best.h5, --patience and the schedule plateau: "
-        "a number of metrics.jsonl, such as validation_f1 or train_cost; a wrong name lists all",
+        "a key of metrics.jsonl, such as validation_f1 or train_cost; an unknown name lists all",
         group="optimization", metavar="NAME",
         default_text="validation_cost; train_cost without a validation set; "
         "validation_standardized_cost for several scaled targets",
@@ -280,20 +278,23 @@ class Config:
 
     def __post_init__(self) -> None:
         hidden: Any = self.hidden  # the size of a single layer may be given as a number
-        object.__setattr__(
-            self, "hidden", (hidden,) if isinstance(hidden, int | str) else tuple(hidden)
-        )
+        hidden = (hidden,) if isinstance(hidden, str) or not hasattr(hidden, "__iter__") else hidden
+        object.__setattr__(self, "hidden", tuple(map(python_number, hidden)))
         for name in ("metrics", "callbacks"):
             names: Any = getattr(self, name)
+            names = (names,) if isinstance(names, type) else names
             names = parse_names(names) if isinstance(names, str) else map(own_parts.name_of, names)
             object.__setattr__(self, name, tuple(names))
         for name in ("activation", "cost", "optimizer", "schedule"):
             object.__setattr__(self, name, own_parts.name_of(getattr(self, name)))
+        if isinstance(self.monitor, type):
+            object.__setattr__(self, "monitor", f"validation_{own_parts.name_of(self.monitor)}")
         for name in ("data", "out", "init_from"):  # Path objects are accepted as well
             value = getattr(self, name)
             object.__setattr__(self, name, value if value is None else os.fspath(value))
         for one in fields(self):
-            value = getattr(self, one.name)
+            value = python_number(getattr(self, one.name))
+            object.__setattr__(self, one.name, value)
             if value is None and one.default is not None:
                 raise ConfigError(f"{flag(one.name)} None: expected a value.")
             check_option(flag(one.name), value, one.metadata)
@@ -431,20 +432,7 @@ class Config:
     def to_toml(self) -> str:
         """Return the options that are not None, without `quiet`, as the text of a TOML file."""
         return "".join(
-            f"{name.replace('_', '-')} = {_toml_value(value)}\n"
+            f"{name.replace('_', '-')} = {toml_value(value)}\n"
             for name, value in self.to_dict().items()
             if value is not None and name != "quiet"
         )
-
-
-def check_paths_given(config: Config) -> None:
-    """Raise ConfigError unless the configuration names a data set and a directory."""
-    if not config.data:
-        raise ConfigError("distbp train needs a data set: distbp train DATA.h5 --out RUN.")
-    if not config.out:
-        raise ConfigError("distbp train needs a directory for the run: --out RUN.")
-
-
-def _toml_value(value: Any) -> str:
-    """Return a value in TOML: JSON is valid TOML but for DEL, which has to be escaped."""
-    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -99,3 +99,11 @@ def check_useful(given: Mapping[str, Any], from_file: Mapping[str, Any]) -> None
         raise ConfigError(
             "--init has no effect with --init-from, which provides the initial weights."
         )
+
+
+def check_paths_given(config: Config) -> None:
+    """Raise ConfigError unless the configuration names a data set and a directory."""
+    if not config.data:
+        raise ConfigError("distbp train needs a data set: distbp train DATA.h5 --out RUN.")
+    if not config.out:
+        raise ConfigError("distbp train needs a directory for the run: --out RUN.")

@@ -1,10 +1,10 @@
-"""Several models of the same data as one: their mean, and its spread as a measure of doubt.
+"""Several models of the same data as one: their mean, and its spread as a measure of uncertainty.
 
 `combine` makes one Checkpoint of several, whose network is an `EnsembleNetwork`: it is used like
 that of a single model, on any number of ranks, and cannot be trained. Its outputs are the mean of
-the members' outputs: probabilities, or values; of targets whose logarithms are learnt, the
-logarithms. The spread is the standard deviation of the members' outputs, in the user's units,
-divided by their number. Mean and deviation are updated model by model, so that the memory for the
+the members' outputs: probabilities, or values; of targets whose logarithms are learned, the
+logarithms. The spread is the population standard deviation of the members' outputs, in the
+user's units. Mean and deviation are updated model by model, so that the memory for the
 outputs does not depend on how many models there are.
 """
 
@@ -215,8 +215,8 @@ def combine(models: Sequence[Checkpoint], names: Sequence[str]) -> Checkpoint:
         what = _disagreement(first, other)
         if what:
             raise ConfigError(
-                f"{names[0]} and {name} are no ensemble: they differ in {what}. Use models of the "
-                "same data set, task and cost."
+                f"{names[0]} and {name} cannot form an ensemble: they differ in {what}. Use "
+                "models of the same data set, task and cost."
             )
     if len(models) == 1:
         return first

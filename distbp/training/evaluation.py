@@ -215,7 +215,7 @@ class Evaluator:
         """Return the squares that R² needs, summed over some rows: (n_L,) float64.
 
         They are those of the scaled outputs, for R² has no unit; but of values whose logarithms
-        are learnt, those of the values themselves.
+        are learned, those of the values themselves.
         """
         if not self._is_transformed:
             return np.square(a - y, dtype=np.float64).sum(axis=0)

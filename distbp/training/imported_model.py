@@ -31,7 +31,7 @@ def import_model(path: str | Path, out: str | Path | None = None, **options: Any
         The name or an option is not allowed or does not fit the model, one is needed, a package
         is missing, or `out` is a file that distbp has not written.
     DataError
-        The file is damaged, or is no chain of dense layers that distbp knows.
+        The file is damaged, or is no chain of dense layers that distbp supports.
     CheckpointError
         `out` cannot be written.
     """

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from distbp import own_parts
 from distbp.data.arrays import Arrays, distribute_data, make_data_set, share_on_nodes
 from distbp.data.dataset import DataSet, check_readable
 from distbp.data.tables import ImportOptions
@@ -17,7 +18,8 @@ from distbp.parallel.shared_array import filled_shared_array
 from distbp.parallel.topology import Topology
 from distbp.storage.checkpoint import Checkpoint, read_checkpoint
 from distbp.storage.run_directory import find_newest_checkpoint
-from distbp.training.config import Config, check_paths_given
+from distbp.training.config import Config
+from distbp.training.config_file import check_paths_given
 
 logger = logging.getLogger(__name__)
 
@@ -120,6 +122,12 @@ def open_model(model: str, comm: Topology) -> Checkpoint:
     if comm.rank == 0:
         for text in problems:
             logger.warning("%s", text)
+        for name in own_parts.changed(checkpoint.about.get("own_parts")):
+            logger.warning(
+                "The source of %s has changed since %s was trained: results may differ. Restore "
+                "it.",
+                name, model,
+            )  # fmt: skip
     return checkpoint
 
 

@@ -151,11 +151,14 @@ def train(
     with host.preserve_blas_threads(), abort_on_error(comm):
         is_path = isinstance(x, str | Path)
         arrays = Arrays((None if is_path else x, y), validation, test, sample_weight, classes)
+        # First of all, as it has the better advice for a rank that was passed nothing.
+        check_same_source(
+            comm, [distribute, bool(config.data) or is_path, arrays.is_empty or distribute]
+        )
         with collective_errors(comm):
             if is_path:
                 config = _with_data(config, str(x))
             check_source(config, arrays, resume, distribute or is_path, options)
-        check_same_source(comm, [distribute, bool(config.data), arrays.is_empty or distribute])
         data = None
         if not config.data:
             data = open_arrays(arrays, import_options(options), comm, distribute)
@@ -204,7 +207,7 @@ class Run:
         self._detector, self._attempts = FaultDetector(parts), Attempts()
         self._timing = Timing()
         self._is_stopped = False  # by a time limit, without a directory to save to
-        self._is_called_off = False  # by a callback
+        self._is_stopped_by_callback = False
 
     def train(self, has_ended: "Callable[[Run], bool] | None" = None) -> Result:
         """Train to the last epoch, or until early stopping.
@@ -222,7 +225,7 @@ class Run:
                         not (has_ended is not None and has_ended(self))
                         and self.progress.position.epoch < parts.config.epochs
                         and not self._is_out_of_patience()
-                        and not (self._is_stopped or self._is_called_off)
+                        and not (self._is_stopped or self._is_stopped_by_callback)
                     ):
                         self._epoch()
                 with collective_errors(parts.comm):
@@ -376,7 +379,7 @@ class Run:
         wanted = {request for _, request in requests}
         if parts.comm.world.allgather_int(SAVE in wanted).any():
             parts.recorder.save(self.progress)
-        self._is_called_off |= bool(parts.comm.world.allgather_int(STOP in wanted).any())
+        self._is_stopped_by_callback |= bool(parts.comm.world.allgather_int(STOP in wanted).any())
 
     def _is_out_of_patience(self) -> bool:
         """Return whether --patience ends the run."""
@@ -397,7 +400,11 @@ class Run:
             if hint:
                 recorder.info(f"saves  {hint}")
         for text in final_report(
-            parts.config, parts.data, parts.network, self._is_out_of_patience(), self._is_called_off
+            parts.config,
+            parts.data,
+            parts.network,
+            self._is_out_of_patience(),
+            self._is_stopped_by_callback,
         ):
             recorder.info(text)
 
@@ -427,4 +434,12 @@ def fit(x: Any, y: Any = None, *, hidden: tuple[int, ...] = (100,), **options: A
     settings = {name: options.pop(name) for name in _CONFIG_NAMES & options.keys()}
     if "validation" in settings and not isinstance(settings["validation"], Real):
         options["validation"] = settings.pop("validation")
-    return train(Config(hidden=hidden, **settings), x, y, **options).model
+    calls = settings.pop("callbacks", ())
+    calls = [calls] if callable(calls) or isinstance(calls, str) else calls
+    # A run of these is stored with their names.
+    settings["callbacks"] = [one for one in calls if isinstance(one, str | type)]
+    options["callbacks"] = [one for one in calls if not isinstance(one, str | type)]
+    comm = options.pop("comm", None) or connect()
+    with abort_on_error(comm), collective_errors(comm):  # options of one rank may be wrong
+        config = Config(hidden=hidden, **settings)
+    return train(config, x, y, comm=comm, **options).model

@@ -95,12 +95,12 @@ def introduction(
 
 
 def about_targets(data: DataSet, has_validation: bool) -> list[str]:
-    """Return what costs and R² mean, where the numbers that are learnt are not the user's."""
+    """Return what costs and R² mean, where the numbers that are learned are not the user's."""
     lines = []
     preprocessing, target = data.preprocessing, data.target
     if preprocessing is not None and preprocessing.target_transform == "log":
         names = ", ".join(map(printable, preprocessing.labels))
-        lines.append(f"costs are of ln {names}, which is learnt; R² is of {names}")
+        lines.append(f"costs are of ln {names}, which is learned; R² is of {names}")
     if target is None or has_validation:
         return lines
     if target.units.max() >= _OTHER_UNITS * target.units.min():
@@ -300,11 +300,15 @@ def stopped_message(reason: str, position: Position, steps_per_epoch: int, out: 
 
 
 def final_report(
-    config: Config, data: DataSet, network: Network, is_stopped_early: bool, is_called_off: bool
+    config: Config,
+    data: DataSet,
+    network: Network,
+    is_out_of_patience: bool,
+    is_stopped_by_callback: bool,
 ) -> list[str]:
     """Return the model's digest, where it is, and what to do next.
 
-    `is_stopped_early` is by `--patience`, `is_called_off` by a callback.
+    `is_out_of_patience`: `--patience` ended the run; `is_stopped_by_callback`: a callback did.
     """
     out = Path(config.out)
     split = "" if "test" in data.splits else " --split train"
@@ -315,9 +319,9 @@ def final_report(
         lines.append(
             f"next   distbp evaluate {shlex.quote(config.out)} {shlex.quote(config.data)}{split}"
         )
-    if is_called_off:
+    if is_stopped_by_callback:
         lines.insert(0, "stopped early: by a callback")
-    if is_stopped_early:
+    if is_out_of_patience:
         epochs = count(config.patience or 0, "epoch")
         score = metric_name(config.monitor or "score")
         lines.insert(0, f"stopped early: no better {score} for {epochs} (--patience)")

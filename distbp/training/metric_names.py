@@ -85,6 +85,7 @@ def choose(names: Iterable[str], task: str, parts: Sequence[str]) -> tuple[Choic
             continue
         choice = find_choice(name, task, parts)
         if choice is None:
+            check_own_metric(name)
             known = ", ".join(one.key.replace("_", "-") for one in all_metrics(task, parts))
             shown = ", ".join(parts[:8]) + ", …" * (len(parts) > 8)
             raise ConfigError(
@@ -93,6 +94,14 @@ def choose(names: Iterable[str], task: str, parts: Sequence[str]) -> tuple[Choic
             )
         found[choice.key] = choice
     return tuple(found.values())
+
+
+def check_own_metric(name: str) -> None:
+    """Raise ConfigError if this is the name of a user's own metric that may not be run."""
+    base = name.partition(":")[0].replace("_", "-")
+    is_ours = not base or find_average(base) is not None
+    if own_parts.is_own(name) and not is_ours and not own_parts.is_known(name):
+        own_parts.find(name, Metric, "metric")
 
 
 def find_choice(name: str, task: str, parts: Sequence[str]) -> Choice | None:

@@ -6,8 +6,8 @@ counts and scores that are the same for any number of them. Definitions are thos
 scikit-learn, also for classes without rows, ties and divisions by zero; what is undefined there
 is NaN here, and null in JSON.
 
-A metric of one's own needs no more than what it is for one row: a `RowMetric` whose `__call__`
-returns a number for each row of a block, of which the mean over all rows is the metric:
+A user's own metric (see `distbp.own_parts`) is a `RowMetric`: its `__call__` returns a number for
+each row of a block, and the mean of these over all rows is the metric. In a file my_parts.py,
 
     class WithinTenPercent(RowMetric):
         tasks = ("regression",)
@@ -15,7 +15,7 @@ returns a number for each row of a block, of which the mean over all rows is the
         def __call__(self, output, y):
             return np.abs(output - y) <= 0.1 * np.abs(y)
 
-    METRICS["within-ten-percent"] = WithinTenPercent()
+is the metric of `--metrics my_parts:WithinTenPercent`.
 
 The arguments are, for a block of m rows:
 
@@ -111,6 +111,12 @@ class Metric(ABC):
         return True
 
 
+def _read_only(array: np.ndarray) -> np.ndarray:
+    view = array.view()
+    view.flags.writeable = False
+    return view
+
+
 class RowMetric(Metric):
     """A metric that is computed from what it is for each row; see the page of this module.
 
@@ -132,7 +138,8 @@ class RowMetric(Metric):
 
     def block_sums(self, output: np.ndarray, y: np.ndarray) -> np.ndarray:
         """Return the sums over the rows of a block: (columns,) float64."""
-        found = np.asarray(self(output, y), np.float64)
+        # The other metrics take the same arrays.
+        found = np.asarray(self(_read_only(output), _read_only(y)), np.float64)
         columns = output.shape[1] if self.columns is None else self.columns
         if found.shape[:1] != (len(output),) or (columns > 1 and found[0].size != columns):
             raise ConfigError(
@@ -356,10 +363,18 @@ METRICS: dict[str, Metric] = {
 }
 
 
+def _add_own_metric(name: str) -> None:
+    """Add a user's own metric to `METRICS`, or put it there anew if its class was replaced."""
+    if own_parts.is_known(name):
+        kind = own_parts.find(name, Metric, "metric")
+        if type(METRICS.get(name)) is not kind:
+            METRICS[name] = kind()
+
+
 def find_metric(name: str) -> Metric | None:
     """Return the metric of a name, without an average, or None."""
     if match := re.fullmatch(r"top-([1-9]\d{0,5})-accuracy", name):
         return TopAccuracy(int(match[1]))
-    if name not in METRICS and own_parts.is_known(name):
-        METRICS[name] = own_parts.find(name, Metric, "metric")()
+    if name not in METRICS or own_parts.is_own(name):
+        _add_own_metric(name)
     return METRICS.get(name)

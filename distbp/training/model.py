@@ -77,7 +77,10 @@ class Model:
             return np.array([name.lower() in ("1", "true") for name in names])
         if kind is None or self.task != "classification" or not all(map(is_number, names)):
             return np.array(names, np.str_)
-        return np.array([_number(name) for name in names], kind)
+        numbers = [_number(name) for name in names]
+        if kind is np.int64 and max(numbers) > np.iinfo(np.int64).max:
+            kind = np.uint64
+        return np.array(numbers, kind)
 
     @property
     def network(self) -> Network:
@@ -163,6 +166,12 @@ class Model:
         if not is_frame(x) or model.preprocessing is None:
             return feature_rows(model, x), self._labels(y)
         has_labels = y is None or isinstance(y, str)  # in columns of the frame
+        if isinstance(y, str) and (y,) != model.preprocessing.labels:
+            raise DataError(
+                f"{y!r} is not what the model was trained for, which is "
+                f"{', '.join(map(repr, model.preprocessing.labels))}. Leave y out, or pass the "
+                "labels as an array."
+            )
         rows = Rows.join(list(frame_rows(model, x, "error", has_labels)))
         return rows.x, self._labels(y) if rows.y is None else rows.y
 
@@ -270,7 +279,7 @@ def predict(
         inputs are 0.
     return_std : bool
         Whether to return the standard deviation of the outputs over the models of an ensemble,
-        too, as a second array: a measure of its doubt.
+        too, as a second array: a measure of its uncertainty.
 
     Returns
     -------

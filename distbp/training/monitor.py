@@ -14,6 +14,7 @@ from distbp.training.config import FIRST_MONITOR, Config
 from distbp.training.metric_names import (
     Choice,
     all_metrics,
+    check_own_metric,
     choose,
     find_average,
     find_choice,
@@ -111,14 +112,14 @@ def _chosen_metrics(config: Config, data: DataSet) -> tuple[Choice, ...]:
     choices = choose(config.metrics, data.task, parts)
     if choices and not _has_validation(config, data) and "test" not in data.splits:
         raise ConfigError(
-            f"--metrics {','.join(config.metrics)}: {data.path} has neither validation nor test "
+            f"--metrics {','.join(config.metrics)}: {data.name} has neither validation nor test "
             "rows to compute them for. Hold some out with --validation 0.1, or leave it out."
         )
     if len(parts) > _MOST_IN_RECORD and (large := [one for one in choices if not one.is_number]):
         raise ConfigError(
-            f"--metrics {large[0].key}: that of {len(parts)} classes is too large for the record "
-            f"of each epoch; {_MOST_IN_RECORD} is the most. Leave it out; distbp evaluate --json "
-            "prints it."
+            f"--metrics {large[0].key.replace('_', '-')}: for {len(parts)} classes it is too large "
+            f"for the record of each epoch, which has room for {_MOST_IN_RECORD} classes. Leave it "
+            "out; distbp evaluate --json prints it."
         )
     return choices
 
@@ -140,9 +141,10 @@ def _refuse(name: str, known: list[str], config: Config, data: DataSet) -> NoRet
     if _has_validation(config, data):
         numbers = (one for one in all_metrics(data.task, _names(data)) if one.is_number)
         known += [f"{_VALIDATION}{one.key}" for one in numbers]
+    check_own_metric(name.removeprefix(_VALIDATION))
     fact = f"the records of this run have no number {name!r}"
     if name.startswith("test"):
         fact = "the test set must have no influence on the training"
     elif name.startswith(_VALIDATION) and not _has_validation(config, data):
-        fact = f"{data.path} has no validation rows, which --validation 0.1 would hold out"
+        fact = f"{data.name} has no validation rows, which --validation 0.1 would hold out"
     raise ConfigError(f"--monitor {name}: {fact}. Choose from {', '.join(known)}.")

@@ -77,7 +77,7 @@ def check_parts(config: Config, output: str, task: str) -> dict[str, str]:
     """
     checks: dict[str, Callable[[], None]] = {
         config.activation: lambda: _check_activation(config.activation),
-        config.cost or "": lambda: _check_cost(config.cost or "", output, task),
+        config.cost or "": lambda: _check_cost(config, output, task),
         config.optimizer: lambda: _check_optimizer(config.optimizer, config.momentum),
         config.schedule: lambda: _check_schedule(config.schedule, config.epochs),
     }
@@ -122,21 +122,27 @@ def _check_activation(name: str) -> None:
     def values(step: float) -> np.ndarray:
         return sigma.fill(z + step, np.empty_like(z), np.empty_like(z))
 
-    kept = z.copy()
-    a = sigma.fill(kept, np.empty_like(z), np.empty_like(z))
+    kept, out = z.copy(), np.empty_like(z)
+    a = sigma.fill(kept, out, np.empty_like(z))
+    if a is not out:  # BP2 takes it from there
+        raise ConfigError(
+            f"{name}: fill returned something else than its argument out. Write σ(z) to out, as in "
+            f"return np.tanh(z, out=out)."
+        )
     prime = sigma.prime(a, np.empty_like(z), kept if sigma.needs_z else a)
     _compare(f"The derivative of {name}, as its prime returns it,", z, prime, values)
 
 
-def _check_cost(name: str, output: str, task: str) -> None:
+def _check_cost(config: Config, output: str, task: str) -> None:
     """Compare δ with differences of the cost by z, element by element."""
-    activation = find_activation(output)()
+    name, activation = config.cost or "", find_activation(output)()
     cost, z = find_cost(name)(activation), _normal(1, _ROWS, _OUTPUTS)
     y = _normal(2, _ROWS, _OUTPUTS)
     if task != "regression":
         y = (y > 0).astype(np.float64)
     if task == "classification":
         y = np.eye(_OUTPUTS)[np.arange(_ROWS) % _OUTPUTS]
+        y = (1.0 - config.label_smoothing) * y + config.label_smoothing / _OUTPUTS
 
     def value(z: np.ndarray) -> float:
         z = z.copy()
@@ -177,7 +183,11 @@ def _check_optimizer(name: str, momentum: float) -> None:
         for t in (1, 2):
             new = [np.empty_like(array) for array in arrays]
             g = _normal(3 + t, _POINTS)[part].copy()
+            before = [array.tobytes() for array in arrays]
             kind(momentum).apply(arrays, new, g, np.empty_like(g), 0.01, t)
+            # A step is undone by taking old again.
+            if [array.tobytes() for array in arrays] != before:
+                raise ConfigError(f"{name}: apply changes old. Let it write to new alone.")
             arrays = new
         return arrays
 

@@ -18,6 +18,7 @@ from distbp.data.dataset import DataSet, Split
 from distbp.data.model_table import ModelTable, Rows, regroup
 from distbp.data.table_reader import frame_reader
 from distbp.data.table_writer import PREDICTION_FORMAT, PREDICTION_VERSION
+from distbp.data.tables import Table
 from distbp.errors import ConfigError, DataError
 from distbp.parallel import host
 from distbp.parallel.rank_errors import collective_errors
@@ -63,11 +64,12 @@ def feature_rows(checkpoint: Checkpoint, x: Any) -> np.ndarray:
     Raises
     ------
     DataError
-        They have another shape, or are no numbers.
+        They have another shape, or are no finite numbers.
     """
     x, n_in = feature_array(x, "x"), checkpoint.network.sizes[0]
     if x.dtype.kind not in "iuf" or math.prod(x.shape[1:]) != n_in:
         raise DataError(f"x is {x.dtype} {x.shape}; the model takes rows of {n_in} numbers.")
+    Table(x, "x").check_finite(x, 0)
     return x
 
 

@@ -84,8 +84,8 @@ def _check_data_set(path: Path) -> None:
         has_format = hdf5_checks.read_text_attribute(file, "format") is not None
     if not has_format:
         raise ConfigError(
-            f"{path} is an HDF5 file, but no data set. Convert it with distbp import; or name the "
-            "array with the rows: --x NAME; and to evaluate, that with the labels: --y NAME."
+            f"{path} is an HDF5 file, but not a data set. Convert it with distbp import, or name "
+            "its array of rows with --x NAME and, for evaluate, that of labels with --y NAME."
         )
 
 

@@ -90,7 +90,7 @@ class TrialSummary:
 
     @property
     def deviation(self) -> float | None:
-        """The standard deviation of the scores over the folds, divided by their number."""
+        """The population standard deviation of the scores of the folds."""
         scores = self._scores()
         return statistics.pstdev(scores) if len(scores) > 1 else None
 
@@ -219,9 +219,7 @@ def summarize_folder(folder: Path) -> list[TrialSummary]:
         raise ConfigError(f"{folder} cannot be read: {failure.strerror}.") from failure
     kept = [path for path in names if _is_trial(path)]
     if not kept:
-        raise ConfigError(
-            f"{folder} has no runs in it. Name the folder of a sweep, as its --out does."
-        )
+        raise ConfigError(f"{folder} has no runs in it. Name the --out of a sweep.")
     return sorted(map(summarize_trial, kept), key=lambda one: one.rank)
 
 

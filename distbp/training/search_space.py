@@ -108,8 +108,8 @@ def parse_dimension(text: str) -> Dimension:
     options = {one.name: one for one in fields(Config) if one.name not in _FIXED}
     if not has_values:
         raise ConfigError(
-            f"--vary {text}: expected NAME=VALUE,VALUE or NAME=LOW..HIGH. What follows --vary and "
-            "is no such text has to precede it."
+            f"--vary {text}: expected NAME=VALUE,VALUE or NAME=LOW..HIGH. Put other arguments "
+            "before --vary."
         )
     if field_name not in options:
         raise ConfigError(

@@ -32,7 +32,7 @@ from distbp.parallel.topology import Topology
 from distbp.parallel.watchdog import Watchdog
 from distbp.storage.checkpoint import Checkpoint
 from distbp.storage.run_directory import read_newest_checkpoint
-from distbp.training.callbacks import Call, make_callbacks
+from distbp.training.callbacks import Call, agree_on_callbacks, make_callbacks
 from distbp.training.checkpoint_schedule import CheckpointSchedule
 from distbp.training.checkpoint_writer import CheckpointBuilder
 from distbp.training.config import Config
@@ -169,7 +169,7 @@ def _assemble(
         sources = check_parts(config, network.output, data.task)
         if checkpoint is not None:
             check_sources(sources, checkpoint)
-        calls = [*make_callbacks(config.callbacks), *callbacks]
+        calls = make_callbacks([*config.callbacks, *callbacks])
     _check_identical_on_all_ranks(comm, config, data)
     if config.kernels != kernels.PORTABLE:
         used = comm.world.broadcast(host.kernels_in_use())
@@ -208,7 +208,8 @@ def _assemble(
         comm, config, data, network, update, reduction, gradient, sdc_check, rows, order,
         math.ceil(len(rows) / config.batch_size), evaluators, metrics, watchdog,
         predecessor.stop_request if predecessor else _make_stop_request(config),
-        schedule, builder, recorder, predecessor.callbacks if predecessor else calls, start,
+        schedule, builder, recorder,
+        agree_on_callbacks(comm, predecessor.callbacks if predecessor else calls), start,
     )  # fmt: skip
     if predecessor is None:  # survivors have introduced themselves already
         _introduce(parts, checkpoint, caution)

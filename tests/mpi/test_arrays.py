@@ -9,8 +9,9 @@ import pandas
 import pytest
 
 from distbp import Config, DistbpError
+from distbp.errors import ConfigError
 from distbp.parallel.topology import Topology
-from distbp.training.loop import train
+from distbp.training.loop import fit, train
 
 pytestmark = pytest.mark.mpi
 
@@ -58,6 +59,7 @@ def test_arrays_give_the_bits_of_one_rank(comm, everywhere, way, distribute):
         (lambda rank: (X[rank:], Y[rank:]), "The arrays of rank 1 are not those of rank 0"),
         (lambda rank: (X.astype(str) if rank else X, Y), "rank 1: x is an array of text"),
         (lambda rank: (None, None) if rank else (X, Y), "Some ranks pass arrays and others none"),
+        (lambda rank: ("d.h5", None) if rank else (X, Y), "Some ranks pass arrays and others none"),
     ],
 )
 def test_different_arrays_are_refused_on_all_ranks(comm, everywhere, own, message):
@@ -65,14 +67,19 @@ def test_different_arrays_are_refused_on_all_ranks(comm, everywhere, own, messag
     if comm.size == 1:
         return
     x, y = own(min(comm.rank, 1))
-    config = CONFIG if x is not None else Config(data="d.h5", out="run")
     error = ""
     try:
-        train(config, x, y, comm=comm)
+        train(CONFIG, x, y, comm=comm)
     except DistbpError as failure:
         error = str(failure)
     errors = everywhere(error)
     assert all(message in one for one in errors), errors
+
+
+@pytest.mark.parametrize("comm", ["one node"], indirect=True)
+def test_a_wrong_option_of_one_rank_is_an_error_on_all(comm):
+    with pytest.raises(ConfigError, match="--epochs -1: expected at least 1"):
+        fit(X, Y, epochs=-1 if comm.rank == comm.size - 1 else 2, comm=comm)
 
 
 @pytest.mark.parametrize("comm", ["one node"], indirect=True)

@@ -32,3 +32,10 @@ def test_a_wrong_request_is_an_error_on_all_ranks(comm):
             Config(epochs=1, quiet=True), X, Y, comm=comm,
             callbacks=[lambda *_: 7 if comm.rank == 0 else None],
         )  # fmt: skip
+
+
+def test_one_rank_alone_may_have_a_callback(comm, everywhere):
+    """The others do not leave it waiting for their requests."""
+    callbacks = [lambda *_: "stop"] if comm.rank == comm.size - 1 else []
+    result = train(Config(epochs=5, quiet=True), X, Y, comm=comm, callbacks=callbacks)
+    assert everywhere(len(result.history)) == [1] * comm.size

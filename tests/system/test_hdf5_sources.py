@@ -47,7 +47,7 @@ def test_several_labels_a_row(source):
     folder = source.parent
     words = ["import", source, "data.h5", "--x", "data/x", "--y", "tags", "--test-fraction", 0.2]
     ended = distbp(*words, folder=folder)
-    assert "a multi-label classification" in ended.out + ended.err
+    assert "a multilabel classification" in ended.out + ended.err
     distbp("train", "data.h5", "--out", "run", "--epochs", 10, "--batch-size", 20, folder=folder)
     ended = distbp("evaluate", "run", "data.h5", "--split", "test", "--json", folder=folder)
     assert json.loads(ended.out)["accuracy"] > 0.7

@@ -37,6 +37,8 @@ def test_the_example(tmp_path, data):
     assert "my_parts:TopTwo" in evaluated.out
 
     source.write_text(source.read_text().replace("0.99 * old[1]", "0.98 * old[1]"))
+    evaluated = distbp("evaluate", "one", data["digits"], folder=tmp_path, environment=ALLOWED)
+    assert "The source of my_parts:Lion has changed since one was trained" in evaluated.err
     words = ("train", "--resume", "one", "--epochs", 21)
     changed = distbp(*words, folder=tmp_path, environment=ALLOWED, status=2)
     assert "The source of my_parts:Lion has changed since the run was started" in changed.err

@@ -73,9 +73,10 @@ JOBS = {
     "node disconnected": ("--nodes 2", "--nodelist=n6,n7", 20),
     "cancelled": ("--nodes 2", "", 30),
     "array": ("--ranks-a-node 2 --seeds 2", "", 10),
+    "sweep": ("--ranks-a-node 2", "", 5),
     "wrong mpi": (f"--nodes 2 --mpi {WRONG}", "", 5),
 }
-OTHER_ENDS = ("cancelled", "array", "wrong mpi")
+OTHER_ENDS = ("cancelled", "array", "sweep", "wrong mpi")
 
 
 @pytest.fixture(scope="module")
@@ -114,6 +115,8 @@ def submit(slurm, folder, data, name, options, more, seconds):
     """Write and submit a batch script."""
     run = folder / name
     training = ["train", data["digits"], *WORDS, "--out", run]
+    if name == "sweep":
+        training = ["sweep", *training[1:], "--vary", "seed=0,1"]
     script = folder / f"{name}.sbatch"
     with script.open("w") as file, contextlib.redirect_stdout(file):
         main.run_verb(main.parse_command_line(["slurm", *options.split(), *map(str, training)]))
@@ -221,6 +224,17 @@ def test_a_job_array_has_a_run_for_each_seed(slurm, jobs, reference, data, tmp_p
         assert about["JobState"] == "COMPLETED", job.out.read_text()
         assert about["Restarts"] == str(seed)
         assert metrics(job.run / str(seed)) == metrics(expected)
+
+
+def test_a_sweep_has_a_task_for_each_run(slurm, jobs, reference):
+    """Their results are compared where the batch script has been written."""
+    job = jobs["sweep"]
+    for task in (1, 2):
+        assert slurm.ended(f"{job.id}_{task}")["JobState"] == "COMPLETED", job.out.read_text()
+    assert metrics(job.run / "trial-0001") == metrics(reference)
+    rows = distbp("sweep", "--table", job.run, "--csv", folder=job.run).out.splitlines()
+    assert rows[0].startswith("trial,seed,monitor,score,")
+    assert sorted(row.split(",")[1] for row in rows[1:] if ",finished," in row) == ["0", "1"]
 
 
 def test_a_wrong_mpi_is_not_retried_without_limit(slurm, jobs):

@@ -110,4 +110,4 @@ def test_the_folds_are_an_ensemble(data, tmp_path):
     distbp("train", data["digits"], "--out", "other", "--cost", "quadratic", "--epochs", 1,
            folder=tmp_path)  # fmt: skip
     ended = distbp("evaluate", folds[0], "other", data["digits"], folder=tmp_path, status=2)
-    assert "are no ensemble: they differ in the cost" in ended.err
+    assert "cannot form an ensemble: they differ in the cost" in ended.err

@@ -18,7 +18,7 @@ def write_houses(path) -> None:
 
 
 def test_house_prices_with_all_defaults(tmp_path):
-    """Large targets are learnt, on two ranks with the same bits, and shown in their units."""
+    """Large targets are learned, on two ranks with the same bits, and shown in their units."""
     write_houses(tmp_path / "houses.csv")
     words = ("houses.csv", "houses.h5", "--task", "regression", "--test-fraction", 0.2)
     assert "target scaling standardize" in distbp("import", *words, folder=tmp_path).out

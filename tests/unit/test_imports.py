@@ -1,6 +1,7 @@
 """The directions of imports, and constructs that are not allowed: checked on syntax trees."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -176,6 +177,13 @@ def test_files_are_short_and_introduced(name):
     assert ast.get_docstring(TREES[name])
     path = FOLDER / f"{name.replace('.', '/')}.py"
     assert len(path.read_text("utf-8").splitlines()) <= 450
+
+
+@pytest.mark.parametrize("name", PACKAGES)
+def test_the_page_of_a_package_lists_its_modules(name):
+    """`python -m pydoc distbp.NAME` leads to every file."""
+    page = ast.get_docstring(TREES[f"{name}.__init__".lstrip(".")])
+    assert [one for one in MODULES[name] if not re.search(rf"\b{one}\b", page)] == []
 
 
 def in_a_new_process(code):

@@ -242,7 +242,7 @@ def test_refusals(make, monkeypatch, change, message):
         ({}, put("target/shift", np.zeros(2)), "target/scale is missing"),
         (
             {}, lambda file: TargetScaling(np.zeros(2), np.ones(2)).write(file),
-            "a multilabel has no targets to scale",
+            "multilabel has no targets to scale",
         ),
     ],
 )  # fmt: skip

@@ -177,7 +177,7 @@ def test_enumerated_labels(path):
     with read_hdf5(path, options, lambda _: None) as found:
         assert infer_task(found, None).y["test"].tolist() == [2, 2, 0, 2, 0, 0]
     check_refused(path, "row 2 is 8, which its enumeration does not name", y="bad")
-    check_refused(path, "the label a is none of the 3 classes", x_test="x", y_test="other")
+    check_refused(path, "the label a is not one of the 3 classes", x_test="x", y_test="other")
 
 
 def test_numbers_as_labels(path):
@@ -196,7 +196,7 @@ def test_several_ones_in_a_row(path, dtype, caplog):
     write(path, x=ROWS, y=y, one_hot=np.eye(3, dtype=dtype)[[0, 1, 2, 0, 1, 2]], some=y * 0)
     with caplog.at_level(logging.INFO, "distbp"):
         _, classes, found = read(path)
-    assert "y has rows of 0 and 1, not one-hot: a multi-label classification." in caplog.text
+    assert "y has rows of 0 and 1, not one-hot: a multilabel classification." in caplog.text
     assert (classes, found.dtype) == (["0", "1", "2"], np.uint8)
     np.testing.assert_array_equal(found, y)
     _, classes, found = read(path, task="regression")

@@ -694,7 +694,7 @@ def test_invalid_options(tmp_path, out, kind, options, message):
     [
         ("none.csv", "none.csv cannot be read: No such file"),
         ("train-images-idx3-ubyte", "a folder of IDX files. Rename"),
-        ("d.xlsx", "is a workbook of a spreadsheet. Save the sheet as .csv"),
+        ("d.xlsx", "is a spreadsheet. Save the sheet as .csv"),
         ("d.dat", "expected a name that ends in .npz, .csv, .h5, .hdf5"),
         ("x" * 300 + ".csv", "File name too long"),
         ("fifo.csv", "neither a file nor a folder"),
@@ -835,7 +835,7 @@ def test_interrupted(tmp_path, out, call):
         ({"train_images": struct.pack(">4I", 2051, *[2**32 - 1] * 3)}, "there are only 0"),
         ({"train_labels": idx(LABELS[:4])}, "has 5 rows, but .*labels.* has 4"),
         ({"t10k_images": idx(IMAGES[:2, :2])}, r"rows of uint8 \(2, 2\), but .*\(3, 2\)"),
-        ({"t10k_labels": idx(LABELS[:2] + 7)}, "row 0: the label 7 is none of the 3 classes"),
+        ({"t10k_labels": idx(LABELS[:2] + 7)}, "row 0: the label 7 is not one of the 3 classes"),
         ({"train_images": idx(IMAGES[:0]), "train_labels": idx(LABELS[:0])}, "is empty"),
         ({"t10k_images": idx(IMAGES[:0]), "t10k_labels": idx(LABELS[:0])}, "is empty"),
         ({"train_labels": idx(LABELS * 0)}, "all labels are 0"),
@@ -915,11 +915,11 @@ def with_nan(row, column):
         ),
         (
             {"x": IMAGES, "y": LABELS, "x_test": IMAGES, "y_test": LABELS + 1},
-            "y_test, row 1: the label 3 is none of the 3 classes of train",
+            "y_test, row 1: the label 3 is not one of the 3 classes of train",
         ),
         (
             {"x": IMAGES, "y": LABELS, "x_test": IMAGES, "y_test": LABELS.astype(int) - 1},
-            "y_test, row 0: the label -1 is none",
+            "y_test, row 0: the label -1 is not one",
         ),
         (
             {"x": IMAGES, "y": LABELS, "x_test": IMAGES, "y_test": ["a"] * 5},

@@ -51,13 +51,13 @@ def test_labels_as_data_sets_store_them():
 @pytest.mark.parametrize(
     ("values", "found", "match"),
     [
-        (["yes", "maybe"], model(("y",), classes=("no", "yes")), "row 1, .*'maybe' is none of"),
+        (["yes", "maybe"], model(("y",), classes=("no", "yes")), "row 1, .*'maybe' is not one of"),
         (["yes", None], model(("y",), classes=("no", "yes")), "row 1, .*the label is missing"),
         ([1.0, np.nan], model(("y",), "regression"), "row 1, .*the label is missing"),
         ([1.0, -1.0], model(("y",), "regression", transform="log"), "row 1, .*positive number"),
         ([1.0, np.inf], model(("y",), "regression"), "row 1, .*finite number"),
-        ([0.0, 2.0], model(("y",), "multilabel", ("y",)), "row 1, .*2 is no label"),
-        ([0.0, 0.0], model(("y", "a"), classes="ya"), "row 0, .*is no label"),
+        ([0.0, 2.0], model(("y",), "multilabel", ("y",)), "row 1, .*2 is not a label"),
+        ([0.0, 0.0], model(("y", "a"), classes="ya"), "row 0, .*is not a label"),
     ],
 )  # fmt: skip
 def test_labels_that_the_model_does_not_have(values, found, match):

@@ -128,7 +128,7 @@ def test_the_median_is_that_of_the_training_rows(tmp_path, out):
 @pytest.mark.parametrize("missing", ["mean", "median"])
 @pytest.mark.parametrize("cells", [range(3), ["u", "v", "u"]])
 def test_a_column_without_values_in_training_is_left_out(tmp_path, out, missing, cells):
-    """Nothing can be learnt of it, with an indicator neither; that of a full one is left out."""
+    """Nothing can be learned of it, with an indicator neither; that of a full one is left out."""
     source = write(
         tmp_path,
         table(
@@ -142,7 +142,7 @@ def test_a_column_without_values_in_training_is_left_out(tmp_path, out, missing,
 
 
 def test_categories_are_those_of_the_training_rows(tmp_path, out, log):
-    """Of others nothing is learnt; what is dropped does not count."""
+    """Of others nothing is learned; what is dropped does not count."""
     source = write(
         tmp_path,
         table(
@@ -376,7 +376,7 @@ def test_log_of_targets(tmp_path, out):
     with pytest.raises(DataError, match=r"line 3, column 'price': expected a number above 0"):
         run(source, out, target_transform="log")
     write(tmp_path, table(a=[1, 2, 3], price=["a", "b", "a"]))
-    with pytest.raises(ConfigError, match="log` is for a regression; this is a classification"):
+    with pytest.raises(ConfigError, match="log` is for a regression; the task is classification"):
         run(source, out, target_transform="log")
     with pytest.raises(ConfigError, match="target-transform 'exp' is unknown"):
         run(source, out, target_transform="exp")
@@ -450,7 +450,7 @@ def test_no_column_copies_labels_that_are_all_different(tmp_path, out, log):
 
 @pytest.mark.parametrize("end", [".csv", ".parquet"])
 def test_dates_are_shown_as_dates(tmp_path, out, end):
-    """With the time of day if there is one; they are learnt as seconds since 1970."""
+    """With the time of day if there is one; they are learned as seconds since 1970."""
     days = np.datetime64("2020-02-28") + np.arange(3)
     columns = {
         "day": days,

@@ -71,11 +71,11 @@ def with_activation(name):
 CHANGES = {
     "a convolution": (
         lambda layers, _: layers.insert(2, layer("Conv2D", filters=3)),
-        "the layer 'mine' is a 'Conv2D'; distbp knows Dense",
+        "the layer 'mine' is a 'Conv2D'; distbp supports Dense",
     ),
     "code": (
         lambda layers, _: layers.insert(2, layer("Lambda", function={"code": "4wEAAA=="})),
-        "the layer 'mine' is a 'Lambda'; distbp knows Dense",
+        "the layer 'mine' is a 'Lambda'; distbp supports Dense",
     ),
     "a class of the user": (
         lambda layers, _: layers[2].update(registered_name="My>Dense"),

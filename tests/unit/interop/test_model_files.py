@@ -249,7 +249,10 @@ def test_one_sigmoid_is_the_second_of_two_classes(saved):
         ({"output": "linear", "activation": "tanh", "classes": ("a", "b", "c")}, "no classes"),
         ({"output": "softmax", "activation": "tanh", "classes": ("a", "b")}, "has 3 outputs"),
         ({"output": "softmax", "activation": "tanh", "classes": ("a", "b", "b")}, "3 outputs"),
-        ({"output": "softmax", "activation": "tanh", "task": "regression"}, "no softmax output"),
+        (
+            {"output": "softmax", "activation": "tanh", "task": "regression"},
+            "does not go with a softmax output",
+        ),
         ({"output": "softmax", "activation": "swish"}, "--activation 'swish' is unknown"),
         ({"outputs": "softmax"}, "unexpected keyword argument"),
     ],
@@ -262,10 +265,13 @@ def test_options_that_are_missing_or_do_not_fit(saved, options, words):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"1.running_mean": np.zeros(5, "f4")}, "'1.running_mean' is no part of a linear layer"),
-        ({"1.weight": np.zeros(5, "f4")}, r"'1.weight' has the shape \(5,\); distbp knows torch"),
-        ({"c.weight": np.zeros((5, 1, 3, 3), "f4")}, "distbp knows torch.nn.Linear"),
-        ({"9.bias": np.zeros(5, "f4")}, "'9.bias' is no part of a linear layer"),
+        ({"1.running_mean": np.zeros(5, "f4")}, "'1.running_mean' is not part of a linear layer"),
+        (
+            {"1.weight": np.zeros(5, "f4")},
+            r"'1.weight' has the shape \(5,\); distbp supports torch",
+        ),
+        ({"c.weight": np.zeros((5, 1, 3, 3), "f4")}, "distbp supports torch.nn.Linear"),
+        ({"9.bias": np.zeros(5, "f4")}, "'9.bias' is not part of a linear layer"),
         ({"0.bias": np.zeros(4, "f4")}, "layer '0' has 5 units, but biases of the shape"),
         (
             {"2.weight": np.zeros((3, 6), "f4")},
@@ -277,7 +283,7 @@ def test_options_that_are_missing_or_do_not_fit(saved, options, words):
     ],
 )
 def test_tensors_that_are_no_linear_layers(saved, change, words):
-    """One sentence that names the layer, and what distbp knows."""
+    """One sentence that names the layer, and what distbp supports."""
     with pytest.raises(DataError, match=words):
         saved(state_dict((4, 5, 3), ["0", "2"]) | change, activation="relu", output="softmax")
 

@@ -132,7 +132,7 @@ def test_exports_whose_metadata_is_lost(tmp_path, activation):
 
 GATE = [node("Sigmoid", "x", "s")]
 REFUSED = {
-    "a convolution": ([node("Conv", "x w", "y")], {}, "'the Conv' is a 'Conv'; distbp knows Gemm"),
+    "a convolution": ([node("Conv", "x w", "y")], {}, "the Conv' is a 'Conv'; distbp supports Gem"),
     "a skip connection": (
         [*DENSE, *RELU, node("Add", "a z", "y")], {}, "'the Add 3' is a Add of values that are"),
     "weights that are computed": (
@@ -150,10 +150,10 @@ REFUSED = {
     "an exact gelu": ([*DENSE, node("Gelu", "z", "a"), *END], {}, "has the activation exact gelu"),
     "a softmax of columns": ([*DENSE, node("Softmax", "z", "y", axis=0)], {},
                              "is a Softmax with other options"),
-    "a circle": ([node("Relu", "y", "a"), node("Tanh", "a", "y")], {}, "too many nodes, or a circ"),
+    "a circle": ([node("Relu", "y", "a"), node("Tanh", "a", "y")], {}, "too many nodes, or a cyc"),
     "nothing": ([node("Relu", "q", "y")], {}, "'q' is computed by no node"),
     "rows that are transposed": ([node("Gemm", "x w", "y", transA=1)], {}, "transposes its rows"),
-    "a missing input": ([node("Relu", "", "y")], {}, "is a 'Relu'; distbp knows"),
+    "a missing input": ([node("Relu", "", "y")], {}, "is a 'Relu'; distbp supports"),
     "weights of three dimensions": ([node("MatMul", "x c", "y")], {"c": np.ones((1, 4, 2))},
                                     r"have the shape \(1, 4, 2\)"),
     "biases of rows": ([node("Gemm", "x w c", "y")], {"c": np.ones((3, 1))},

@@ -70,8 +70,8 @@ def test_activations(tmp_path, activation):
     ("estimator", "error", "words"),
     [
         (MLPClassifier(), DataError, "The MLPClassifier is not fitted"),
-        (LogisticRegression(), DataError, "is no MLPClassifier or MLPRegressor"),
-        ("model.pkl", DataError, "str is no MLPClassifier"),
+        (LogisticRegression(), DataError, "is not an MLPClassifier or MLPRegressor"),
+        ("model.pkl", DataError, "str is not an MLPClassifier"),
         (fitted(LABELS["words"], "identity"), DataError, "has no activation; distbp has"),
         (fitted(LABELS["words"], scaler=PCA(3)), ConfigError, "The pipeline has PCA before"),
         (fitted(LABELS["words"], scaler=MinMaxScaler(clip=True)), ConfigError, "clips"),

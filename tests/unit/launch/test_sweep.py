@@ -42,7 +42,7 @@ def test_a_folder_belongs_to_one_sweep(tmp_path):
         with pytest.raises(ConfigError, match=text):
             other.write()
     (tmp_path / "s" / "sweep.json").write_text("{}")
-    with pytest.raises(ConfigError, match="is not that of a sweep"):
+    with pytest.raises(ConfigError, match="does not describe a sweep"):
         first.write()
 
 

@@ -400,3 +400,22 @@ def test_models_as_files(tmp_path, kind):
         np.testing.assert_array_equal(model.predict_proba(X), estimator.predict_proba(X))
     assert model.digest == estimator.digest_
     assert len(model.history) == 4
+
+
+def test_another_network_is_not_trained_further():
+    model = MLPClassifier((5,), max_iter=1, warm_start=True).fit(X, X[:, 0] > 0)
+    model.set_params(hidden_layer_sizes=(7,))
+    with pytest.raises(ValueError, match=r"hidden_layer_sizes=\(7,\): the network .* has \[5\]"):
+        model.fit(X, X[:, 0] > 0)
+
+
+def test_a_model_finds_the_columns_of_a_frame():
+    """By their names, in any order, as the estimator does."""
+    frame = pandas.DataFrame(X, columns=[f"c{i}" for i in range(X.shape[1])])
+    estimator = MLPClassifier((5,), max_iter=5, random_state=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model = estimator.fit(frame, CLASSES).to_model()
+    expected = estimator.predict(frame)
+    assert (model.predict(frame[frame.columns[::-1]]) == expected).all()
+    assert (model.predict(X) == expected).all()

@@ -4,6 +4,7 @@ from argparse import ArgumentTypeError
 from dataclasses import asdict, fields
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -390,3 +391,18 @@ def test_a_time_limit_without_a_unit_is_refused(text):
     """A number alone could mean seconds or minutes."""
     with pytest.raises(ConfigError, match="--time-limit"):
         Config(time_limit=text)
+
+
+def test_numbers_of_numpy_are_numbers():
+    """As they come from a grid of options; what is stored is Python's."""
+    config = Config(
+        hidden=np.array([5, 4]), epochs=np.int64(2), learning_rate=np.float64(0.5), l2=np.float32(2)
+    )
+    assert config == Config(hidden=(5, 4), epochs=2, learning_rate=0.5, l2=2.0)
+    assert Config(hidden=np.int32(3)).hidden == (3,)
+    values = [*config.hidden, config.epochs, config.learning_rate, config.l2]
+    assert {type(value) for value in values} == {int, float}
+    with pytest.raises(ConfigError, match="expected a whole number"):
+        Config(epochs=np.bool_(True))
+    with pytest.raises(ConfigError, match="expected a whole number"):
+        Config(epochs=np.float64(2))

@@ -112,7 +112,9 @@ def test_models_that_are_no_ensemble():
         "the dtype": distbp.fit(x, y, dtype="float64", **OPTIONS),
     }
     for what, other in others.items():
-        with pytest.raises(ConfigError, match=f"are no ensemble: they differ in {what}. Use"):
+        with pytest.raises(
+            ConfigError, match=f"cannot form an ensemble: they differ in {what}. Use"
+        ):
             distbp.predict([first, other], x)
     with pytest.raises(ConfigError, match="a single one has no spread"):
         distbp.predict(first, x, return_std=True)

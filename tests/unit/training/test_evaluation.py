@@ -107,7 +107,7 @@ def test_score_of_scaled_targets(tmp_path):
 
 
 def test_score_of_logarithms(tmp_path):
-    """The cost is that of ln y, as it is learnt; R² is that of y, also if an output overflows."""
+    """The cost is that of ln y, as it is learned; R² is that of y, also if an output overflows."""
     random = np.random.default_rng(0)
     x = random.normal(size=(ROWS, 3))
     y = np.exp(x @ np.array([[2.0], [1.0], [0.5]]) + 12 + 0.1 * random.normal(size=(ROWS, 1)))
@@ -183,7 +183,7 @@ def test_r2_of_whole_numbers(tmp_path):
 
 @pytest.mark.parametrize("transform", ["none", "log"])
 def test_metrics_of_targets_are_in_the_units_of_the_user(tmp_path, transform):
-    """Those of `predict`, also where the model has learnt the logarithm; R² is that of y."""
+    """Those of `predict`, also where the model has learned the logarithm; R² is that of y."""
     random, path, run = np.random.default_rng(6), tmp_path / "d.h5", tmp_path / "run"
     x = random.normal(size=(ROWS, 2))
     y = 5.0 + x @ [[1.0, 0.1], [-0.5, 0.2]]
@@ -310,7 +310,7 @@ def test_predict_has_the_bits_of_the_file(tmp_path, make):
 
 
 def test_predictions_of_transformed_targets(tmp_path):
-    """The model has learnt the logarithm of y; its predictions are in the unit of y."""
+    """The model has learned the logarithm of y; its predictions are in the unit of y."""
     random, path, run = np.random.default_rng(6), tmp_path / "d.h5", tmp_path / "run"
     x = random.normal(size=(90, 2))
     y = 9.0 + x @ [[1.0], [-2.0]]

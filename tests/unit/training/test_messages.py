@@ -97,7 +97,7 @@ def test_what_costs_of_other_targets_mean(tmp_path):
     assert "with --validation 0.1, all targets count alike" in line
     path = table_models.write_data(tmp_path / "t.h5", table_models.people(50), "regression")
     assert about_targets(DataSet(path), has_validation=False) == [
-        "costs are of ln price, which is learnt; R² is of price"
+        "costs are of ln price, which is learned; R² is of price"
     ]
     assert about_targets(DataSet(samples.numbers(tmp_path / "n.h5")), has_validation=False) == []
 

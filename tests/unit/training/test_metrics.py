@@ -9,9 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as sk
 
+from distbp import own_parts
 from distbp.errors import ConfigError
 from distbp.parallel.topology import Topology
 from distbp.training.class_counts import MOST_IN_MATRIX
+from distbp.training.config import Config
 from distbp.training.measurement import Measurement
 from distbp.training.metric_names import all_metrics, choose, part_names
 from distbp.training.metrics import METRICS, Metric, RowMetric, find_metric
@@ -265,3 +267,41 @@ def test_parts_are_optional():
 
     assert Two().parts(None) is None
     assert Two().applies_to(2)
+
+
+def test_a_metric_of_ones_own_that_is_not_loaded_says_so():
+    """As on a resume; `f1:z` is a class that there is not."""
+    with pytest.raises(
+        ConfigError, match=r"'nowhere:Mine' is a user's own class.* DISTBP_PARTS=nowhe"
+    ):
+        choose(["nowhere:Mine"], "classification", ("a", "b"))
+    for name in ("f1:z", "f1_micro:z", "f2"):
+        with pytest.raises(ConfigError, match=f"There is no metric '{name}'"):
+            choose([name], "classification", ("a", "b"))
+
+
+def test_a_metric_that_was_written_anew_is_the_new_one():
+    """As in a notebook, where a class of the same name replaces another."""
+    found = []
+    for _ in range(2):
+
+        class Mine(RowMetric):
+            def __call__(self, output, y):
+                output[:] = 0
+                return y
+
+        name = own_parts.register(Mine)
+        found.append((find_metric(name), Mine))
+    assert all(type(metric) is kind for metric, kind in found)
+    with pytest.raises(ValueError, match="read-only"):
+        found[1][0].block_sums(np.ones((2, 2)), np.zeros(2))
+    METRICS.pop(name)
+
+
+def test_a_class_may_be_the_monitor():
+    class Mine(RowMetric):
+        def __call__(self, output, y):
+            return y
+
+    config = Config(monitor=Mine)
+    assert config.monitor == f"validation_{own_parts.name_of(Mine)}"

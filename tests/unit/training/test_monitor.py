@@ -127,7 +127,7 @@ def test_a_large_matrix_is_in_no_record(data):
     many.__dict__.update(vars(data["digits"]), about=about)
     config = Config(metrics=("confusion-matrix",), monitor="train_cost")
     assert plan_metrics(config, data["digits"]).choices
-    with pytest.raises(ConfigError, match="confusion_matrix: that of 101 classes is too large"):
+    with pytest.raises(ConfigError, match="confusion-matrix: for 101 classes it is too large"):
         plan_metrics(config, many)
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from distbp import own_parts
 from distbp.errors import ConfigError
-from distbp.network.activations import Tanh
+from distbp.network.activations import Activation, Tanh
 from distbp.network.costs import QuadraticCost
 from distbp.network.optimizers import Sgd
 from distbp.network.schedules import Schedule
@@ -24,6 +24,11 @@ EXAMPLE = Path(__file__).resolve().parents[3] / "scripts" / "examples" / "my_par
 class WrongPrime(Tanh):
     def prime(self, a, out, z):
         return np.subtract(1.0, a, out=out)
+
+
+class NewArray(Tanh):
+    def fill(self, z, out, spare=None):
+        return np.tanh(z)
 
 
 class WrongDelta(QuadraticCost):
@@ -42,6 +47,12 @@ class MeanCost(QuadraticCost):
 class Coupled(Sgd):
     def apply(self, old, new, g, spare, learning_rate, t):
         new[0][...] = old[0] - learning_rate * g / np.linalg.norm(g)
+
+
+class InPlace(Sgd):
+    def apply(self, old, new, g, spare, learning_rate, t):
+        old[0] -= learning_rate * g
+        new[0][...] = old[0]
 
 
 class Forgetful(Sgd):
@@ -65,9 +76,12 @@ class Negative(Schedule):
     ("options", "message"),
     [
         ({"activation": WrongPrime}, r"The derivative of .*WrongPrime, .* where finite differen"),
+        ({"activation": NewArray}, r"NewArray: fill returned something else than its argument out"),
+        ({"activation": Activation}, r"Activation' lacks fill and prime"),
         ({"cost": WrongDelta}, r"The derivative of .*WrongDelta by z"),
         ({"cost": MeanCost}, r"The value of .*MeanCost is not a sum over the rows"),
         ({"optimizer": Coupled}, r"Coupled: apply gives other numbers for a part of θ"),
+        ({"optimizer": InPlace}, r"InPlace: apply changes old"),
         ({"optimizer": Forgetful}, r"Forgetful: apply leaves numbers in θ or its state"),
         ({"optimizer": Nameless}, r"Nameless: state_names is \('my state',\)"),
         ({"schedule": Negative}, r"Negative: its factor at epoch 15 of 30 is -14\.0"),
@@ -100,6 +114,13 @@ def test_the_parts_of_the_example_are_right(example):
     METRICS.pop("my_parts:TopTwo", None)
 
 
+def test_a_cost_is_checked_with_the_targets_of_the_run(example):
+    """Smoothed ones have no right class, which the δ of the example is made for."""
+    config = Config(cost=example.FocalCost, label_smoothing=0.1)
+    with pytest.raises(ConfigError, match=r"The derivative of my_parts:FocalCost by z"):
+        check_parts(config, "softmax", "classification")
+
+
 def test_a_changed_source_is_not_resumed():
     name = own_parts.register(Coupled)
     about = {"config": {"optimizer": name}, "own_parts": {name: "0"}}
@@ -127,3 +148,5 @@ def test_requests_of_callbacks():
     check_requests([(print, None), (print, "stop"), (print, "save")])
     with pytest.raises(ConfigError, match="returned True; expected None, 'save' or 'stop'"):
         check_requests([(print, True)])
+    with pytest.raises(ConfigError, match=r"returned array\(\[0\., 0\.\]\); expected None"):
+        check_requests([(print, np.zeros(2))])

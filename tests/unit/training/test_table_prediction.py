@@ -64,8 +64,9 @@ def run(*words):
 
 def expected_output(models, task):
     """Return what `predict DATA.h5 --out P.h5` writes."""
-    run("predict", models / task, models / f"{task}.h5", "--split", "train", "--out", "p.h5")
-    with h5py.File("p.h5") as file:
+    out = models / "p.h5"
+    run("predict", models / task, models / f"{task}.h5", "--split", "train", "--out", out)
+    with h5py.File(out) as file:
         return file["output"][...], file["label"][...] if "label" in file else None
 
 
@@ -169,7 +170,9 @@ def test_what_a_table_lacks_is_said(models, table, people):
     refused(people.drop(columns=["age", "sex"]), DataError, "no columns 'age', 'sex'")
     other = people.copy()
     other.loc[1100, "sex"] = "other"
-    refused(other, DataError, r"bad\.csv, line 1102, column 'sex': 'other' is none .*--unknown")
+    refused(
+        other, DataError, r"bad\.csv, line 1102, column 'sex': 'other' is not one of .*--unknown"
+    )
     run("predict", model, "bad.csv", "--out", "p.csv", "--unknown", "ignore")
     other.loc[1100, "sex"] = None
     refused(other, DataError, r"line 1102, column 'sex': the value is missing", "--force")
@@ -177,7 +180,7 @@ def test_what_a_table_lacks_is_said(models, table, people):
     refused(people.drop(columns="kind"), DataError, "needs as the label", verb="evaluate")
     other = people.copy()
     other.loc[3, "kind"] = "class 9"
-    refused(other, DataError, "line 5, column 'kind': 'class 9' is none of the model's 3 classes",
+    refused(other, DataError, "line 5, column 'kind': 'class 9' is not one of the model's 3",
             verb="evaluate")  # fmt: skip
     other.loc[3, "kind"] = None
     refused(other, DataError, "line 5, .*: the label is missing", verb="evaluate")
@@ -200,7 +203,7 @@ def test_a_score_on_standard_input_says_so(models, table, monkeypatch, capsys):
     run("evaluate", models / "regression", "-")
     text = capsys.readouterr().out
     assert "\nstandard input: 2,125 rows, cost " in text
-    assert " of ln price, R² " in text  # what is learnt is the logarithm
+    assert " of ln price, R² " in text  # what is learned is the logarithm
 
 
 def test_files_of_others_are_not_overwritten(models, table, people):
@@ -263,7 +266,7 @@ def test_columns_of_a_data_frame_that_are_not_used_hold_anything(models, people)
 
 def test_predict_in_python_can_ignore_unknown_categories(models, people):
     frame = people.assign(sex="other")
-    with pytest.raises(DataError, match="'other' is none of the 2 categories"):
+    with pytest.raises(DataError, match="'other' is not one of the 2 categories"):
         distbp.predict(models / "regression", frame)
     assert distbp.predict(models / "regression", frame, unknown="ignore").shape == (ROWS, 1)
     with pytest.raises(ConfigError, match="unknown='skip': expected one of error, ignore"):
@@ -319,7 +322,7 @@ def test_arrays_without_labels(models, table, people):
     for name in ("p1.h5", "p2.h5"):
         with h5py.File(name) as file:
             np.testing.assert_array_equal(file["output"][...], output, strict=True)
-    with pytest.raises(ConfigError, match=r"no data set\. Convert .* --x NAME"):
+    with pytest.raises(ConfigError, match=r"not a data set\. Convert .* --x NAME"):
         run("predict", models / "classification", "x.h5", "--out", "p3.h5")
     np.savez("bad.npz", x=x[:, 1:], other=x)
     with pytest.raises(DataError, match="takes rows of 8 numbers"):
@@ -358,15 +361,25 @@ def test_arrays_with_labels(models, table, people, task, capsys):
         assert [one[key] for one in found] == [expected[key]] * 2
     with pytest.raises(DataError, match="--transpose, or store"):
         run("evaluate", model, "new.h5", "--x", "columns", "--y", "labels")
-    with pytest.raises(ConfigError, match=r"no data set.*--x NAME; and to evaluate.*--y NAME"):
+    with pytest.raises(
+        ConfigError, match=r"not a data set.*--x NAME and, for evaluate, .*--y NAME"
+    ):
         run("evaluate", model, "new.h5")
 
 
 @pytest.mark.parametrize(
     ("task", "change", "match"),
     [
-        ("classification", lambda y: np.where(y == "class 1", "other", y), "other is none of the"),
-        ("classification", lambda y: np.zeros(len(y)), "row 0: the label 0 is none of the model"),
+        (
+            "classification",
+            lambda y: np.where(y == "class 1", "other", y),
+            "other is not one of the",
+        ),
+        (
+            "classification",
+            lambda y: np.zeros(len(y)),
+            "row 0: the label 0 is not one of the model",
+        ),
         ("classification", lambda y: np.zeros((len(y), 3)), "has 3 numbers a row; .* 1 label a"),
         ("classification", lambda y: y[1:], r"has 2125 rows, but new\.npz: y 2124"),
         ("classification", lambda y: np.zeros((len(y), 2, 2)), r"\(2125, 2, 2\); expected labels"),
@@ -424,7 +437,7 @@ def test_arrays_of_matlab(tmp_path, monkeypatch, capsys):
     np.testing.assert_array_equal(outputs["x"], distbp.predict("run", x))
     np.testing.assert_allclose(outputs["square"], outputs["x"][:6], rtol=1e-5)
     assert len(outputs["images"]) == 60
-    with pytest.raises(ConfigError, match=r"m\.mat is an HDF5 file, but no data set"):
+    with pytest.raises(ConfigError, match=r"m\.mat is an HDF5 file, but not a data set"):
         run("predict", "run", "m.mat", "--out", "p.h5")
 
 

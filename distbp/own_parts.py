@@ -25,6 +25,7 @@ import importlib
 import inspect
 import os
 import sys
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from distbp.errors import ConfigError
@@ -105,6 +106,26 @@ def find(name: str, kind: type, what: str) -> Any:
             f"The {what} {name!r} lacks {' and '.join(missing)}. Define what is missing."
         )
     return part
+
+
+def find_in(
+    table: Mapping[str, type], name: str, kind: type, what: str, shown: Iterable[str] | None = None
+) -> Any:
+    """Return the class of a name in a table of distbp's, or of a user's own part.
+
+    `shown` are the names for the message, by default those of the table.
+
+    Raises
+    ------
+    ConfigError
+        There is no such name, or as `find` does.
+    """
+    if is_own(name):
+        return find(name, kind, what)
+    if name not in table:
+        names = ", ".join(table if shown is None else shown)
+        raise ConfigError(f"{what} {name!r} is unknown; use one of {names}.")
+    return table[name]
 
 
 def is_known(name: str) -> bool:

@@ -19,7 +19,6 @@ from abc import ABC, abstractmethod
 import numpy as np
 
 from distbp import own_parts
-from distbp.errors import ConfigError
 
 
 class Activation(ABC):
@@ -244,12 +243,8 @@ HIDDEN = ("sigmoid", "tanh", "relu", "leaky-relu", "elu", "gelu", "silu", "softp
 
 def find_activation(name: str) -> type[Activation]:
     """Return the class of an activation; raise ConfigError if there is none of that name."""
-    if own_parts.is_own(name):
-        found: type[Activation] = own_parts.find(name, Activation, "activation")
-        return found
-    if name not in ACTIVATIONS:
-        raise ConfigError(f"activation {name!r} is unknown; use one of {', '.join(HIDDEN)}.")
-    return ACTIVATIONS[name]
+    found: type[Activation] = own_parts.find_in(ACTIVATIONS, name, Activation, "activation", HIDDEN)
+    return found
 
 
 def sigmoid(z: np.ndarray) -> np.ndarray:

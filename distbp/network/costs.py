@@ -27,7 +27,6 @@ from abc import ABC, abstractmethod
 import numpy as np
 
 from distbp import own_parts
-from distbp.errors import ConfigError
 from distbp.network.activations import Activation
 
 
@@ -321,12 +320,8 @@ OUTPUTS: dict[str, tuple[str, ...]] = {
 
 def find_cost(name: str) -> type[Cost]:
     """Return the class of a cost; raise ConfigError if there is none of that name."""
-    if own_parts.is_own(name):
-        found: type[Cost] = own_parts.find(name, Cost, "cost")
-        return found
-    if name not in COSTS:
-        raise ConfigError(f"cost {name!r} is unknown; use one of {', '.join(COSTS)}.")
-    return COSTS[name]
+    found: type[Cost] = own_parts.find_in(COSTS, name, Cost, "cost")
+    return found
 
 
 def outputs_of(name: str) -> tuple[str, ...]:

@@ -15,7 +15,6 @@ from functools import lru_cache
 import numpy as np
 
 from distbp import own_parts
-from distbp.errors import ConfigError
 
 Arrays = Sequence[np.ndarray]
 
@@ -248,9 +247,5 @@ OPTIMIZERS: dict[str, type[Optimizer]] = {
 
 def find_optimizer(name: str) -> type[Optimizer]:
     """Return the class of an optimizer; raise ConfigError if there is none of that name."""
-    if own_parts.is_own(name):
-        found: type[Optimizer] = own_parts.find(name, Optimizer, "optimizer")
-        return found
-    if name not in OPTIMIZERS:
-        raise ConfigError(f"optimizer {name!r} is unknown; use one of {', '.join(OPTIMIZERS)}.")
-    return OPTIMIZERS[name]
+    found: type[Optimizer] = own_parts.find_in(OPTIMIZERS, name, Optimizer, "optimizer")
+    return found

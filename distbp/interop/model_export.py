@@ -1,17 +1,16 @@
 """Writing a model for other programs: ONNX, safetensors or npz, by the name of the file."""
 
-import warnings
 from pathlib import Path
 from typing import Any
 
-from distbp.errors import CheckpointError, ConfigError, DistbpWarning
+from distbp.errors import CheckpointError, ConfigError
 from distbp.interop.interop_options import ExportOptions
 from distbp.interop.npz_file import write_npz
 from distbp.interop.onnx_writer import write_onnx
 from distbp.interop.safetensors_file import write_safetensors
 from distbp.storage.atomic import atomic_write
 from distbp.storage.checkpoint import Checkpoint
-from distbp.storage.run_directory import read_newest_checkpoint
+from distbp.storage.run_directory import load_checkpoint
 
 _SUFFIXES = (".onnx", ".safetensors", ".npz")
 
@@ -70,7 +69,4 @@ def checkpoint_of(model: Any) -> Checkpoint:
     found = getattr(model, "checkpoint", None)
     if isinstance(found, Checkpoint):
         return found
-    checkpoint, problems = read_newest_checkpoint(model)
-    for text in problems:
-        warnings.warn(text, DistbpWarning, stacklevel=3)
-    return checkpoint
+    return load_checkpoint(model, stacklevel=3)

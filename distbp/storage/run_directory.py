@@ -133,10 +133,18 @@ def load(model: str | Path) -> Network:
     CheckpointError
         There is no valid checkpoint.
     """
+    return load_checkpoint(model, stacklevel=2).network
+
+
+def load_checkpoint(model: str | Path, stacklevel: int) -> Checkpoint:
+    """Return what `read_newest_checkpoint` finds, with a DistbpWarning for each damaged one.
+
+    `stacklevel` is that of `warnings.warn` in the function that calls this one.
+    """
     checkpoint, messages = read_newest_checkpoint(model)
     for text in messages:
-        warnings.warn(text, DistbpWarning, stacklevel=2)
-    return checkpoint.network
+        warnings.warn(text, DistbpWarning, stacklevel=stacklevel + 1)
+    return checkpoint
 
 
 @contextmanager

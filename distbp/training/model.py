@@ -9,7 +9,6 @@ columns of a table are part of it.
 """
 
 import json
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, overload
@@ -23,12 +22,12 @@ from distbp.data.labels import infer_task
 from distbp.data.model_table import Rows
 from distbp.data.table_columns import is_number
 from distbp.data.tables import Source, Table
-from distbp.errors import ConfigError, DataError, DistbpWarning
+from distbp.errors import ConfigError, DataError
 from distbp.network.network import Network
 from distbp.parallel import host
 from distbp.parallel.topology import Topology
 from distbp.storage.checkpoint import Checkpoint, write_checkpoint
-from distbp.storage.run_directory import read_newest_checkpoint
+from distbp.storage.run_directory import load_checkpoint
 from distbp.training.accuracy import predicted_labels
 from distbp.training.ensemble import (
     EnsembleNetwork,
@@ -241,10 +240,7 @@ def load_model(path: str | Path) -> Model:
     CheckpointError
         There is no valid checkpoint.
     """
-    checkpoint, problems = read_newest_checkpoint(path)
-    for text in problems:
-        warnings.warn(text, DistbpWarning, stacklevel=3)
-    return Model(checkpoint)
+    return Model(load_checkpoint(path, stacklevel=3))
 
 
 @overload

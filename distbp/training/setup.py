@@ -10,7 +10,6 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from warnings import warn
 
 import numpy as np
 
@@ -18,7 +17,7 @@ from distbp import kernels
 from distbp.data.dataset import DataSet, Split
 from distbp.data.shuffle import FullShuffle
 from distbp.data.streaming import BlockShuffle
-from distbp.errors import ConfigError, DistbpWarning
+from distbp.errors import ConfigError
 from distbp.network.network import Network
 from distbp.network.optimizers import find_optimizer
 from distbp.network.parameter_store import AVERAGE
@@ -31,7 +30,7 @@ from distbp.parallel.reduction import GradientReduction, make_reduction
 from distbp.parallel.topology import Topology
 from distbp.parallel.watchdog import Watchdog
 from distbp.storage.checkpoint import Checkpoint
-from distbp.storage.run_directory import read_newest_checkpoint
+from distbp.storage.run_directory import load_checkpoint
 from distbp.training.callbacks import Call, agree_on_callbacks, make_callbacks
 from distbp.training.checkpoint_schedule import CheckpointSchedule
 from distbp.training.checkpoint_writer import CheckpointBuilder
@@ -193,16 +192,8 @@ def _assemble(
     # Ranks' clocks differ; one of them decides when a checkpoint is due by time.
     schedule = CheckpointSchedule(*config.interval(), has_clock=comm.rank == 0)
     builder = CheckpointBuilder(config, data, network, update, sources)
-    recorder = NullRecorder()
     with collective_errors(comm):
-        if not config.out:
-            recorder = MemoryRecorder(
-                config, network, builder, schedule, comm.rank == 0, data.labels_per_row > 0
-            )
-        elif comm.rank == 0:
-            recorder = RunRecorder(
-                config, network, builder, schedule, len(rows), data.labels_per_row
-            )
+        recorder = _make_recorder(comm, config, network, builder, schedule, rows, data)
         recorder.open(start, is_new=checkpoint is None, is_on_disk=predecessor is None)
     parts = RunParts(
         comm, config, data, network, update, reduction, gradient, sdc_check, rows, order,
@@ -219,6 +210,25 @@ def _assemble(
 def _make_stop_request(config: Config) -> StopRequest:
     # Without a directory nothing could be saved: a signal does what the program wants it to do.
     return StopRequest(config.seconds("time_limit"), catches_signals=bool(config.out))
+
+
+def _make_recorder(
+    comm: Topology,
+    config: Config,
+    network: Network,
+    builder: CheckpointBuilder,
+    schedule: CheckpointSchedule,
+    rows: Split,
+    data: DataSet,
+) -> NullRecorder:
+    """Return what records a run on this rank: in its directory, or in memory without one."""
+    if not config.out:
+        return MemoryRecorder(
+            config, network, builder, schedule, comm.rank == 0, data.labels_per_row > 0
+        )
+    if comm.rank == 0:
+        return RunRecorder(config, network, builder, schedule, len(rows), data.labels_per_row)
+    return NullRecorder()
 
 
 def _make_order(
@@ -338,9 +348,7 @@ def _first_weights(model: str, data: DataSet, network: Network) -> np.ndarray:
     ConfigError
         It is of another shape, or its inputs are other columns.
     """
-    first, problems = read_newest_checkpoint(model)
-    for text in problems:
-        warn(text, DistbpWarning, stacklevel=2)
+    first = load_checkpoint(model, stacklevel=2)
     if first.network.sizes != network.sizes:
         raise ConfigError(
             f"{model} was written for sizes {first.network.sizes}; "

@@ -61,9 +61,10 @@ if TYPE_CHECKING:
     from distbp.network.activations import sigmoid, sigmoid_prime
     from distbp.network.network import Network
     from distbp.storage.run_directory import load
+    from distbp.training.array_fit import fit
     from distbp.training.config import Config
     from distbp.training.imported_model import import_model
-    from distbp.training.loop import fit, train
+    from distbp.training.loop import train
     from distbp.training.model import Model, evaluate, load_model, predict
 
 __all__ = [
@@ -79,7 +80,7 @@ _MODULES = {
     "Network": "network.network",
     "evaluate": "training.model",
     "export": "interop.model_export",
-    "fit": "training.loop",
+    "fit": "training.array_fit",
     "import_model": "training.imported_model",
     "load": "storage.run_directory",
     "load_model": "training.model",

@@ -39,11 +39,15 @@ class FullShuffle:
 
     Attributes
     ----------
+    max_batches : int
+        How many batches can be asked for in one call.
     split : Split
         The rows that the numbers of a batch refer to.
     array : (n,) int64
         Row numbers in the order of this epoch.
     """
+
+    max_batches = 1 << 30
 
     def __init__(
         self,
@@ -74,9 +78,9 @@ class FullShuffle:
 
         self._shared.fill(write)
 
-    def batch(self, step: int) -> np.ndarray:
-        """Return the row numbers (m,) of a batch."""
-        return self.array[step * self._batch_size : (step + 1) * self._batch_size]
+    def batches(self, step: int, count: int = 1) -> np.ndarray:
+        """Return the row numbers of `count` batches from `step` on, one after the other."""
+        return self.array[step * self._batch_size : (step + count) * self._batch_size]
 
     def close(self) -> None:
         """Do nothing: the rows are in memory."""

@@ -5,7 +5,7 @@ that the node shares: a node reads and decodes a block once, chunks with as many
 are cores for each rank. This memory is circular: while the batches of one window are taken, the
 next one is read. The rows stay in the order of the file; those of a batch are found by the order
 that `BlockOrder` gives, as rows in memory are, so that shuffling costs no copy. Ranks synchronize
-twice a window, in `BlockShuffle.batch`.
+twice a window, in `BlockShuffle.batches`.
 
 Blocks of b rows in chunks of c rows are decoded a = (b + c − 1) / b times an epoch, or once if c
 divides b. A core that trains on s bytes a second from memory, and decodes d bytes a second, trains
@@ -76,6 +76,8 @@ class BlockShuffle:
         Nothing is read for later ones.
     """
 
+    max_batches = 1  # more could be rows of several windows
+
     def __init__(
         self,
         topology: Topology,
@@ -129,8 +131,8 @@ class BlockShuffle:
             )  # fmt: skip
             self._reader.start()
 
-    def batch(self, step: int) -> np.ndarray:
-        """Return the numbers (m,), in `split`, of the rows of a batch; collective.
+    def batches(self, step: int, count: int = 1) -> np.ndarray:
+        """Return the numbers, in `split`, of the rows of a batch: `count` is 1; collective.
 
         Raises
         ------
@@ -138,7 +140,7 @@ class BlockShuffle:
             On all ranks, if one of them cannot read its file.
         """
         start = self._first + step * self._batch_size
-        stop = min(start + self._batch_size, self._first + self._rows)
+        stop = min(start + count * self._batch_size, self._first + self._rows)
         if start >= self._kept_until:
             self._release(start)
         if stop > self._available:

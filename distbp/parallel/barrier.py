@@ -53,16 +53,19 @@ class Barrier:
 
     Attributes
     ----------
-    count : int
-        Calls of `wait` so far.
+    counters : (ranks, COUNTER_STRIDE) int64 array
+        For code that is compiled: it counts a call in this rank's counter itself, and calls
+        `finish_wait` if the others are late.
+    spins : int
+        How often a waiting rank reads a counter before it yields its core.
     """
 
     def __init__(self, counters: np.ndarray, rank: int, pids: Sequence[int], cores: int) -> None:
+        self.counters = counters
         self._counters = memoryview(counters.reshape(-1).data)
         self._own = rank * COUNTER_STRIDE
         self._others = [other * COUNTER_STRIDE for other in range(len(pids)) if other != rank]
-        self._spins = _SPINS if cores >= len(pids) else 0
-        self.count = 0
+        self.spins = _SPINS if cores >= len(pids) else 0
         self._fence = None if platform.machine() in _STRONGLY_ORDERED else _memory_fence
         self._deaths = select.poll()
         self._pidfds = [_open_pidfd(pid) for pid in pids if pid not in (0, os.getpid())]
@@ -75,6 +78,11 @@ class Barrier:
             if pidfd is not None:
                 os.close(pidfd)
 
+    @property
+    def count(self) -> int:
+        """The calls of `wait` so far."""
+        return self._counters[self._own]
+
     def wait(self) -> None:
         """Return when all ranks have called it; what they wrote before is visible then.
 
@@ -84,8 +92,8 @@ class Barrier:
             Another rank of the node has died before it called, or has left. All survivors
             raise it in the same call.
         """
-        self.count = count = self.count + 1
-        counters, spins = self._counters, self._spins
+        counters, spins = self._counters, self.spins
+        count = counters[self._own] + 1
         if self._fence:
             self._fence()
         counters[self._own] = count
@@ -94,6 +102,21 @@ class Barrier:
                 spins -= 1
                 if spins < 0:
                     self._wait_long(other, count)
+        if self._fence:
+            self._fence()
+
+    def finish_wait(self) -> None:
+        """Return when all ranks have called `wait` as often as this one.
+
+        Raises
+        ------
+        RankFailureError
+            As `wait` does.
+        """
+        count = self._counters[self._own]
+        for other in self._others:
+            if self._counters[other] < count:
+                self._wait_long(other, count)
         if self._fence:
             self._fence()
 

@@ -7,6 +7,7 @@ The nouns, in the order in which to read them:
     BatchGradient   the gradients of this rank's shards of a mini-batch (`gradient`), with the
                     number of right answers (`accuracy`); rows may have weights, of their own or
                     of their classes, with mean 1 (`row_weights`)
+    Engine          makes the steps of one or more mini-batches (`engine`)
     Callback        what a user's own code does after each epoch (`callbacks`); `part_checks` checks
                     users' own classes before a run starts
     SdcCheck        recomputes a step to detect silent data corruption (`sdc_check`)
@@ -40,7 +41,7 @@ The nouns, in the order in which to read them:
     Run             the loop over epochs and steps (`loop`), with its `timing`
 
 `train` assembles the `RunParts` and starts a `Run`; `fit` does so for arrays and returns the
-`Model`. In each step
+`Model` (`array_fit`). In each step
 
 1.  every rank writes the gradients of its shards, and with them its requests to stop or to save;
 2.  the reduction of `distbp.parallel` sums them and updates θ, the same on all ranks;

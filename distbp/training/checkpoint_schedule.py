@@ -6,6 +6,7 @@ What is saved, and where, is not known here.
 """
 
 import math
+import sys
 import time
 
 _BEST_INTERVAL_S = 1.0  # where epochs are short, writing each new best would take most of the time
@@ -37,6 +38,10 @@ class CheckpointSchedule:
     def is_due_after_step(self, updates: int) -> bool:
         """Return whether a checkpoint is due after so many updates."""
         return self._steps > 0 and updates % self._steps == 0
+
+    def steps_until_due(self, updates: int) -> int:
+        """Return how many steps after so many updates a checkpoint is due, by steps alone."""
+        return self._steps - updates % self._steps if self._steps else sys.maxsize
 
     def is_due_by_time(self) -> bool:
         """Return whether this rank has to request a checkpoint."""

@@ -8,8 +8,7 @@ passes: it moves the `Progress` on, and does what `recovery` decides if a step w
 import platform
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
-from numbers import Real
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,9 +52,7 @@ from distbp.training.recovery import (
 )
 from distbp.training.setup import RunParts, assemble, restore
 from distbp.training.state import costs_and_accuracies
-from distbp.training.timing import RankTime, Timing, checkpoint_hint, timing_summary
-
-_CONFIG_NAMES = {one.name for one in fields(Config)}
+from distbp.training.timing import RankTime, checkpoint_hint, timing_summary
 
 
 @dataclass(frozen=True)
@@ -205,7 +202,6 @@ class Run:
         self.parts = parts
         self.progress = self.previous = parts.start
         self._detector, self._attempts = FaultDetector(parts), Attempts()
-        self._timing = Timing()
         self._is_stopped = False  # by a time limit, without a directory to save to
         self._is_stopped_by_callback = False
 
@@ -249,10 +245,11 @@ class Run:
         began, done_before = time.monotonic(), self.progress.position.step * batch_size
         parts.order.start(*self.progress.position[:2])
         parts.recorder.on_epoch_start(self.progress)
-        while (step := self.progress.position.step) < parts.steps_per_epoch:
-            batch = parts.order.batch(step)
-            totals, progress = self.step(batch), self.progress
-            updates = progress.position.updates
+        while (first := self.progress.position.step) < parts.steps_per_epoch:
+            numbers = parts.order.batches(first, self._steps_at_once())
+            totals, progress = self.step(numbers), self.progress
+            updates, step = progress.position.updates, progress.position.step - totals.applied
+            batch = numbers[(step - first) * batch_size : (step - first + 1) * batch_size]
             is_due = totals.save > 0 or parts.schedule.is_due_after_step(updates)
             diagnosis = self._detector.inspect_step(progress, batch, totals.applied, is_due)
             if diagnosis is None or self._recover(diagnosis, len(batch)) is Action.CONTINUE:
@@ -264,29 +261,48 @@ class Run:
                 return
         self._end_epoch(time.monotonic() - began, max(len(parts.rows) - done_before, 0))
 
-    def step(self, batch: np.ndarray) -> StepTotals:
-        """Update θ by the gradient of one mini-batch; collective.
+    def step(self, numbers: np.ndarray) -> StepTotals:
+        """Update θ by the gradients of one or more consecutive mini-batches; collective.
+
+        The engine makes fewer steps if one is not applied, or if a rank requests something.
 
         Parameters
         ----------
-        batch : (m,) int64 array
-            Row numbers, the same on all ranks.
+        numbers : (rows,) int64 array
+            Row numbers, batch by batch, the same on all ranks.
+
+        Returns
+        -------
+        StepTotals
+            Of the last step made.
         """
         parts, progress = self.parts, self.progress
         epoch, step, _ = progress.position
         # Requests of one rank travel with the gradient: all ranks see them after the same step.
         requests = parts.stop_request.is_pending(), parts.schedule.is_due_by_time()
-        rate = learning_rate(parts.config, progress, step, parts.steps_per_epoch)
-        began = time.perf_counter()
-        parts.gradient.compute(batch, epoch, step, requests)
-        computed = time.perf_counter()
-        totals = parts.reduction.reduce_and_update(len(batch), rate)
-        self._timing.add_step(began, computed, time.perf_counter(), parts.reduction.wait_s)
-        if totals.applied:
-            self.previous = progress
-            cost = totals.cost * parts.network.cost.unit
-            self.progress = progress.after_step(cost, totals.correct)
-        return totals
+        rates = [
+            learning_rate(parts.config, progress, step + i, parts.steps_per_epoch)
+            for i in range(-(-len(numbers) // parts.config.batch_size))
+        ]
+        return parts.engine.run(numbers, (epoch, step), rates, requests, self._advance)
+
+    def _advance(self, costs: Sequence[float], correct: Sequence[float]) -> None:
+        """Move on by steps that were applied, given their sums over the rows."""
+        unit = self.parts.network.cost.unit
+        for cost, right in zip(costs, correct, strict=True):
+            self.previous = self.progress
+            self.progress = self.progress.after_step(cost * unit, right)
+
+    def _steps_at_once(self) -> int:
+        """Return how many steps can be made before anything else has to be done."""
+        parts, (_, step, updates) = self.parts, self.progress.position
+        return min(
+            parts.steps_per_epoch - step,
+            parts.engine.max_steps,
+            parts.order.max_batches,
+            parts.schedule.steps_until_due(updates),
+            self._detector.steps_until_check(updates),
+        )
 
     def _recover(self, diagnosis: Diagnosis, rows: int) -> Action:
         """Do what is to be done about a fault, in a step of so many rows; return it."""
@@ -390,9 +406,10 @@ class Run:
     def _report(self, seconds: float) -> None:
         """Log where a run of so many seconds spent its time, and its result; collective."""
         parts, comm, recorder = self.parts, self.parts.comm, self.parts.recorder
-        if self._timing.steps:
+        timing = parts.engine.timing
+        if timing.steps:
             n_shards = len(parts.reduction.schedule)
-            own = [platform.node(), comm.node_index, n_shards, *self._timing.per_step()]
+            own = [platform.node(), comm.node_index, n_shards, *timing.per_step()]
             cores = node_cores(comm.world.allgather([comm.node_index, host.cpu_share()]))
             ranks = [RankTime(*one) for one in comm.world.allgather(own)]
             recorder.info(f"time   {timing_summary(ranks, cores)}")
@@ -407,39 +424,3 @@ class Run:
             self._is_stopped_by_callback,
         ):
             recorder.info(text)
-
-
-def fit(x: Any, y: Any = None, *, hidden: tuple[int, ...] = (100,), **options: Any) -> Model:
-    """Train a network on arrays and return the model.
-
-    Parameters
-    ----------
-    x, y : arrays
-        See `train`.
-    hidden : sizes of the hidden layers
-    **options
-        Options of `Config`, parameters of `train` other than `config`, and options of an import.
-        `validation` is a pair (x, y), or a fraction of the rows.
-
-    Returns
-    -------
-    Model
-        The same on every rank.
-
-    Raises
-    ------
-    DistbpError
-        As `train` does.
-    """
-    settings = {name: options.pop(name) for name in _CONFIG_NAMES & options.keys()}
-    if "validation" in settings and not isinstance(settings["validation"], Real):
-        options["validation"] = settings.pop("validation")
-    calls = settings.pop("callbacks", ())
-    calls = [calls] if callable(calls) or isinstance(calls, str) else calls
-    # A run of these is stored with their names.
-    settings["callbacks"] = [one for one in calls if isinstance(one, str | type)]
-    options["callbacks"] = [one for one in calls if not isinstance(one, str | type)]
-    comm = options.pop("comm", None) or connect()
-    with abort_on_error(comm), collective_errors(comm):  # options of one rank may be wrong
-        config = Config(hidden=hidden, **settings)
-    return train(config, x, y, comm=comm, **options).model

@@ -10,6 +10,7 @@ Ranks compute the same diagnosis from what they exchange, so they act alike with
     death of a rank      `recover_from_rank_failure`: the run continues from memory (ULFM)
 """
 
+import sys
 from dataclasses import dataclass
 from enum import Enum
 
@@ -142,6 +143,10 @@ class FaultDetector:
         self._parts = parts
         # Sums in an order that MPI chooses cannot be repeated bit by bit.
         self._check_every = parts.config.check_every if parts.reduction.is_exact else 0
+
+    def steps_until_check(self, updates: int) -> int:
+        """Return how many steps after so many updates the next one is checked for corruption."""
+        return self._check_every - updates % self._check_every if self._check_every else sys.maxsize
 
     def inspect_step(
         self, progress: Progress, batch: np.ndarray, is_applied: bool, is_checkpoint_due: bool

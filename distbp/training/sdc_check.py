@@ -14,9 +14,8 @@ import numpy as np
 
 from distbp.network.parameters import theta_size
 from distbp.network.update import Update
-from distbp.parallel.reduction import GradientReduction
 from distbp.parallel.topology import Topology
-from distbp.training.gradient import BatchGradient
+from distbp.training.engine import Engine
 
 
 @dataclass(frozen=True)
@@ -44,15 +43,11 @@ class SdcCheck:
     ----------
     comm : Topology
     update : Update
-    reduction : GradientReduction
-    gradient : BatchGradient
+    engine : Engine
     """
 
-    def __init__(
-        self, comm: Topology, update: Update, reduction: GradientReduction, gradient: BatchGradient
-    ) -> None:
-        self._comm, self._update = comm, update
-        self._reduction, self._gradient = reduction, gradient
+    def __init__(self, comm: Topology, update: Update, engine: Engine) -> None:
+        self._comm, self._update, self._engine = comm, update, engine
 
     def check(self, batch: np.ndarray, epoch: int, step: int, rate: float) -> SdcReport:
         """Recompute the last step from the same arguments, and compare; collective."""
@@ -86,8 +81,7 @@ class SdcCheck:
         steps = store.steps
         store.rollback()
         try:
-            self._gradient.compute(batch, epoch, step)
-            self._reduction.reduce_and_update(len(batch), rate)
+            self._engine.repeat(batch, (epoch, step), rate)
         finally:
             # If that failed, or its numbers were not finite, this rank is where it was before.
             if store.steps < steps:
@@ -95,7 +89,7 @@ class SdcCheck:
 
     def _checksums(self) -> list[int]:
         """Return the CRC-32 of each layer of θ and state; empty if another rank does it."""
-        if not self._reduction.has_replica:
+        if not self._engine.reduction.has_replica:
             return []
         network, checksums, start = self._update.network, [], 0
         for l in range(1, len(network.sizes)):

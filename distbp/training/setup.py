@@ -35,6 +35,7 @@ from distbp.training.callbacks import Call, agree_on_callbacks, make_callbacks
 from distbp.training.checkpoint_schedule import CheckpointSchedule
 from distbp.training.checkpoint_writer import CheckpointBuilder
 from distbp.training.config import Config
+from distbp.training.engine import Engine, NumpyEngine
 from distbp.training.evaluation import Evaluator
 from distbp.training.gradient import BatchGradient
 from distbp.training.holdout import split_validation
@@ -64,7 +65,7 @@ class RunParts:
     config : Config
         With nothing left open.
     data : DataSet
-    network, update, reduction, gradient
+    network, update, reduction, gradient, engine
         θ, and what a step does to it.
     sdc_check : SdcCheck
     rows : Split
@@ -93,6 +94,7 @@ class RunParts:
     update: Update
     reduction: GradientReduction
     gradient: BatchGradient
+    engine: Engine
     sdc_check: SdcCheck
     rows: Split
     order: FullShuffle | BlockShuffle
@@ -183,7 +185,8 @@ def _assemble(
         network, reduction, data, order.split, config.batch_size, shards, config.dropout,
         config.label_smoothing, weights,
     )  # fmt: skip
-    sdc_check = SdcCheck(comm, update, reduction, gradient)
+    engine = NumpyEngine(gradient, reduction)
+    sdc_check = SdcCheck(comm, update, engine)
     evaluators = _make_evaluators(comm, update.store.averaged, data, validation)
     start = Progress.at_start(metrics.monitor)
     with collective_errors(comm):
@@ -196,7 +199,7 @@ def _assemble(
         recorder = _make_recorder(comm, config, network, builder, schedule, rows, data)
         recorder.open(start, is_new=checkpoint is None, is_on_disk=predecessor is None)
     parts = RunParts(
-        comm, config, data, network, update, reduction, gradient, sdc_check, rows, order,
+        comm, config, data, network, update, reduction, gradient, engine, sdc_check, rows, order,
         math.ceil(len(rows) / config.batch_size), evaluators, metrics, watchdog,
         predecessor.stop_request if predecessor else _make_stop_request(config),
         schedule, builder, recorder,

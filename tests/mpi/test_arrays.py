@@ -11,7 +11,8 @@ import pytest
 from distbp import Config, DistbpError
 from distbp.errors import ConfigError
 from distbp.parallel.topology import Topology
-from distbp.training.loop import fit, train
+from distbp.training.array_fit import fit
+from distbp.training.loop import train
 
 pytestmark = pytest.mark.mpi
 

@@ -93,6 +93,6 @@ def test_full_shuffle_takes_all_rows_of_a_part():
     split = Split(np.zeros((30, 2)), np.zeros((30, 1))).subset(np.arange(0, 30, 3))
     order = FullShuffle(Topology(), split, 4, seed=0)
     order.start(0, 0)
-    batches = [order.batch(step) for step in range(3)]
+    batches = [order.batches(step) for step in range(3)]
     assert [len(batch) for batch in batches] == [4, 4, 2]
     assert sorted(np.concatenate(batches)) == list(range(0, 30, 3))

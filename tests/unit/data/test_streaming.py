@@ -51,7 +51,7 @@ def epoch_rows(order, epoch, batch_size, step=0):
     order.start(epoch, step)
     n = len(order.split)
     for number in range(step, -(-n // batch_size)):
-        batch = order.batch(number)
+        batch = order.batches(number)
         x, y = order.split.x[batch].view("<f4"), order.split.y[batch].view("<f8")[:, 0]
         assert np.array_equal(x, y[:, None] * 3 + np.arange(3))
         assert np.array_equal(order.split.file_rows(batch), y)
@@ -117,7 +117,7 @@ def test_reading_ends(path):
     before = threading.active_count()
     order = make(path)
     order.start(0, 0)
-    order.batch(0)
+    order.batches(0)
     order.close()
     order = make(path, epochs=1)
     epoch_rows(order, 0, 8)

@@ -22,8 +22,9 @@ from distbp.errors import ConfigError, DataError, DivergedError
 from distbp.parallel import host
 from distbp.parallel.environment import _LAUNCHER_PREFIXES
 from distbp.storage.checkpoint import read_checkpoint
+from distbp.training.array_fit import fit
 from distbp.training.callbacks import STOP, Callback
-from distbp.training.loop import Run, fit, train
+from distbp.training.loop import Run, train
 from distbp.training.model import Model, evaluate, load_model, predict
 from distbp.training.recovery import Diagnosis, Fault
 

@@ -27,7 +27,7 @@ from distbp.storage.scaling import Scaling, TargetScaling
 DATA_FORMAT = "distbp-data"
 DATA_VERSION = 3  # the newest; see `version_for`
 # From this size of x on, chunks are not decoded into memory when the file is opened. The same as
-# BLOCK_SHUFFLE_BYTES of `distbp.training.config`, since only blocks can be read while training.
+# BLOCK_SHUFFLE_BYTES of `distbp.training.defaults`, since only blocks can be read while training.
 LARGE_BYTES = 4 << 30
 # Chunks of y stay in the file if those of x do, from this size on.
 LARGE_TARGET_BYTES = 1 << 28

@@ -3,7 +3,7 @@
 The nouns, in the order in which to read them:
 
     Config          the options of a run (`config`; `config_file` reads them from TOML); frozen,
-                    the same on all ranks
+                    the same on all ranks; `defaults` derives what is left open
     BatchGradient   the gradients of this rank's shards of a mini-batch (`gradient`), with the
                     number of right answers (`accuracy`); rows may have weights, of their own or
                     of their classes, with mean 1 (`row_weights`)

@@ -2,7 +2,7 @@
 
 Each field of `Config` is an option of `distbp train`, a key of a TOML file and an entry of
 a checkpoint, under the same name (with `-` for `_` outside Python). Options that are None
-are derived by `Config.resolved` from the data and from each other, never from the number
+are derived by `defaults.resolve` from the data and from each other, never from the number
 of ranks: that is what makes a run independent of it. How an option is put into practice
 is not known here.
 """
@@ -11,14 +11,14 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from distbp import own_parts
 from distbp.errors import ConfigError
 from distbp.network.activations import HIDDEN
-from distbp.network.costs import COSTS, find_cost
+from distbp.network.costs import COSTS
 from distbp.network.network import DTYPES, INITS
-from distbp.network.optimizers import OPTIMIZERS, find_optimizer
+from distbp.network.optimizers import OPTIMIZERS
 from distbp.network.schedules import SCHEDULES
 from distbp.options import (
     check_option,
@@ -29,11 +29,8 @@ from distbp.options import (
     python_number,
     toml_value,
 )
-from distbp.parallel.shards import check_shards, default_shards
+from distbp.parallel.shards import check_shards
 from distbp.training.folds import check_fold
-
-if TYPE_CHECKING:  # `distbp train --help` needs no HDF5
-    from distbp.data.dataset import DataSet
 
 # The groups of `distbp train --help`, in order.
 GROUPS = (
@@ -51,23 +48,7 @@ _MAX_EPOCHS = 100_000
 FIRST_MONITOR = "cost"
 
 _SHUFFLES = ("full", "blocks")
-# From this size of train/x on, `--shuffle auto` reads it in blocks: a matter of the data alone,
-# for the order of the rows must not depend on the memory of a machine.
-BLOCK_SHUFFLE_BYTES = 4 << 30
-# The costs that go with a task of a data set; the first is the default.
-_COSTS_OF_TASKS = {
-    "classification": ("log-likelihood", "cross-entropy", "quadratic"),
-    "multilabel": ("cross-entropy", "quadratic"),
-    "regression": ("quadratic", "huber", "mae"),
-}
 _SECONDS_PER_UNIT = {"s": 1, "min": 60, "h": 3600}
-
-
-def chosen_shuffle(shuffle: str, train_bytes: int) -> str:
-    """Return `full` or `blocks` for a data set with so many bytes of train/x."""
-    if shuffle != "auto":
-        return shuffle
-    return "blocks" if train_bytes >= BLOCK_SHUFFLE_BYTES else "full"
 
 
 @dataclass(frozen=True)
@@ -352,53 +333,6 @@ class Config:
                 f"such as 1epoch, 500steps or 60s."
             )
         return int(match[1]), match[2]
-
-    def resolved(self, data: "DataSet") -> "Config":
-        """Return the configuration with what is left open derived from the data and the rest.
-
-        Raises
-        ------
-        ConfigError
-            The cost function or label smoothing does not fit the task of the data set.
-        """
-        costs = _COSTS_OF_TASKS[data.task]
-        cost = self.cost or costs[0]
-        known = {task: cost in its for task, its in _COSTS_OF_TASKS.items()}
-        if own_parts.is_own(cost):
-            known = {task: task in find_cost(cost).tasks for task in _COSTS_OF_TASKS}
-        if not known[data.task]:
-            tasks = " or ".join(task for task, is_for in known.items() if is_for)
-            raise ConfigError(
-                f"--cost {cost} is for {tasks}, but {data.name} is for {data.task}. "
-                f"Use --cost {' or '.join(costs)}."
-            )
-        if self.label_smoothing and data.task != "classification":
-            raise ConfigError(
-                f"--label-smoothing is for classification, but {data.name} is for {data.task}. "
-                f"Leave it out."
-            )
-        if self.class_weight != "none" and data.task != "classification":
-            raise ConfigError(
-                f"--class-weight {self.class_weight} is for classification, but {data.name} is "
-                f"for {data.task}. Give rows weights instead: distbp import --weight NAME."
-            )
-        sizes = (data.n_in, *self.hidden, data.n_out)
-        rate = self.learning_rate
-        return replace(
-            self,
-            cost=cost,
-            learning_rate=self._default_rate(data) if rate is None else rate,
-            shuffle=chosen_shuffle(self.shuffle, data.train_bytes),
-            shards=self.shards or default_shards(self.batch_size, sizes),
-        )
-
-    def _default_rate(self, data: "DataSet") -> float:
-        fixed = find_optimizer(self.optimizer).default_rate
-        if fixed is not None:
-            return fixed
-        # With linear outputs for targets of variance 1, 100 hidden units diverge above about 0.06,
-        # and 300 above 0.02.
-        return 0.1 if data.target is None else 0.01
 
     def resumed(self, changes: Mapping[str, Any]) -> "Config":
         """Return the configuration with `changes`, for a run that is resumed.

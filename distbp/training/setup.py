@@ -35,6 +35,7 @@ from distbp.training.callbacks import Call, agree_on_callbacks, make_callbacks
 from distbp.training.checkpoint_schedule import CheckpointSchedule
 from distbp.training.checkpoint_writer import CheckpointBuilder
 from distbp.training.config import Config
+from distbp.training.defaults import resolve
 from distbp.training.engine import Engine, NumpyEngine
 from distbp.training.evaluation import Evaluator
 from distbp.training.gradient import BatchGradient
@@ -162,7 +163,7 @@ def _assemble(
     if data is None:
         data = open_data(Path(config.data), comm, _IS_STREAMED[config.shuffle])
     with collective_errors(comm):
-        config = with_monitor(config.resolved(data), data, checkpoint)
+        config = with_monitor(resolve(config, data), data, checkpoint)
         if checkpoint is not None:
             _check_same_run(config, data, checkpoint)
         metrics = plan_metrics(config, data)

@@ -56,7 +56,7 @@ MODULES = {
         "model_import",
     ],
     "training": [
-        "folds", "config", "config_file", "accuracy", "timing", "gradient", "engine", "sdc_check",
+        "folds", "config", "defaults", "config_file", "accuracy", "timing", "gradient", "engine", "sdc_check",
         "inputs", "class_counts", "score_counts", "metrics", "metric_names", "measurement",
         "variation", "evaluation", "prediction", "row_sources", "table_prediction",
         "row_weights", "state", "rates", "holdout", "monitor", "search_space",

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from distbp.data import dataset
 from distbp.errors import ConfigError
 from distbp.options import flag, parse_sizes
-from distbp.training import config as config_module
+from distbp.training import defaults
 from distbp.training.config import GROUPS, Config
 from distbp.training.config_file import check_useful, read_toml
+from distbp.training.defaults import resolve
 
 ANY = {"n_in": 784, "name": "d.h5", "target": None, "train_bytes": 1000}
 CLASSES = SimpleNamespace(task="classification", n_out=10, **ANY)
@@ -118,65 +119,65 @@ def test_lists_of_sizes_become_tuples():
 
 def test_resolved_for_classification():
     """Cost, learning rate and shards are derived from the data and each other."""
-    config = Config(hidden=(30,)).resolved(CLASSES)
+    config = resolve(Config(hidden=(30,)), CLASSES)
     assert (config.cost, config.learning_rate, config.shards) == ("log-likelihood", 0.1, 4)
     for name in ("adam", "adamw", "nadam", "rmsprop"):
-        assert Config(optimizer=name).resolved(CLASSES).learning_rate == 0.001
-    assert Config(hidden=(1000,)).resolved(CLASSES).shards == 2
+        assert resolve(Config(optimizer=name), CLASSES).learning_rate == 0.001
+    assert resolve(Config(hidden=(1000,)), CLASSES).shards == 2
 
 
 def test_resolved_for_a_regression():
     """The cost is quadratic, huber or mae; others are refused."""
-    assert Config().resolved(NUMBERS).cost == "quadratic"
+    assert resolve(Config(), NUMBERS).cost == "quadratic"
     for cost in ("huber", "mae"):
-        assert Config(cost=cost).resolved(NUMBERS).cost == cost
+        assert resolve(Config(cost=cost), NUMBERS).cost == cost
         message = f"--cost {cost} is for regression, but d.h5 is for classification. Use --cost log"
         with pytest.raises(ConfigError, match=message):
-            Config(cost=cost).resolved(CLASSES)
+            resolve(Config(cost=cost), CLASSES)
     message = "--cost cross-entropy is for classification or multilabel, .* Use --cost quadratic or"
     with pytest.raises(ConfigError, match=message):
-        Config(cost="cross-entropy").resolved(NUMBERS)
+        resolve(Config(cost="cross-entropy"), NUMBERS)
 
 
 def test_resolved_for_multilabel():
     """Each label has an output of its own, which softmax would not give."""
     labels = SimpleNamespace(task="multilabel", n_out=5, **ANY)
-    assert Config().resolved(labels).cost == "cross-entropy"
-    assert Config(cost="quadratic").resolved(labels).cost == "quadratic"
+    assert resolve(Config(), labels).cost == "cross-entropy"
+    assert resolve(Config(cost="quadratic"), labels).cost == "quadratic"
     with pytest.raises(ConfigError, match=r"for multilabel. Use --cost cross-entropy or quadratic"):
-        Config(cost="log-likelihood").resolved(labels)
+        resolve(Config(cost="log-likelihood"), labels)
 
 
 def test_label_smoothing_is_for_classes():
     """It has no meaning for numbers."""
     smooth = Config(label_smoothing=0.1)
-    assert smooth.resolved(CLASSES).label_smoothing == 0.1
+    assert resolve(smooth, CLASSES).label_smoothing == 0.1
     message = "--label-smoothing is for classification, but d.h5 is for regression. Leave it out"
     with pytest.raises(ConfigError, match=message):
-        smooth.resolved(NUMBERS)
+        resolve(smooth, NUMBERS)
 
 
 def test_learning_rate_for_scaled_targets():
     """It is lower, as the largest stable one is, but for Adam."""
     scaled = SimpleNamespace(**vars(NUMBERS) | {"target": "scaled"})
-    assert Config().resolved(NUMBERS).learning_rate == 0.1
-    assert Config().resolved(scaled).learning_rate == 0.01
-    assert Config(optimizer="adam").resolved(scaled).learning_rate == 0.001
+    assert resolve(Config(), NUMBERS).learning_rate == 0.1
+    assert resolve(Config(), scaled).learning_rate == 0.01
+    assert resolve(Config(optimizer="adam"), scaled).learning_rate == 0.001
 
 
 def test_shuffle_depends_on_the_size_of_the_data(monkeypatch):
     """Only data sets of many bytes are read in blocks, unless the user decides otherwise."""
-    monkeypatch.setattr(config_module, "BLOCK_SHUFFLE_BYTES", 1001)
+    monkeypatch.setattr(defaults, "BLOCK_SHUFFLE_BYTES", 1001)
     large = SimpleNamespace(**vars(CLASSES) | {"train_bytes": 1001})
-    assert Config().resolved(CLASSES).shuffle == "full"
-    assert Config().resolved(large).shuffle == "blocks"
-    assert Config(shuffle="full").resolved(large).shuffle == "full"
-    assert Config(shuffle="blocks").resolved(CLASSES).shuffle == "blocks"
+    assert resolve(Config(), CLASSES).shuffle == "full"
+    assert resolve(Config(), large).shuffle == "blocks"
+    assert resolve(Config(shuffle="full"), large).shuffle == "full"
+    assert resolve(Config(shuffle="blocks"), CLASSES).shuffle == "blocks"
 
 
 def test_chunks_that_stay_in_the_file_are_shuffled_in_blocks():
     """A full shuffle cannot take rows from them: both limits have to be the same."""
-    assert config_module.BLOCK_SHUFFLE_BYTES == dataset.LARGE_BYTES
+    assert defaults.BLOCK_SHUFFLE_BYTES == dataset.LARGE_BYTES
 
 
 def test_runs_without_the_option_were_shuffled_in_full():
@@ -187,15 +188,15 @@ def test_runs_without_the_option_were_shuffled_in_full():
 
 
 def test_given_values_are_kept():
-    """`resolved` replaces only None: not a learning rate of 0."""
+    """`resolve` replaces only None: not a learning rate of 0."""
     chosen = Config(cost="quadratic", learning_rate=0.0, shards=7, shuffle="blocks")
-    assert chosen.resolved(CLASSES) == chosen
+    assert resolve(chosen, CLASSES) == chosen
 
 
 def test_resolving_twice_changes_nothing():
     """The configuration of a resumed run is resolved already."""
-    once = Config().resolved(CLASSES)
-    assert once.resolved(CLASSES) == once
+    once = resolve(Config(), CLASSES)
+    assert resolve(once, CLASSES) == once
 
 
 # A resumed run.
@@ -226,7 +227,7 @@ def test_the_lists_of_options_are_complete():
 @pytest.mark.parametrize("name", CHANGES)
 def test_options_that_may_change_on_resume(name):
     """Those that have no effect on the numbers of the epochs that both runs train."""
-    before = Config().resolved(CLASSES)
+    before = resolve(Config(), CLASSES)
     after = before.resumed({name: CHANGES[name]})
     assert asdict(after) == asdict(before) | {name: CHANGES[name]}
 
@@ -234,7 +235,7 @@ def test_options_that_may_change_on_resume(name):
 @pytest.mark.parametrize("name", FIXED)
 def test_options_that_may_not_change_on_resume(name):
     """They may be repeated with the same value."""
-    before = Config().resolved(CLASSES)
+    before = resolve(Config(), CLASSES)
     with pytest.raises(ConfigError, match=f"{flag(name)} .* started with .* --init-from"):
         before.resumed({name: FIXED[name]})
     assert before.resumed({name: getattr(before, name)}) == before
@@ -242,14 +243,14 @@ def test_options_that_may_not_change_on_resume(name):
 
 def test_epochs_of_a_cosine_may_not_change():
     """The schedule depends on the total number of epochs."""
-    before = Config(schedule="cosine").resolved(CLASSES)
+    before = resolve(Config(schedule="cosine"), CLASSES)
     with pytest.raises(ConfigError, match="--epochs 50 cannot be changed"):
         before.resumed({"epochs": 50})
 
 
 def test_exact_reductions_may_change():
     """They give the same bits; `allreduce` does not."""
-    before = Config(combine="node").resolved(CLASSES)
+    before = resolve(Config(combine="node"), CLASSES)
     assert before.resumed({"combine": "tree"}).combine == "tree"
     with pytest.raises(ConfigError, match="--combine 'allreduce' cannot be changed"):
         before.resumed({"combine": "allreduce"})

@@ -42,6 +42,9 @@ def without_skip(report):
     return report
 
 
+# The compiled engine has tests of its own, which ask for it.
+os.environ.setdefault("DISTBP_ENGINE", "numpy")
+
 # Programs that these tests start must not ignore signals, as the tests themselves may because
 # they were started by `nohup` or by `&` in a shell.
 for number, default in (

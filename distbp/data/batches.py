@@ -47,7 +47,7 @@ class BatchLoader:
         label_smoothing: float = 0.0,
         weights: np.ndarray | None = None,
     ) -> None:
-        self.split, self._weights = split, weights
+        self.split, self.weights = split, weights
         if weights is not None:
             self._own_weights = np.empty(rows)
             self._repeated_weights = np.empty((rows, n_classes or split.n_out), dtype)
@@ -108,10 +108,10 @@ class BatchLoader:
 
         None without weights.
         """
-        if self._weights is None:
+        if self.weights is None:
             return None
         own, repeated = self._own_weights[: len(numbers)], self._repeated_weights[: len(numbers)]
-        self._weights.take(self.split.file_rows(numbers), out=own, mode="clip")
+        self.weights.take(self.split.file_rows(numbers), out=own, mode="clip")
         np.copyto(repeated, own[:, np.newaxis], casting="same_kind")
         return repeated
 

@@ -98,10 +98,13 @@ class RegressionCost(Cost):
     ----------
     unit_power : {1, 2}
         The cost is measured in this power of the unit of the targets.
+    unit_weights : (n_L,) float64 array or None
+        Factors on the costs of the outputs, relative to that with the largest unit; None if all
+        have the same unit.
     """
 
     unit_power = 2
-    _unit_weights: np.ndarray | None = None  # of the outputs
+    unit_weights: np.ndarray | None = None
 
     def use_units(self, units: np.ndarray, dtype: np.dtype) -> None:
         """Let `fn` measure the error of each output, of type `dtype`, in `units` (n_L,).
@@ -111,7 +114,7 @@ class RegressionCost(Cost):
         largest = float(units.max())
         self.unit = largest * largest if self.unit_power == 2 else largest
         if (units != largest).any():
-            self._unit_weights = (units / largest) ** self.unit_power
+            self.unit_weights = (units / largest) ** self.unit_power
             self._sums, self._wide = np.empty(len(units), dtype), np.empty(len(units))
 
     def _sum(self, values: np.ndarray, weights: np.ndarray | None = None) -> float:
@@ -121,11 +124,11 @@ class RegressionCost(Cost):
         """
         if weights is not None:
             np.multiply(values, weights, out=values)
-        if self._unit_weights is None:
+        if self.unit_weights is None:
             return float(np.add.reduce(values, axis=None))
         np.add.reduce(values, axis=0, out=self._sums)
         np.copyto(self._wide, self._sums)
-        return float(np.dot(self._wide, self._unit_weights))
+        return float(np.dot(self._wide, self.unit_weights))
 
 
 class QuadraticCost(RegressionCost):
@@ -135,7 +138,7 @@ class QuadraticCost(RegressionCost):
         self, z: np.ndarray, a: np.ndarray, y: np.ndarray, spare: np.ndarray | None = None
     ) -> float:
         error = np.subtract(a, y, out=spare)
-        if self._unit_weights is None:
+        if self.unit_weights is None:
             return 0.5 * float(np.vdot(error, error))
         return 0.5 * self._sum(np.square(error, out=error))
 

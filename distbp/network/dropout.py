@@ -10,6 +10,17 @@ from distbp.network import rng
 from distbp.network.network import Workspace
 
 
+def keep_threshold(probability: float) -> int:
+    """Return the 16-bit number below which a unit is dropped."""
+    # At least one of 65536 units is kept: a scale of 1/0 would be no number.
+    return min(round(probability * 65536), 65535)
+
+
+def keep_scale(probability: float) -> float:
+    """Return the factor on the units that are kept."""
+    return 65536 / (65536 - keep_threshold(probability))
+
+
 class Dropout:
     """Draws the factors of hidden units for one pass after the other.
 
@@ -26,9 +37,8 @@ class Dropout:
     """
 
     def __init__(self, probability: float, seed: int, work: Workspace) -> None:
-        # At least one of 65536 units is kept: a scale of 1/0 would be no number.
-        self.threshold = min(round(probability * 65536), 65535)
-        self.scale = 65536 / (65536 - self.threshold)
+        self.threshold = keep_threshold(probability)
+        self.scale = keep_scale(probability)
         self.seed = seed
         hidden = work.a[:-1]
         work.fed = [np.empty_like(a) for a in hidden]

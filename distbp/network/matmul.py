@@ -24,13 +24,13 @@ def row_runs(rows: int, n_in: int, n_out: int, dtype: np.dtype) -> list[slice]:
     run = _SMALL_PRODUCT_LIMIT // (n_in * n_out) // 4 * 4
     fits = dtype == np.float32 and n_in >= _MIN_INPUTS and _MIN_ROWS <= run < rows
     is_worth_it = fits and (rows < _MANY_ROWS or n_out < _MANY_UNITS)
-    if not (is_worth_it and _has_small_kernels()):
+    if not (is_worth_it and has_small_kernels()):
         return [slice(0, rows)]
     return [slice(i, min(i + run, rows)) for i in range(0, rows, run)]
 
 
 @cache
-def _has_small_kernels() -> bool:
+def has_small_kernels() -> bool:
     """Return whether NumPy's BLAS is an OpenBLAS that multiplies small matrices without packing."""
     names = {i.get("architecture") for i in threadpoolctl.threadpool_info()}
     return not names.isdisjoint(_SMALL_KERNEL_CPUS)

@@ -71,6 +71,10 @@ class Optimizer(ABC):
             The number of the step, from 1.
         """
 
+    def coefficients(self, learning_rate: float, t: int) -> tuple[float, ...]:
+        """Return the numbers beside η that all elements share in a step: here none."""
+        return ()
+
 
 class Sgd(Optimizer):
     """θ ← θ − η g (the book's equations 20 and 21)."""
@@ -92,6 +96,10 @@ class Momentum(Optimizer):
     """v ← μ v − η g, θ ← θ + v (the book's equations 107 and 108)."""
 
     state_names = ("velocity",)
+
+    def coefficients(self, learning_rate: float, t: int) -> tuple[float, ...]:
+        """Return μ."""
+        return (self.momentum,)
 
     def apply(
         self,
@@ -135,6 +143,13 @@ class Adam(Optimizer):
     default_rate = 0.001
     beta1, beta2, epsilon = 0.9, 0.999, 1e-8
 
+    def coefficients(self, learning_rate: float, t: int) -> tuple[float, ...]:
+        """Return √(1 − β₂^t), ε, the factor on m, then β₁, 1 − β₁, β₂ and 1 − β₂."""
+        return (
+            (1 - self.beta2**t) ** 0.5, self.epsilon, learning_rate / (1 - self.beta1**t),
+            self.beta1, 1 - self.beta1, self.beta2, 1 - self.beta2,
+        )  # fmt: skip
+
     def apply(
         self,
         old: Arrays,
@@ -144,15 +159,16 @@ class Adam(Optimizer):
         learning_rate: float,
         t: int,
     ) -> None:
+        root, epsilon, factor, *_ = self.coefficients(learning_rate, t)
         m = np.multiply(old[1], self.beta1, out=new[1])
         np.add(m, np.multiply(g, 1 - self.beta1, out=spare), out=m)
         v = np.multiply(old[2], self.beta2, out=new[2])
         np.multiply(g, g, out=g)
         np.add(v, np.multiply(g, 1 - self.beta2, out=g), out=v)
         np.sqrt(v, out=g)
-        np.divide(g, (1 - self.beta2**t) ** 0.5, out=g)
-        np.add(g, self.epsilon, out=g)
-        np.multiply(m, learning_rate / (1 - self.beta1**t), out=spare)
+        np.divide(g, root, out=g)
+        np.add(g, epsilon, out=g)
+        np.multiply(m, factor, out=spare)
         np.subtract(old[0], np.divide(spare, g, out=spare), out=new[0])
 
 
@@ -171,6 +187,14 @@ class NAdam(Adam):
     μ_t = β₁ (1 − ½ · 0.96^(t ψ)) with ψ = 0.004 rises from ½ β₁ to β₁.
     """
 
+    def coefficients(self, learning_rate: float, t: int) -> tuple[float, ...]:
+        """Return those of Adam, with another factor on m, and behind them that on g."""
+        root, epsilon, _, *betas = super().coefficients(learning_rate, t)
+        mu, after = _nadam_mu(self.beta1, t), _nadam_mu(self.beta1, t + 1)
+        product = _nadam_mu_product(self.beta1, t)
+        factor = learning_rate * after / (1 - product * after)
+        return root, epsilon, factor, *betas, learning_rate * (1 - mu) / (1 - product)
+
     def apply(
         self,
         old: Arrays,
@@ -180,19 +204,18 @@ class NAdam(Adam):
         learning_rate: float,
         t: int,
     ) -> None:
+        root, epsilon, factor, *_, factor_of_g = self.coefficients(learning_rate, t)
         m = np.multiply(old[1], self.beta1, out=new[1])
         np.add(m, np.multiply(g, 1 - self.beta1, out=spare), out=m)
         v = np.multiply(old[2], self.beta2, out=new[2])
         np.multiply(np.multiply(g, g, out=spare), 1 - self.beta2, out=spare)
         np.add(v, spare, out=v)
-        mu, after = _nadam_mu(self.beta1, t), _nadam_mu(self.beta1, t + 1)
-        product = _nadam_mu_product(self.beta1, t)
-        np.multiply(g, learning_rate * (1 - mu) / (1 - product), out=g)
-        np.multiply(m, learning_rate * after / (1 - product * after), out=spare)
+        np.multiply(g, factor_of_g, out=g)
+        np.multiply(m, factor, out=spare)
         np.add(g, spare, out=g)
         np.sqrt(v, out=spare)
-        np.divide(spare, (1 - self.beta2**t) ** 0.5, out=spare)
-        np.divide(g, np.add(spare, self.epsilon, out=spare), out=g)
+        np.divide(spare, root, out=spare)
+        np.divide(g, np.add(spare, epsilon, out=spare), out=g)
         np.subtract(old[0], g, out=new[0])
 
 
@@ -216,6 +239,10 @@ class RmsProp(Optimizer):
     takes_rate_times_g = False
     default_rate = 0.001
     alpha, epsilon = 0.99, 1e-8
+
+    def coefficients(self, learning_rate: float, t: int) -> tuple[float, ...]:
+        """Return α, 1 − α and ε."""
+        return self.alpha, 1 - self.alpha, self.epsilon
 
     def apply(
         self,

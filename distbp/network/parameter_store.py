@@ -92,10 +92,10 @@ class ParameterStore:
             network = self.averaged
             network.theta, network.biases, network.weights = self._averages[version]
 
-    def commit(self) -> None:
-        """Make the version that a step has written the current one."""
-        self.steps += 1
-        if len(self.versions) > 1:
+    def commit(self, steps: int = 1) -> None:
+        """Make the version that a step has written, or the last of several, the current one."""
+        self.steps += steps
+        if len(self.versions) > 1 and steps % 2:
             self._switch_to(1 - self.current)
 
     def rollback(self) -> None:

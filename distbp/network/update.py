@@ -59,7 +59,7 @@ class Update:
     ) -> None:
         self.network, self.optimizer = network, optimizer
         self.l1, self.l2, self.clip_norm = l1, l2, clip_norm
-        self._decay = weight_decay if optimizer.decays_weights else 0.0
+        self.decay = weight_decay if optimizer.decays_weights else 0.0
         self.ema = ema
         self.store = ParameterStore(network, optimizer.state_names, has_average=ema > 0)
         self._make_views(np.zeros(-(-network.theta.size // THETA_BLOCK)))
@@ -138,7 +138,7 @@ class Update:
                 self._penalize(old[0][run], g[run], self._spare[: g[run].size])
         else:
             learning_rate *= self._scale  # saves a pass over g
-        before = self._decay_weights(i, old, new) if self._decay else old
+        before = self._decay_weights(i, old, new) if self.decay else old
         self.optimizer.apply(before, new, g, self._spares[i], learning_rate, self._step)
         if self.ema:
             self._update_average(old, new, self._spares[i])
@@ -146,7 +146,7 @@ class Update:
 
     def _decay_weights(self, i: int, old: Arrays, new: Arrays) -> Arrays:
         """Write θ of the i-th chunk, its weights decayed, to `new`; return what the rule reads."""
-        theta, factor = new[0], 1.0 - self._learning_rate * self._decay
+        theta, factor = new[0], 1.0 - self._learning_rate * self.decay
         np.copyto(theta, old[0])
         for run in self._weights[i]:
             np.multiply(theta[run], factor, out=theta[run])
@@ -154,8 +154,7 @@ class Update:
 
     def _update_average(self, old: Arrays, new: Arrays, spare: np.ndarray) -> None:
         """Take the new θ into the average, the last array of a version."""
-        # β (1 − β^(t−1)) / (1 − β^t): 0 in the first step.
-        share = self.ema * (1.0 - self.ema ** (self._step - 1)) / (1.0 - self.ema**self._step)
+        share = average_share(self.ema, self._step)
         average = np.multiply(old[-1], share, out=new[-1])
         np.add(average, np.multiply(new[0], 1.0 - share, out=spare), out=average)
 
@@ -166,6 +165,12 @@ class Update:
         if self.l1:
             np.sign(w, out=spare)
             np.add(g, np.multiply(spare, self.l1, out=spare), out=g)
+
+
+def average_share(beta: float, step: int) -> float:
+    """Return the share of the average so far in that after a step, counted from 1."""
+    # β (1 − β^(t−1)) / (1 − β^t): 0 in the first step.
+    return beta * (1.0 - beta ** (step - 1)) / (1.0 - beta**step)
 
 
 def is_finite(array: np.ndarray) -> bool:

@@ -200,6 +200,10 @@ class OrderedReduction(GradientReduction):
         Returns when all ranks of the node have called it.
     peers : Group, optional
         The owners of this slice on all nodes, where the plan has exchanges.
+
+    Attributes
+    ----------
+    buffers : NodeBuffers
     """
 
     is_exact = True
@@ -214,6 +218,7 @@ class OrderedReduction(GradientReduction):
     ) -> None:
         super().__init__(plan, update, buffers.slots[slice(*plan.slots)])
         self.has_replica = plan.node_rank == 0
+        self.buffers = buffers
         self._barrier, self._flags = barrier, buffers.flags
         self._flag = STATS_WIDTH + plan.node_rank
         update.move(buffers.versions, plan.owned_theta, buffers.squares)

@@ -48,6 +48,7 @@ _MAX_EPOCHS = 100_000
 FIRST_MONITOR = "cost"
 
 _SHUFFLES = ("full", "blocks")
+ENGINES = ("auto", "numpy", "compiled")
 _SECONDS_PER_UNIT = {"s": 1, "min": 60, "h": 3600}
 
 
@@ -208,6 +209,17 @@ class Config:
         "or a name known to OpenBLAS",
         group="parallelism", metavar="NAME", may_change_on_resume=True,
     )  # fmt: skip
+    engine: str = option(
+        "auto", "what makes the steps, part of what determines the result's bits: numpy, or "
+        "compiled, machine code made by numba, which distbp[fast] installs",
+        group="parallelism", choices=ENGINES,
+        default_text="compiled where numba is installed on all ranks, otherwise numpy",
+    )  # fmt: skip
+    blas: str | None = option(
+        None, "library with the CBLAS interface whose matrix products the compiled engine uses, "
+        "such as libmkl_rt.so.3; part of what determines the result's bits",
+        group="parallelism", metavar="LIBRARY", default_text="that of NumPy",
+    )  # fmt: skip
     dtype: str = option(
         "float32", "type of parameters, activations and gradients", group="network",
         choices=DTYPES,
@@ -307,8 +319,9 @@ class Config:
             The options are not those of a configuration.
         """
         try:
-            # Runs of older versions, which had no other shuffle and no choice of a monitor.
-            return cls(**{"shuffle": "full", "monitor": FIRST_MONITOR} | dict(options))
+            # Runs of older versions, which had no other shuffle or engine, and no monitor.
+            before = {"shuffle": "full", "monitor": FIRST_MONITOR, "engine": "numpy"}
+            return cls(**before | dict(options))
         except (TypeError, ValueError) as error:
             raise ConfigError(f"{source} holds no configuration of a run: {error}.") from error
 

@@ -12,7 +12,6 @@ from time import perf_counter
 
 import numpy as np
 
-from distbp.parallel.reduction import GradientReduction
 from distbp.parallel.step_totals import StepTotals
 from distbp.training.gradient import BatchGradient
 from distbp.training.timing import Timing
@@ -27,7 +26,6 @@ class Engine(ABC):
     Parameters
     ----------
     gradient : BatchGradient
-    reduction : GradientReduction
 
     Attributes
     ----------
@@ -39,8 +37,8 @@ class Engine(ABC):
 
     max_steps = 1
 
-    def __init__(self, gradient: BatchGradient, reduction: GradientReduction) -> None:
-        self.gradient, self.reduction = gradient, reduction
+    def __init__(self, gradient: BatchGradient) -> None:
+        self.gradient, self.reduction = gradient, gradient.reduction
         self.timing = Timing()
 
     @abstractmethod

@@ -32,6 +32,10 @@ class BatchGradient:
     dropout, label_smoothing : float
     weights : (n,) float64 array, optional
         Of the rows of train, with mean 1 over those trained on.
+
+    Attributes
+    ----------
+    loader : BatchLoader
     """
 
     def __init__(
@@ -55,7 +59,7 @@ class BatchGradient:
             rows: self._workspace(rows, dropout) for rows in {hi - lo for lo, hi in runs} - {0}
         }
         rows = max(self._works, default=0)
-        self._loader = BatchLoader(
+        self.loader = BatchLoader(
             split,
             data.scaling,
             data.n_classes,
@@ -107,7 +111,7 @@ class BatchGradient:
             if start < stop:
                 numbers = batch[start:stop]
                 self._backprop(slot, numbers, (epoch, step, shard))
-                where = self._first_nan(slot, self._loader.split.file_rows(numbers))
+                where = self._first_nan(slot, self.loader.split.file_rows(numbers))
                 if where:
                     return f"{where}, in shard {shard} of {self.shards}"
         return ""
@@ -127,11 +131,11 @@ class BatchGradient:
 
     def _backprop(self, slot: int, numbers: np.ndarray, position: tuple[int, int, int]) -> None:
         """Write a shard's gradient, cost and number of correct answers to its slot."""
-        x, y, labels = self._loader.load(numbers)
+        x, y, labels = self.loader.load(numbers)
         work, dropout = self._works[len(numbers)]
         if dropout:
             dropout.draw(*position)
-        weights = self._loader.load_weights(numbers)
+        weights = self.loader.load_weights(numbers)
         self.network.backprop(x, y, self._out[slot], work, weights)
         stats, a, cost = self.reduction.stats[slot], work.a[-1], self.network.cost
         if weights is None:

@@ -39,7 +39,7 @@ from distbp.training.messages import (
     stopped_message,
 )
 from distbp.training.model import Model
-from distbp.training.rates import learning_rate
+from distbp.training.rates import learning_rate, learning_rates
 from distbp.training.recovery import (
     Action,
     Attempts,
@@ -280,18 +280,17 @@ class Run:
         epoch, step, _ = progress.position
         # Requests of one rank travel with the gradient: all ranks see them after the same step.
         requests = parts.stop_request.is_pending(), parts.schedule.is_due_by_time()
-        rates = [
-            learning_rate(parts.config, progress, step + i, parts.steps_per_epoch)
-            for i in range(-(-len(numbers) // parts.config.batch_size))
-        ]
+        count = -(-len(numbers) // parts.config.batch_size)
+        rates = learning_rates(parts.config, progress, count, parts.steps_per_epoch)
         return parts.engine.run(numbers, (epoch, step), rates, requests, self._advance)
 
     def _advance(self, costs: Sequence[float], correct: Sequence[float]) -> None:
         """Move on by steps that were applied, given their sums over the rows."""
-        unit = self.parts.network.cost.unit
-        for cost, right in zip(costs, correct, strict=True):
-            self.previous = self.progress
-            self.progress = self.progress.after_step(cost * unit, right)
+        if costs:
+            unit = self.parts.network.cost.unit
+            costs = [cost * unit for cost in costs]
+            self.previous = self.progress.after_steps(costs[:-1], correct[:-1])
+            self.progress = self.previous.after_step(costs[-1], correct[-1])
 
     def _steps_at_once(self) -> int:
         """Return how many steps can be made before anything else has to be done."""

@@ -71,8 +71,8 @@ def introduction(
         f"{count(steps, 'step')} an epoch",
         f"{count(len(ranks), 'rank')} on {count(len(nodes), 'node')}, "
         f"{count(config.shards or 1, 'shard')}, {count(config.threads, 'thread')} a rank, "
-        f"{count(node_cores(ranks), 'core')}, {config.kernels} kernels; {exact} sums "
-        f"({config.combine})",
+        f"{count(node_cores(ranks), 'core')}, {_engine_text(config)}, {config.kernels} kernels; "
+        f"{exact} sums ({config.combine})",
     ]
     native = dict.fromkeys(rank.native_kernels for rank in ranks)
     if len(native) > 1:
@@ -92,6 +92,10 @@ def introduction(
     if epoch >= config.epochs:
         lines.append("nothing to do: all epochs are done; --epochs is their total number")
     return lines
+
+
+def _engine_text(config: Config) -> str:
+    return f"{config.engine} engine" + (f" with {config.blas}" if config.blas else "")
 
 
 def about_targets(data: DataSet, has_validation: bool) -> list[str]:

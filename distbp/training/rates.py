@@ -36,6 +36,16 @@ def learning_rate(config: Config, progress: Progress, step: int, steps_per_epoch
     return (config.learning_rate or 0.0) * factor
 
 
+def learning_rates(
+    config: Config, progress: Progress, count: int, steps_per_epoch: int
+) -> list[float]:
+    """Return η of the next `count` steps."""
+    first = progress.position.step
+    if config.schedule in ("constant", "step", "plateau") and not config.warmup_epochs:
+        return [learning_rate(config, progress, first, steps_per_epoch)] * count
+    return [learning_rate(config, progress, first + i, steps_per_epoch) for i in range(count)]
+
+
 @cache
 def _make_schedule(kind: type[Schedule]) -> Schedule:
     """Return a user's own schedule, made once."""

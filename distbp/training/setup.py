@@ -34,6 +34,7 @@ from distbp.storage.run_directory import load_checkpoint
 from distbp.training.callbacks import Call, agree_on_callbacks, make_callbacks
 from distbp.training.checkpoint_schedule import CheckpointSchedule
 from distbp.training.checkpoint_writer import CheckpointBuilder
+from distbp.training.compiled_engine import CompiledEngine, choose_engine
 from distbp.training.config import Config
 from distbp.training.defaults import resolve
 from distbp.training.engine import Engine, NumpyEngine
@@ -48,6 +49,7 @@ from distbp.training.recorder import MemoryRecorder, NullRecorder, RunRecorder
 from distbp.training.row_weights import scaled_weights
 from distbp.training.sdc_check import SdcCheck
 from distbp.training.state import Progress, read_progress
+from distbp.training.step_binding import StepParts
 from distbp.training.stop_request import StopRequest
 from distbp.version import __version__
 
@@ -160,6 +162,7 @@ def _assemble(
         # Those of a run that is resumed may not be available here, which is only worth a warning.
         if checkpoint is None or config.kernels != checkpoint.about["config"].get("kernels"):
             host.check_kernels(config.kernels)
+    config = _with_engine(config, comm, checkpoint)
     if data is None:
         data = open_data(Path(config.data), comm, _IS_STREAMED[config.shuffle])
     with collective_errors(comm):
@@ -186,7 +189,9 @@ def _assemble(
         network, reduction, data, order.split, config.batch_size, shards, config.dropout,
         config.label_smoothing, weights,
     )  # fmt: skip
-    engine = NumpyEngine(gradient, reduction)
+    engine: Engine = NumpyEngine(gradient)
+    if config.engine == "compiled":
+        engine = CompiledEngine(StepParts(config, data, gradient, update), comm)
     sdc_check = SdcCheck(comm, update, engine)
     evaluators = _make_evaluators(comm, update.store.averaged, data, validation)
     start = Progress.at_start(metrics.monitor)
@@ -209,6 +214,14 @@ def _assemble(
     if predecessor is None:  # survivors have introduced themselves already
         _introduce(parts, checkpoint, caution)
     return parts
+
+
+def _with_engine(config: Config, comm: Topology, checkpoint: Checkpoint | None) -> Config:
+    """Return the configuration with an engine, that of a run that is resumed; collective."""
+    if checkpoint is not None and config.engine == "auto":
+        stored = Config.read(checkpoint.about["config"], config.out)
+        config = replace(config, engine=stored.engine, blas=config.blas or stored.blas)
+    return replace(config, engine=choose_engine(config, comm))
 
 
 def _make_stop_request(config: Config) -> StopRequest:

@@ -8,7 +8,7 @@ Nothing here knows of parameters, files or other ranks.
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from distbp.errors import CheckpointError
@@ -168,6 +168,20 @@ class Progress(NamedTuple):
             Position(epoch, step + 1, updates + 1),
             total + cost,
             total_correct + round(correct),
+            skipped,
+            rate_factor,
+            history,
+        )
+
+    def after_steps(self, costs: Sequence[float], correct: Sequence[float]) -> "Progress":
+        """Return the progress after several such steps; the sums are the same."""
+        (epoch, step, updates), total, total_correct, skipped, rate_factor, history = self
+        for cost in costs:
+            total += cost
+        return Progress(
+            Position(epoch, step + len(costs), updates + len(costs)),
+            total,
+            total_correct + sum(map(round, correct)),
             skipped,
             rate_factor,
             history,

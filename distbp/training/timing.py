@@ -32,6 +32,13 @@ class Timing:
         self.wait += waited
         self.update += ended - computed - waited
 
+    def add_steps(self, count: int, compute: float, wait: float, update: float) -> None:
+        """Add several steps, given the seconds of their parts."""
+        self.steps += count
+        self.compute += compute
+        self.wait += wait
+        self.update += update
+
     def per_step(self) -> list[float]:
         """Return the mean compute, wait and update time of a step, in seconds."""
         return [part / max(self.steps, 1) for part in (self.compute, self.wait, self.update)]

@@ -16,8 +16,9 @@ from turns import take_turns  # noqa: E402
 from distbp.data import dataset  # noqa: E402
 from distbp.errors import DataError  # noqa: E402
 from distbp.network.parameters import layer_views  # noqa: E402
+from distbp.parallel.shards import default_shards  # noqa: E402
 from distbp.parallel.step_totals import STATS_WIDTH, StepTotals  # noqa: E402
-from distbp.parallel.topology import connect  # noqa: E402
+from distbp.parallel.topology import Topology, connect  # noqa: E402
 from distbp.storage import hdf5_file, scaling  # noqa: E402
 from distbp.training.config import Config  # noqa: E402
 from distbp.training.loop import Run  # noqa: E402
@@ -43,26 +44,6 @@ def write_data(path, n_in, n_out):
         scaling.Scaling(np.zeros(1), np.full(1, 1 / 255)).write(file)
         hdf5_file.write_array(file, "train/x", random.integers(0, 256, (ROWS, n_in), np.uint8))
         hdf5_file.write_array(file, "train/y", random.integers(0, n_out, ROWS))
-
-
-def without_communication(parts):
-    """Let each rank step by its own shards only: the step without any communication.
-
-    It adds up and updates as if it were the only rank; the result is a different one.
-    """
-    reduction, update = parts.reduction, parts.update
-    partials = reduction.slots[: len(reduction.plan.partials)]
-    theta = parts.network.theta.copy()
-    update.move([[theta.copy(), *state] for state in ([], [])], (0, theta.size), np.zeros(1))
-
-    def reduce_and_update(rows, learning_rate):
-        total = reduction.slots[0]
-        for other in partials[1:]:
-            np.add(total, other, out=total)
-        update.apply(total[:-STATS_WIDTH], rows, learning_rate)
-        return StepTotals(*total[-STATS_WIDTH:].tolist(), applied=True)
-
-    reduction.reduce_and_update = reduce_and_update
 
 
 def iallreduce_each(parts):
@@ -96,33 +77,38 @@ def main():
     if comm.rank == 0:
         write_data(path, n_in, n_out)
     comm.world.barrier()
-    how, _, shards = how.partition("=")
-    combine = {"silent": "node", "shards": "node", "iallreduce": "allreduce"}.get(how, how)
+    how, _, value = how.partition("=")
+    batch_size, shards = int(batch_size), int(value) if how == "shards" else None
+    if how == "silent":
+        # Each rank steps by its own rows only, half of the batch of two, and updates all of θ.
+        shards = max(default_shards(batch_size, (n_in, *hidden, n_out)) // comm.size, 1)
+        batch_size = max(batch_size // comm.size, 1)
     config = Config(
         data=str(path),
-        out=str(folder / "run"),
+        out="" if how == "silent" else str(folder / "run"),
         hidden=tuple(hidden),
-        batch_size=int(batch_size),
+        batch_size=batch_size,
         learning_rate=0.01,
-        combine=combine,
-        shards=int(shards) if shards else None,
+        combine={"tree": "tree", "allreduce": "allreduce", "iallreduce": "allreduce"}.get(
+            how, "node"
+        ),
+        shards=shards,
+        engine="numpy" if how == "numpy" else "auto",
         quiet=True,
     )
-    parts = assemble(config, comm)
-    if how == "silent":
-        without_communication(parts)
+    parts = assemble(config, Topology() if how == "silent" else comm)
     if how == "iallreduce":
         iallreduce_each(parts)
-    run = Run(parts)
+    run, count = Run(parts), min(parts.engine.max_steps, ROWS // batch_size)
     order = np.random.default_rng(1).permutation(ROWS)
-    size = config.batch_size
+    size = batch_size * count
     batches = cycle([order[i : i + size] for i in range(0, ROWS - size + 1, size)])
 
-    def step():
+    def steps():
         run.progress = parts.start
         run.step(next(batches))
 
-    take_turns(folder, comm.rank == 0, step, comm.world.allgather)
+    take_turns(folder, comm.rank == 0, steps, comm.world.allgather, count)
 
 
 if __name__ == "__main__":

@@ -71,6 +71,33 @@ def test_a_run_has_the_bits_of_one_rank(comm, everywhere, mpi_tmp_path, data_set
     assert len({record["digest"] for record in result.history}) == len(result.history)
 
 
+@pytest.mark.parametrize(
+    ("name", "comm"),
+    [
+        (name, "one node")
+        for name in (
+            "all defaults", "adam, penalties, cosine", "clipped, in steps", "dropout in float64",
+            "weighted, held out", "scaled targets",
+        )
+    ]
+    + [(name, "two nodes") for name in ("all defaults", "dropout in float64")],
+    indirect=["comm"],
+)  # fmt: skip
+def test_compiled_steps_have_the_bits_of_one_rank(
+    comm, everywhere, mpi_tmp_path, data_sets, tmp_path_factory, name
+):
+    """Sums in shared memory and by messages, with the whole step or only the gradient compiled."""
+    config = replace(configured(name, data_sets, ""), engine="compiled")
+    alone = replace(config, out=str(tmp_path_factory.mktemp("alone") / "run"))
+    expected = train(alone, comm=Topology())
+    for combine in ("node", "tree"):
+        out = str(mpi_tmp_path / combine)
+        result = train(replace(config, out=out, combine=combine), comm=comm)
+        assert everywhere(result.digest) == [expected.digest] * comm.size
+        histories = everywhere(without_times(result.history))
+        assert histories == [without_times(expected.history)] * comm.size
+
+
 @pytest.mark.parametrize("comm", ["one node"], indirect=True)
 def test_many_runs_need_no_more_files_than_one(comm, everywhere, mpi_tmp_path, data_sets):
     """Who tries a hundred configurations in one process does not run out of them."""

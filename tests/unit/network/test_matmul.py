@@ -13,7 +13,7 @@ SINGLE = np.dtype(np.float32)
 
 @pytest.fixture(autouse=True)
 def _small_kernels(monkeypatch):
-    monkeypatch.setattr(matmul, "_has_small_kernels", lambda: True)
+    monkeypatch.setattr(matmul, "has_small_kernels", lambda: True)
 
 
 @given(st.integers(1, 600), st.integers(1, 3000), st.integers(1, 300))
@@ -42,5 +42,5 @@ def test_what_is_cut(shape, is_cut):
 
 
 def test_without_such_kernels_nothing_is_cut(monkeypatch):
-    monkeypatch.setattr(matmul, "_has_small_kernels", lambda: False)
+    monkeypatch.setattr(matmul, "has_small_kernels", lambda: False)
     assert row_runs(32, 784, 100, SINGLE) == [slice(0, 32)]

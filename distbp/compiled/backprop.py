@@ -1,0 +1,155 @@
+"""Backpropagation of a shard: `Network.backprop` as kernels, on the arrays of a `Work`.
+
+`forward` computes the weighted inputs and activations of all layers, `output_layer` the cost and
+δ^L (BP1), and `backward`, called for each layer l from L to 1, the layer's gradient (BP3, BP4)
+and δ^{l−1} (BP2). As in the book, layer l is fed by layer l − 1, and layer 0 is x. m rows is what
+all of them need to know of a shard.
+"""
+
+from functools import cache
+from typing import NamedTuple
+
+from distbp.compiled.activations import make_activation
+from distbp.compiled.costs import make_output_layer
+from distbp.compiled.intrinsics import kernel, part
+from distbp.compiled.products import make_products
+from distbp.compiled.vector_math import Real, Scalar
+from distbp.network.activations import find_activation
+
+
+class Passes(NamedTuple):
+    """The kernels of a shard; `gemm` is the address that `find_gemm` returns.
+
+    Attributes
+    ----------
+    forward : kernel of (gemm, sizes, runs, theta, work, m)
+        sizes (L + 1,), runs (L,) int64: the latter from `run_lengths`.
+    output_layer : kernel of (sizes, units, work, m)
+        Returns (cost, correct); units (n_L,) float64.
+    backward : kernel of (gemm, l, sizes, theta, gradient, work, m)
+        gradient has the layout of theta.
+    """
+
+    forward: Scalar
+    output_layer: Scalar
+    backward: Scalar
+
+
+@cache
+def make_passes(
+    real: Real,
+    activation: str,
+    output: str,
+    cost: str,
+    task: str,
+    has_units: bool = False,
+    has_weights: bool = False,
+    has_dropout: bool = False,
+    lane_bytes: int = 32,
+) -> Passes:
+    """Return the kernels of a network; see `costs.make_output_layer` for the options.
+
+    `lane_bytes` is `product_choice.lane_bytes`.
+    """
+    finish = make_output_layer(output, cost, real, task, has_units, has_weights)
+
+    @kernel
+    def output_layer(sizes, units, work, m):
+        n, size = sizes[sizes.size - 1], _units_before(sizes, sizes.size - 1) * m
+        z, a = part(work.z, size, m * n), part(work.a, size, m * n)
+        delta = part(work.delta, size, m * n)
+        return finish(units, work.y, work.labels, work.weights, z, a, delta, m, n)
+
+    return Passes(
+        _make_forward(real, activation, has_dropout, lane_bytes),
+        output_layer,
+        _make_backward(real, activation, has_dropout, lane_bytes),
+    )
+
+
+@kernel
+def _units_before(sizes, l):
+    """Return how many units the layers 1 … l − 1 have."""
+    count = 0
+    for k in range(1, l):
+        count += sizes[k]
+    return count
+
+
+@kernel
+def _theta_before(sizes, l):
+    """Return how many parameters the layers 1 … l − 1 have."""
+    count = 0
+    for k in range(1, l):
+        count += sizes[k] * (sizes[k - 1] + 1)
+    return count
+
+
+def _make_forward(real: Real, activation: str, has_dropout: bool, lane_bytes: int) -> Scalar:
+    sigma, weighted_input = (
+        make_activation(activation, real).sigma,
+        make_products(real, lane_bytes)[0],
+    )
+    needs_z = find_activation(activation).needs_z
+
+    @kernel
+    def forward(gemm, sizes, runs, theta, work, m):
+        last = sizes.size - 1
+        fed = work.x  # a^0
+        for l in range(1, last + 1):
+            n_in, n = sizes[l - 1], sizes[l]
+            start, at = _units_before(sizes, l) * m, _theta_before(sizes, l)
+            w, b = part(theta, at, n * n_in), part(theta, at + n * n_in, n)
+            z, a = part(work.z, start, m * n), part(work.a, start, m * n)
+            if l == last:
+                weighted_input(gemm, fed, w, b, z, m, n_in, n, runs[l - 1])
+            else:
+                if needs_z:
+                    weighted_input(gemm, fed, w, b, z, m, n_in, n, runs[l - 1])
+                    for i in range(m * n):
+                        a[i] = sigma(z[i])
+                else:
+                    weighted_input(gemm, fed, w, b, a, m, n_in, n, runs[l - 1])
+                    for i in range(m * n):
+                        a[i] = sigma(a[i])
+                fed = a
+                if has_dropout:
+                    fed, keep = part(work.fed, start, m * n), part(work.keep, start, m * n)
+                    for i in range(m * n):
+                        fed[i] = a[i] * keep[i]
+
+    return forward
+
+
+def _make_backward(real: Real, activation: str, has_dropout: bool, lane_bytes: int) -> Scalar:
+    prime = make_activation(activation, real).prime
+    _, weight_gradient, propagate = make_products(real, lane_bytes)
+    zero, needs_z = real(0), find_activation(activation).needs_z
+
+    @kernel
+    def backward(gemm, l, sizes, theta, gradient, work, m):
+        n_in, n = sizes[l - 1], sizes[l]
+        at, start = _theta_before(sizes, l), _units_before(sizes, l) * m
+        before = start - m * n_in  # of layer l − 1
+        delta = part(work.delta, start, m * n)
+        a_in = part(work.fed if has_dropout else work.a, before, m * n_in) if l > 1 else work.x
+        nabla_w, nabla_b = part(gradient, at, n * n_in), part(gradient, at + n * n_in, n)
+        for j in range(n):
+            nabla_b[j] = zero
+        for i in range(m):
+            row = part(delta, i * n, n)
+            for j in range(n):
+                nabla_b[j] += row[j]  # BP3
+        weight_gradient(gemm, delta, a_in, nabla_w, m, n_in, n)  # BP4
+        if l > 1:
+            below, a = part(work.delta, before, m * n_in), part(work.a, before, m * n_in)
+            propagate(gemm, delta, part(theta, at, n * n_in), below, m, n_in, n)  # BP2 …
+            z = part(work.z, before, m * n_in) if needs_z else a
+            for i in range(m * n_in):
+                below[i] *= prime(a[i], z[i])  # … ⊙ σ′
+            if has_dropout:
+                keep = part(work.keep, before, m * n_in)
+                for i in range(m * n_in):
+                    below[i] *= keep[i]
+
+    return backward

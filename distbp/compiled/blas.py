@@ -1,0 +1,62 @@
+"""The CBLAS function that multiplies matrices, as an address that kernels are given.
+
+`find_gemm` finds it: in the BLAS that NumPy has loaded, so that no second one is, or in a library
+that the user names. How many threads that library uses is the caller's concern. It is called in
+`products`; nothing here needs numba.
+"""
+
+import ctypes
+
+import numpy as np
+
+from distbp.errors import ConfigError
+
+# What builders of NumPy's wheels, and others with 64-bit integers, add to the name.
+_AFFIXES = (("scipy_", "64_"), ("", "64_"), ("scipy_", ""), ("", ""))
+
+
+def find_gemm(dtype: np.dtype, library: str | None = None) -> int:
+    """Return the address of cblas_sgemm or cblas_dgemm.
+
+    Parameters
+    ----------
+    dtype : float32 or float64
+    library : str, optional
+        Name or path of a shared library with the CBLAS interface, such as libmkl_rt.so.2; by
+        default the one that NumPy uses.
+
+    Raises
+    ------
+    ConfigError
+        There is no such library, or it lacks the function.
+    """
+    name = "cblas_sgemm" if np.dtype(dtype) == np.float32 else "cblas_dgemm"
+    opened = _numpy_blas() if library is None else _open(library)
+    for prefix, suffix in _AFFIXES:
+        if hasattr(opened, f"{prefix}{name}{suffix}"):
+            function = getattr(opened, f"{prefix}{name}{suffix}")
+            return ctypes.cast(function, ctypes.c_void_p).value or 0
+    raise ConfigError(
+        "NumPy's BLAS has no CBLAS interface. Name a library that has one with --blas, such as "
+        "libopenblas.so.0, or use --engine numpy."
+        if library is None
+        else f"--blas {library}: it has no function {name}. Name a library with the CBLAS "
+        f"interface, such as libopenblas.so.0 or libmkl_rt.so.2."
+    )
+
+
+def _numpy_blas() -> ctypes.CDLL:
+    """Return NumPy's module that is linked to its BLAS: the search covers what it is linked to."""
+    from numpy._core import _multiarray_umath
+
+    return ctypes.CDLL(_multiarray_umath.__file__)
+
+
+def _open(library: str) -> ctypes.CDLL:
+    try:
+        return ctypes.CDLL(library)
+    except OSError as error:
+        raise ConfigError(
+            f"--blas {library}: it cannot be loaded ({error}). Give the path of a shared library, "
+            f"or leave the option out to use NumPy's."
+        ) from error

@@ -1,0 +1,85 @@
+"""Which forward product a layer takes: by BLAS, whole or in runs of rows, or as dot products.
+
+A BLAS packs w before it computes a wᵀ, and OpenBLAS's kernels that need no packing take only small
+products: dot products (see `dot_products`) are often faster. Measured on AMD Zen 5, in µs, rows ×
+n_in × n_out in float32, by OpenBLAS 0.3.31 whole / in runs / as dot products:
+
+    kernels    5×784×30     32×784×100   32×1024×1024  128×100×10      128×64×64      128×64×3
+    SkylakeX   1.5/–/1.6    53/27/29     662/–/328     4.0/2.2/2.8     6.3/6.9/10     0.8/–/0.6
+    Haswell    8.3/–/2.1    51/65/40     651/–/545     3.8/3.9/3.2     9.2/12/11      2.1/–/0.7
+
+The choice depends on shapes and on the kernels that are in use, never on the number of ranks, and
+so do the bits.
+"""
+
+import os
+from collections.abc import Sequence
+from functools import cache
+from itertools import pairwise
+
+import numpy as np
+
+from distbp.kernels import Cpu
+from distbp.network.matmul import has_small_kernels
+
+AS_DOT_PRODUCTS = 0  # instead of a number of rows
+BLOCK = 4  # rows that dot products take at once, of one of the operands
+
+# Products that OpenBLAS's small kernels take: multiplications, and numbers of the result.
+_SMALL_PRODUCT, _SMALL_RESULT, _SMALL_INPUTS = 1_000_000, 1200, 32
+_CACHED_BYTES = 1 << 19  # of a, which each block of w reads anew
+
+
+def lane_bytes() -> int:
+    """Return the width of a sum of dot products: a register's, where kernels have such registers.
+
+    OpenBLAS's kernels tell: those for AVX-512 have small ones.
+    """
+    return 64 if has_small_kernels() else 32
+
+
+def run_lengths(
+    sizes: Sequence[int], rows: int, dtype: np.dtype, is_numpy_blas: bool = True
+) -> np.ndarray:
+    """Return how many rows each layer's forward product takes at once: (L,) int64.
+
+    `AS_DOT_PRODUCTS` stands for dot products; `is_numpy_blas` is False for a library that the user
+    names, whose kernels are not known.
+    """
+    has_small = is_numpy_blas and has_small_kernels()
+    return np.array(
+        [_run_length(rows, *pair, dtype.itemsize, has_small) for pair in pairwise(sizes)], np.int64
+    )
+
+
+def _run_length(rows: int, n_in: int, n_out: int, itemsize: int, has_small: bool) -> int:
+    """Return the run length of one layer."""
+    if not (_can_fuse() and max(rows, n_out) >= BLOCK):
+        return rows
+    if n_out < BLOCK and n_in >= _SMALL_INPUTS:
+        return AS_DOT_PRODUCTS
+    if not has_small:
+        return AS_DOT_PRODUCTS if _pays_without_small(rows, n_in, n_out, itemsize) else rows
+    run = min(_SMALL_PRODUCT // (n_in * n_out), _SMALL_RESULT // n_out) // 4 * 4
+    if rows <= run or n_in < _SMALL_INPUTS:
+        return rows
+    if run:
+        is_worth_it = rows <= 64 or (rows <= 128 and n_in >= 128) or n_out < 64
+        return run if is_worth_it else rows
+    few = 64 if itemsize == 4 else 16
+    return AS_DOT_PRODUCTS if rows <= few and n_in >= 128 else rows
+
+
+def _pays_without_small(rows: int, n_in: int, n_out: int, itemsize: int) -> bool:
+    """Return whether dot products are faster than kernels that pack both operands."""
+    if n_in >= 256:
+        return rows <= 128 and rows * n_in * itemsize <= _CACHED_BYTES
+    few = 128 if n_out <= 16 else 32 if n_in >= 100 else 16
+    return rows <= few and n_in >= (64 if n_out <= 16 and rows > 16 else 24)
+
+
+@cache
+def _can_fuse() -> bool:
+    """Return whether this CPU multiplies and adds in one instruction; without, it takes a call."""
+    cpu = Cpu.detect(os.environ)
+    return not cpu.vendor or "fma" in cpu.flags

@@ -1,0 +1,232 @@
+"""Steps as machine code: the engine that makes many of them in one call, without the GIL.
+
+`CompiledEngine` binds a run's arrays to the descriptor of `compiled.step`, once, and then only
+calls it. On one node a call makes whole steps, sums and updates included. Where the sum takes
+messages, it computes the gradient of one step, and the reduction does the rest.
+"""
+
+import base64
+import json
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from time import perf_counter
+
+import numpy as np
+
+from distbp import own_parts
+from distbp.compiled import objects
+from distbp.compiled.blas import find_gemm
+from distbp.compiled.choice import Choice
+from distbp.compiled.descriptor import COMPUTE, LATE, Binding, address
+from distbp.compiled.step_constants import COUNT, step_constants
+from distbp.errors import ConfigError
+from distbp.parallel.rank_errors import collective_errors
+from distbp.parallel.reduction import OrderedReduction
+from distbp.parallel.step_totals import StepTotals
+from distbp.parallel.topology import Topology
+from distbp.training.config import ENGINES, Config
+from distbp.training.engine import Advance, Engine
+from distbp.training.step_binding import (
+    StepParts,
+    bind_barrier,
+    bind_step,
+    bind_sum,
+    make_choice,
+)
+
+logger = logging.getLogger(__name__)
+
+# Steps of one call: signals, and ranks that are late, are handled between calls. As many
+# multiplications take about 10 ms.
+_MULTIPLICATIONS_A_CALL, _MAX_STEPS_A_CALL = 500_000_000, 256
+_TIMES = ("compute_ns", "wait_ns", "update_ns")  # of the descriptor
+
+
+class CompiledEngine(Engine):
+    """Makes steps by machine code; making one is collective.
+
+    Parameters
+    ----------
+    parts : StepParts
+    comm : Topology
+
+    Raises
+    ------
+    ConfigError
+        On all ranks: the step cannot be compiled, or there is no such BLAS library.
+    """
+
+    def __init__(self, parts: StepParts, comm: Topology) -> None:
+        super().__init__(parts.gradient)
+        self._split, self._update = parts.gradient.loader.split, parts.update
+        self._function = _load_step(make_choice(parts), comm)
+        self._binding = Binding()
+        self._fields = self._binding.fields
+        with collective_errors(comm):
+            self._fields["gemm"] = find_gemm(parts.gradient.network.dtype, parts.config.blas)
+        bind_step(self._binding, parts)
+        self._barrier = None
+        plan = self.reduction.plan
+        self._is_whole = not plan.exchanges and plan.node_size == comm.size
+        if self._is_whole and isinstance(self.reduction, OrderedReduction):
+            self._barrier = comm.barrier if comm.size > 1 else None
+            bind_sum(self._binding, self.reduction, parts.update)
+            bind_barrier(self._binding, self._barrier)
+            work = 3 * plan.size * parts.config.batch_size
+            self.max_steps = min(max(_MULTIPLICATIONS_A_CALL // work, 1), _MAX_STEPS_A_CALL)
+        else:
+            self._is_whole, self._fields["is_gradient_only"] = False, 1
+        self._constants = np.zeros((self.max_steps, COUNT))
+        self._costs, self._correct = np.zeros(self.max_steps), np.zeros(self.max_steps)
+        self._binding.put(constants=self._constants, costs=self._costs, correct=self._correct)
+
+    def run(
+        self,
+        numbers: np.ndarray,
+        position: tuple[int, int],
+        rates: Sequence[float],
+        requests: tuple[float, float],
+        advance: Advance,
+    ) -> StepTotals:
+        fields, numbers = self._fields, np.ascontiguousarray(numbers, np.int64)
+        file_numbers = np.ascontiguousarray(self._split.file_rows(numbers), np.int64)
+        fields["numbers"], fields["file_numbers"] = address(numbers), address(file_numbers)
+        fields["n_numbers"], fields["steps"] = len(numbers), len(rates)
+        fields["epoch"], fields["first_step"] = position
+        fields["wants_stop"], fields["wants_save"] = requests
+        fields["phase"], fields["step"] = COMPUTE, 0
+        fields["version"] = self._update.store.current
+        if self._is_whole:
+            return self._make_steps(rates, advance)
+        return self._make_step_with_messages(len(numbers), rates[0], advance)
+
+    def _make_steps(self, rates: Sequence[float], advance: Advance) -> StepTotals:
+        """Make whole steps in compiled code."""
+        fields = self._fields
+        self._set_constants(rates)
+        before = [int(fields[name]) for name in _TIMES]
+        try:
+            while self._function(self._binding.address) == LATE and self._barrier is not None:
+                self._barrier.finish_wait()
+        finally:  # also if another rank has died: the steps before that are made
+            made = int(fields["step"])
+            applied = made - (made > 0 and not fields["applied"])
+            self._update.store.commit(applied)
+            times = [int(fields[name]) - was for name, was in zip(_TIMES, before, strict=True)]
+            self.timing.add_steps(made, *(ns * 1e-9 for ns in times))
+            advance(self._costs[:applied].tolist(), self._correct[:applied].tolist())
+        return StepTotals(
+            float(self._costs[made - 1]), float(self._correct[made - 1]),
+            int(fields["stop"]), int(fields["save"]), bool(fields["applied"]),
+        )  # fmt: skip
+
+    def _make_step_with_messages(self, rows: int, rate: float, advance: Advance) -> StepTotals:
+        """Compute the gradients in compiled code; the reduction sums them and updates θ."""
+        began = perf_counter()
+        self._function(self._binding.address)
+        computed = perf_counter()
+        totals = self.reduction.reduce_and_update(rows, rate)
+        self.timing.add_step(began, computed, perf_counter(), self.reduction.wait_s)
+        if totals.applied:
+            advance((totals.cost,), (totals.correct,))
+        return totals
+
+    def _set_constants(self, rates: Sequence[float]) -> None:
+        """Set what the elements of an update share, for each step of a call."""
+        update, t, last = self._update, self._update.store.steps + 1, len(rates) - 1
+
+        def constants(i: int) -> list[float]:
+            return step_constants(
+                update.optimizer, rates[i], t + i, update.l1, update.l2, update.decay, update.ema
+            )
+
+        self._constants[0], self._constants[last] = constants(0), constants(last)
+        # What depends on t grows or falls with it: if the ends are equal, so is all in between.
+        if min(rates) == max(rates) and (self._constants[0] == self._constants[last]).all():
+            self._constants[1:last] = self._constants[0]
+        else:
+            for i in range(1, last):
+                self._constants[i] = constants(i)
+
+
+def choose_engine(config: Config, comm: Topology, environ: Mapping[str, str] = os.environ) -> str:
+    """Return `numpy` or `compiled` for `--engine auto`, the same on all ranks; collective.
+
+    Parameters
+    ----------
+    config : Config
+    comm : Topology
+    environ : mapping
+        DISTBP_ENGINE of rank 0, if it is set, is what `auto` stands for.
+
+    Raises
+    ------
+    ConfigError
+        On all ranks: the engine that was asked for is not available.
+    """
+    names = (config.activation, config.cost or "", config.optimizer)
+    own = [name for name in names if own_parts.is_own(name)]
+    lacking = np.flatnonzero(comm.world.allgather_int(objects.is_available()) == 0)
+    wanted = config.engine
+    if wanted == "auto":
+        wanted = comm.world.broadcast(environ.get("DISTBP_ENGINE")) or wanted
+    if wanted not in ENGINES:
+        raise ConfigError(f"DISTBP_ENGINE is {wanted}. Use one of {', '.join(ENGINES)}.")
+    if wanted == "compiled" and own:
+        raise ConfigError(
+            f"--engine compiled cannot compile {own[0]}, which is written for NumPy. Use "
+            "--engine numpy."
+        )
+    if wanted == "compiled" and lacking.size:
+        where = f" on rank {lacking[0]}" if comm.size > 1 else ""
+        raise ConfigError(
+            f"--engine compiled needs numba, which is not installed{where}. Install it (pip "
+            f"install 'distbp[fast]'), or start a new run with --engine numpy."
+        )
+    if wanted == "auto":
+        wanted = "numpy" if own or lacking.size else "compiled"
+    if config.blas and wanted == "numpy":
+        raise ConfigError(
+            "--blas is for the compiled engine, but this run has NumPy's. Leave it out, or "
+            "install numba: pip install 'distbp[fast]'."
+        )
+    return wanted
+
+
+def _load_step(choice: Choice, comm: Topology) -> objects.Function:
+    """Return the compiled step: read from a file, or compiled once a node; collective."""
+    name, node = objects.object_name(json.dumps(choice)), comm.node
+    content, text = b"", ""
+    if not node.allgather_int(objects.is_loaded(name)).all():
+        with collective_errors(comm):
+            if node.rank == 0:
+                content = objects.read_object(name) or b""
+                if not content:
+                    content = _compile(choice)
+                    objects.write_object(name, content)
+                text = base64.b64encode(content).decode()
+        content = base64.b64decode(node.broadcast(text))
+    return objects.load_object(name, content)
+
+
+def _compile(choice: Choice) -> bytes:
+    """Return the object file of a step.
+
+    Raises
+    ------
+    ConfigError
+        numba cannot be imported.
+    """
+    logger.info(
+        "compiling the step, once for this kind of network and machine; kept in %s",
+        objects.cache_folder(),
+    )
+    try:
+        from distbp.compiled.step import make_step
+    except ImportError as error:
+        raise ConfigError(
+            f"--engine compiled: numba cannot be imported ({error}). Install a version that fits "
+            f"NumPy's, or start a new run with --engine numpy."
+        ) from error
+    return objects.build_object(make_step(choice))

@@ -1,0 +1,148 @@
+"""The compiled engine: the numbers of NumPy's, the same bits however steps are made."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import samples
+from samples import RECIPES
+
+from distbp.compiled import objects
+from distbp.errors import ConfigError
+from distbp.network.activations import Relu
+from distbp.parallel.topology import Topology
+from distbp.training.compiled_engine import CompiledEngine, choose_engine
+from distbp.training.config import Config
+from distbp.training.loop import Run, train
+from distbp.training.setup import assemble
+
+# Of three epochs. In float32, each engine rounds: the costs differ by a few units in the last
+# place, but for a learning rate that amplifies every difference.
+TOLERANCE = {"float32": 2e-6, "float64": 1e-12}
+UNSTABLE = {"multilabel, packed, quadratic": {"learning_rate": 0.2}}
+
+
+@pytest.fixture(scope="module")
+def data_sets(tmp_path_factory):
+    return samples.write_all(tmp_path_factory.mktemp("data"))
+
+
+def configured(name, data_sets, out, **options):
+    recipe = RECIPES[name]
+    options = recipe.options | UNSTABLE.get(name, {}) | options
+    return Config(data=str(data_sets[recipe.data]), out=str(out), quiet=True, **options)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_run_has_the_costs_of_numpy(name, data_sets, tmp_path):
+    """Every option that affects training, with both engines."""
+    config = configured(name, data_sets, tmp_path / "compiled", engine="compiled")
+    compiled = train(config, comm=Topology())
+    expected = train(replace(config, out=str(tmp_path / "numpy"), engine="numpy"), comm=Topology())
+    assert len(compiled.history) == len(expected.history)
+    for found, wanted in zip(compiled.history, expected.history, strict=True):
+        keys = {key for key in wanted if key.endswith("cost") and wanted[key] is not None}
+        for key in keys:
+            assert found[key] == pytest.approx(wanted[key], rel=TOLERANCE[config.dtype])
+
+
+@pytest.mark.parametrize(
+    "name", ["all defaults", "clipped, in steps", "dropout in float64", "scaled targets"]
+)
+@pytest.mark.parametrize("options", [{"checkpoint_every": "1step"}, {"combine": "tree"},
+                                     {"combine": "allreduce"}, {"check_every": 1}])  # fmt: skip
+def test_the_bits_do_not_depend_on_how_steps_are_made(name, options, data_sets, tmp_path):
+    """Many steps in a call or one, with NumPy's update or without, twice in a row or once."""
+    config = configured(name, data_sets, tmp_path / "run", engine="compiled")
+    expected = train(config, comm=Topology())
+    other = replace(config, out=str(tmp_path / "other"), **options)
+    if name == "clipped, in steps" and "allreduce" in options.values():
+        return  # the norm is summed in another order
+    assert train(other, comm=Topology()).digest == expected.digest
+
+
+def test_a_call_makes_many_steps(data_sets, tmp_path):
+    parts = assemble(configured("all defaults", data_sets, tmp_path / "run", engine="compiled"),
+                     Topology())  # fmt: skip
+    assert isinstance(parts.engine, CompiledEngine)
+    assert parts.engine.max_steps > 1
+    run = Run(parts)
+    parts.order.start(0, 0)
+    run.step(parts.order.batches(0, parts.steps_per_epoch))
+    assert run.progress.position == (0, parts.steps_per_epoch, parts.steps_per_epoch)
+    assert parts.update.store.steps == parts.steps_per_epoch
+    assert parts.engine.timing.steps == parts.steps_per_epoch
+    assert min(parts.engine.timing.per_step()) > 0
+
+
+def test_a_resumed_run_has_the_bits_of_one_that_was_not_stopped(data_sets, tmp_path):
+    config = configured("adam, penalties, cosine", data_sets, tmp_path / "run", engine="compiled",
+                        schedule="constant", epochs=4)  # fmt: skip
+    expected = train(config, comm=Topology())
+    part = replace(config, out=str(tmp_path / "part"), epochs=2)
+    train(part, comm=Topology())
+    resumed = train(replace(part, epochs=4, engine="auto"), resume=True, comm=Topology())
+    assert resumed.digest == expected.digest
+
+
+def test_streamed_rows_have_the_bits_of_those_in_memory(data_sets, tmp_path):
+    config = configured("weighted, held out", data_sets, tmp_path / "a", engine="compiled",
+                        shuffle="blocks")  # fmt: skip
+    alone = train(config, comm=Topology()).digest
+    assert train(replace(config, out=str(tmp_path / "b")), comm=Topology()).digest == alone
+
+
+@pytest.mark.parametrize(
+    ("on_nan", "message"), [("stop", "not a finite number"), ("skip", "skipped")]
+)
+def test_a_number_that_is_not_finite_changes_nothing(
+    on_nan, message, data_sets, tmp_path, capsys, handlers
+):
+    """The step in which it occurs ends the call, and what is done about it is up to --on-nan."""
+    config = configured(
+        "regression", data_sets, tmp_path / "run", engine="compiled", on_nan=on_nan,
+        optimizer="sgd", learning_rate=1e6, cost="quadratic",
+    )  # fmt: skip
+    if on_nan == "stop":
+        with np.errstate(all="ignore"), pytest.raises(Exception, match=message):
+            train(config, comm=Topology())
+    else:
+        with np.errstate(all="ignore"):
+            result = train(config, comm=Topology())
+        assert message in capsys.readouterr().err
+        assert np.isfinite(result.network.theta).all()
+
+
+def test_the_engine_that_is_chosen(monkeypatch):
+    def choose(environ=(), **options):
+        return choose_engine(Config(**options), Topology(), dict(environ))
+
+    assert choose() == choose(engine="compiled") == "compiled"
+    assert choose(engine="numpy") == "numpy"
+    assert choose({"DISTBP_ENGINE": "numpy"}) == "numpy"
+    assert choose({"DISTBP_ENGINE": "numpy"}, engine="compiled") == "compiled"
+    with pytest.raises(ConfigError, match="DISTBP_ENGINE is jax"):
+        choose({"DISTBP_ENGINE": "jax"})
+    with pytest.raises(ConfigError, match="--blas is for the compiled engine"):
+        choose(engine="numpy", blas="libmkl_rt.so")
+    monkeypatch.setattr(objects, "is_available", lambda: False)
+    assert choose() == "numpy"
+    with pytest.raises(ConfigError, match=r"needs numba, which is not installed\. Install it"):
+        choose(engine="compiled")
+
+
+class MyRelu(Relu):
+    pass
+
+
+def test_own_parts_are_for_numpy():
+    assert choose_engine(Config(activation=MyRelu), Topology(), {}) == "numpy"
+    with pytest.raises(ConfigError, match=r"cannot compile .*MyRelu, which is written for NumPy"):
+        choose_engine(Config(activation=MyRelu, engine="compiled"), Topology(), {})
+
+
+def test_a_library_that_does_not_exist_is_refused(data_sets, tmp_path):
+    config = configured("all defaults", data_sets, tmp_path / "run", engine="compiled",
+                        blas="libnothing.so")  # fmt: skip
+    with pytest.raises(ConfigError, match=r"--blas libnothing\.so: it cannot be loaded"):
+        train(config, comm=Topology())

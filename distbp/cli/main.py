@@ -106,6 +106,7 @@ def run_verb(arguments: argparse.Namespace) -> int:
         if launch.ranks_started > 1:
             from distbp.parallel.rank_errors import report_and_abort
 
+            launch.write_failure_file(error)
             trace = "".join(traceback.format_exception(error))
             report_and_abort(launch.launcher_rank, launch.ranks_started, trace)
         raise

@@ -145,7 +145,8 @@ def _launch_words(arguments: argparse.Namespace) -> list[str]:
     should_start_ranks(ranks)
     should_restart(restarts, ranks)
     given = {"--ranks": ranks, "--restarts": restarts}
-    return [w for name, value in given.items() if value for w in as_arguments(name, value)]
+    found = ((name, value) for name, value in given.items() if value is not None)
+    return [word for name, value in found for word in as_arguments(name, value)]
 
 
 def _planned(arguments: argparse.Namespace, options: SweepOptions) -> tuple[Any, Any]:

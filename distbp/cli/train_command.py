@@ -13,6 +13,8 @@ from distbp.cli.rank_options import RankOptions, should_start_ranks
 from distbp.errors import ConfigError
 from distbp.options import as_arguments, flag, option
 
+DEFAULT_RESTARTS = 3
+
 
 @dataclass(frozen=True)
 class RunOptions:
@@ -28,9 +30,10 @@ class RunOptions:
         group="run and checkpoints", is_common=True, metavar="FILE",
     )  # fmt: skip
     restarts: int | None = option(
-        None, "with --ranks: restart a run that fails from its newest checkpoint, at most N times "
-        "in a row without progress", int,
-        group="robustness", default_text="0",
+        None, "with --ranks: when ranks die or hang, the others go on if MPI can do that (Open "
+        "MPI); if not, restart all from the newest checkpoint, at most N times in a row without "
+        "progress; with 0, the run ends. If this is given, exceptions are restarted, too", int,
+        group="robustness", default_text=str(DEFAULT_RESTARTS),
     )  # fmt: skip
 
 
@@ -109,18 +112,19 @@ def _supervise(argv: Sequence[str], ranks: int, options: RunOptions, given: dict
     from distbp.training.config_file import check_paths_given
     from distbp.training.part_checks import load_parts
 
-    restarts = options.restarts or 0
+    is_given = options.restarts is not None
+    restarts = DEFAULT_RESTARTS if options.restarts is None else options.restarts
     first = drop_options(argv, "--ranks", "--restarts")
     load_parts(given)  # which ranks that are restarted may use, too
     if options.resume:  # the same command is right again, however far the run has got
-        return Supervisor(ranks, restarts, options.resume, first, first).run()
+        return Supervisor(ranks, restarts, options.resume, first, first, is_given).run()
     config = _new_config(options.config, given)
     check_paths_given(config)
     # A directory with another run's checkpoints is refused by the ranks, at every start: it
     # must not be resumed instead.
     is_taken = bool(list_checkpoints(Path(config.out)))
     again = first if is_taken else resume_arguments(config.out, given)
-    return Supervisor(ranks, restarts, config.out, first, again).run()
+    return Supervisor(ranks, restarts, config.out, first, again, is_given).run()
 
 
 def resume_arguments(run: str, given: dict[str, Any]) -> list[str]:

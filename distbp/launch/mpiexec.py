@@ -35,6 +35,7 @@ _LAUNCHER_NAMES = (
 POLL_INTERVAL_S = 0.1  # between two checks of a launch
 _STOP_SIGNAL_INTERVAL_S = 1.0  # between two signals that request a stop
 _CLEANUP_TIMEOUT_S = 2.0  # for a launcher to exit after its stop signal, and for its output
+_FIRST_ULFM_VERSION = 5  # of Open MPI
 _VERSION_TIMEOUT_S = 20  # for `mpiexec --version`
 
 
@@ -314,8 +315,7 @@ def make_launcher(ranks: int, fault_tolerant: bool = False) -> Launcher:
     ----------
     ranks : int
     fault_tolerant : bool
-        Whether the surviving ranks should continue after a rank failure (ULFM). Only Open MPI
-        can do that; for other libraries it has no effect.
+        Whether the surviving ranks should continue after a rank failure, where the library can.
 
     Raises
     ------
@@ -335,7 +335,14 @@ def make_launcher(ranks: int, fault_tolerant: bool = False) -> Launcher:
         # MPICH's ranks die with their launcher, however it ends. It would forward SIGTERM to
         # them, which they take as a request to save and stop.
         return Launcher(command, {}, signal.SIGKILL)
-    return _open_mpi_launcher(command, fault_tolerant)
+    return _open_mpi_launcher(command, fault_tolerant and has_ulfm(library))
+
+
+def has_ulfm(library: str) -> bool:
+    """Return whether an MPI library lets ranks continue after others have failed (ULFM)."""
+    name, _, version = library.rpartition(" ")
+    major = version.partition(".")[0]
+    return name == "Open MPI" and major.isdecimal() and int(major) >= _FIRST_ULFM_VERSION
 
 
 def _open_mpi_launcher(command: list[str], fault_tolerant: bool) -> Launcher:

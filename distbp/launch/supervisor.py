@@ -5,7 +5,8 @@ is read from the completion file that its ranks write, never from the launcher's
 After a failure all its processes are killed before the next launch resumes from the newest
 checkpoint. There is no next launch after an error that a restart cannot fix, after a stop
 request, and after too many restarts in a row without progress. Progress is a newer checkpoint;
-what is in it is not known here.
+what is in it is not known here. An exception that a rank has raised by itself is most often
+a defect: unless the user has asked for restarts, only ranks that die or hang are started again.
 """
 
 import math
@@ -19,7 +20,7 @@ from distbp.errors import StoppedError
 from distbp.launch.mpiexec import POLL_INTERVAL_S, MpiLaunch, StopSignals
 from distbp.parallel.environment import LaunchEnvironment, Outcome
 from distbp.parallel.host import process_state
-from distbp.storage.checkpoint import read_checkpoint
+from distbp.storage.checkpoint import read_progress_unverified
 from distbp.storage.run_directory import find_checkpoint, list_checkpoints
 
 _LAUNCHER_EXIT_TIMEOUT_S = 10.0  # for the launcher to exit after the ranks have reported an outcome
@@ -56,11 +57,14 @@ class Supervisor:
     ----------
     ranks : int
     max_restarts : int
-        How many restarts in a row may end without progress.
+        How many restarts in a row may end without progress. With 0, no rank outlives the loss of
+        another one either.
     folder : str
         The run's directory.
     start_arguments, resume_arguments : sequence of str
         The arguments of `distbp` as long as the directory has no checkpoint, and afterwards.
+    retries_exceptions : bool
+        Whether to restart ranks that have raised an exception, too.
 
     Attributes
     ----------
@@ -82,7 +86,9 @@ class Supervisor:
         folder: str,
         start_arguments: Sequence[str],
         resume_arguments: Sequence[str],
+        retries_exceptions: bool = True,
     ) -> None:
+        self._retries_exceptions = retries_exceptions
         self.ranks, self.max_restarts, self.folder = ranks, max_restarts, folder
         self.start_arguments, self.resume_arguments = start_arguments, resume_arguments
         environ = LaunchEnvironment.from_environ()
@@ -109,15 +115,17 @@ class Supervisor:
         with StopSignals() as signals:
             while True:
                 launch, reason = self._run_once(signals)
-                may_retry = launch.outcome == Outcome.FAILED and self.max_restarts
-                if launch.outcome and not may_retry:
+                if launch.outcome not in ("", Outcome.FAILED):
                     return launch.status
                 seconds = time.monotonic() - launch.started_at
                 self._record_failure(seconds, launch.message.rstrip(".") or reason)
+                last = self.failures[-1].reason
                 if signals:
-                    last = self.failures[-1].reason
                     _print_message(f"stop requested: {last}. {self._resume_hint()}")
                     return StoppedError.status
+                if launch.outcome and not self._retries_exceptions:
+                    _print_message(f"{last}. {self._resume_hint()}")
+                    return 1
                 if self.restarts_without_progress == self.max_restarts:
                     _print_message(self._failure_report())
                     return 1
@@ -231,7 +239,7 @@ def _newest_step(folder: str) -> int | None:
     """
     if not list_checkpoints(Path(folder)):
         return None
-    return int(read_checkpoint(find_checkpoint(folder)).about["progress"]["steps"])
+    return int(read_progress_unverified(find_checkpoint(folder))["steps"])
 
 
 def _print_message(text: str) -> None:

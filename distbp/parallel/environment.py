@@ -46,7 +46,7 @@ class Outcome(StrEnum):
     DONE = "done"
     STOPPED = "stopped"  # on request, after a checkpoint
     REFUSED = "refused"  # a restart would end the same way
-    FAILED = "failed"  # a restart may succeed
+    FAILED = "failed"  # by an exception: a restart may succeed, but probably ends the same way
 
 
 @dataclass(frozen=True)
@@ -164,6 +164,11 @@ class LaunchEnvironment:
         outcomes = {StoppedError: Outcome.STOPPED, DistbpError: Outcome.FAILED}
         outcome = outcomes.get(type(error), Outcome.REFUSED)
         _write(self.completion_file, f"{outcome} {error.status}\n{error}")
+
+    def write_failure_file(self, error: BaseException) -> None:
+        """Report an exception that this rank alone has raised, and that ends all ranks."""
+        text = f"{type(error).__name__}: {error}".strip().rstrip(":")
+        _write(self.completion_file, f"{Outcome.FAILED} 1\n{text.splitlines()[0]}")
 
 
 def arrival_file(started_file: Path, rank: int) -> Path:

@@ -21,6 +21,7 @@ import numpy as np
 from distbp.errors import ERRORS_BY_NAME, DistbpError
 from distbp.parallel import mpi
 from distbp.parallel.barrier import RankFailureError
+from distbp.parallel.environment import LaunchEnvironment
 from distbp.parallel.topology import Topology, connected_topology, has_shrunk, latest
 
 _ABORT_GRACE_S = 2.5  # how far apart ranks may be that raise the same error
@@ -114,6 +115,8 @@ def abort_on_error(topology: Topology) -> Iterator[None]:
 
 
 def _abort_with_traceback(topology: Topology, error: BaseException) -> NoReturn:
+    if not is_rank_failure(error, topology):
+        LaunchEnvironment.from_environ().write_failure_file(error)
     text = "".join(traceback.format_exception(error))
     if isinstance(error, SystemExit):
         text += f"sys.exit({error.code!r}) was called on this rank only.\n"
@@ -124,6 +127,7 @@ def _abort_with_traceback(topology: Topology, error: BaseException) -> NoReturn:
 def abort_unless_all_arrive(topology: Topology, error: DistbpError) -> None:
     """Return once all ranks have called it; report `error` and abort if some do not."""
     if not timed_barrier(topology):
+        LaunchEnvironment.from_environ().write_failure_file(error)
         sys.stderr.write(f"distbp: rank {topology.rank}: {error}\n")
         mpi.abort(error.status)
 

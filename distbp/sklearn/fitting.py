@@ -271,6 +271,6 @@ def train_network(
     pair = None if data.target is None else (data.target.shift, data.target.scale)
     state = FitState(
         checkpoint.state, position.epoch, position.updates, data.scaling.shift,
-        data.scaling.scale, pair, checkpoint.about, checkpoint.history,
+        data.scaling.scale, pair, checkpoint.about, list(checkpoint.history),
     )  # fmt: skip
     return state, convergence, network

@@ -2,7 +2,8 @@
 
 The caller's arrays are copied and a thread writes the copy. At most one write is in
 progress; starting another one waits for it. An error in the thread is raised by the next
-call. When checkpoints are due, and where they are written, is up to the caller.
+call. A checkpoint that is to be written later, or never if a newer one is, is copied to
+`DeferredCheckpoints`. When checkpoints are due, and where they are written, is up to the caller.
 """
 
 import threading
@@ -19,14 +20,16 @@ from distbp.storage.checkpoint import Checkpoint, describe_network
 class BackgroundWriter:
     """Writes one checkpoint after the other in a thread of its own.
 
-    The first `start` allocates a copy of θ and of the optimizer's state, which later calls
-    reuse; the first `defer` allocates another one.
+    The first `start` allocates a copy of θ and of the optimizer's state, which later calls reuse.
+
+    Attributes
+    ----------
+    copy : Checkpoint, optional
+        What is being written, or was written last, successfully or not.
     """
 
     def __init__(self) -> None:
-        self._copy: Checkpoint | None = None
-        self._deferred: Checkpoint | None = None
-        self._deferred_buffers: Checkpoint | None = None
+        self.copy: Checkpoint | None = None
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
 
@@ -41,21 +44,10 @@ class BackgroundWriter:
             The write before this one failed; this one was not started.
         """
         self.wait()
-        self._copy = copy_checkpoint(checkpoint, self._copy)
+        self.copy = copy_checkpoint(checkpoint, self.copy)
         # A daemon, so that a hanging file system does not keep a failed process alive.
-        self._thread = threading.Thread(target=self._run, args=(self._copy, write), daemon=True)
+        self._thread = threading.Thread(target=self._run, args=(self.copy, write), daemon=True)
         self._thread.start()
-
-    def defer(self, checkpoint: Checkpoint) -> None:
-        """Keep a copy of a checkpoint to be written later; it replaces the one before."""
-        self._deferred = self._deferred_buffers = copy_checkpoint(
-            checkpoint, self._deferred_buffers
-        )
-
-    def pop_deferred(self) -> Checkpoint | None:
-        """Return the deferred checkpoint, if any, and forget it."""
-        deferred, self._deferred = self._deferred, None
-        return deferred
 
     def _run(self, checkpoint: Checkpoint, write: Callable[[Checkpoint], None]) -> None:
         try:
@@ -80,6 +72,41 @@ class BackgroundWriter:
         error, self._error = self._error, None
         if error:
             raise error
+
+
+class DeferredCheckpoints:
+    """Copies of the last and the best checkpoint, to be written later, unless they are outlived.
+
+    Both may be the same one. There are two copies at most; their memory is reused.
+
+    Attributes
+    ----------
+    last, best : Checkpoint, optional
+    """
+
+    def __init__(self) -> None:
+        self.last: Checkpoint | None = None
+        self.best: Checkpoint | None = None
+        self._buffers: list[Checkpoint] = []
+
+    def put(self, checkpoint: Checkpoint, is_last: bool, is_best: bool) -> None:
+        """Keep a copy of a checkpoint as the last one, the best one, or both."""
+        kept = (None if is_last else self.last), (None if is_best else self.best)
+        used = [one.network for one in kept if one is not None]
+        spare = next((one for one in self._buffers if one.network not in used), None)
+        copy = copy_checkpoint(checkpoint, spare)
+        if spare is None:
+            self._buffers.append(copy)
+        if is_last:
+            self.last = copy
+        if is_best:
+            self.best = copy
+
+    def pop(self) -> tuple[Checkpoint | None, Checkpoint | None]:
+        """Return the last and the best one, if any, and forget them: they are valid until `put`."""
+        found = self.last, self.best
+        self.last = self.best = None
+        return found
 
 
 def copy_checkpoint(checkpoint: Checkpoint, buffers: Checkpoint | None) -> Checkpoint:

@@ -7,8 +7,8 @@ invalid, is refused. Where a run keeps its checkpoints is known to `run_director
 """
 
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,7 @@ class Checkpoint:
     about : dict
         network, task, classes, data (its identity), config, progress, machine and versions;
         preprocessing, if it was trained on a table.
-    history : list of str
+    history : sequence of str
         The lines of metrics.jsonl.
     target : TargetScaling, optional
         Of a regression that was trained on standardized targets.
@@ -57,7 +57,7 @@ class Checkpoint:
     state: dict[str, np.ndarray]
     scaling: Scaling
     about: dict[str, Any]
-    history: list[str] = field(default_factory=list)
+    history: Sequence[str] = ()
     target: TargetScaling | None = None
     averaged_from: np.ndarray | None = None
 
@@ -173,6 +173,21 @@ def read_checkpoint(path: Path) -> Checkpoint:
         scaling = Scaling.read(file, network.sizes[0])
         history = _read_history(file, about)
         return Checkpoint(network, state, scaling, about, history, target, averaged_from)
+
+
+def read_progress_unverified(path: Path) -> dict[str, Any]:
+    """Return where a run was when it wrote a checkpoint, without reading all of the file.
+
+    Raises
+    ------
+    CheckpointError
+        It cannot be read.
+    """
+    with hdf5_file.open_unverified(
+        path, CHECKPOINT_FORMAT, CHECKPOINT_VERSION, CheckpointError
+    ) as (file, _):
+        progress: dict[str, Any] = _read_checkpoint_about(file)["progress"]
+        return progress
 
 
 def _read_target(file: h5py.File, about: dict[str, Any], network: Network) -> TargetScaling | None:

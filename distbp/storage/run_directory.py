@@ -197,8 +197,9 @@ class RunDirectory:
         """Write a checkpoint; link it as `last.h5`, and also as `best.h5` if it is the best."""
         path = self.checkpoints / f"step-{checkpoint.about['progress']['steps']:09d}.h5"
         write_checkpoint(path, checkpoint)
-        # Only now, so that a process killed in between leaves the older ones.
-        for name in ("last.h5", "best.h5") if is_best else ("last.h5",):
+        # Only now, so that a process killed in between leaves the older ones. The best one first:
+        # a run that resumes from last.h5 would not reach it again.
+        for name in ("best.h5", "last.h5") if is_best else ("last.h5",):
             with atomic.atomic_write(self.path / name, CheckpointError) as temporary:
                 _link_or_copy(path, temporary)
         with _wrap_os_errors(f"{self.checkpoints} cannot be cleaned up"):
@@ -216,12 +217,12 @@ class RunDirectory:
         """Write only `best.h5`, when no regular checkpoint is due."""
         write_checkpoint(self.path / "best.h5", checkpoint)
 
-    def append_line(self, name: str, line: str) -> bool:
-        """Append a line to an existing text file, all or nothing; return whether it is there.
+    def append_text(self, name: str, text: str) -> bool:
+        """Append lines to an existing text file, all or nothing; return whether they are there.
 
-        It is not forced to the disk: a power failure may lose it.
+        They are not forced to the disk: a power failure may lose them.
         """
-        content = line.encode()
+        content = text.encode()
         try:
             with (self.path / name).open("r+b", buffering=0) as file:
                 end = file.seek(0, os.SEEK_END)

@@ -4,12 +4,20 @@ A `CheckpointBuilder`, on every rank, puts together what a checkpoint holds: it 
 state passes to the surviving ranks after a rank failure. A `CheckpointWriter`, on rank 0, copies
 it and writes it in a background thread while training continues. A write that fails is logged
 and repeated when the next checkpoint is due; only the last one has to succeed.
+
+By default, one is due after each epoch, but written at most once a second: where epochs are
+short, the others are deferred, as copies in memory. So while the run trains, last.h5 and best.h5
+are up to that second, and the time of a write, behind. What is deferred is written at the end of
+the run, when it stops by a signal, a time limit or an error, and before it is rolled back: then
+they are as if each epoch had been written. A process that is killed leaves the files as they are.
+A better best.h5 is always written before a later last.h5, so that the run that resumes from there
+reaches that best epoch, and all epochs since, again.
 """
 
 import logging
 import time
 from collections.abc import Callable, Mapping
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 from distbp.data.dataset import DataSet
@@ -18,14 +26,14 @@ from distbp.network.network import Network
 from distbp.network.parameter_store import AVERAGE
 from distbp.network.update import Update
 from distbp.parallel import host
-from distbp.storage.background_writer import BackgroundWriter
+from distbp.storage.background_writer import BackgroundWriter, DeferredCheckpoints
 from distbp.storage.checkpoint import Checkpoint, describe_network
 from distbp.storage.lock import RunLock
 from distbp.storage.run_directory import RunDirectory
 from distbp.training.checkpoint_schedule import CheckpointSchedule
 from distbp.training.config import Config
 from distbp.training.messages import retry_message
-from distbp.training.state import Position, Progress
+from distbp.training.state import Lines, Progress
 
 logger = logging.getLogger(__name__)
 
@@ -72,8 +80,9 @@ class CheckpointBuilder:
             about["own_parts"] = self._sources
         return about
 
-    def build(self, progress: Progress) -> Checkpoint:
+    def build(self, progress: Progress, copies_history: bool = True) -> Checkpoint:
         """Return the run's current state; the arrays are the run's own, not copies."""
+        lines = progress.history.lines
         store = self._update.store
         state = store.state
         is_averaged = state.pop(AVERAGE, None) is not None
@@ -82,7 +91,7 @@ class CheckpointBuilder:
             state=state,
             scaling=self._data.scaling,
             about=self._about | {"progress": progress.to_dict()},
-            history=list(progress.history.lines),  # which grow while this is written
+            history=list(lines) if copies_history else Lines(lines),  # those of the run grow
             target=self._data.target,
             averaged_from=self._network.theta if is_averaged else None,
         )
@@ -111,47 +120,45 @@ class CheckpointWriter:
         self, directory: RunDirectory, lock: RunLock, schedule: CheckpointSchedule
     ) -> None:
         self._directory, self._lock, self._schedule = directory, lock, schedule
-        self._background = BackgroundWriter()
+        self._background, self._deferred = BackgroundWriter(), DeferredCheckpoints()
+        self._is_best_under_way = False
         self.saved: tuple[int, int] | None = None
         self.saves, self.wait_s = 0, 0.0
 
-    def save(self, checkpoint: Checkpoint, position: Position, is_new_best: bool) -> None:
+    def save(self, checkpoint: Checkpoint, is_new_best: bool) -> None:
         """Start to write a checkpoint, as last.h5 and, if it is the best so far, as best.h5."""
-        self.write_deferred_best()
-        self._start(checkpoint, lambda copy: self._directory.save(copy, is_new_best))
-        self.saved = position.batch
-        self._schedule.note_save()
+        _, best = self._deferred.pop()
+        # First: a run that resumes from this checkpoint does not reach the deferred one again.
+        if best is not None and not is_new_best:
+            self._write_best(best)
+        self._write_last(checkpoint, is_new_best)
+
+    def defer(self, checkpoint: Checkpoint, is_new_best: bool) -> None:
+        """Keep a checkpoint until `save` gets a newer one, or `flush` or `finish` write it."""
+        self._deferred.put(checkpoint, is_last=True, is_best=is_new_best)
 
     def save_best(self, checkpoint: Checkpoint) -> None:
         """Start to write best.h5, or defer it if the one before was written just now."""
         if self._schedule.may_write_best():
-            self._background.pop_deferred()  # it is not the best any more
+            self._deferred.best = None  # it is not the best any more
             self._write_best(checkpoint)
         else:
-            self._background.defer(checkpoint)
+            self._deferred.put(checkpoint, is_last=False, is_best=True)
 
     def write_due_best(self) -> None:
         """Start to write a best.h5 that was deferred, if it was long enough."""
-        if self._schedule.may_write_best():
-            self.write_deferred_best()
-
-    def write_deferred_best(self) -> None:
-        """Start to write a best.h5 that was deferred, if any.
-
-        Has to precede every checkpoint: a run that resumes from that checkpoint does not
-        reach the deferred one again.
-        """
-        deferred = self._background.pop_deferred()
-        if deferred:
-            self._write_best(deferred)
-
-    def _write_best(self, checkpoint: Checkpoint) -> None:
-        self._schedule.note_best()
-        self._start(checkpoint, self._directory.save_best)
+        best = self._deferred.best
+        if best is not None and self._schedule.may_write_best():
+            self._deferred.best = None
+            self._write_best(best)
 
     def flush(self) -> None:
         """Write everything that is deferred or under way; log a failure."""
-        self.write_deferred_best()
+        last, best = self._deferred.pop()
+        if best is not None and best is not last:
+            self._write_best(best)
+        if last is not None:
+            self._write_last(last, is_new_best=best is last)
         self._wait_and_log()
 
     def finish(self) -> None:
@@ -160,17 +167,35 @@ class CheckpointWriter:
         Raises
         ------
         CheckpointError
-            The last of it cannot be written.
+            What was deferred cannot be written.
         """
         self._wait_and_log()
-        self.write_deferred_best()
-        self.wait()
+        last, best = self._deferred.pop()
+        if best is not None and best is not last:
+            self._write_best(best)
+            self.wait()
+        if last is not None:
+            self._write_last(last, is_new_best=best is last)
+            self.wait()
 
     def wait(self) -> None:
         """Wait for the write under way; raise CheckpointError if it fails."""
         self._background.wait()
 
-    def _start(self, checkpoint: Checkpoint, write: Callable[[Checkpoint], None]) -> None:
+    def _write_best(self, checkpoint: Checkpoint) -> None:
+        self._schedule.note_best()
+        self._start(checkpoint, self._directory.save_best, is_best=True)
+
+    def _write_last(self, checkpoint: Checkpoint, is_new_best: bool) -> None:
+        write = partial(self._directory.save, is_best=is_new_best)
+        self._start(checkpoint, write, is_new_best)
+        progress = checkpoint.about["progress"]
+        self.saved = progress["epoch"], progress["step"]
+        self._schedule.note_save()
+
+    def _start(
+        self, checkpoint: Checkpoint, write: Callable[[Checkpoint], None], is_best: bool
+    ) -> None:
         """Let the thread write a copy, as soon as it has written the one before."""
 
         def write_unless_fenced(copy: Checkpoint) -> None:
@@ -181,7 +206,10 @@ class CheckpointWriter:
         # training wait, instead of copies piling up in memory.
         began = time.perf_counter()
         self._wait_and_log()
+        if is_best:
+            self._deferred.best = None  # one that could not be written is outlived
         self._background.start(checkpoint, write_unless_fenced)
+        self._is_best_under_way = is_best
         self.saves += 1
         self.wait_s += time.perf_counter() - began
 
@@ -193,4 +221,7 @@ class CheckpointWriter:
             raise
         except CheckpointError as error:
             self.saved = None  # so that `on_end` saves this position again
+            failed = self._background.copy
+            if self._is_best_under_way and self._deferred.best is None and failed is not None:
+                self._deferred.put(failed, is_last=False, is_best=True)
             logger.warning("%s", retry_message(error))

@@ -47,8 +47,9 @@ _MAX_EPOCHS = 100_000
 # validation set, the training cost, in the user's units.
 FIRST_MONITOR = "cost"
 
+AUTO = "auto"  # of `shuffle` and `checkpoint_every`
 _SHUFFLES = ("full", "blocks")
-ENGINES = ("auto", "numpy", "compiled")
+ENGINES = (AUTO, "numpy", "compiled")
 _SECONDS_PER_UNIT = {"s": 1, "min": 60, "h": 3600}
 
 
@@ -225,10 +226,10 @@ class Config:
         choices=DTYPES,
     )  # fmt: skip
     shuffle: str = option(
-        "auto", "how the training rows are shuffled in an epoch: full, all of them at random; or "
+        AUTO, "how the training rows are shuffled in an epoch: full, all of them at random; or "
         "blocks, for data larger than memory: blocks of rows at random, read while the training "
         "runs, and rows within some hundred blocks; part of what determines the result's bits",
-        group="data", choices=("auto", *_SHUFFLES),
+        group="data", choices=(AUTO, *_SHUFFLES),
         default_text="by the data: blocks from 4 GiB on, otherwise full",
     )  # fmt: skip
     seed: int = option(
@@ -236,7 +237,8 @@ class Config:
         least=0, below=2**63,
     )  # fmt: skip
     checkpoint_every: str = option(
-        "1epoch", "checkpoint interval, such as 1epoch, 500steps or 60s",
+        AUTO, "checkpoint interval, such as 1epoch, 500steps or 60s; auto: after each epoch, but "
+        "at most one a second; the last and the best are always saved",
         group="run and checkpoints", metavar="INTERVAL", may_change_on_resume=True,
     )  # fmt: skip
     keep: int = option(
@@ -339,11 +341,12 @@ class Config:
 
     def interval(self) -> tuple[int, str]:
         """Return `checkpoint_every` as a number and its unit: 'epoch', 'step' or 's'."""
-        match = re.fullmatch(r"([1-9]\d{0,8}) ?(epoch|step|s)s?", self.checkpoint_every)
+        text = "1epoch" if self.checkpoint_every == AUTO else self.checkpoint_every
+        match = re.fullmatch(r"([1-9]\d{0,8}) ?(epoch|step|s)s?", text)
         if match is None:
             raise ConfigError(
                 f"--checkpoint-every {self.checkpoint_every!r}: expected a number and a unit, "
-                f"such as 1epoch, 500steps or 60s."
+                f"such as 1epoch, 500steps or 60s, or auto."
             )
         return int(match[1]), match[2]
 

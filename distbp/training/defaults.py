@@ -12,7 +12,7 @@ from distbp.errors import ConfigError
 from distbp.network.costs import find_cost
 from distbp.network.optimizers import find_optimizer
 from distbp.parallel.shards import default_shards
-from distbp.training.config import Config
+from distbp.training.config import AUTO, Config
 
 # From this size of train/x on, `--shuffle auto` reads it in blocks: a matter of the data alone,
 # for the order of the rows must not depend on the memory of a machine.
@@ -27,7 +27,7 @@ _COSTS_OF_TASKS = {
 
 def chosen_shuffle(shuffle: str, train_bytes: int) -> str:
     """Return `full` or `blocks` for a data set with so many bytes of train/x."""
-    if shuffle != "auto":
+    if shuffle != AUTO:
         return shuffle
     return "blocks" if train_bytes >= BLOCK_SHUFFLE_BYTES else "full"
 

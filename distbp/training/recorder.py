@@ -7,6 +7,7 @@ get the progress of the run.
 
 import logging
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -114,7 +115,9 @@ class MemoryRecorder(NullRecorder):
         self._schedule, self._is_logging, self._has_classes = schedule, is_logging, has_classes
 
     def on_epoch(self, progress: Progress) -> None:
-        self.info(epoch_line(progress.history.records[-1], self._config.epochs, self._has_classes))
+        if self._is_logging and not self._config.quiet:  # the line takes as long as a small step
+            record = progress.history.records[-1]
+            self.info(epoch_line(record, self._config.epochs, self._has_classes))
         if self._config.patience is not None and progress.history.is_best:
             self.best = copy_checkpoint(self._builder.build(progress), self.best)
         if self._schedule.is_due_after_epoch(progress.position.epoch):
@@ -213,20 +216,25 @@ class RunRecorder(NullRecorder):
 
     def on_epoch(self, progress: Progress) -> None:
         history = progress.history
-        has_classes = self._labels_per_row > 0
-        self.info(epoch_line(history.records[-1], self._config.epochs, has_classes))
+        if not self._config.quiet:  # the line takes as long as a small step
+            has_classes = self._labels_per_row > 0
+            self.info(epoch_line(history.records[-1], self._config.epochs, has_classes))
+        self._write_metrics(lambda: self._metrics.append(history.lines))
+        if self._schedule.is_due_after_epoch(progress.position.epoch):
+            self._save(progress, may_defer=True)
+        elif history.is_best and np.isfinite(self._network.theta).all():
+            self._writer.save_best(self._builder.build(progress, copies_history=False))
+        else:
+            self._writer.write_due_best()
+
+    def _write_metrics(self, write: Callable[[], None]) -> None:
+        """Call what writes to metrics.jsonl; log a failure, for it is going to be repeated."""
         try:
-            self._metrics.append(history.lines)
+            write()
         except FencedError:  # another run owns the directory: this one has to end
             raise
         except CheckpointError as error:
             self.warn(retry_message(error))
-        if self._schedule.is_due_after_epoch(progress.position.epoch):
-            self.save(progress)
-        elif history.is_best and np.isfinite(self._network.theta).all():
-            self._writer.save_best(self._builder.build(progress))
-        else:
-            self._writer.write_due_best()
 
     def on_end(self, progress: Progress) -> None:
         self._metrics.rewrite(progress.history.lines)  # forced to the disk, unlike appended lines
@@ -239,16 +247,23 @@ class RunRecorder(NullRecorder):
         self.saves, self.checkpoint_wait_s = self._writer.saves, self._writer.wait_s
 
     def save(self, progress: Progress) -> None:
+        self._save(progress, may_defer=False)
+
+    def _save(self, progress: Progress, may_defer: bool) -> None:
         # A checkpoint with a NaN would be useless, and the next step is going to report it.
-        if np.isfinite(self._network.theta).all():
-            is_new_best = progress.position.step == 0 and progress.history.is_best
-            self._writer.save(self._builder.build(progress), progress.position, is_new_best)
+        if not np.isfinite(self._network.theta).all():
+            return
+        is_new_best = progress.position.step == 0 and progress.history.is_best
+        is_late = may_defer and not self._schedule.may_write()
+        write = self._writer.defer if is_late else self._writer.save
+        write(self._builder.build(progress, copies_history=False), is_new_best)
 
     def flush(self) -> None:
         self._writer.flush()
 
     def close(self) -> None:
         try:
+            self._write_metrics(self._metrics.flush)
             self.flush()
         finally:
             self._lock.release()

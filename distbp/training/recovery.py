@@ -7,18 +7,25 @@ Ranks compute the same diagnosis from what they exchange, so they act alike with
     NaN or infinity      --on-nan; recomputed first if only the sum of the shards shows it
     silent corruption    corrected by the recomputation that detected it
     replicas that differ roll back to the last checkpoint
-    death of a rank      `recover_from_rank_failure`: the run continues from memory (ULFM)
+    death of a rank      `recover_from_rank_failure`: the run continues from memory (ULFM); from the
+                         newest checkpoint, if rank 0 took the best one with it before it was due
 """
 
 import sys
 from dataclasses import dataclass
 from enum import Enum
+from pathlib import Path
 
 import numpy as np
 
+from distbp.errors import CheckpointError
 from distbp.network.parameters import digest
-from distbp.parallel.rank_errors import is_rank_failure
-from distbp.parallel.topology import shrink
+from distbp.parallel.rank_errors import is_rank_failure, run_on_rank_0
+from distbp.parallel.topology import Topology, shrink
+from distbp.storage.checkpoint import Checkpoint, read_progress_unverified
+from distbp.storage.run_directory import list_checkpoints
+from distbp.training.config import Config
+from distbp.training.inputs import open_model
 from distbp.training.messages import (
     corruption_message,
     not_finite_message,
@@ -232,11 +239,46 @@ def recover_from_rank_failure(
                 if previous.position.updates < parts.update.store.steps:
                     parts.update.store.rollback()
                 progress = previous.restored()
-            checkpoint = parts.builder.build(progress)
+            checkpoint = _restart_point(parts, progress, comm)
             data = parts.data if parts.data.is_in_memory else None
             survivors = assemble(parts.config, comm, checkpoint, parts, data)
-            survivors.recorder.warn(rank_failure_message(dead, comm.size, progress.position))
+            position = survivors.start.position
+            survivors.recorder.warn(rank_failure_message(dead, comm.size, position))
             return survivors
         except Exception as error:  # another rank may die meanwhile: begin again without it
             if error is failure or not is_rank_failure(error, comm):
                 raise
+
+
+def _restart_point(parts: RunParts, progress: Progress, comm: Topology) -> Checkpoint | None:
+    """Return where the survivors `comm` restart: None for the beginning; collective.
+
+    That is the state in memory, unless a file that rank 0 has deferred is lost with it. Then it is
+    the newest checkpoint: from there the run makes that file again.
+    """
+    folder = Path(parts.config.out)
+    if not parts.config.out or not run_on_rank_0(
+        comm, lambda: _lacks_deferred(folder, parts.config, progress)
+    ):
+        return parts.builder.build(progress)
+    has_checkpoint = run_on_rank_0(comm, lambda: bool(list_checkpoints(folder)))
+    return open_model(parts.config.out, comm) if has_checkpoint else None
+
+
+def _lacks_deferred(folder: Path, config: Config, progress: Progress) -> bool:
+    """Return whether best.h5, or the checkpoint that a roll-back would lead to, is too old."""
+    if _epochs_in(folder / "best.h5") < progress.history.best_epoch:
+        return True
+    every, unit = config.interval()
+    if config.on_nan != "rollback" or unit != "epoch":
+        return False
+    epoch = progress.position.epoch
+    return _epochs_in(folder / "last.h5") < epoch - epoch % every
+
+
+def _epochs_in(path: Path) -> int:
+    """Return how many epochs a run had completed when it wrote a checkpoint; 0 without one."""
+    try:
+        return int(read_progress_unverified(path)["epoch"])
+    except (CheckpointError, LookupError, TypeError, ValueError):
+        return 0

@@ -35,7 +35,7 @@ from distbp.training.callbacks import Call, agree_on_callbacks, make_callbacks
 from distbp.training.checkpoint_schedule import CheckpointSchedule
 from distbp.training.checkpoint_writer import CheckpointBuilder
 from distbp.training.compiled_engine import CompiledEngine, choose_engine
-from distbp.training.config import Config
+from distbp.training.config import AUTO, Config
 from distbp.training.defaults import resolve
 from distbp.training.engine import Engine, NumpyEngine
 from distbp.training.evaluation import Evaluator
@@ -199,7 +199,9 @@ def _assemble(
         if checkpoint is not None:
             start = restore(checkpoint, config, data, network, update)
     # Ranks' clocks differ; one of them decides when a checkpoint is due by time.
-    schedule = CheckpointSchedule(*config.interval(), has_clock=comm.rank == 0)
+    schedule = CheckpointSchedule(
+        *config.interval(), comm.rank == 0, is_limited=config.checkpoint_every == AUTO
+    )
     builder = CheckpointBuilder(config, data, network, update, sources)
     with collective_errors(comm):
         recorder = _make_recorder(comm, config, network, builder, schedule, rows, data)

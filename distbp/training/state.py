@@ -8,8 +8,9 @@ Nothing here knows of parameters, files or other ranks.
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any, NamedTuple, overload
 
 from distbp.errors import CheckpointError
 from distbp.network.schedules import plateau_factor
@@ -62,6 +63,26 @@ class Monitor(NamedTuple):
         """Return what is better if it is lower; infinity for what is undefined or not finite."""
         value: float | None = record[self.name]
         return score_of(value if value is None or not self.is_maximized else -value)
+
+
+class Lines(Sequence[str]):
+    """The present lines of a list that only grows: a copy would take longer than a short epoch."""
+
+    def __init__(self, lines: list[str]) -> None:
+        self._lines, self._count = lines, len(lines)
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[str]:
+        return islice(self._lines, self._count)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        return self._lines[: self._count][index]
 
 
 class History:
@@ -123,6 +144,11 @@ class History:
     def is_best(self) -> bool:
         """Whether the last score is better than all before it."""
         return len(self) > 0 and self.epochs_without_improvement == 0
+
+    @property
+    def best_epoch(self) -> int:
+        """The number of the epoch with the best score, from 1; 0 if there is none."""
+        return len(self) - self.epochs_without_improvement
 
     def plateau_factor(self, decay: float, patience: int) -> float:
         """Return `schedules.plateau_factor` of the scores, computed once per epoch."""
@@ -220,7 +246,7 @@ class Progress(NamedTuple):
 
 
 def read_progress(
-    stored: Mapping[str, Any], lines: list[str], source: str, monitor: Monitor | None = None
+    stored: Mapping[str, Any], lines: Iterable[str], source: str, monitor: Monitor | None = None
 ) -> Progress:
     """Return the progress that a checkpoint holds.
 
@@ -228,7 +254,7 @@ def read_progress(
     ----------
     stored : dict
         As written by `Progress.to_dict`.
-    lines : list of str
+    lines : iterable of str
         Of metrics.jsonl.
     source : str
         What to call the checkpoint in an error message.

@@ -1,4 +1,4 @@
-"""`train --ranks N --restarts K`: whatever is killed, the result is that of an undisturbed run.
+"""`train --ranks N [--restarts K]`: whatever is killed, the result is that of an undisturbed run.
 
 Ranks and launchers are killed from outside, when there is a checkpoint of a certain step;
 other faults are injected by inside/inject_fault.py. A `Job` fails if any of its processes is
@@ -37,8 +37,10 @@ def reference(tmp_path_factory, data):
 
 def supervised(folder, data, *more, restarts=3, environment=None, n=N, epochs=EPOCHS) -> Job:
     words = ["train", data["digits"], "--out", "run", *WORDS, "--epochs", epochs]
+    if restarts is not None:
+        more = ("--restarts", restarts, *more)
     return Job(
-        command_of([*words, "--ranks", n, "--restarts", restarts, *more]),
+        command_of([*words, "--ranks", n, *more]),
         folder,
         environment,
         limit=60,
@@ -108,6 +110,18 @@ def test_random_faults_do_not_change_the_result(tmp_path, data, reference, seed)
     assert len(needed) <= ended.err.count(RESTARTING) <= len(kinds), f"{kinds}\n{ended}"
     assert_equal_runs(tmp_path / "run", reference)
     assert "train cost" not in ended.out, "--quiet was not passed on"
+
+
+def test_a_killed_rank_is_survived_by_default(tmp_path, data, reference):
+    """In place where MPI can do that, by a restart where it cannot."""
+    job = supervised(tmp_path, data, restarts=None)
+    wait_for_step(job, tmp_path / "run", 20)
+    kill(victims(job, "rank 0"))
+    ended = job.wait()
+    assert ended.status == 0, str(ended)
+    assert ended.err.count("rank 0 died. Training continues after") == is_open_mpi(), str(ended)
+    assert ended.err.count(RESTARTING) == (not is_open_mpi()), str(ended)
+    assert_equal_runs(tmp_path / "run", reference)
 
 
 @pytest.mark.parametrize(
@@ -196,6 +210,19 @@ def test_restarts_option_needs_the_ranks_option(tmp_path, data, words, parts):
     ended = distbp("train", data["digits"], "--out", "run", *words, folder=tmp_path, status=2)
     assert ended.err.startswith("distbp: "), str(ended)
     assert all(part in ended.err for part in parts), str(ended)
+
+
+@pytest.mark.parametrize(
+    ("kind", "restarts"),
+    [("error", None), *([("kill", 0), ("error", 0), ("data_error", None)] if FULL else [])],
+)
+def test_it_is_not_restarted_without_a_reason(tmp_path, data, kind, restarts):
+    """By default after an exception, which would be raised again; without restarts never."""
+    environment = fault(tmp_path, 1, "update", kind, 45)
+    ended = supervised(tmp_path, data, restarts=restarts, environment=environment).wait()
+    assert ended.status == 1, str(ended)
+    assert RESTARTING not in ended.err, str(ended)
+    assert "distbp train --resume run continues from step 40." in ended.err, str(ended)
 
 
 # No process is left behind

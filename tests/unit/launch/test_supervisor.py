@@ -79,6 +79,46 @@ def test_the_number_of_restarts(monkeypatch, script, restarts, status):
     assert launches.script == []
 
 
+@pytest.mark.parametrize(
+    ("script", "status"),
+    [
+        ([("failed", 4)], 1),
+        ([("", 4), ("failed", 4)], 1),
+        ([("", 4), ("", 4), ("done", 9)], 0),
+        ([("refused", None)], 2),
+    ],
+)
+def test_by_default_exceptions_are_not_restarted(monkeypatch, capsys, script, status):
+    """Only ranks that die or hang: an exception would most often be raised again."""
+    launches = FakeLaunches(monkeypatch, *script)
+    supervisor = Supervisor(2, 3, "run", ["start"], ["resume"], retries_exceptions=False)
+    assert supervisor.run() == status
+    assert launches.script == []
+    text = capsys.readouterr().err
+    assert "giving up" not in text
+    assert ("continues from step 4" in text) == (status == 1)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [([], (3, False)), (["--restarts", "0"], (0, True)), (["--restarts", "3"], (3, True))],
+)
+def test_restarts_are_the_default(monkeypatch, tmp_path, words, expected):
+    """With --ranks; whoever asks for them gets them for exceptions, too."""
+    made = []
+    monkeypatch.setattr(supervisor, "Supervisor", lambda *words: made.append(words) or FakeRun())
+    command = ["train", "d.h5", "--out", str(tmp_path / "run"), "--ranks", "2", *words]
+    arguments = parse_command_line(command)
+    assert arguments.verb.run(arguments) == 7
+    assert (made[0][1], made[0][5]) == expected
+    assert made[0][3] == ["train", "d.h5", "--out", str(tmp_path / "run")]
+
+
+class FakeRun:
+    def run(self):
+        return 7
+
+
 def test_a_restart_resumes_if_there_is_a_checkpoint(monkeypatch):
     launches = FakeLaunches(monkeypatch, ("", None), ("", 3), ("done", 9))
     assert make_supervisor(5).run() == 0

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from distbp.cli import sweep_command
 from distbp.cli.main import parse_command_line, run_verb
 from distbp.errors import ConfigError
 from distbp.launch.optuna_study import OptunaChoices
@@ -149,6 +150,15 @@ def test_options_that_have_an_effect_in_some_trials(tmp_path, monkeypatch):
         finish(tmp_path / "s" / f"trial-000{number}")
     words = ["d.h5", "--out", "s", "--momentum", "0.5", "--vary", "optimizer=sgd,momentum"]
     assert run_verb(parse_command_line(["sweep", *words])) == 0
+
+
+@pytest.mark.parametrize(
+    "words", [[], ["--ranks", "2"], ["--ranks", "2", "--restarts", "0"]], ids=len
+)
+def test_runs_start_their_ranks_as_the_sweep_is_told(words):
+    """No restarts are not the same as the default number."""
+    parsed = parse_command_line(["sweep", "d.h5", "--out", "s", "--vary", "l2=0,1", *words])
+    assert sweep_command._launch_words(parsed) == words
 
 
 def test_a_sweep_starts_its_ranks_itself(tmp_path, monkeypatch):

@@ -11,6 +11,7 @@ from distbp.network.rng import (
     SHUFFLE,
     WEIGHTS,
     Bits,
+    _stable_order,
     _stream,
     normal,
     permutation,
@@ -62,6 +63,13 @@ def test_permutation_is_a_permutation(count, seed, epoch):
     order = permutation(count, seed, SHUFFLE, epoch)
     assert order.dtype == np.int64
     assert sorted(order.tolist()) == list(range(count))
+
+
+@given(st.lists(st.integers(0, 20), max_size=50))
+def test_equal_keys_stay_in_their_order(keys):
+    """As a stable sort has them, whatever sort is the fastest."""
+    keys = np.array(keys, np.uint64)
+    assert _stable_order(keys).tolist() == sorted(range(len(keys)), key=lambda i: keys[i])
 
 
 def test_permutations_are_fair():

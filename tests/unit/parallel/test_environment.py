@@ -105,6 +105,19 @@ def test_completion_file_of_an_error(tmp_path, error, first):
     assert (tmp_path / "done").read_text() == f"{first}\nx\n"
 
 
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (RuntimeError("out of range\nin row 3"), "RuntimeError: out of range"),
+        (MemoryError(), "MemoryError"),
+        (ConfigError("x"), "ConfigError: x"),
+    ],
+)
+def test_completion_file_of_an_exception_on_one_rank(tmp_path, error, text):
+    LaunchEnvironment(completion_file=tmp_path / "done").write_failure_file(error)
+    assert (tmp_path / "done").read_text() == f"failed 1\n{text}\n"
+
+
 def test_completion_file_of_success(tmp_path, monkeypatch):
     monkeypatch.setenv(COMPLETION_FILE_VARIABLE, str(tmp_path / "done"))
     LaunchEnvironment.from_environ().write_completion_file()

@@ -23,7 +23,7 @@ from distbp.network.parameters import digest
 from distbp.network.update import Update
 from distbp.storage import atomic, checksum, hdf5_file
 from distbp.storage import run_directory as module
-from distbp.storage.background_writer import BackgroundWriter
+from distbp.storage.background_writer import BackgroundWriter, DeferredCheckpoints
 from distbp.storage.checkpoint import (
     Checkpoint,
     describe_network,
@@ -161,6 +161,23 @@ def test_averages_are_copied_for_the_background(tmp_path):
         assert set(copied.theta) == {fill}
         assert set(copied.network.theta) == {-fill}
     assert found[0].averaged_from is found[1].averaged_from
+
+
+def test_deferred_checkpoints():
+    """The best one is kept while the last one is replaced, in two copies at most."""
+    deferred, run = DeferredCheckpoints(), make()
+    for step, is_best in enumerate((True, True, False, False, True, False)):
+        run.network.theta.fill(step)
+        deferred.put(run, is_last=True, is_best=is_best)
+        run.network.theta.fill(-1)
+        best = {0: 0, 4: 4, 5: 4}.get(step, 1)
+        assert set(deferred.last.theta) == {step}
+        assert set(deferred.best.theta) == {best}
+    assert len(deferred._buffers) == 2
+    deferred.put(run, is_last=False, is_best=True)
+    last, best = deferred.pop()
+    assert (set(last.theta), set(best.theta)) == ({5}, {-1})
+    assert deferred.pop() == (None, None)
 
 
 def test_the_oldest_version_that_can_represent_a_checkpoint(tmp_path):
@@ -642,6 +659,22 @@ def test_saving_only_the_best(folder):
     assert checkpoints_in(folder) == ["step-000000001.h5"]
 
 
+def test_a_process_that_is_killed_between_last_and_best(folder, monkeypatch):
+    """The best one is there before the last one: a run that resumes does not reach it again."""
+    folder.save(make(1), is_best=True)
+    real = atomic.atomic_write
+
+    def killed(path, error):
+        if path.name == "last.h5":
+            raise KeyboardInterrupt
+        return real(path, error)
+
+    monkeypatch.setattr(atomic, "atomic_write", killed)
+    with pytest.raises(KeyboardInterrupt):
+        folder.save(make(2), is_best=True)
+    assert (steps(folder.path / "last.h5"), steps(folder.path / "best.h5")) == (1, 2)
+
+
 def refuse_link(source, target):
     raise PermissionError(1, "Operation not permitted")
 
@@ -859,9 +892,9 @@ from pathlib import Path
 from distbp.storage.run_directory import RunDirectory
 
 folder = RunDirectory(Path(sys.argv[1]), keep=3)
-print(folder.append_line("none", "x\\n"), folder.append_line("m", "2\\n"))
+print(folder.append_text("none", "x\\n"), folder.append_text("m", "2\\n"))
 resource.setrlimit(resource.RLIMIT_FSIZE, (50, 50))
-print(folder.append_line("m", "3" * 100 + "\\n"), folder.append_line("m", "4\\n"))
+print(folder.append_text("m", "3" * 100 + "\\n"), folder.append_text("m", "4\\n"))
 """
 
 

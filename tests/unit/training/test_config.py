@@ -86,7 +86,7 @@ def test_bounds_that_are_allowed():
 @pytest.mark.parametrize(
     ("text", "expected"),
     [("1epoch", (1, "epoch")), ("3epochs", (3, "epoch")), ("500steps", (500, "step")),
-     ("1 step", (1, "step")), ("60s", (60, "s"))],
+     ("1 step", (1, "step")), ("60s", (60, "s")), ("auto", (1, "epoch"))],
 )  # fmt: skip
 def test_interval(text, expected):
     """Epochs, steps and seconds, in the singular and the plural."""

@@ -367,26 +367,100 @@ def test_best_has_the_best_score(run):
     assert digest(load(result.path).theta) == result.digest
 
 
-def test_the_best_of_short_epochs_is_not_written_each_time(run, monkeypatch):
-    """At most once a second, but before any later checkpoint, and at the end."""
-    written, save, save_best = [], RunDirectory.save, RunDirectory.save_best
+@pytest.fixture
+def written(monkeypatch):
+    """Return the list of ("best", "last" or "both", epochs) of all files written in the order.
+
+    Time stands still, so that only the first of those files is due that are limited in time.
+    """
+    files, save, save_best = [], RunDirectory.save, RunDirectory.save_best
 
     def note(self, checkpoint, is_best):
-        written.append(("last", len(checkpoint.history)))
+        files.append(("both" if is_best else "last", len(checkpoint.history)))
         save(self, checkpoint, is_best)
 
     def note_best(self, checkpoint):
-        written.append(("best", len(checkpoint.history)))
+        files.append(("best", len(checkpoint.history)))
         save_best(self, checkpoint)
 
     monkeypatch.setattr(RunDirectory, "save", note)
     monkeypatch.setattr(RunDirectory, "save_best", note_best)
-    monkeypatch.setattr("distbp.training.checkpoint_schedule._BEST_INTERVAL_S", 1000.0)
+    monkeypatch.setattr("distbp.training.checkpoint_schedule._SHORT_INTERVAL_S", 1000.0)
+    return files
+
+
+def check_last_and_best(result):
+    """Assert that last.h5 and best.h5 are what they would be if each epoch had been written."""
+    scores = [record["train_cost"] for record in result.history]
+    best = result.history[scores.index(min(scores))]
+    for name, record in (("last", result.history[-1]), ("best", best)):
+        found = read_checkpoint(result.path / f"{name}.h5")
+        assert (found.digest, len(found.history)) == (record["digest"], record["epoch"])
+
+
+def test_the_best_of_short_epochs_is_not_written_each_time(run, written):
+    """At most once a second, but before any later checkpoint, and at the end."""
     result = run(epochs=8, learning_rate=0.02, checkpoint_every="6epochs")
     costs = [record["train_cost"] for record in result.history]
     assert costs == sorted(set(costs), reverse=True)  # each epoch is the best so far
-    assert written == [("best", 1), ("best", 5), ("last", 6), ("best", 8), ("last", 8)]
-    assert digest(load(result.path / "best.h5").theta) == result.digest
+    assert written == [("best", 1), ("both", 6), ("best", 8), ("both", 8)]
+    check_last_and_best(result)
+
+
+def test_short_epochs_are_not_all_written(run, written):
+    """By default only the first and the last of them, if nothing takes a second."""
+    result = run(epochs=6, learning_rate=0.02)
+    assert written == [("both", 1), ("both", 6)]
+    assert len(metrics(result.path)) == 6
+    check_last_and_best(result)
+    again = resumed(result.path, epochs=9)
+    assert written[2:] == [("both", 7), ("both", 9)]
+    assert again.digest == run(epochs=9, learning_rate=0.02, checkpoint_every="1epoch").digest
+
+
+def test_the_best_epoch_of_many_is_kept(run, written):
+    """The copy of the best epoch stays while the last one is replaced."""
+    result = run(epochs=9, learning_rate=6.0, hidden=(30,))
+    costs = [record["train_cost"] for record in result.history]
+    best = 1 + costs.index(min(costs))
+    assert 2 < best < 9, costs  # or the test would show nothing
+    assert written == [("both", 1), ("best", best), ("last", 9)]
+    check_last_and_best(result)
+
+
+@pytest.mark.parametrize("every", ["auto", "1epoch", "100epochs"])
+def test_a_best_epoch_that_could_not_be_written(run, monkeypatch, every):
+    """It is written later, although the epochs after it are not better."""
+    monkeypatch.setattr("distbp.training.checkpoint_schedule._SHORT_INTERVAL_S", 0.0)
+    write, failures = run_directory.write_checkpoint, []
+    options = {"epochs": 9, "learning_rate": 6.0, "hidden": (30,), "checkpoint_every": every}
+    costs = [record["train_cost"] for record in run(**options).history]
+    best = 1 + costs.index(min(costs))
+    assert 2 < best < 9, costs  # or the test would show nothing
+
+    def fails_once(path, checkpoint):
+        if len(checkpoint.history) == best and not failures:
+            failures.append(path)
+            raise CheckpointError("disk full.")
+        write(path, checkpoint)
+
+    monkeypatch.setattr(run_directory, "write_checkpoint", fails_once)
+    check_last_and_best(run(**options))
+    assert failures
+
+
+def test_a_run_that_fails_leaves_its_last_epoch(data, written, tmp_path):
+    """What was deferred is written when the run ends by an error."""
+
+    def fail(record, network):
+        if record["epoch"] == 4:
+            raise ZeroDivisionError
+
+    config = Config(data=data("digits"), out=str(tmp_path / "run"), learning_rate=0.02, quiet=True)
+    with pytest.raises(ZeroDivisionError):
+        train(config, callbacks=[fail], comm=Topology())
+    assert written == [("both", 1), ("both", 4)]
+    assert len(metrics(tmp_path / "run")) == 4
 
 
 def test_a_deferred_best_has_to_be_written(run, monkeypatch):
@@ -400,7 +474,7 @@ def test_a_deferred_best_has_to_be_written(run, monkeypatch):
         save_best(self, checkpoint)
 
     monkeypatch.setattr(RunDirectory, "save_best", fails_at_last)
-    monkeypatch.setattr("distbp.training.checkpoint_schedule._BEST_INTERVAL_S", 1000.0)
+    monkeypatch.setattr("distbp.training.checkpoint_schedule._SHORT_INTERVAL_S", 1000.0)
     with pytest.raises(CheckpointError, match="disk full"):
         run(epochs=3, checkpoint_every="100epochs")
     assert calls == [1, 3]
@@ -683,14 +757,14 @@ def test_every_epoch_is_in_the_metrics_although_a_write_failed(
     run, monkeypatch, handlers, capsys, which, is_full
 ):
     """What was not written, or only half, after one epoch is written later, once and completely."""
-    add_line, write_text, added, failed = RunDirectory.append_line, RunDirectory.write_text, [], []
+    add_text, write_text, added, failed = RunDirectory.append_text, RunDirectory.write_text, [], []
 
-    def adds_half(self, name, line):
-        added.append(line)
+    def adds_half(self, name, text):
+        added.append(text)
         if len(added) != which:
-            return add_line(self, name, line)
+            return add_text(self, name, text)
         with (self.path / name).open("a") as file:
-            file.write(line[: len(line) // 2])
+            file.write(text[: len(text) // 2])
         return False
 
     def fails_once(self, name, text):
@@ -699,7 +773,8 @@ def test_every_epoch_is_in_the_metrics_although_a_write_failed(
             raise CheckpointError("disk full.")
         write_text(self, name, text)
 
-    monkeypatch.setattr(RunDirectory, "append_line", adds_half)
+    monkeypatch.setattr("distbp.training.metrics_file._MIN_INTERVAL_S", 0.0)
+    monkeypatch.setattr(RunDirectory, "append_text", adds_half)
     monkeypatch.setattr(RunDirectory, "write_text", fails_once)
     result = run()
     assert ("disk full" in capsys.readouterr().err) == is_full
@@ -719,6 +794,7 @@ def test_metrics_are_written_during_a_run(run, monkeypatch):
             path.unlink()
 
     monkeypatch.setattr(RunRecorder, "on_epoch", looks)
+    monkeypatch.setattr("distbp.training.metrics_file._MIN_INTERVAL_S", 0.0)
     run(epochs=4)
     assert seen == [[1], [1, 2], [1, 2, 3], [1, 2, 3, 4]]
 

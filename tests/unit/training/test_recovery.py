@@ -1,19 +1,28 @@
-"""What is decided after a fault: every policy with every finding, without a run."""
+"""What is decided after a fault: every policy with every finding.
+
+And where survivors restart if rank 0 has died.
+"""
 
 import itertools
 from dataclasses import replace
 
 import pytest
+import samples
 
+from distbp.parallel.topology import Topology
+from distbp.training.config import Config
+from distbp.training.loop import Run
 from distbp.training.recovery import (
     Action,
     Attempts,
     Diagnosis,
     Fault,
+    _restart_point,
     decide,
     is_repeated,
     rate_factor_after,
 )
+from distbp.training.setup import assemble
 from distbp.training.state import Position, Progress
 
 POLICIES = ("stop", "skip", "rollback")
@@ -108,3 +117,46 @@ def test_every_case_is_decided():
         action = decide(policy, diagnosed(fault, is_theta_finite), progress, tried)
         assert action is decide(policy, diagnosed(fault, is_theta_finite), progress, tried)
         assert isinstance(action, Action)
+
+
+@pytest.mark.parametrize(
+    ("on_nan", "epochs", "restart"),
+    [
+        ("stop", 1, "memory"),  # best.h5 is that of the best epoch
+        ("stop", 3, "file"),  # it was deferred
+        ("rollback", 0, "memory"),
+        ("rollback", 1, "file"),  # the checkpoint of the start is there, that of the epoch is not
+    ],
+)
+def test_where_survivors_restart(tmp_path, monkeypatch, on_nan, epochs, restart):
+    """Where they are; but at the newest checkpoint if rank 0 had not written what it had to."""
+    monkeypatch.setattr("distbp.training.checkpoint_schedule._SHORT_INTERVAL_S", 1000.0)
+    config = Config(
+        data=str(samples.digits(tmp_path / "digits.h5")), out=str(tmp_path / "run"), hidden=(9,),
+        epochs=9, learning_rate=0.02, on_nan=on_nan, quiet=True,
+    )  # fmt: skip
+    run = Run(assemble(config, Topology()))
+    progress = []
+
+    def has_ended(run):
+        progress.append(run.progress)
+        if len(run.progress.history) == epochs:
+            run.parts.recorder._writer.wait()
+            found = _restart_point(run.parts, run.progress, Topology())
+            newest = run.parts.recorder._writer.saved if restart == "file" else (epochs, 0)
+            assert (found.about["progress"]["epoch"], found.about["progress"]["step"]) == newest
+            assert len(found.history) == newest[0]
+            (tmp_path / "checked").touch()
+        return len(run.progress.history) == epochs
+
+    run.train(has_ended)
+    assert (tmp_path / "checked").exists()
+
+
+def test_survivors_without_a_checkpoint_restart_at_the_beginning(tmp_path):
+    """There is no best.h5 of an epoch that has ended."""
+    config = Config(data=str(samples.digits(tmp_path / "digits.h5")), out=str(tmp_path / "run"))
+    parts = assemble(config, Topology())
+    record = {"train_cost": 1.0, "validation_accuracy": None}
+    assert _restart_point(parts, parts.start.after_epoch(record), Topology()) is None
+    parts.recorder.close()

@@ -9,7 +9,14 @@ from hypothesis import strategies as st
 
 from distbp.errors import CheckpointError
 from distbp.network.schedules import plateau_factor
-from distbp.training.state import History, Monitor, Position, Progress, read_progress
+from distbp.training.state import (
+    History,
+    Lines,
+    Monitor,
+    Position,
+    Progress,
+    read_progress,
+)
 
 scores = st.lists(st.sampled_from([0.5, 1.0, 2.0, 3.0, math.inf]), max_size=30)
 
@@ -166,3 +173,15 @@ def test_positions_are_ordered(batches):
     assert ordinals == sorted(ordinals)
     assert len(set(ordinals)) == len(set(positions))
     assert [position.batch for position in positions] == sorted(batches)
+
+
+@pytest.mark.parametrize("count", [0, 3])
+def test_lines_do_not_grow(count):
+    """They are those of the time when they were taken, as if they had been copied."""
+    growing = ["a\n", "b\n", "c\n"][:count]
+    lines, copy = Lines(growing), list(growing)
+    growing += ["d\n", "e\n"]
+    assert (list(lines), len(lines), "".join(lines)) == (copy, count, "".join(copy))
+    assert lines[-2:] == copy[-2:]
+    assert bool(lines) == bool(copy)
+    assert [lines[i] for i in range(count)] == copy

@@ -210,6 +210,18 @@ def test_a_run_can_be_rolled_back(config, at_step, handlers, capsys):
     assert resumed(config, epochs=4).history[-1]["learning_rate"] == 0.05
 
 
+@pytest.mark.parametrize("interval", [0.0, 1000.0])
+@pytest.mark.parametrize("every", ["auto", "1epoch"])
+def test_a_roll_back_does_not_depend_on_the_clock(config, at_step, monkeypatch, interval, every):
+    """It leads to the last epoch, whether that was written or deferred."""
+    monkeypatch.setattr("distbp.training.checkpoint_schedule._SHORT_INTERVAL_S", interval)
+    once = iter([poison] * 3)
+    at_step(2, 3, lambda *words: next(once, lambda *_: None)(*words))
+    result = train(replace(config, on_nan="rollback", checkpoint_every=every), comm=Topology())
+    assert [record["learning_rate"] for record in result.history] == [0.1, 0.1, 0.05]
+    assert [record["step"] for record in result.history] == [8, 16, 24]
+
+
 def test_a_run_can_be_rolled_back_to_its_start(config, at_step):
     """Where too high a learning rate shows first."""
     once = iter([poison] * 3)

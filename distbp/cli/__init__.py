@@ -10,6 +10,7 @@
     model_commands        the verbs `evaluate` and `predict`
     export_command        the verb `export`
     import_model_command  the verb `import-model`
+    doctor_command        the verb `doctor`
     commands              all other verbs, and `VERBS`, the table of all
     kernel_selection      selects the BLAS kernels, before NumPy is loaded
     main                  from the arguments to the exit status, on all ranks

@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from distbp.cli.doctor_command import DOCTOR
 from distbp.cli.export_command import EXPORT
 from distbp.cli.import_model_command import IMPORT_MODEL
 from distbp.cli.model_commands import EVALUATE, PREDICT, declare_model
@@ -204,5 +205,6 @@ VERBS = {
             _declare_slurm,
             _run_slurm,
         ),
+        DOCTOR,
     )
 }

@@ -35,5 +35,5 @@ Sweeps
 
 Planning
     `distbp plan` measures on this machine what a step consists of, and predicts its duration
-    for any number of ranks and nodes (`planner`).
+    for any number of ranks and nodes (`planner`, `measuring`).
 """

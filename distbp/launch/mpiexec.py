@@ -369,7 +369,7 @@ def _find_launcher(library: str) -> str:
             path = shutil.which(name, path=folder)
             if path is None:
                 continue
-            if _belongs_to(path, library):
+            if belongs_to(path, library):
                 return path
             rejected.append(path)
     raise LaunchError(
@@ -379,7 +379,7 @@ def _find_launcher(library: str) -> str:
     )
 
 
-def _belongs_to(path: str, library: str) -> bool:
+def belongs_to(path: str, library: str) -> bool:
     """Return whether the launcher at `path` is that of an MPI library.
 
     The launcher of another MPI would start N separate runs of one rank each.

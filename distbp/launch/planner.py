@@ -13,26 +13,22 @@ for its part of the complete sum (see `parallel.reduction`). Other programs on t
 differences between nodes, are not modelled.
 """
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import MISSING, dataclass, fields
-from functools import partial
 from itertools import pairwise
-from statistics import median
 
 import numpy as np
 
 from distbp.errors import ConfigError
+from distbp.launch.measuring import measure_network, median_seconds
 from distbp.network.network import DTYPES, Network
 from distbp.network.optimizers import OPTIMIZERS
 from distbp.network.parameters import layer_views, theta_size
 from distbp.network.update import Update
 from distbp.options import check_option, flag, option, parse_sizes
 from distbp.parallel import host
-from distbp.parallel.comm import Group
-from distbp.parallel.internode import make_exchanges, run_exchanges
 from distbp.parallel.reduction import make_reduction
-from distbp.parallel.reduction_plan import count_slices, plan_exchanges
+from distbp.parallel.reduction_plan import count_slices
 from distbp.parallel.shards import check_shards, default_shards, rank_shards, subtrees
 from distbp.parallel.topology import Topology
 
@@ -103,10 +99,7 @@ class PlanRequest:
 
 
 _MIN_GAIN_PER_RANK = 0.5  # parallel efficiency from which ranks are considered worthwhile
-_MEASUREMENT_S = 0.2  # duration of a measurement
-_MEASUREMENT_RUNS = 7  # of which the median counts
 _BARRIER_CALLS = 2000  # in a run: a single barrier is too short to measure
-_EXCHANGE_CALLS = 5
 
 
 @dataclass(frozen=True)
@@ -264,22 +257,22 @@ def measure_costs(
     """
     network = Network(sizes, dtype=dtype)
     size = network.theta.size
-    per_shard = _median_seconds(_shard_work(network, rows))
+    per_shard = median_seconds(_shard_work(network, rows))
     one, other = np.zeros(size, dtype), np.ones(size, dtype)
     # A network of two parameters shows what a step costs whatever the size of θ.
-    per_step = _median_seconds(_update_work(Network((1, 1), dtype=dtype)))
+    per_step = median_seconds(_update_work(Network((1, 1), dtype=dtype)))
     barrier = 1e-6  # a guess for several ranks, which a single one cannot measure
     if comm.node_size > 1:
-        barrier = _median_seconds(comm.node_barrier(), _BARRIER_CALLS) / (comm.node_size - 1)
+        barrier = median_seconds(comm.node_barrier(), _BARRIER_CALLS) / (comm.node_size - 1)
     cross_node = comm.cross_node
     # One rank per node measures: several would share the bandwidth of their node.
     if cross_node is not None and cross_node.size > 1 and comm.node_rank == 0:
-        latency, bandwidth = _measure_network(cross_node, size, dtype)
+        latency, bandwidth = measure_network(cross_node, size, dtype)
     latency, bandwidth = comm.world.broadcast([latency, bandwidth])
     measured = {
         "shard": per_shard,
-        "add": _median_seconds(lambda: np.add(one, other, out=one)) / size,
-        "update": max(_median_seconds(_update_work(network)) - per_step, 0.0) / size,
+        "add": median_seconds(lambda: np.add(one, other, out=one)) / size,
+        "update": max(median_seconds(_update_work(network)) - per_step, 0.0) / size,
         "step": per_step,
         "barrier": barrier,
         "latency": latency,
@@ -311,52 +304,6 @@ def _update_work(network: Network) -> Callable[[], object]:
     """Return a function that completes a step on one rank: the update, without a gradient."""
     reduction, _ = make_reduction("node", Topology(), 1, Update(network, OPTIMIZERS["sgd"]()))
     return lambda: reduction.reduce_and_update(1, 0.0)
-
-
-def _measure_network(comm: Group, size: int, dtype: str) -> tuple[float, float]:
-    """Measure latency in seconds and bandwidth in bytes per second between nodes; collective.
-
-    They follow from two reductions, one of `size` numbers and one of hardly any: the pieces of
-    a large one overlap, so that the latency of a single message would be too pessimistic.
-
-    Parameters
-    ----------
-    comm : Group
-        Of one rank on each of at least two nodes.
-    size : int
-    dtype : str
-    """
-    nodes = comm.size
-    trees, seconds = [[(node, node + 1)] for node in range(nodes)], []
-    for count in (nodes, size):
-        own, total = np.zeros(count, dtype), np.zeros(count, dtype)
-        plans = plan_exchanges(trees, (0, nodes), count, total.itemsize, comm.rank)
-        exchanges = make_exchanges(plans, comm, [own], total)
-        seconds.append(_median_seconds(partial(run_exchanges, exchanges), _EXCHANGE_CALLS))
-    sent = 2 * (nodes - 1) / nodes * total.nbytes
-    latency = seconds[0] / (2 * np.ceil(np.log2(nodes)))
-    return float(latency), float(sent / max(seconds[1] - seconds[0], 1e-9))
-
-
-def _median_seconds(function: Callable[[], object], calls: int = 0) -> float:
-    """Return the seconds of one call: the median of several runs of `calls` calls.
-
-    Without `calls` they are chosen so that all runs take `_MEASUREMENT_S` together. A collective
-    function needs `calls`, because all ranks have to call it equally often.
-    """
-    function()  # not measured: the first call may allocate
-    if not calls:
-        began = time.perf_counter()
-        function()
-        seconds = max(time.perf_counter() - began, 1e-7)
-        calls = max(1, int(_MEASUREMENT_S / _MEASUREMENT_RUNS / seconds))
-    runs = []
-    for _ in range(_MEASUREMENT_RUNS):
-        began = time.perf_counter()
-        for _ in range(calls):
-            function()
-        runs.append((time.perf_counter() - began) / calls)
-    return median(runs)
 
 
 def _rank_counts(most: int) -> list[int]:

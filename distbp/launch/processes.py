@@ -118,11 +118,18 @@ def remove_segments(since: float) -> None:
     since : float
         In seconds since 1970, as `time.time` returns it.
     """
-    if unused := _unused_segments(since):
+    for path in lasting_unused_segments(since):
+        path.unlink(missing_ok=True)
+
+
+def lasting_unused_segments(since: float) -> set[Path]:
+    """Return this user's segments, created since a time, that nobody uses and will use."""
+    unused = _unused_segments(since)
+    if unused:
         # A process of another job may have created one and not mapped it yet.
         time.sleep(_MAPPING_DELAY_S)
-        for path in unused & _unused_segments(since):
-            path.unlink(missing_ok=True)
+        unused &= _unused_segments(since)
+    return unused
 
 
 def _unused_segments(since: float) -> set[Path]:

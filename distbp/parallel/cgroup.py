@@ -39,6 +39,16 @@ def cpu_quota() -> float | None:
     return min((quota for quota in quotas if quota > 0), default=None)
 
 
+def processes_left() -> int | None:
+    """Return how many processes or threads this process's group may still start; None if any."""
+    left = []
+    for folder in _folders("pids"):
+        with suppress(OSError, ValueError):  # `max` is no number
+            most = int((folder / "pids.max").read_text())
+            left.append(most - int((folder / "pids.current").read_text()))
+    return min(left, default=None)
+
+
 def cpu_group() -> str:
     """Return what identifies this process's group among those of its machine.
 

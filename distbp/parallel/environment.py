@@ -25,12 +25,15 @@ TOKEN_VARIABLE = "DISTBP_TOKEN"  # noqa: S105 (a mark, not a secret)
 STARTED_FILE_VARIABLE = "DISTBP_STARTED"
 COMPLETION_FILE_VARIABLE = "DISTBP_DONE"
 STDIN_FILE_VARIABLE = "DISTBP_STDIN"
-_INIT_TIMEOUT_VARIABLE = "DISTBP_START_LIMIT"
+INIT_TIMEOUT_VARIABLE = "DISTBP_START_LIMIT"
 _DEFAULT_INIT_TIMEOUT_S = 120
 _OPEN_MPI_SIZE = "OMPI_COMM_WORLD_SIZE"
 # In order of precedence: --ranks knows best, and inside a SLURM job srun may see only mpirun.
 _SIZE_VARIABLES = (RANKS_VARIABLE, _OPEN_MPI_SIZE, "PMI_SIZE", "SLURM_STEP_NUM_TASKS")
 _RANK_VARIABLES = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK", "SLURM_PROCID")
+_LOCAL_RANK_VARIABLES = (
+    "OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID", "PALS_LOCAL_RANKID", "SLURM_LOCALID",
+)  # fmt: skip
 # How names of variables begin that launchers set for their ranks: those of MPICH, Intel MPI,
 # MVAPICH, Open MPI, PMIx, PALS, Flux, JSM, ALPS and srun.
 _LAUNCHER_PREFIXES = (
@@ -61,6 +64,8 @@ class LaunchEnvironment:
         By `--ranks`; None if another launcher started this process.
     launcher_rank : int
         The launcher's number of this process, known before MPI starts; 0 without a launcher.
+    local_rank : int
+        The launcher's number of this process on its host; 0 if it does not say.
     has_launcher : bool
         Whether this process may have been started by a launcher, perhaps an unknown one.
     has_open_mpi_launcher : bool
@@ -81,6 +86,7 @@ class LaunchEnvironment:
     ranks_started: int = 1
     ranks_requested: int | None = None
     launcher_rank: int = 0
+    local_rank: int = 0
     has_launcher: bool = False
     has_open_mpi_launcher: bool = False
     ulfm_enabled: bool = False
@@ -103,11 +109,12 @@ class LaunchEnvironment:
             ranks_started=1 if size is None else size,
             ranks_requested=_first_number(environ, [RANKS_VARIABLE]),
             launcher_rank=_first_number(environ, _RANK_VARIABLES) or 0,
+            local_rank=_first_number(environ, _LOCAL_RANK_VARIABLES) or 0,
             has_launcher=any(name.startswith(_LAUNCHER_PREFIXES) for name in environ),
             has_open_mpi_launcher=_OPEN_MPI_SIZE in environ,
             ulfm_enabled=environ.get("OMPI_MCA_mpi_ft_enable") == "1",
             in_slurm_step="SLURM_STEP_ID" in environ,
-            init_timeout_text=environ.get(_INIT_TIMEOUT_VARIABLE),
+            init_timeout_text=environ.get(INIT_TIMEOUT_VARIABLE),
             is_supervised=TOKEN_VARIABLE in environ,
             started_file=started,
             completion_file=completion,
@@ -129,7 +136,7 @@ class LaunchEnvironment:
             return _DEFAULT_INIT_TIMEOUT_S
         if not text.isdecimal() or int(text) < 1:
             raise ConfigError(
-                f"{_INIT_TIMEOUT_VARIABLE}={text}: expected a number of seconds, at least 1."
+                f"{INIT_TIMEOUT_VARIABLE}={text}: expected a number of seconds, at least 1."
             )
         return int(text)
 

@@ -35,11 +35,7 @@ def init() -> Any:
     ImportError, RuntimeError
         There is no mpi4py, or no MPI library that it can load.
     """
-    import mpi4py
-
-    mpi4py.rc.initialize = False  # by default the import would do it, without a time limit
-    from mpi4py import MPI
-
+    MPI = _load()  # noqa: N806 (the name that it has in mpi4py)
     if not MPI.Is_initialized():
         launch = LaunchEnvironment.from_environ()
         # If a rank died meanwhile, the others may wait in Init_thread forever, where no
@@ -106,18 +102,32 @@ def is_launcher_refused(launch: LaunchEnvironment) -> bool:
 
 def library_version() -> str:
     """Return name and version of the MPI library, without initializing it; '' if there is none."""
-    import mpi4py
-
-    mpi4py.rc.initialize = False
     try:
-        from mpi4py import MPI
-
-        words = MPI.Get_library_version().replace(",", " ").split()
+        words = _load().Get_library_version().replace(",", " ").split()
     except (ImportError, RuntimeError):
         return ""
     if words[0] == "MPICH":
         return f"MPICH {words[2]}"
     return " ".join(word.lstrip("v") for word in words[:3])
+
+
+def load_error() -> str:
+    """Return in one line why no MPI library can be loaded; '' if one can."""
+    try:
+        _load()
+    except (ImportError, RuntimeError) as error:
+        return str(error).splitlines()[0]
+    return ""
+
+
+def _load() -> Any:
+    """Return mpi4py's module MPI, which it does not initialize."""
+    import mpi4py
+
+    mpi4py.rc.initialize = False  # by default the import would do it, without a time limit
+    from mpi4py import MPI
+
+    return MPI
 
 
 def abort(status: int) -> NoReturn:

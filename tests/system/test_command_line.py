@@ -24,7 +24,7 @@ from ranks import (
 
 VERBS = (
     "import", "train", "evaluate", "predict", "export", "import-model", "info", "digest", "plan",
-    "slurm",
+    "slurm", "doctor",
 )  # fmt: skip
 RANK_COUNTS = (None, 1, 2, 3)  # None: without a launcher
 DIGEST_LINE = re.compile(r"[0-9a-f]{64}\n")

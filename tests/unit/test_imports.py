@@ -24,7 +24,18 @@ PACKAGES = {
     "training": {"", "network", "parallel", "compiled", "storage", "data", "interop"},
     "sklearn": {"", "network", "parallel", "storage", "data", "training"},
     "launch": {"", "network", "parallel", "storage", "training"},
-    "cli": {"", "network", "parallel", "storage", "data", "interop", "training", "launch"},
+    "doctor": {"", "network", "parallel", "storage", "training", "launch"},
+    "cli": {
+        "",
+        "network",
+        "parallel",
+        "storage",
+        "data",
+        "interop",
+        "training",
+        "launch",
+        "doctor",
+    },
 }
 MODULES = {
     "": ["version", "errors", "kernels", "own_parts", "options", "terminal", "console"],
@@ -72,11 +83,19 @@ MODULES = {
         "part_checks", "recorder", "setup", "recovery", "loop", "array_fit",
     ],
     "sklearn": ["parameters", "convergence", "fitting", "base", "estimators"],
-    "launch": ["processes", "mpiexec", "supervisor", "slurm", "sweep", "optuna_study", "planner"],
+    "launch": [
+        "processes", "mpiexec", "supervisor", "slurm", "sweep", "optuna_study", "measuring",
+        "planner",
+    ],
+    "doctor": [
+        "finding", "facts", "software_probe", "host_probe", "storage_probe", "speed_probe",
+        "probe", "probing", "software_checks", "host_checks", "storage_checks", "speed_checks",
+        "rank_checks", "examination", "table",
+    ],
     "cli": [
         "parser", "rank_options", "describe", "train_command", "trial_table", "sweep_command",
-        "score_table", "model_commands", "export_command", "import_model_command", "commands",
-        "kernel_selection", "main",
+        "score_table", "model_commands", "export_command", "import_model_command", "doctor_command",
+        "commands", "kernel_selection", "main",
     ],
 }  # fmt: skip
 ORDER = [".".join(filter(None, (p, m))) for p, modules in MODULES.items() for m in modules]

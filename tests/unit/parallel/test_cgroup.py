@@ -68,6 +68,22 @@ def test_cpu_quota(kernel, table, files, quota):
     assert cgroup.cpu_quota() == quota
 
 
+@pytest.mark.parametrize(
+    ("table", "files", "left"),
+    [
+        ("", {}, None),
+        ("0::/a\n", {"a/pids.max": "max\n", "a/pids.current": "5\n"}, None),
+        ("0::/a/b\n", {"a/pids.max": "50", "a/pids.current": "45", "a/b/pids.max": "max"}, 5),
+        ("7:pids:/a\n", {"pids/a/pids.max": "30\n", "pids/a/pids.current": "10\n"}, 20),
+    ],
+    ids=["none", "max", "v2", "v1"],
+)
+def test_processes_left(kernel, table, files, left):
+    """Before a limit of the group, or of one above it, is reached."""
+    kernel(table, files)
+    assert cgroup.processes_left() == left
+
+
 def test_the_group_is_known():
     """Two calls in one process name the same one."""
     assert cgroup.cpu_group() == cgroup.cpu_group()

@@ -10,6 +10,8 @@
     model_commands        the verbs `evaluate` and `predict`
     export_command        the verb `export`
     import_model_command  the verb `import-model`
+    diff_command          the verb `diff`
+    verify_command        the verb `verify`
     doctor_command        the verb `doctor`
     commands              all other verbs, and `VERBS`, the table of all
     kernel_selection      selects the BLAS kernels, before NumPy is loaded

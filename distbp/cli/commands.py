@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from distbp.cli.diff_command import DIFF
 from distbp.cli.doctor_command import DOCTOR
 from distbp.cli.export_command import EXPORT
 from distbp.cli.import_model_command import IMPORT_MODEL
@@ -21,6 +22,7 @@ from distbp.cli.parser import Parser, Verb, add_options, given_options
 from distbp.cli.rank_options import RankOptions, run_on_ranks
 from distbp.cli.sweep_command import SWEEP, parse_sweep
 from distbp.cli.train_command import TRAIN, parse_training
+from distbp.cli.verify_command import VERIFY
 
 logger = logging.getLogger(__name__)
 
@@ -189,6 +191,8 @@ VERBS = {
             declare_model,
             _run_digest,
         ),
+        DIFF,
+        VERIFY,
         Verb(
             "plan",
             "Predict the time per step on more ranks, and how many pay off.",

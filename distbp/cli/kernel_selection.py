@@ -15,7 +15,8 @@ from distbp import kernels
 from distbp.kernels import Cpu
 from distbp.parallel.environment import LaunchEnvironment
 
-_COMPUTING_VERBS = ("train", "evaluate", "predict", "plan")
+_COMPUTING_VERBS = ("train", "evaluate", "predict", "plan", "verify")
+_TRAINING_VERBS = ("train", "verify")  # whose kernels are those of a configuration
 
 # Where the runs of a directory are: it is one itself, or those of a cross-validation.
 _RUNS = ("", "fold-1", "trial-0001/fold-1")
@@ -34,7 +35,7 @@ def select_kernels(argv: Sequence[str]) -> None:
     cpus = _cpus_of_all_ranks()
     choice = option_value(argv, "--kernels")
     if choice is None:
-        file = option_value(argv, "--config") if argv[0] == "train" else None
+        file = option_value(argv, "--config") if argv[0] in _TRAINING_VERBS else None
         choice = _stored_kernels(Path(file)) if file else _kernels_of_run(argv)
         # A model or run from another machine: what differs is reported when it has been read.
         if not file and not all(cpu.can_run(choice) for cpu in cpus):
@@ -55,7 +56,8 @@ def option_value(argv: Sequence[str], flag: str) -> str | None:
 def _kernels_of_run(argv: Sequence[str]) -> str:
     """Return the kernels of the run that is resumed, or of the model that is used."""
     # A checkpoint is in the run's directory, or in `checkpoints` below it.
-    words = [option_value(argv, "--resume") or ""] if argv[0] == "train" else argv[1:]
+    is_training = argv[0] in _TRAINING_VERBS
+    words = [option_value(argv, "--resume") or ""] if is_training else argv[1:]
     folders = [folder for word in words if word for folder in (Path(word), *Path(word).parents[:2])]
     files = (folder / name / "config.toml" for folder in folders for name in _RUNS)
     return next((_stored_kernels(file) for file in files if file.is_file()), kernels.NATIVE)

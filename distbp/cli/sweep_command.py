@@ -84,7 +84,7 @@ def _declare(parser: Parser) -> None:
     parser.group("results")
     for title in GROUPS:
         parser.group(title)
-    skipped = ("data", "resume", "fold")
+    skipped = ("data", "resume", "fold", "profile")
     add_options(parser, SweepOptions, Config, RunOptions, RankOptions, skip=skipped)
     parser.epilog = f"{parser.epilog}\n\n{_NOTES}"
 

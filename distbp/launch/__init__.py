@@ -1,4 +1,4 @@
-"""Launch, supervise and plan training runs: `--ranks`, `--restarts`, SLURM, sweeps, `distbp plan`.
+"""Launch, supervise and plan training runs: `--ranks`, `--restarts`, SLURM, sweeps, plan, verify.
 
 Launching
     `mpiexec.MpiLaunch` starts `python -m distbp …` on N ranks with the `mpiexec` of the MPI
@@ -32,6 +32,10 @@ Sweeps
     list of combinations or random draws, or an Optuna study (`optuna_study`). `distbp slurm sweep`
     writes a job array with a task for each run instead. What came out is read from the runs'
     directories, whoever has launched them.
+
+Verification
+    `distbp verify` launches the same few steps on several numbers of ranks, and compares all arrays
+    after each step (`verification`); the steps themselves are `training.step_trace`'s.
 
 Planning
     `distbp plan` measures on this machine what a step consists of, and predicts its duration

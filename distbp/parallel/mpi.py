@@ -130,6 +130,11 @@ def _load() -> Any:
     return MPI
 
 
+def running_version() -> str:
+    """Return name and version of the MPI library that runs in this process, or `none`."""
+    return library_version() if is_running() else "none"
+
+
 def abort(status: int) -> NoReturn:
     """End all ranks with a non-zero exit status, once the launcher has this rank's output."""
     sys.stdout.flush()

@@ -107,9 +107,9 @@ _RULES: dict[str, _Rule] = {
         lambda value: value is None or isinstance(value, Mapping), "None or a dict of options",
     ),
 }  # fmt: skip
-# Options that parameters stand for, and two that estimators cannot have.
+# Options that parameters stand for, and those that estimators cannot have.
 _NO_OPTIONS = {
-    "ema", "init_from",
+    "ema", "init_from", "profile",
     "data", "out", "validation", "quiet", "hidden", "activation", "cost", "optimizer",
     "learning_rate", "momentum", "l2", "batch_size", "epochs", "patience", "seed", "dropout",
     "dtype", "class_weight", "schedule",

@@ -190,6 +190,21 @@ def read_progress_unverified(path: Path) -> dict[str, Any]:
         return progress
 
 
+def read_about(path: Path) -> tuple[dict[str, Any], list[str]]:
+    """Return `about` and `history` of a checkpoint, without its arrays.
+
+    Raises
+    ------
+    CheckpointError
+        There is none, or it is damaged.
+    """
+    with hdf5_file.open_verified(
+        path, CHECKPOINT_FORMAT, CHECKPOINT_VERSION, CheckpointError
+    ) as file:
+        about = _read_checkpoint_about(file)
+        return about, _read_history(file, about)
+
+
 def _read_target(file: h5py.File, about: dict[str, Any], network: Network) -> TargetScaling | None:
     """Return the scaling of the targets, and let the network's cost be in the user's units."""
     target = TargetScaling.read_if_any(file, network.sizes[-1])

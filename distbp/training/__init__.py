@@ -29,6 +29,8 @@ The nouns, in the order in which to read them:
                     the metrics of each epoch, for a configuration and its data)
     Dimension       the values or the range of an option that varies in a sweep (`search_space`);
                     what came out of a run is a `RunSummary` (`run_summary`)
+    RunDifference   where two runs part (`run_difference`, `array_difference`), and why
+                    (`difference_reason`), by what each has recorded (`recorded_run`)
     StopRequest     a signal or a time limit (`stop_request`)
     CheckpointSchedule  when a checkpoint is due (`checkpoint_schedule`); what it holds and how
                     it is written is in `checkpoint_writer`
@@ -38,8 +40,12 @@ The nouns, in the order in which to read them:
     split_validation  the rows that are held out, a fraction or a fold (`holdout`, `folds`)
     RunParts        all of these, the network and the order of the rows, assembled for one run
                     (`setup`)
+    Profile         a timeline of what the parts do, written for `--profile` (`profiling`,
+                    `profile_trace`)
     FaultDetector   inspects a step; `decide` chooses what to do about a fault (`recovery`)
-    Run             the loop over epochs and steps (`loop`), with its `timing`
+    Run             the loop over epochs and steps (`loop`), with its `timing`; a few of its steps,
+                    and what they compute, as a `step_trace`; a gradient compared with finite
+                    differences as a `GradientCheck` (`gradient_check`)
 
 `train` assembles the `RunParts` and starts a `Run`; `fit` does so for arrays and returns the
 `Model` (`array_fit`). In each step

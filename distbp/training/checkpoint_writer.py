@@ -25,7 +25,7 @@ from distbp.errors import CheckpointError, FencedError
 from distbp.network.network import Network
 from distbp.network.parameter_store import AVERAGE
 from distbp.network.update import Update
-from distbp.parallel import host
+from distbp.parallel import host, mpi
 from distbp.storage.background_writer import BackgroundWriter, DeferredCheckpoints
 from distbp.storage.checkpoint import Checkpoint, describe_network
 from distbp.storage.lock import RunLock
@@ -70,7 +70,7 @@ class CheckpointBuilder:
             "data": self._data.identity,
             "config": self._config.to_dict(),
             "machine": host.numeric_platform() | {"threads": self._config.threads},
-            "versions": host.software_versions(),
+            "versions": host.software_versions() | {"mpi": mpi.running_version()},
         }
         if self._data.preprocessing is not None:
             about["preprocessing"] = self._data.about["preprocessing"]

@@ -262,6 +262,10 @@ class Config:
         "last checkpoint and halve the learning rate",
         group="robustness", choices=("stop", "skip", "rollback"), may_change_on_resume=True,
     )  # fmt: skip
+    profile: str | None = option(
+        None, "trace of what each rank does when, .json or .json.gz, for ui.perfetto.dev",
+        group="run and checkpoints", metavar="FILE", may_change_on_resume=True,
+    )  # fmt: skip
     init_from: str | None = option(
         None, "checkpoint or run to take the initial weights from", group="network",
         metavar="FILE",
@@ -284,7 +288,7 @@ class Config:
             object.__setattr__(self, name, own_parts.name_of(getattr(self, name)))
         if isinstance(self.monitor, type):
             object.__setattr__(self, "monitor", f"validation_{own_parts.name_of(self.monitor)}")
-        for name in ("data", "out", "init_from"):  # Path objects are accepted as well
+        for name in ("data", "out", "init_from", "profile"):  # Path objects are accepted as well
             value = getattr(self, name)
             object.__setattr__(self, name, value if value is None else os.fspath(value))
         for one in fields(self):

@@ -39,6 +39,7 @@ from distbp.training.messages import (
     stopped_message,
 )
 from distbp.training.model import Model
+from distbp.training.profiling import profiled
 from distbp.training.rates import learning_rate, learning_rates
 from distbp.training.recovery import (
     Action,
@@ -161,7 +162,7 @@ def train(
             data = open_arrays(arrays, import_options(options), comm, distribute)
         checkpoint = open_model(config.out, comm) if resume else None
         run = Run(assemble(config, comm, checkpoint, data=data, callbacks=callbacks))
-        with run.parts.stop_request:
+        with run.parts.stop_request, profiled(run.parts) as attach_profile:
             while True:
                 try:
                     return run.train()
@@ -173,6 +174,7 @@ def train(
                         run.parts, run.progress, run.previous, failure
                     )
                     run = Run(parts)
+                    attach_profile(parts)
 
 
 def _with_data(config: Config, path: str) -> Config:

@@ -140,7 +140,7 @@ def summarize_run(folder: Path) -> RunSummary:
     """
     path = folder / "config.toml"
     config = Config(**read_toml(path)) if path.exists() else None
-    records = _read_records(folder / "metrics.jsonl")
+    records = read_records(folder / "metrics.jsonl")
     outcome, message = read_completion(folder)
     if outcome in ("refused", "failed"):
         state = FAILED
@@ -165,7 +165,7 @@ def read_completion(folder: Path) -> tuple[str, str]:
     return first.partition(" ")[0], message.strip()
 
 
-def _read_records(path: Path) -> list[EpochRecord]:
+def read_records(path: Path) -> list[EpochRecord]:
     """Return the records of a metrics.jsonl, whose last line may be incomplete."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()

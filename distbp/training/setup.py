@@ -55,7 +55,7 @@ from distbp.version import __version__
 
 # Whether chunks of the data set stay in the file; None: if they are large, for the shuffle is then
 # in blocks.
-_IS_STREAMED = {"full": False, "blocks": True, "auto": None}
+IS_STREAMED = {"full": False, "blocks": True, "auto": None}
 
 
 @dataclass(frozen=True)
@@ -164,13 +164,13 @@ def _assemble(
             host.check_kernels(config.kernels)
     config = _with_engine(config, comm, checkpoint)
     if data is None:
-        data = open_data(Path(config.data), comm, _IS_STREAMED[config.shuffle])
+        data = open_data(Path(config.data), comm, IS_STREAMED[config.shuffle])
     with collective_errors(comm):
         config = with_monitor(resolve(config, data), data, checkpoint)
         if checkpoint is not None:
             _check_same_run(config, data, checkpoint)
         metrics = plan_metrics(config, data)
-        network = _make_network(config, data, checkpoint is not None)
+        network = make_network(config, data, checkpoint is not None)
         sources = check_parts(config, network.output, data.task)
         if checkpoint is not None:
             check_sources(sources, checkpoint)
@@ -334,7 +334,7 @@ def _check_same_data(config: Config, data: DataSet, checkpoint: Checkpoint) -> N
         )
 
 
-def _make_network(config: Config, data: DataSet, has_weights: bool) -> Network:
+def make_network(config: Config, data: DataSet, has_weights: bool) -> Network:
     """Return the network to start from; a checkpoint, if there is one, will set its weights.
 
     Raises

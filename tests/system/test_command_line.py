@@ -1,5 +1,6 @@
 """The command line as users see it: what is printed, where, how often, and the exit status."""
 
+import gzip
 import json
 import re
 import shlex
@@ -24,7 +25,7 @@ from ranks import (
 
 VERBS = (
     "import", "train", "evaluate", "predict", "export", "import-model", "info", "digest", "plan",
-    "slurm", "doctor",
+    "slurm", "doctor", "diff", "verify",
 )  # fmt: skip
 RANK_COUNTS = (None, 1, 2, 3)  # None: without a launcher
 DIGEST_LINE = re.compile(r"[0-9a-f]{64}\n")
@@ -111,6 +112,16 @@ def test_quiet_prints_nothing(tmp_path, data, start):
         words += ["--ranks", start["ranks"]]
     ended = distbp(*words, folder=tmp_path, n=start.get("n"))
     assert (ended.out, ended.err) == ("", ""), str(ended)
+
+
+def test_the_profile_of_a_run(tmp_path, data):
+    """A lane for each rank, in a file that is compressed by its name."""
+    words = ("train", data["digits"], "--epochs", 2, "--profile", "trace.json.gz", "--out", "run")
+    distbp(*words, "--quiet", folder=tmp_path, n=2)
+    events = json.loads(gzip.decompress((tmp_path / "trace.json.gz").read_bytes()))["traceEvents"]
+    assert {event["tid"] for event in events} == {1, 2}
+    names = {event["name"] for event in events if event["ph"] == "X"}
+    assert {"rows", "forward", "backprop", "wait", "update", "checkpoint"} <= names
 
 
 def test_the_files_of_a_run(tmp_path, data):

@@ -49,7 +49,7 @@ LINK = re.compile(r"\]\(([^)#:]+)(?:#[^)]*)?\)")
 FOREIGN_OPTIONS = {"--with-ft"}
 VERBS = (
     "import", "train", "sweep", "evaluate", "predict", "export", "import-model", "info", "digest",
-    "plan", "slurm", "doctor",
+    "plan", "slurm", "doctor", "diff", "verify",
 )  # fmt: skip
 
 

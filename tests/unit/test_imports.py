@@ -78,14 +78,16 @@ MODULES = {
         "metrics", "metric_names", "measurement",
         "variation", "evaluation", "prediction", "row_sources", "table_prediction",
         "row_weights", "state", "rates", "holdout", "monitor", "search_space",
-        "run_summary", "ensemble", "model", "imported_model", "callbacks", "messages",
+        "run_summary", "recorded_run", "array_difference", "run_difference", "difference_reason",
+        "ensemble", "model", "imported_model", "callbacks", "messages",
         "stop_request", "checkpoint_schedule", "checkpoint_writer", "metrics_file",
-        "part_checks", "recorder", "setup", "recovery", "loop", "array_fit",
+        "part_checks", "recorder", "setup", "profile_trace", "profiling", "recovery", "loop",
+        "array_fit", "gradient_check", "step_trace",
     ],
     "sklearn": ["parameters", "convergence", "fitting", "base", "estimators"],
     "launch": [
         "processes", "mpiexec", "supervisor", "slurm", "sweep", "optuna_study", "measuring",
-        "planner",
+        "planner", "verification",
     ],
     "doctor": [
         "finding", "facts", "software_probe", "host_probe", "storage_probe", "speed_probe",
@@ -94,8 +96,8 @@ MODULES = {
     ],
     "cli": [
         "parser", "rank_options", "describe", "train_command", "trial_table", "sweep_command",
-        "score_table", "model_commands", "export_command", "import_model_command", "doctor_command",
-        "commands", "kernel_selection", "main",
+        "score_table", "model_commands", "export_command", "import_model_command", "diff_command",
+        "doctor_command", "verify_command", "commands", "kernel_selection", "main",
     ],
 }  # fmt: skip
 ORDER = [".".join(filter(None, (p, m))) for p, modules in MODULES.items() for m in modules]

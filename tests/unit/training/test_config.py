@@ -206,6 +206,7 @@ CHANGES = {
     "data": "e.h5", "out": "r", "epochs": 50, "patience": 3, "checkpoint_every": "5s", "keep": 9,
     "quiet": True, "time_limit": "2h", "stall_limit": "9s",
     "check_every": 0, "on_nan": "skip", "metrics": ("f1", "roc-auc"), "callbacks": ("a:B",),
+    "profile": "trace.json",
 }  # fmt: skip
 FIXED = {
     "hidden": (7,), "activation": "tanh", "cost": "quadratic", "init": "large",

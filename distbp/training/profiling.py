@@ -1,0 +1,183 @@
+"""Recording what the parts of a run do, for `profile_trace`.
+
+A `Profile` replaces some methods of a run's parts, of these objects alone, by ones that record a
+span: so the step of a run without a profile has no trace of it, and of one with a profile neither
+where the recorder leaves steps out. Spans contain each other: `backprop` has `forward` in it, and
+`update` has `wait` and `exchange`.
+"""
+
+import functools
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from distbp.errors import DistbpError
+from distbp.parallel.internode import run_exchanges
+from distbp.parallel.rank_errors import collective_errors
+from distbp.parallel.topology import Topology
+from distbp.training.profile_trace import (
+    BACKPROP,
+    CHECKPOINT,
+    EVALUATION,
+    EXCHANGE,
+    FORWARD,
+    ROWS,
+    UPDATE,
+    WAIT,
+    SpanRecorder,
+    capacity_for,
+    gather_lanes,
+    in_common_time,
+    read_clocks,
+    write_trace,
+)
+from distbp.training.setup import RunParts
+
+_CALIBRATION_CALLS = 1000
+# Object, name of the method, and what takes its place.
+_Replaced = list[tuple[Any, str, Callable[..., Any]]]
+
+
+@contextmanager
+def profiled(parts: RunParts) -> Iterator[Callable[[RunParts], None]]:
+    """Record what the parts of a run do, if it has a profile, and write it at the end; collective.
+
+    Yields a function to be called with the parts that replace them after a rank failure. It is
+    written after a DistbpError, too, which all ranks have.
+    """
+    if not parts.config.profile:
+        yield lambda parts: None
+        return
+    profile = Profile(Path(parts.config.profile), parts.comm)
+    profile.attach(parts)
+    try:
+        yield profile.attach
+    except DistbpError:
+        profile.detach()
+        with suppress(DistbpError):  # the first is the one to report
+            profile.write()
+        raise
+    finally:
+        profile.detach()
+    profile.write()
+
+
+class Profile:
+    """The spans of a run; making it is collective.
+
+    Parameters
+    ----------
+    path : Path
+        The file to write.
+    comm : Topology
+    """
+
+    def __init__(self, path: Path, comm: Topology) -> None:
+        self._path, self.recorder = path, SpanRecorder(capacity_for(comm.size))
+        self.recorder.span_cost = self._measure_cost()
+        self._comm, self._first = comm, read_clocks(comm)
+        self._rare_methods: _Replaced = []  # replaced all the time: their calls are few
+        self._methods: _Replaced = []  # replaced while steps are recorded
+
+    def _measure_cost(self) -> float:
+        """Return how many nanoseconds it takes to record a call."""
+        recorded = self._recording(ROWS)(lambda argument: None)
+        began = time.perf_counter_ns()
+        for _ in range(_CALIBRATION_CALLS):
+            recorded(None)
+        cost = (time.perf_counter_ns() - began) / _CALIBRATION_CALLS
+        self.recorder.clear()
+        return cost
+
+    def attach(self, parts: RunParts) -> None:
+        """Record what these parts do from now on."""
+        self.detach()
+        self._comm = parts.comm
+        gradient, reduction = parts.gradient, parts.reduction
+        frequent: list[tuple[Any, str, Callable[[Any], Any]]] = [
+            (gradient.loader, "load", self._recording(ROWS)),
+            (parts.network, "backprop", self._recording(BACKPROP)),
+            (parts.network, "_feedforward", self._recording(FORWARD)),
+            (reduction, "reduce_and_update", self._recording(UPDATE)),
+            (reduction, "_timed_wait", self._recording_wait),
+        ]
+        rare: list[tuple[Any, str, Callable[[Any], Any]]] = [
+            (gradient, "compute", self._starting_step),
+            (parts.recorder, "save", self._recording(CHECKPOINT)),
+            *((one, "score", self._recording(EVALUATION)) for one in parts.evaluators.values()),
+        ]
+        self._methods, self._rare_methods = (
+            [(one, name, make(getattr(one, name))) for one, name, make in group]
+            for group in (frequent, rare)
+        )
+        _replace(self._rare_methods)
+
+    def detach(self) -> None:
+        """Record nothing any more: the parts are as they were."""
+        if self.recorder.is_recording:
+            _restore(self._methods)
+        _restore(self._rare_methods)
+        self._methods, self._rare_methods = [], []
+
+    def write(self) -> None:
+        """Write the spans of all ranks on rank 0; collective.
+
+        Raises
+        ------
+        DataError
+            On all ranks: the file cannot be written.
+        """
+        comm = self._comm
+        spans = in_common_time(self.recorder.spans(), self._first, read_clocks(comm))
+        lanes = gather_lanes(comm, spans)
+        with collective_errors(comm):
+            if comm.rank == 0:
+                write_trace(self._path, lanes)
+
+    def _recording(self, index: int) -> Callable[[Any], Any]:
+        """Return a decorator that records a span for each call."""
+        recorder = self.recorder
+        clock, add = recorder.clock, recorder.add
+
+        def decorate(function: Any) -> Any:
+            @functools.wraps(function)
+            def call(*arguments: Any, **named: Any) -> Any:
+                began = clock()
+                result = function(*arguments, **named)
+                add(index, began, clock())
+                return result
+
+            return call
+
+        return decorate
+
+    def _recording_wait(self, function: Any) -> Any:
+        """Tell waiting for ranks of this node from exchanging messages with other nodes."""
+        waits, exchanges = self._recording(WAIT)(function), self._recording(EXCHANGE)(function)
+
+        def call(wait: Any, *arguments: Any) -> None:
+            (exchanges if wait is run_exchanges else waits)(wait, *arguments)
+
+        return call
+
+    def _starting_step(self, function: Any) -> Any:
+        begin_step = self.recorder.begin_step
+
+        def call(*arguments: Any) -> None:
+            if begin_step():
+                (_replace if self.recorder.is_recording else _restore)(self._methods)
+            function(*arguments)
+
+        return call
+
+
+def _replace(methods: _Replaced) -> None:
+    for one, name, method in methods:
+        setattr(one, name, method)
+
+
+def _restore(methods: _Replaced) -> None:
+    for one, name, _ in methods:
+        delattr(one, name)

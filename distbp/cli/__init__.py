@@ -4,6 +4,9 @@
     rank_options          `--ranks`, which several verbs have
     describe              the text of `distbp info`
     train_command         the verb `train`
+    charts                curves of text
+    watch_view            the text of `distbp watch`
+    watch_command         the verb `watch`
     trial_table           the results of a sweep as text or CSV
     sweep_command         the verb `sweep`
     score_table           the text of `distbp evaluate`

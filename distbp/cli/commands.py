@@ -23,6 +23,7 @@ from distbp.cli.rank_options import RankOptions, run_on_ranks
 from distbp.cli.sweep_command import SWEEP, parse_sweep
 from distbp.cli.train_command import TRAIN, parse_training
 from distbp.cli.verify_command import VERIFY
+from distbp.cli.watch_command import WATCH
 
 logger = logging.getLogger(__name__)
 
@@ -170,6 +171,7 @@ VERBS = {
             _run_import,
         ),
         TRAIN,
+        WATCH,
         SWEEP,
         EVALUATE,
         PREDICT,

@@ -174,6 +174,10 @@ class Config:
         group="run and checkpoints", metavar="LIST", default_text="none",
         may_change_on_resume=True,
     )  # fmt: skip
+    tensorboard: bool = option(
+        False, "also write the numbers of metrics.jsonl for TensorBoard, to RUN/tensorboard",
+        group="run and checkpoints", may_change_on_resume=True,
+    )  # fmt: skip
     monitor: str | None = option(
         None, "what decides which epoch is best, for best.h5, --patience and the schedule plateau: "
         "a key of metrics.jsonl, such as validation_f1 or train_cost; an unknown name lists all",

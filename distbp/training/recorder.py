@@ -6,6 +6,7 @@ get the progress of the run.
 """
 
 import logging
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,9 +23,11 @@ from distbp.storage.run_directory import RunDirectory, read_newest_checkpoint
 from distbp.training.checkpoint_schedule import CheckpointSchedule
 from distbp.training.checkpoint_writer import CheckpointBuilder, CheckpointWriter
 from distbp.training.config import Config
+from distbp.training.event_file import EventFile
 from distbp.training.messages import diverged_message, epoch_line, retry_message, step_status
 from distbp.training.metrics_file import MetricsFile
-from distbp.training.state import Progress
+from distbp.training.state import History, Progress
+from distbp.training.status_file import StatusFile
 
 logger = logging.getLogger(__name__)
 
@@ -170,9 +173,11 @@ class RunRecorder(NullRecorder):
         self.directory = RunDirectory(Path(config.out), config.keep)
         self._lock = RunLock(self.directory.path)
         self._metrics = MetricsFile(self.directory, self._lock)
+        self._events = EventFile(self.directory.path) if config.tensorboard else None
         self._writer = CheckpointWriter(self.directory, self._lock, schedule)
         steps = -(-rows // config.batch_size)
         self._bar = ProgressBar(config.epochs, steps, not config.quiet)
+        self._status = StatusFile(self.directory, self._lock, config.epochs, steps)
 
     def open(self, progress: Progress, is_new: bool, is_on_disk: bool = True) -> None:
         if is_new:
@@ -188,9 +193,13 @@ class RunRecorder(NullRecorder):
             self.directory.remove_temporary_files()
             self.directory.write_text("config.toml", self._config.to_toml())
             self._metrics.rewrite(progress.history.lines)
+            if self._events:
+                self._events.start(progress.history.records)
         except BaseException:
             self._lock.release()
             raise
+        self._outer_exception = sys.exc_info()[1]
+        self._status.start(progress)
 
     def _check_is_newest(self, progress: Progress) -> None:
         """Refuse to resume if another run wrote a checkpoint after this one read its own."""
@@ -208,24 +217,34 @@ class RunRecorder(NullRecorder):
         return min(progress.position.step * self._config.batch_size, self._rows)
 
     def on_step(self, progress: Progress) -> None:
-        if self._bar.wants_step():
+        has_bar, has_status = self._bar.wants_step(), time.monotonic() >= self._status.next_write
+        if has_bar or has_status:
             rows = self._rows_done(progress)
             speed = (rows - self._rows_before) / (time.monotonic() - self._began)
-            status = step_status(progress, rows, speed, self._labels_per_row)
-            self._bar.step(progress.position.epoch, progress.position.step, status)
+            if has_status:
+                self._status.write_step(progress, speed)
+            if has_bar:
+                text = step_status(progress, rows, speed, self._labels_per_row)
+                self._bar.step(progress.position.epoch, progress.position.step, text)
 
     def on_epoch(self, progress: Progress) -> None:
         history = progress.history
         if not self._config.quiet:  # the line takes as long as a small step
             has_classes = self._labels_per_row > 0
             self.info(epoch_line(history.records[-1], self._config.epochs, has_classes))
-        self._write_metrics(lambda: self._metrics.append(history.lines))
+        self._write_metrics(lambda: self._append(history))
         if self._schedule.is_due_after_epoch(progress.position.epoch):
             self._save(progress, may_defer=True)
         elif history.is_best and np.isfinite(self._network.theta).all():
             self._writer.save_best(self._builder.build(progress, copies_history=False))
         else:
             self._writer.write_due_best()
+
+    def _append(self, history: History) -> None:
+        """Append the last epoch's record to the files that have a line, or an event, for each."""
+        self._metrics.append(history.lines)
+        if self._events:
+            self._events.append(history.records[-1])
 
     def _write_metrics(self, write: Callable[[], None]) -> None:
         """Call what writes to metrics.jsonl; log a failure, for it is going to be repeated."""
@@ -237,6 +256,7 @@ class RunRecorder(NullRecorder):
             self.warn(retry_message(error))
 
     def on_end(self, progress: Progress) -> None:
+        self._status.note_position(progress)
         self._metrics.rewrite(progress.history.lines)  # forced to the disk, unlike appended lines
         self._writer.finish()
         if self._writer.saved != progress.position.batch:
@@ -266,6 +286,7 @@ class RunRecorder(NullRecorder):
             self._write_metrics(self._metrics.flush)
             self.flush()
         finally:
+            self._status.end(_exception_in_flight(self._outer_exception))
             self._lock.release()
             self._bar.close()
 
@@ -274,4 +295,11 @@ class RunRecorder(NullRecorder):
             logger.info("%s", text)
 
     def warn(self, text: str) -> None:
+        self._status.note_warning(text)
         logger.warning("%s", text)
+
+
+def _exception_in_flight(outer: BaseException | None) -> BaseException | None:
+    """Return what ends a run whose `finally` is running; `outer` was being handled before it."""
+    found = sys.exc_info()[1]
+    return None if found is outer else found

@@ -18,7 +18,7 @@ RUN_FIRST = ("test_slurm_jobs.py", "test_scripts.py", "test_benchmarks.py", "tes
 INDEPENDENT_OF_MPI = (
     "test_fashion_mnist.py", "test_hdf5_sources.py", "test_interop.py", "test_old_files.py",
     "test_own_parts.py", "test_scripts.py", "test_sweep.py", "test_tables.py", "test_tasks.py",
-    "test_terminal.py", "test_verify.py",
+    "test_terminal.py", "test_verify.py", "test_watch.py",
 )  # fmt: skip
 has_other = "DISTBP_TEST_OTHER_VENV" in os.environ
 collect_ignore = list(INDEPENDENT_OF_MPI) if ranks.is_open_mpi() and has_other else []

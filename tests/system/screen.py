@@ -19,7 +19,8 @@ class Screen:
     """The screen of a terminal, from the characters and control sequences sent to it.
 
     It knows what progress bars use: \\r, \\n, wrapping, colors (ignored), cursor up and down,
-    erasing lines and the rest of the screen. Lines that scroll off the top are kept.
+    erasing lines and the rest of the screen. Lines that scroll off the top are kept. What a program
+    shows on the alternate screen is in `lines` until it leaves it.
     """
 
     def __init__(self, width: int) -> None:
@@ -28,6 +29,7 @@ class Screen:
         self.row = self.column = 0
         self.unknown: set[str] = set()
         self._rest = ""
+        self._behind: tuple[list[list[str]], int, int] = ([[]], 0, 0)
 
     def feed(self, text: str) -> None:
         """Process a part of the stream; it may end within a control sequence."""
@@ -68,7 +70,14 @@ class Screen:
 
     def _control(self, numbers: str, letter: str) -> None:
         count = int(numbers) if numbers.isdecimal() else 1
-        if letter == "A":
+        if numbers == "?1049" and letter == "h":
+            self._behind, self.rows = (self.rows, self.row, self.column), [[]]
+            self.row = self.column = 0
+        elif numbers == "?1049":
+            self.rows, self.row, self.column = self._behind
+        elif letter == "H" and not numbers:
+            self.row = self.column = 0
+        elif letter == "A":
             self.row = max(0, self.row - count)
         elif letter == "B":
             self.row += count
@@ -110,16 +119,20 @@ class Recording:
 
 
 def record(
-    command, folder: Path, width: int = 100, typed: tuple[str, str] | None = None
+    command,
+    folder: Path,
+    width: int = 100,
+    typed: tuple[str, str] | None = None,
+    environment: dict[str, str] | None = None,
 ) -> Recording:
-    """Run a command on a terminal of its own and record the screen.
+    """Run a command on a terminal of its own, of 30 lines, and record the screen.
 
     `typed` is (text, keys): the keys are typed as soon as the text has been printed.
     """
     controller, terminal = pty.openpty()
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 30, width, 0, 0))
     job = Job(
-        command, folder, files=(terminal, terminal), start_new_session=False,
+        command, folder, environment, files=(terminal, terminal), start_new_session=False,
         preexec_fn=lambda: os.login_tty(os.dup(terminal)),
     )  # fmt: skip
     os.close(terminal)

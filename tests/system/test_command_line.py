@@ -24,8 +24,8 @@ from ranks import (
 )
 
 VERBS = (
-    "import", "train", "evaluate", "predict", "export", "import-model", "info", "digest", "plan",
-    "slurm", "doctor", "diff", "verify",
+    "import", "train", "watch", "evaluate", "predict", "export", "import-model", "info", "digest",
+    "plan", "slurm", "doctor", "diff", "verify",
 )  # fmt: skip
 RANK_COUNTS = (None, 1, 2, 3)  # None: without a launcher
 DIGEST_LINE = re.compile(r"[0-9a-f]{64}\n")
@@ -125,11 +125,13 @@ def test_the_profile_of_a_run(tmp_path, data):
 
 
 def test_the_files_of_a_run(tmp_path, data):
-    """config.toml, metrics.jsonl, checkpoints, lock; best.h5 and last.h5 are files, not links."""
+    """Text, checkpoints and the lock; best.h5 and last.h5 are files, not links."""
     words = ("train", data["digits packed"], "--out", "run", "--epochs", 5, "--keep", 2)
     distbp(*words, "--hidden", "20,10", folder=tmp_path, n=2)
     run = tmp_path / "run"
-    names = {"config.toml", "metrics.jsonl", "checkpoints", "last.h5", "best.h5", "lock"}
+    names = {
+        "config.toml", "metrics.jsonl", "status.json", "checkpoints", "last.h5", "best.h5", "lock",
+    }  # fmt: skip
     assert {path.name for path in run.iterdir()} == names
     assert len(list((run / "checkpoints").iterdir())) == 2
     records = metrics(run)

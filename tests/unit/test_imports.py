@@ -81,7 +81,8 @@ MODULES = {
         "run_summary", "recorded_run", "array_difference", "run_difference", "difference_reason",
         "ensemble", "model", "imported_model", "callbacks", "messages",
         "stop_request", "checkpoint_schedule", "checkpoint_writer", "metrics_file",
-        "part_checks", "recorder", "setup", "profile_trace", "profiling", "recovery", "loop",
+        "event_file", "status_file", "run_follower", "part_checks", "recorder", "setup",
+        "profile_trace", "profiling", "recovery", "loop",
         "array_fit", "gradient_check", "step_trace",
     ],
     "sklearn": ["parameters", "convergence", "fitting", "base", "estimators"],
@@ -95,9 +96,10 @@ MODULES = {
         "rank_checks", "examination", "table",
     ],
     "cli": [
-        "parser", "rank_options", "describe", "train_command", "trial_table", "sweep_command",
-        "score_table", "model_commands", "export_command", "import_model_command", "diff_command",
-        "doctor_command", "verify_command", "commands", "kernel_selection", "main",
+        "parser", "rank_options", "describe", "train_command", "charts", "watch_view",
+        "watch_command", "trial_table", "sweep_command", "score_table", "model_commands",
+        "export_command", "import_model_command", "diff_command", "doctor_command",
+        "verify_command", "commands", "kernel_selection", "main",
     ],
 }  # fmt: skip
 ORDER = [".".join(filter(None, (p, m))) for p, modules in MODULES.items() for m in modules]

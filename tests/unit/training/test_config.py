@@ -207,9 +207,11 @@ CHANGES = {
     "quiet": True, "time_limit": "2h", "stall_limit": "9s",
     "check_every": 0, "on_nan": "skip", "metrics": ("f1", "roc-auc"), "callbacks": ("a:B",),
     "profile": "trace.json",
+    "tensorboard": True,
 }  # fmt: skip
 FIXED = {
-    "hidden": (7,), "activation": "tanh", "cost": "quadratic", "init": "large",
+    "engine": "numpy", "blas": "libmkl_rt.so", "hidden": (7,), "activation": "tanh",
+    "cost": "quadratic", "init": "large",
     "class_weight": "balanced",
     "optimizer": "adam", "learning_rate": 0.5, "momentum": 0.1, "schedule": "step",
     "warmup_epochs": 1.0, "decay": 0.1, "decay_epochs": 1, "l2": 1.0, "l1": 1.0, "dropout": 0.1,

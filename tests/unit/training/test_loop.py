@@ -493,7 +493,7 @@ def test_checkpoints_that_are_due(run, every, keep, steps):
     assert digest(load(result.path).theta) == result.digest
     assert len(read_checkpoint(result.path / "last.h5").history) == 3
     assert sorted(os.listdir(result.path)) == [
-        "best.h5", "checkpoints", "config.toml", "last.h5", "lock", "metrics.jsonl",
+        "best.h5", "checkpoints", "config.toml", "last.h5", "lock", "metrics.jsonl", "status.json",
     ]  # fmt: skip
 
 

@@ -13,6 +13,9 @@ COMPUTE, SUM, UPDATE, COMMIT = range(4)
 # What it returns: all steps are made, or the last one asks for something; or another rank is late.
 DONE, LATE = range(2)
 
+# What a span of a profile was spent on, the first of `training.profile_trace.SPAN_NAMES`.
+ROWS, FORWARD, BACKPROP, WAIT, EXCHANGE, UPDATE_SPAN = range(6)
+
 DESCRIPTOR = np.dtype(
     [
         (name, np.float64 if name in ("clip_norm", "keep_scale") else np.int64)
@@ -46,6 +49,9 @@ DESCRIPTOR = np.dtype(
             # How far it has come: `costs` and `correct` (steps,) float64 of the steps made, the
             # totals of the last one, and the time in ns.
             "phase", "step", "costs", "correct", "applied", "stop", "save",
+            # For a profile, or 0: a circular array (spans, 3) of spans, its size in numbers, the
+            # place of the next one, and how often it was full.
+            "spans", "spans_size", "spans_place", "spans_rounds",
             "compute_ns", "wait_ns", "update_ns", "mark_ns", "timespec", "seconds", "nanoseconds",
         )
     ],

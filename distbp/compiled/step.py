@@ -24,7 +24,20 @@ from distbp.compiled.arrays import Table, Work
 from distbp.compiled.atomics import arrive, clock_ns, have_arrived
 from distbp.compiled.backprop import make_passes
 from distbp.compiled.choice import Choice
-from distbp.compiled.descriptor import COMMIT, COMPUTE, DESCRIPTOR, DONE, LATE, SUM, UPDATE
+from distbp.compiled.descriptor import (
+    BACKPROP,
+    COMMIT,
+    COMPUTE,
+    DESCRIPTOR,
+    DONE,
+    FORWARD,
+    LATE,
+    ROWS,
+    SUM,
+    UPDATE,
+    UPDATE_SPAN,
+    WAIT,
+)
 from distbp.compiled.dropout import make_draw
 from distbp.compiled.intrinsics import inlined, kernel, part, vector_at
 from distbp.compiled.rows import make_load_rows, wide_type
@@ -64,6 +77,7 @@ def make_step(choice: Choice) -> Any:
         if d.ranks > 1 and not have_arrived(d.counters, d.rank, d.ranks, d.spins):
             return False
         now = clock_ns(d.timespec)
+        _add_span(d, WAIT, d.mark_ns, now)
         d.wait_ns += now - d.mark_ns
         d.mark_ns = now
         return True
@@ -74,6 +88,7 @@ def make_step(choice: Choice) -> Any:
         if d.phase == COMPUTE:
             d.compute_ns += now - d.mark_ns
         else:
+            _add_span(d, UPDATE_SPAN, d.mark_ns, now)
             d.update_ns += now - d.mark_ns
         d.mark_ns, d.phase = now, phase
         if d.ranks > 1:
@@ -111,6 +126,19 @@ def make_step(choice: Choice) -> Any:
         return DONE
 
     return run
+
+
+@kernel
+def _add_span(d, name, began, ended):
+    """Add a span to the profile, if there is one."""
+    if d.spans != 0:
+        numbers = vector_at(d.spans, d.spans_size, np.int64)
+        place = d.spans_place
+        numbers[place], numbers[place + 1], numbers[place + 2] = name, began, ended
+        d.spans_place = place + 3
+        if d.spans_place == d.spans_size:
+            d.spans_place = 0
+            d.spans_rounds += 1
 
 
 def _make_compute(choice: Choice) -> Scalar:
@@ -174,18 +202,24 @@ def _make_compute(choice: Choice) -> Scalar:
         theta = vector_at(vector_at(d.versions, 2 * d.arrays, np.int64)[d.version * d.arrays],
                           d.n_theta, real)  # fmt: skip
         numbers = vector_at(d.numbers + 8 * start, m, np.int64)
+        began = clock_ns(d.timespec) if d.spans != 0 else 0
         load_rows(table, numbers, vector_at(d.file_numbers + 8 * start, m, np.int64), m, sizes,
                   work)  # fmt: skip
+        loaded = clock_ns(d.timespec) if d.spans != 0 else 0
         if has_dropout:
             count = m * (work.keep.size // d.rows)
             draw(work.keep, count, d.keep_threshold, d.keep_scale, d.seed, d.epoch,
                  d.first_step + d.step, shard)  # fmt: skip
         runs = vector_at(runs_at(d, m), d.layers, np.int64)
         forward(d.gemm, sizes, runs, theta, work, m)
+        fed = clock_ns(d.timespec) if d.spans != 0 else 0
         cost, correct = output_layer(sizes, vector_at(d.units, 1, np.float64), work, m)
         for l in range(d.layers, 0, -1):
             backward(d.gemm, l, sizes, theta, slot, work, m)
         slot[d.n_theta + COST], slot[d.n_theta + CORRECT] = cost, correct
+        _add_span(d, ROWS, began, loaded)
+        _add_span(d, FORWARD, loaded, fed)
+        _add_span(d, BACKPROP, loaded, clock_ns(d.timespec) if d.spans != 0 else 0)
 
     @kernel
     def compute(d):

@@ -101,6 +101,20 @@ class CompiledEngine(Engine):
             return self._make_steps(rates, advance)
         return self._make_step_with_messages(len(numbers), rates[0], advance)
 
+    def record_spans(self, spans: np.ndarray) -> None:
+        """Add a span for each part of a step to a circular array (n, 3) of a profile."""
+        self._binding.put(spans=spans)
+        self._fields["spans_size"] = spans.size
+
+    @property
+    def span_place(self) -> tuple[int, int]:
+        """The place of the next span, in numbers, and how often the array was full."""
+        return int(self._fields["spans_place"]), int(self._fields["spans_rounds"])
+
+    @span_place.setter
+    def span_place(self, value: tuple[int, int]) -> None:
+        self._fields["spans_place"], self._fields["spans_rounds"] = value
+
     def _make_steps(self, rates: Sequence[float], advance: Advance) -> StepTotals:
         """Make whole steps in compiled code."""
         fields = self._fields

@@ -27,7 +27,8 @@ from distbp.storage.atomic import atomic_write
 SPAN_NAMES = (
     "rows", "forward", "backprop", "wait", "exchange", "update", "checkpoint", "evaluation",
 )  # fmt: skip
-ROWS, FORWARD, BACKPROP, WAIT, EXCHANGE, UPDATE, CHECKPOINT, EVALUATION = range(len(SPAN_NAMES))
+# Those of a step, which compiled code records as well, are in `compiled.descriptor`.
+CHECKPOINT, EVALUATION = len(SPAN_NAMES) - 2, len(SPAN_NAMES) - 1
 
 BURST_STEPS = 32
 _MAX_SHARE = 0.005  # of the time, for recording
@@ -97,6 +98,20 @@ class SpanRecorder:
         if place == self._end:
             place, self._rounds = 0, self._rounds + 1
         self._place = place
+
+    @property
+    def array(self) -> np.ndarray:
+        """The circular array (capacity, 3) of spans, to which compiled code writes as well."""
+        return self._spans
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """The place of the next span, in numbers, and how often the array was full."""
+        return self._place, self._rounds
+
+    @place.setter
+    def place(self, value: tuple[int, int]) -> None:
+        self._place, self._rounds = value
 
     def begin_step(self) -> bool:
         """Decide whether the spans of the next step are recorded; to be called before each.

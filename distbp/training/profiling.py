@@ -13,19 +13,15 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from distbp.compiled.descriptor import BACKPROP, EXCHANGE, FORWARD, ROWS, UPDATE_SPAN, WAIT
 from distbp.errors import DistbpError
 from distbp.parallel.internode import run_exchanges
 from distbp.parallel.rank_errors import collective_errors
 from distbp.parallel.topology import Topology
+from distbp.training.compiled_engine import CompiledEngine
 from distbp.training.profile_trace import (
-    BACKPROP,
     CHECKPOINT,
     EVALUATION,
-    EXCHANGE,
-    FORWARD,
-    ROWS,
-    UPDATE,
-    WAIT,
     SpanRecorder,
     capacity_for,
     gather_lanes,
@@ -33,6 +29,7 @@ from distbp.training.profile_trace import (
     read_clocks,
     write_trace,
 )
+from distbp.training.recorder import NullRecorder
 from distbp.training.setup import RunParts
 
 _CALIBRATION_CALLS = 1000
@@ -100,14 +97,19 @@ class Profile:
             (gradient.loader, "load", self._recording(ROWS)),
             (parts.network, "backprop", self._recording(BACKPROP)),
             (parts.network, "_feedforward", self._recording(FORWARD)),
-            (reduction, "reduce_and_update", self._recording(UPDATE)),
+            (reduction, "reduce_and_update", self._recording(UPDATE_SPAN)),
             (reduction, "_timed_wait", self._recording_wait),
         ]
         rare: list[tuple[Any, str, Callable[[Any], Any]]] = [
             (gradient, "compute", self._starting_step),
-            (parts.recorder, "save", self._recording(CHECKPOINT)),
+            (parts.recorder, _name_of_save(parts.recorder), self._recording(CHECKPOINT)),
             *((one, "score", self._recording(EVALUATION)) for one in parts.evaluators.values()),
         ]
+        if isinstance(parts.engine, CompiledEngine):
+            parts.engine.record_spans(self.recorder.array)
+            rare.append(
+                (parts.engine, "run", functools.partial(self._recording_steps, parts.engine))
+            )
         self._methods, self._rare_methods = (
             [(one, name, make(getattr(one, name))) for one, name, make in group]
             for group in (frequent, rare)
@@ -162,6 +164,19 @@ class Profile:
 
         return call
 
+    def _recording_steps(self, engine: CompiledEngine, function: Any) -> Any:
+        """Let compiled code add its spans behind those that are there."""
+        recorder = self.recorder
+
+        def call(*arguments: Any) -> Any:
+            engine.span_place = recorder.place
+            try:
+                return function(*arguments)
+            finally:
+                recorder.place = engine.span_place
+
+        return call
+
     def _starting_step(self, function: Any) -> Any:
         begin_step = self.recorder.begin_step
 
@@ -171,6 +186,11 @@ class Profile:
             function(*arguments)
 
         return call
+
+
+def _name_of_save(recorder: NullRecorder) -> str:
+    """Return the name of the method that all saves of a run's recorder go through."""
+    return "_save" if hasattr(recorder, "_save") else "save"
 
 
 def _replace(methods: _Replaced) -> None:

@@ -23,6 +23,7 @@ from distbp.network.parameter_store import AVERAGE
 from distbp.parallel.topology import Topology
 from distbp.training.array_difference import arrays_of_layers, state_vectors
 from distbp.training.config import EXACT_REDUCTIONS, Config
+from distbp.training.defaults import resolve
 from distbp.training.folds import parse_fold
 from distbp.training.holdout import split_validation
 from distbp.training.inputs import open_data
@@ -70,7 +71,7 @@ def plan_few_steps(config: Config, steps: int, comm: Topology) -> FewSteps:
         On all ranks: the data cannot be read, or do not fit the configuration.
     """
     data = open_data(Path(config.data), comm, IS_STREAMED[config.shuffle])
-    shuffle = config.resolved(data).shuffle  # by the size of all of the data
+    shuffle = resolve(config, data).shuffle  # by the size of all of the data
     epochs = min(_epochs_wanted(config), steps)
     _keep_first_rows(data, _rows_wanted(config, -(-steps // epochs)))
     check_every = config.check_every and min(config.check_every, _CHECK_EVERY)
@@ -80,7 +81,7 @@ def plan_few_steps(config: Config, steps: int, comm: Topology) -> FewSteps:
     )  # fmt: skip
     rows, _ = split_validation(config, data, comm)
     per_epoch = -(-len(rows) // config.batch_size)
-    config = replace(config, epochs=-(-steps // per_epoch)).resolved(data)
+    config = resolve(replace(config, epochs=-(-steps // per_epoch)), data)
     return FewSteps(config, data, rows)
 
 

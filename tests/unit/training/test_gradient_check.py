@@ -12,6 +12,7 @@ from distbp.network.costs import QuadraticCost
 from distbp.network.network import Network
 from distbp.parallel.topology import Topology
 from distbp.training.config import Config
+from distbp.training.defaults import resolve
 from distbp.training.gradient_check import TOLERANCE, check_gradient
 from distbp.training.row_weights import scaled_weights
 from distbp.training.setup import make_network
@@ -31,7 +32,7 @@ def data(tmp_path_factory):
 
 
 def check(data, class_weight="none", **options):
-    config = Config(**{"hidden": (7, 6)} | options, class_weight=class_weight).resolved(data)
+    config = resolve(Config(**{"hidden": (7, 6)} | options, class_weight=class_weight), data)
     network = make_network(config, data, has_weights=False)
     weights = scaled_weights(Topology(), data, data.split("train"), class_weight)
     return check_gradient(network, config, data, data.split("train"), weights)
@@ -112,7 +113,7 @@ def test_a_wrong_backprop_is_found(data, monkeypatch):
 def test_kinks_are_no_errors(data):
     """Rows of zeros, for which relu is at its kink with the biases that a run starts with."""
     original = data("digits")
-    config = Config(hidden=(7,), class_weight="none").resolved(original)
+    config = resolve(Config(hidden=(7,), class_weight="none"), original)
     network = make_network(config, original, has_weights=False)
     rows = original.split("train")
     zeros = rows.subset(np.arange(8))
@@ -122,7 +123,7 @@ def test_kinks_are_no_errors(data):
 
 def test_the_network_stays_as_it_is(data):
     one = data("digits")
-    config = replace(Config(hidden=(7,)).resolved(one))
+    config = replace(resolve(Config(hidden=(7,)), one))
     network = make_network(config, one, has_weights=False)
     before = network.theta.copy()
     check_gradient(network, config, one, one.split("train"), None)

@@ -33,7 +33,7 @@ def ranks(n, cores=None, nodes=1, bits=None, quota=None):
     return [RankInfo(rank % nodes, cpu, (bits or {}).get(rank, BITS)) for rank in range(n)]
 
 
-CONFIG = Config(shards=4, combine="tree")
+CONFIG = Config(shards=4, combine="tree", engine="numpy")
 
 
 def test_no_warning():
@@ -107,7 +107,7 @@ def test_introduction():
     network = Network((4, 3, 2))
     lines = introduction(CONFIG, network, ranks(2, nodes=2), 1000, Progress.at_start(), False)
     assert lines[0] == "4-3-2, 23 parameters, float32; 1,000 training rows, 4 steps an epoch"
-    assert lines[1].startswith("2 ranks on 2 nodes, 4 shards, 1 thread a rank, 4 cores, native ker")
+    assert lines[1].startswith("2 ranks on 2 nodes, 4 shards, 1 thread a rank, 4 cores, numpy eng")
     assert lines[2:] == [
         "if a rank dies, the run ends; --resume continues from the last checkpoint"
     ]

@@ -21,7 +21,7 @@ from distbp.training.run_difference import compare_runs
 
 OLD = Path(__file__).resolve().parents[2] / "checkpoints"
 OPTIONS = {"hidden": (9,), "batch_size": 70, "epochs": 3, "shards": 4, "keep": 9,
-           "optimizer": "adam", "quiet": True}  # fmt: skip
+           "optimizer": "adam", "quiet": True, "checkpoint_every": "1epoch"}  # fmt: skip
 
 
 @pytest.fixture(scope="module")

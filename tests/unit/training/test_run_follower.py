@@ -12,6 +12,7 @@ from distbp.training.run_follower import DIED, SILENT, WAITING, RunFollower
 from distbp.training.run_summary import FAILED, FINISHED, UNFINISHED
 from distbp.training.status_file import RUNNING, STOPPED
 
+OWN = "that of the test"  # its number differs between the processes that collect the tests
 NO_PROCESS = 2**22 + 1  # above the largest that Linux has
 
 
@@ -164,20 +165,21 @@ def test_where_a_run_is(folder):
 @pytest.mark.parametrize(
     ("recorded", "process", "age", "state"),
     [
-        (RUNNING, os.getpid(), 0, RUNNING),
-        (RUNNING, os.getpid(), 40, RUNNING),
-        (RUNNING, os.getpid(), 100, SILENT),
-        (RUNNING, os.getpid(), 1000, DIED),
+        (RUNNING, OWN, 0, RUNNING),
+        (RUNNING, OWN, 40, RUNNING),
+        (RUNNING, OWN, 100, SILENT),
+        (RUNNING, OWN, 1000, DIED),
         (RUNNING, NO_PROCESS, 1, RUNNING),  # of another container
         (RUNNING, NO_PROCESS, 20, DIED),
         (STOPPED, NO_PROCESS, 20, STOPPED),
         (FAILED, NO_PROCESS, 20, FAILED),
         (FINISHED, NO_PROCESS, 20, FINISHED),
-        (None, os.getpid(), 1000, RUNNING),  # of a version that recorded no status
+        (None, OWN, 1000, RUNNING),  # of a version that recorded no status
         (None, NO_PROCESS, 20, UNFINISHED),
     ],
 )
 def test_states(folder, recorded, process, age, state):
+    process = os.getpid() if process is OWN else process
     write_lock(folder, process)
     if recorded:
         write_status(folder, recorded, message="why")

@@ -39,5 +39,5 @@ Verification
 
 Planning
     `distbp plan` measures on this machine what a step consists of, and predicts its duration
-    for any number of ranks and nodes (`planner`, `measuring`).
+    for any number of ranks and nodes (`planner`, `step_timing`, `measuring`).
 """

@@ -13,7 +13,7 @@ for its part of the complete sum (see `parallel.reduction`). Other programs on t
 differences between nodes, are not modelled.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import MISSING, dataclass, fields
 from itertools import pairwise
 
@@ -21,16 +21,17 @@ import numpy as np
 
 from distbp.errors import ConfigError
 from distbp.launch.measuring import measure_network, median_seconds
-from distbp.network.network import DTYPES, Network
-from distbp.network.optimizers import OPTIMIZERS
-from distbp.network.parameters import layer_views, theta_size
-from distbp.network.update import Update
+from distbp.launch.step_timing import measure_step
+from distbp.network.network import DTYPES
+from distbp.network.parameters import theta_size
 from distbp.options import check_option, flag, option, parse_sizes
 from distbp.parallel import host
-from distbp.parallel.reduction import make_reduction
+from distbp.parallel.rank_errors import collective_errors
 from distbp.parallel.reduction_plan import count_slices
 from distbp.parallel.shards import check_shards, default_shards, rank_shards, subtrees
 from distbp.parallel.topology import Topology
+from distbp.training.compiled_engine import choose_engine
+from distbp.training.config import AUTO, ENGINES, Config
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class PlanRequest:
         Rows of the global mini-batch.
     shards : int or None
         By default as many as `train` uses.
-    dtype : str
+    dtype, engine : str
     up_to : int
         The largest number of ranks.
     ranks_a_node : int or None
@@ -75,6 +76,10 @@ class PlanRequest:
     dtype: str = option(
         "float32", "type of parameters and activations", group="network and batch", choices=DTYPES
     )
+    engine: str = option(
+        AUTO, "what makes the steps", group="network and batch", choices=ENGINES,
+        default_text="compiled where numba is installed on all ranks, otherwise numpy",
+    )  # fmt: skip
     up_to: int = option(1000, "largest number of ranks to predict", int, group="cluster", least=1)
     ranks_a_node: int | None = option(
         None, "ranks per node", int, group="cluster", least=1, default_text="the cores of this host"
@@ -161,9 +166,11 @@ def plan_report(request: PlanRequest, comm: Topology) -> list[str]:
     per_node = request.ranks_a_node or host.usable_cores()
     rows = -(-batch_size // shards)
     host.set_blas_threads(1)
+    engine = choose_engine(Config(engine=request.engine), comm)
     costs = measure_costs(
-        comm, sizes, request.dtype, rows, request.latency * 1e-6, request.bandwidth * 1e9 / 8
-    )
+        comm, sizes, request.dtype, rows, request.latency * 1e-6, request.bandwidth * 1e9 / 8,
+        engine,
+    )  # fmt: skip
     parameters, itemsize = theta_size(sizes), np.dtype(request.dtype).itemsize
     steps = [
         predict_step(costs, parameters, itemsize, shards, ranks, per_node)
@@ -174,7 +181,8 @@ def plan_report(request: PlanRequest, comm: Topology) -> list[str]:
     return [
         f"{'-'.join(map(str, sizes))}, {parameters:,} parameters; batches of {batch_size} rows, "
         f"{shards} shards of {rows}; up to {per_node} ranks per node",
-        f"measured on {comm.size} rank{'s' * (comm.size > 1)}: {costs.shard * 1e6:,.0f} µs per "
+        f"measured on {comm.size} rank{'s' * (comm.size > 1)} with the {engine} engine and "
+        f"{host.kernels_in_use() or 'unknown'} kernels: {costs.shard * 1e6:,.0f} µs per "
         f"shard ({speed:.0f} GFLOP/s), {costs.add * 1e9:.2f} ns to add and "
         f"{costs.update * 1e9:.2f} ns to update a parameter, {costs.barrier * 1e6:.1f} µs per "
         f"barrier",
@@ -241,7 +249,13 @@ def predict_step(
 
 
 def measure_costs(
-    comm: Topology, sizes: Sequence[int], dtype: str, rows: int, latency: float, bandwidth: float
+    comm: Topology,
+    sizes: Sequence[int],
+    dtype: str,
+    rows: int,
+    latency: float,
+    bandwidth: float,
+    engine: str = "numpy",
 ) -> StepCosts:
     """Measure what a step consists of; collective, and the slowest rank counts.
 
@@ -254,13 +268,12 @@ def measure_costs(
         Of a shard.
     latency, bandwidth : float
         In seconds and in bytes per second: used on a single node, measured on several.
+    engine : {'numpy', 'compiled'}
     """
-    network = Network(sizes, dtype=dtype)
-    size = network.theta.size
-    per_shard = median_seconds(_shard_work(network, rows))
+    size = theta_size(sizes)
+    with collective_errors(comm):
+        times = measure_step(sizes, rows, dtype, engine)
     one, other = np.zeros(size, dtype), np.ones(size, dtype)
-    # A network of two parameters shows what a step costs whatever the size of θ.
-    per_step = median_seconds(_update_work(Network((1, 1), dtype=dtype)))
     barrier = 1e-6  # a guess for several ranks, which a single one cannot measure
     if comm.node_size > 1:
         barrier = median_seconds(comm.node_barrier(), _BARRIER_CALLS) / (comm.node_size - 1)
@@ -270,10 +283,10 @@ def measure_costs(
         latency, bandwidth = measure_network(cross_node, size, dtype)
     latency, bandwidth = comm.world.broadcast([latency, bandwidth])
     measured = {
-        "shard": per_shard,
+        "shard": times.compute,
         "add": median_seconds(lambda: np.add(one, other, out=one)) / size,
-        "update": max(median_seconds(_update_work(network)) - per_step, 0.0) / size,
-        "step": per_step,
+        "update": times.update / size,
+        "step": times.rest,
         "barrier": barrier,
         "latency": latency,
         "bandwidth": bandwidth,
@@ -281,29 +294,6 @@ def measure_costs(
     all_ranks = comm.world.allgather(measured)
     slowest = {name: max(rank[name] for rank in all_ranks) for name in measured}
     return StepCosts(**slowest | {"bandwidth": min(rank["bandwidth"] for rank in all_ranks)})
-
-
-def _shard_work(network: Network, rows: int) -> Callable[[], object]:
-    """Return a function that does what training does for a shard of `rows` rows of bytes."""
-    sizes, dtype = network.sizes, network.dtype
-    random = np.random.default_rng(0)
-    raw = random.integers(0, 256, (rows, sizes[0]), np.uint8)
-    x, y = np.empty(raw.shape, dtype), np.eye(sizes[-1], dtype=dtype)[np.arange(rows) % sizes[-1]]
-    out, work = layer_views(np.empty(network.theta.size, dtype), sizes), network.workspace(rows)
-
-    def compute() -> None:
-        np.copyto(x, raw)
-        np.multiply(x, 1 / 255, out=x)
-        network.backprop(x, y, out, work)
-        network.cost.fn(work.z[-1], work.a[-1], y, work.spare[-1])
-
-    return compute
-
-
-def _update_work(network: Network) -> Callable[[], object]:
-    """Return a function that completes a step on one rank: the update, without a gradient."""
-    reduction, _ = make_reduction("node", Topology(), 1, Update(network, OPTIMIZERS["sgd"]()))
-    return lambda: reduction.reduce_and_update(1, 0.0)
 
 
 def _rank_counts(most: int) -> list[int]:

@@ -40,8 +40,8 @@ def set_blas_threads(threads: int) -> None:
             )
         if own in use.depths:
             use.counts[own] = threads
-        _set_blas_thread_counts([threads] * len(_blas_libraries()))
-        used = _blas_thread_counts()
+        _set_blas_thread_counts(dict.fromkeys(_blas_thread_counts(), threads))
+        used = _blas_thread_counts().values()
     if any(count != threads for count in used):
         raise ConfigError(
             f"--threads {threads} has no effect: this BLAS still uses "
@@ -59,7 +59,7 @@ class _ThreadUse:
     # By the number of the thread: in how many such blocks it is, and how many BLAS threads it uses.
     depths: ClassVar[dict[int, int]] = {}
     counts: ClassVar[dict[int, int]] = {}
-    original: ClassVar[list[int]] = []
+    original: ClassVar[dict[str, int]] = {}
 
     @classmethod
     def reset(cls) -> None:
@@ -112,16 +112,24 @@ def _blas_libraries() -> list[Any]:
     return [one for one in libraries if one.user_api == "blas"]
 
 
-def _blas_thread_counts() -> list[int]:
-    return [int(one.num_threads) for one in _blas_libraries()]
+def forget_blas_libraries() -> None:
+    """Look for BLAS libraries again, as another one has been loaded."""
+    _blas_libraries.cache_clear()
 
 
-def _set_blas_thread_counts(counts: list[int]) -> None:
-    for library, count in zip(_blas_libraries(), counts, strict=True):
+def _blas_thread_counts() -> dict[str, int]:
+    """Return the number of threads of each library, by its path."""
+    return {str(one.filepath): int(one.num_threads) for one in _blas_libraries()}
+
+
+def _set_blas_thread_counts(counts: dict[str, int]) -> None:
+    for library in _blas_libraries():
+        if library.filepath not in counts:  # it was loaded after the counts were read
+            continue
         # threadpoolctl 3.8 ignores all threads of a process but the first one that has called it.
         give_up_control = getattr(library, "clear_controlling_thread", lambda force: None)
         give_up_control(force=True)
-        library.set_num_threads(count)
+        library.set_num_threads(counts[library.filepath])
         give_up_control(force=True)
 
 

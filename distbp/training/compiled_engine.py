@@ -21,6 +21,7 @@ from distbp.compiled.choice import Choice
 from distbp.compiled.descriptor import COMPUTE, LATE, Binding, address
 from distbp.compiled.step_constants import COUNT, step_constants
 from distbp.errors import ConfigError
+from distbp.parallel import host
 from distbp.parallel.rank_errors import collective_errors
 from distbp.parallel.reduction import OrderedReduction
 from distbp.parallel.step_totals import StepTotals
@@ -65,6 +66,9 @@ class CompiledEngine(Engine):
         self._fields = self._binding.fields
         with collective_errors(comm):
             self._fields["gemm"] = find_gemm(parts.gradient.network.dtype, parts.config.blas)
+            if parts.config.blas:  # loaded only now, with as many threads as it likes
+                host.forget_blas_libraries()
+                host.set_blas_threads(parts.config.threads)
         bind_step(self._binding, parts)
         self._barrier = None
         plan = self.reduction.plan

@@ -223,7 +223,7 @@ class Config:
     blas: str | None = option(
         None, "library with the CBLAS interface whose matrix products the compiled engine uses, "
         "such as libmkl_rt.so.3; part of what determines the result's bits",
-        group="parallelism", metavar="LIBRARY", default_text="that of NumPy",
+        group="parallelism", metavar="FILE", default_text="that of NumPy",
     )  # fmt: skip
     dtype: str = option(
         "float32", "type of parameters, activations and gradients", group="network",

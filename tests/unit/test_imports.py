@@ -23,7 +23,7 @@ PACKAGES = {
     "interop": {"", "network", "parallel", "storage", "data"},
     "training": {"", "network", "parallel", "compiled", "storage", "data", "interop"},
     "sklearn": {"", "network", "parallel", "storage", "data", "training"},
-    "launch": {"", "network", "parallel", "storage", "training"},
+    "launch": {"", "network", "parallel", "storage", "data", "training"},
     "doctor": {"", "network", "parallel", "storage", "training", "launch"},
     "cli": {
         "",
@@ -88,7 +88,7 @@ MODULES = {
     "sklearn": ["parameters", "convergence", "fitting", "base", "estimators"],
     "launch": [
         "processes", "mpiexec", "supervisor", "slurm", "sweep", "optuna_study", "measuring",
-        "planner", "verification",
+        "step_timing", "planner", "verification",
     ],
     "doctor": [
         "finding", "facts", "software_probe", "host_probe", "storage_probe", "speed_probe",

@@ -1,10 +1,13 @@
 """The compiled engine: the numbers of NumPy's, the same bits however steps are made."""
 
+import importlib.util
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import samples
+import threadpoolctl
 from samples import RECIPES
 
 from distbp.compiled import objects
@@ -146,3 +149,22 @@ def test_a_library_that_does_not_exist_is_refused(data_sets, tmp_path):
                         blas="libnothing.so")  # fmt: skip
     with pytest.raises(ConfigError, match=r"--blas libnothing\.so: it cannot be loaded"):
         train(config, comm=Topology())
+
+
+def thread_counts():
+    return {one["filepath"]: one["num_threads"] for one in threadpoolctl.threadpool_info()}
+
+
+def test_another_library_with_the_blas_interface(data_sets, tmp_path):
+    """One thread as well, other bits, the same numbers; afterwards threads are as before."""
+    # SciPy's own OpenBLAS: its integers have 32 bits, those of NumPy's 64.
+    folder = Path(importlib.util.find_spec("scipy").origin).parents[1] / "scipy.libs"
+    library = next(folder.glob("libscipy_openblas-*.so"))
+    before = thread_counts()
+    config = configured("all defaults", data_sets, tmp_path / "run", engine="compiled",
+                        blas=str(library))  # fmt: skip
+    found = train(config, comm=Topology())
+    expected = train(replace(config, out=str(tmp_path / "numpy"), blas=None), comm=Topology())
+    costs = [[record["train_cost"] for record in one.history] for one in (found, expected)]
+    assert costs[0] == pytest.approx(costs[1], rel=2e-6)
+    assert before.items() <= thread_counts().items()

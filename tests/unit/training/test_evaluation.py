@@ -360,7 +360,7 @@ def two_threads():
     with host.preserve_blas_threads():
         host.set_blas_threads(2)
         yield
-        assert set(host._blas_thread_counts()) == {2}
+        assert set(host._blas_thread_counts().values()) == {2}
 
 
 def test_training_and_predicting_leave_the_threads_of_the_host_process(
@@ -374,14 +374,14 @@ def test_training_and_predicting_leave_the_threads_of_the_host_process(
         path, {"train": (x, np.arange(300) % 2)}, Scaling(np.zeros(1), np.ones(1)), classes=2
     )
     train(Config(data=path, out=run, epochs=1, quiet=True), comm=Topology())
-    assert set(host._blas_thread_counts()) == {2}
+    assert set(host._blas_thread_counts().values()) == {2}
     output = predict(run, x)
-    assert set(host._blas_thread_counts()) == {2}
+    assert set(host._blas_thread_counts().values()) == {2}
     for verb in ("evaluate", "predict"):
         out = ["--out", str(tmp_path / "p.h5")] if verb == "predict" else []
         words = [verb, str(run), str(path), "--split", "train", *out]
         assert run_verb(parse_command_line(words)) == 0
-        assert set(host._blas_thread_counts()) == {2}
+        assert set(host._blas_thread_counts().values()) == {2}
     with h5py.File(tmp_path / "p.h5") as file:
         np.testing.assert_array_equal(output, file["output"][...], strict=True)
 

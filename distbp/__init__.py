@@ -36,6 +36,8 @@ imported when it is first used. The packages, each importing only from those abo
     training   configuration, state, recovery, and the training loop
     sklearn    estimators for scikit-learn
     launch     starting and restarting ranks, SLURM, sweeps, planning
+    report     pages on runs, with figures
+    doctor     what is slow or broken on a machine
     cli        the command line
 
 `python -m pydoc distbp.parallel` and its like show a page on each. Modules outside the packages,

@@ -10,8 +10,9 @@ class itself may be given instead. It derives from the class of its kind:
 
 A file never makes distbp run code. A module is imported, from the current directory or the
 Python path, only if its name is on the command line, in the variable DISTBP_PARTS (names
-separated by commas), or if a program has imported it and given its class. So models with parts
-of one's own are used with
+separated by commas), or if a program has imported it and given its class; modules of distbp
+itself, such as that of `distbp.training.trackers:MLflow`, always may. So models with parts of one's
+own are used with
 
     DISTBP_PARTS=my_parts distbp predict run new.csv --out predictions.csv
 
@@ -73,7 +74,8 @@ def load(name: str) -> None:
             f"has {', '.join(classes) or 'none'}."
         )
     _registered[name] = part
-    if module_name not in (allowed := _allowed_modules()):
+    allowed = _allowed_modules()
+    if not _is_allowed(module_name):
         # For ranks that are started, or restarted, by this process.
         os.environ[PARTS_VARIABLE] = ",".join([*allowed, module_name])
 
@@ -88,7 +90,7 @@ def find(name: str, kind: type, what: str) -> Any:
     """
     if name not in _registered:
         module = name.partition(":")[0]
-        if module not in _allowed_modules():
+        if not _is_allowed(module):
             raise ConfigError(
                 f"The {what} {name!r} is a user's own class, whose code is not run only because a "
                 f"file names it. Set {PARTS_VARIABLE}={module} if you trust it; in Python, import "
@@ -130,7 +132,7 @@ def find_in(
 
 def is_known(name: str) -> bool:
     """Return whether `find` may run the code of this name."""
-    return name in _registered or (is_own(name) and name.partition(":")[0] in _allowed_modules())
+    return name in _registered or (is_own(name) and _is_allowed(name.partition(":")[0]))
 
 
 def source_digest(name: str) -> str:
@@ -153,6 +155,11 @@ def changed(digests: Any) -> list[str]:
 
 def _allowed_modules() -> list[str]:
     return [one for one in os.environ.get(PARTS_VARIABLE, "").split(",") if one]
+
+
+def _is_allowed(module: str) -> bool:
+    """Return whether the user trusts a module: those that come with distbp are none of others."""
+    return module.startswith("distbp.") or module in _allowed_modules()
 
 
 def _import_module(name: str) -> Any:

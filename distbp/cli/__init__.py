@@ -12,10 +12,12 @@
     score_table           the text of `distbp evaluate`
     model_commands        the verbs `evaluate` and `predict`
     export_command        the verb `export`
+    report_command        the verb `report`
     import_model_command  the verb `import-model`
     diff_command          the verb `diff`
     verify_command        the verb `verify`
     doctor_command        the verb `doctor`
+    completion_command    the verb `completion`
     commands              all other verbs, and `VERBS`, the table of all
     kernel_selection      selects the BLAS kernels, before NumPy is loaded
     main                  from the arguments to the exit status, on all ranks

@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from distbp.cli.completion_command import completion_verb
 from distbp.cli.diff_command import DIFF
 from distbp.cli.doctor_command import DOCTOR
 from distbp.cli.export_command import EXPORT
@@ -20,6 +21,7 @@ from distbp.cli.import_model_command import IMPORT_MODEL
 from distbp.cli.model_commands import EVALUATE, PREDICT, declare_model
 from distbp.cli.parser import Parser, Verb, add_options, given_options
 from distbp.cli.rank_options import RankOptions, run_on_ranks
+from distbp.cli.report_command import REPORT
 from distbp.cli.sweep_command import SWEEP, parse_sweep
 from distbp.cli.train_command import TRAIN, parse_training
 from distbp.cli.verify_command import VERIFY
@@ -159,7 +161,7 @@ def _run_slurm(arguments: argparse.Namespace) -> int:
     return 0
 
 
-VERBS = {
+VERBS: dict[str, Verb] = {
     verb.name: verb
     for verb in (
         Verb(
@@ -177,6 +179,7 @@ VERBS = {
         PREDICT,
         EXPORT,
         IMPORT_MODEL,
+        REPORT,
         Verb(
             "info",
             "Describe a data set, checkpoint or run, and verify its checksum.",
@@ -212,5 +215,6 @@ VERBS = {
             _run_slurm,
         ),
         DOCTOR,
+        completion_verb(lambda: VERBS),
     )
 }

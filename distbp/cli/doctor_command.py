@@ -6,6 +6,7 @@ import os
 
 from distbp.cli.parser import Parser, Verb, add_options
 from distbp.cli.rank_options import RankOptions, should_start_ranks
+from distbp.errors import LaunchError
 from distbp.terminal import terminal_widths
 
 _NOTES = """\
@@ -39,7 +40,13 @@ def _run(arguments: argparse.Namespace) -> int:
     from distbp.doctor.finding import Verdict, worst
     from distbp.doctor.table import table_lines, to_json
 
-    found = examine(arguments.out, getattr(arguments, "ranks", None))
+    try:
+        found = examine(arguments.out, getattr(arguments, "ranks", None))
+    except OSError as failure:  # of a temporary folder, as everything else is a finding
+        raise LaunchError(
+            f"No temporary folder can be used: {failure.strerror or failure}. Free space, or set "
+            f"TMPDIR to another folder."
+        ) from failure
     if found is None:  # another rank prints
         return 0
     findings = judge(found)

@@ -15,7 +15,7 @@ from distbp import kernels
 from distbp.kernels import Cpu
 from distbp.parallel.environment import LaunchEnvironment
 
-_COMPUTING_VERBS = ("train", "evaluate", "predict", "plan", "verify")
+_COMPUTING_VERBS = ("train", "evaluate", "predict", "plan", "verify", "report")
 _TRAINING_VERBS = ("train", "verify")  # whose kernels are those of a configuration
 
 # Where the runs of a directory are: it is one itself, or those of a cross-validation.

@@ -23,7 +23,10 @@ logger = logging.getLogger(__name__)
 _DEFAULT_RANKS = 3
 _SIGNAL_STATUS = 128  # and the number of the signal, as of a shell
 # These are about a run's directory, and there is none; the epochs follow from the steps.
-_SKIPPED = ("data", "out", "epochs", "checkpoint_every", "keep", "time_limit", "profile", "quiet")
+_SKIPPED = (
+    "data", "out", "epochs", "checkpoint_every", "keep", "time_limit", "profile", "tensorboard",
+    "quiet",
+)  # fmt: skip
 _NOTES = """\
 Trains a few steps on the first rows of the data at each number of ranks, as
 train --ranks N does, in a folder for temporary files that is removed. All
@@ -209,7 +212,8 @@ def result_lines(
         f"data     {plan.data.name}: the first {len(plan.rows):,} rows to train on",
         f"network  {sizes}, {config.activation}, {config.cost}, {config.dtype}",
         f"steps    {count:,} of {config.batch_size:,} rows in {used['shards']} shards, in "
-        f"{len(first.content['records'])} epochs; kernels {used['kernels']}",
+        f"{len(first.content['records'])} epochs; engine {used['engine']}, kernels "
+        f"{used['kernels']}",
         f"gradient {_describe_gradient(gradient)}",
         "",
         "ranks  digest            median step",

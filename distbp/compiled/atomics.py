@@ -23,7 +23,7 @@ _CLOCK_MONOTONIC = np.int32(1)
 
 
 @intrinsic
-def _load_acquire(typingctx, address):  # type: ignore[no-untyped-def]
+def _load_acquire(typingctx, address):
     """Return the int64 at an address; what was written before it is visible from now on."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -35,7 +35,7 @@ def _load_acquire(typingctx, address):  # type: ignore[no-untyped-def]
 
 
 @intrinsic
-def _store_release(typingctx, address, value):  # type: ignore[no-untyped-def]
+def _store_release(typingctx, address, value):
     """Write an int64 to an address, behind all that was written before."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:

@@ -85,11 +85,10 @@ def _theta_before(sizes, l):
     return count
 
 
+@cache
 def _make_forward(real: Real, activation: str, has_dropout: bool, lane_bytes: int) -> Scalar:
-    sigma, weighted_input = (
-        make_activation(activation, real).sigma,
-        make_products(real, lane_bytes)[0],
-    )
+    sigma = make_activation(activation, real).sigma
+    weighted_input = make_products(real, lane_bytes).weighted_input
     needs_z = find_activation(activation).needs_z
 
     @kernel
@@ -121,6 +120,7 @@ def _make_forward(real: Real, activation: str, has_dropout: bool, lane_bytes: in
     return forward
 
 
+@cache
 def _make_backward(real: Real, activation: str, has_dropout: bool, lane_bytes: int) -> Scalar:
     prime = make_activation(activation, real).prime
     _, weight_gradient, propagate = make_products(real, lane_bytes)

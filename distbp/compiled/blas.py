@@ -6,6 +6,7 @@ that the user names. How many threads that library uses is the caller's concern.
 """
 
 import ctypes
+from importlib import import_module
 
 import numpy as np
 
@@ -47,9 +48,7 @@ def find_gemm(dtype: np.dtype, library: str | None = None) -> int:
 
 def _numpy_blas() -> ctypes.CDLL:
     """Return NumPy's module that is linked to its BLAS: the search covers what it is linked to."""
-    from numpy._core import _multiarray_umath
-
-    return ctypes.CDLL(_multiarray_umath.__file__)
+    return ctypes.CDLL(import_module("numpy._core._multiarray_umath").__file__)
 
 
 def _open(library: str) -> ctypes.CDLL:

@@ -1,6 +1,6 @@
 """What a compiled step is specialized for: the options of a run that change its code."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -43,6 +43,6 @@ class Choice(NamedTuple):
     lane_bytes: int
 
     @property
-    def real(self) -> type[np.float32] | type[np.float64]:
-        """The type of the network's numbers."""
+    def real(self) -> Any:
+        """The type of the network's numbers, np.float32 or np.float64."""
         return np.float32 if self.dtype == "float32" else np.float64

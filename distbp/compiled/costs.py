@@ -185,6 +185,7 @@ def make_output_layer(
     return output_layer
 
 
+@cache
 def _make_fill(output: str, real: Real) -> Scalar:
     """Return the kernel that writes a^L of rows."""
     if output == "softmax":
@@ -199,6 +200,7 @@ def _make_fill(output: str, real: Real) -> Scalar:
     return fill
 
 
+@cache
 def _make_count(task: str, real: Real) -> Scalar:
     """Return the kernel that counts the right answers of a shard."""
     half = real(0.5)

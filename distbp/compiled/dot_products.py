@@ -70,10 +70,10 @@ def _make_block(real: Real, rows: int, lane_bytes: int) -> Scalar:
     pairs = [(r, u) for r in range(rows) for u in range(BLOCK)]
 
     @intrinsic
-    def block(typingctx, few, many, out, k, few_step, many_step):  # type: ignore[no-untyped-def]
+    def block(typingctx, few, many, out, k, few_step, many_step):
         signature = types.void(*[types.int64] * 6)
 
-        def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        def generate(context, builder, signature, args):
             few, many, out, k, few_step, many_step = args
             scalar, i64 = context.get_value_type(number), ir.IntType(64)
             vector = ir.VectorType(scalar, lanes)

@@ -32,7 +32,7 @@ def inlined(function: _Function) -> _Function:
     return compiled
 
 
-def _make_array(context, builder, array_type, data, shape):  # type: ignore[no-untyped-def]
+def _make_array(context, builder, array_type, data, shape):
     """Return an array structure without an owner, C-contiguous."""
     array = context.make_array(array_type)(context, builder)
     itemsize = context.get_constant(
@@ -54,11 +54,11 @@ def _make_array(context, builder, array_type, data, shape):  # type: ignore[no-u
 
 
 @intrinsic
-def part(typingctx, vector, start, count):  # type: ignore[no-untyped-def]
+def part(typingctx, vector, start, count):
     """Return the numbers [start, start + count) of a contiguous vector, as a view."""
     result = types.Array(vector.dtype, 1, "C", aligned=vector.aligned)
 
-    def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
+    def generate(context, builder, signature, args):
         whole = context.make_array(signature.args[0])(context, builder, args[0])
         return _make_array(context, builder, result, builder.gep(whole.data, [args[1]]), [args[2]])
 
@@ -66,11 +66,11 @@ def part(typingctx, vector, start, count):  # type: ignore[no-untyped-def]
 
 
 @intrinsic
-def numbers_at(typingctx, address, count, dtype):  # type: ignore[no-untyped-def]
+def numbers_at(typingctx, address, count, dtype):
     """Return the numbers of type `dtype` that stand at an address, which need not be aligned."""
     result = types.Array(dtype.dtype, 1, "C", aligned=False)
 
-    def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
+    def generate(context, builder, signature, args):
         data = builder.inttoptr(args[0], ir.IntType(8).as_pointer())
         return _make_array(context, builder, result, data, [args[1]])
 
@@ -78,11 +78,11 @@ def numbers_at(typingctx, address, count, dtype):  # type: ignore[no-untyped-def
 
 
 @intrinsic
-def vector_at(typingctx, address, count, dtype):  # type: ignore[no-untyped-def]
+def vector_at(typingctx, address, count, dtype):
     """Return the numbers of type `dtype` that stand at an address, aligned."""
     result = types.Array(dtype.dtype, 1, "C")
 
-    def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
+    def generate(context, builder, signature, args):
         data = builder.inttoptr(args[0], ir.IntType(8).as_pointer())
         return _make_array(context, builder, result, data, [args[1]])
 
@@ -90,10 +90,10 @@ def vector_at(typingctx, address, count, dtype):  # type: ignore[no-untyped-def]
 
 
 @intrinsic
-def address_of(typingctx, vector):  # type: ignore[no-untyped-def]
+def address_of(typingctx, vector):
     """Return the address of an array's first number."""
 
-    def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
+    def generate(context, builder, signature, args):
         whole = context.make_array(signature.args[0])(context, builder, args[0])
         return builder.ptrtoint(whole.data, ir.IntType(64))
 
@@ -101,32 +101,32 @@ def address_of(typingctx, vector):  # type: ignore[no-untyped-def]
 
 
 @intrinsic
-def bits_of(typingctx, number):  # type: ignore[no-untyped-def]
+def bits_of(typingctx, number):
     """Return the bits of a float32 or float64 number as an integer of the same width."""
     result = types.int32 if number == types.float32 else types.int64
 
-    def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
+    def generate(context, builder, signature, args):
         return builder.bitcast(args[0], context.get_value_type(result))
 
     return result(number), generate
 
 
 @intrinsic
-def number_of(typingctx, bits):  # type: ignore[no-untyped-def]
+def number_of(typingctx, bits):
     """Return the float32 or float64 number that has these bits, an int32 or int64."""
     result = types.float32 if bits == types.int32 else types.float64
 
-    def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
+    def generate(context, builder, signature, args):
         return builder.bitcast(args[0], context.get_value_type(result))
 
     return result(bits), generate
 
 
 @intrinsic
-def high_product(typingctx, a, b):  # type: ignore[no-untyped-def]
+def high_product(typingctx, a, b):
     """Return the upper 64 bits of the product of two uint64 numbers."""
 
-    def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
+    def generate(context, builder, signature, args):
         wide = ir.IntType(128)
         product = builder.mul(builder.zext(args[0], wide), builder.zext(args[1], wide))
         return builder.trunc(builder.lshr(product, wide(64)), ir.IntType(64))
@@ -135,31 +135,31 @@ def high_product(typingctx, a, b):  # type: ignore[no-untyped-def]
 
 
 @intrinsic
-def byte_swapped(typingctx, bits):  # type: ignore[no-untyped-def]
+def byte_swapped(typingctx, bits):
     """Return an unsigned integer with its bytes in reverse order."""
 
-    def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
+    def generate(context, builder, signature, args):
         return builder.bswap(args[0])
 
     return bits(bits), generate
 
 
 @intrinsic
-def signed(typingctx, bits):  # type: ignore[no-untyped-def]
+def signed(typingctx, bits):
     """Return the signed integer with the bits of an unsigned one."""
     result = types.Integer.from_bitwidth(bits.bitwidth, signed=True)
 
-    def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
+    def generate(context, builder, signature, args):
         return args[0]
 
     return result(bits), generate
 
 
 @intrinsic
-def square_root(typingctx, number):  # type: ignore[no-untyped-def]
+def square_root(typingctx, number):
     """Return √number as one instruction, which vectorizes: NumPy's calls the C library."""
 
-    def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
+    def generate(context, builder, signature, args):
         kind = context.get_value_type(number)
         return builder.call(builder.module.declare_intrinsic("llvm.sqrt", [kind]), args)
 

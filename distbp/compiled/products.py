@@ -19,7 +19,7 @@ _ROW_MAJOR, _AS_IS, _TRANSPOSED = 101, 111, 112  # CblasRowMajor, CblasNoTrans, 
 
 
 @intrinsic
-def gemm(typingctx, function, trans_a, trans_b, m, n, k, a, lda, b, ldb, beta, c, ldc):  # type: ignore[no-untyped-def]
+def gemm(typingctx, function, trans_a, trans_b, m, n, k, a, lda, b, ldb, beta, c, ldc):
     """C ← op(A) op(B) + β C, row by row: C is (m, n), and `function` an address.
 
     a, b and c are addresses; β has the type of the numbers.
@@ -27,7 +27,7 @@ def gemm(typingctx, function, trans_a, trans_b, m, n, k, a, lda, b, ldb, beta, c
     integers = [types.int64] * 6
     signature = types.void(*integers, *[types.int64] * 4, beta, types.int64, types.int64)
 
-    def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
+    def generate(context, builder, signature, args):
         real, enum, wide = context.get_value_type(beta), ir.IntType(32), ir.IntType(64)
         pointer = ir.IntType(8).as_pointer()
         # On x86-64 and AArch64 each integer has 64 bits in registers and on the stack, of which

@@ -54,7 +54,7 @@ _DESCRIPTOR = from_dtype(DESCRIPTOR)
 
 
 @intrinsic
-def _descriptor_at(typingctx, address):  # type: ignore[no-untyped-def]
+def _descriptor_at(typingctx, address):
     """Return the descriptor at an address."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:

@@ -58,6 +58,7 @@ def make_update(
     return update_slice
 
 
+@cache
 def _make_prepare(real: Real, has_l1: bool, has_l2: bool) -> Scalar:
     """Return the kernel that makes a chunk's summed gradient the mean, and adds the penalties."""
     zero, one = real(0), real(1)
@@ -85,6 +86,7 @@ def _make_prepare(real: Real, has_l1: bool, has_l2: bool) -> Scalar:
     return prepare
 
 
+@cache
 def _make_sgd(real: Real) -> Scalar:
     @kernel
     def apply(old, new, g, at, sizes, constants, rate, decays):
@@ -95,6 +97,7 @@ def _make_sgd(real: Real) -> Scalar:
     return apply
 
 
+@cache
 def _make_momentum(real: Real) -> Scalar:
     @kernel
     def apply(old, new, g, at, sizes, constants, rate, decays):
@@ -108,6 +111,7 @@ def _make_momentum(real: Real) -> Scalar:
     return apply
 
 
+@cache
 def _make_nesterov(real: Real) -> Scalar:
     @kernel
     def apply(old, new, g, at, sizes, constants, rate, decays):
@@ -140,6 +144,7 @@ def _make_moments(real: Real) -> Scalar:
     return moments
 
 
+@cache
 def _make_adam(real: Real) -> Scalar:
     moments, one = _make_moments(real), real(1)
 
@@ -167,6 +172,7 @@ def _make_adam(real: Real) -> Scalar:
     return apply
 
 
+@cache
 def _make_nadam(real: Real) -> Scalar:
     moments = _make_moments(real)
 
@@ -183,6 +189,7 @@ def _make_nadam(real: Real) -> Scalar:
     return apply
 
 
+@cache
 def _make_rmsprop(real: Real) -> Scalar:
     @kernel
     def apply(old, new, g, at, sizes, constants, rate, decays):
@@ -210,6 +217,7 @@ _RULES = {
 }
 
 
+@cache
 def _make_average(real: Real) -> Scalar:
     """Return the kernel that takes a chunk of the new θ into the average."""
 

@@ -19,7 +19,7 @@ import numpy as np
 from distbp.compiled.intrinsics import bits_of, inlined, number_of
 
 Scalar = Callable[..., Any]
-Real = type[np.float32] | type[np.float64]
+Real = Any  # the type np.float32 or np.float64
 
 
 @cache
@@ -31,7 +31,7 @@ def exp_of(real: Real) -> Scalar:
     single = integer(1)
 
     @inlined
-    def exp(x):  # type: ignore[no-untyped-def]
+    def exp(x):
         # Beyond, the result is 0 or infinite; NaN stays as it is.
         x = lowest if x < lowest else x
         x = highest if x > highest else x
@@ -51,7 +51,7 @@ def tanh_of(real: Real) -> Scalar:
     sign, rest = integer(np.iinfo(integer).min), integer(np.iinfo(integer).max)
 
     @inlined
-    def tanh(x):  # type: ignore[no-untyped-def]
+    def tanh(x):
         size = number_of(integer(bits_of(x) & rest))
         k, r = reduce(two * (saturated if size > saturated else size))
         scale = power(k)
@@ -77,7 +77,7 @@ def log_of(real: Real) -> Scalar:
     )
 
     @inlined
-    def log(x):  # type: ignore[no-untyped-def]
+    def log(x):
         is_tiny = x < smallest
         bits = bits_of(x * tiny_scale if is_tiny else x)
         exponent = integer(bits - root_bits) >> fraction
@@ -99,7 +99,7 @@ def log1p_of(real: Real) -> Scalar:
     zero, one, infinity = real(0), real(1), real(np.inf)
 
     @inlined
-    def log1p(x):  # type: ignore[no-untyped-def]
+    def log1p(x):
         u = one + x
         lost = (x - (u - one)) / u
         return log(u) + (lost if zero < u < infinity else zero)
@@ -130,7 +130,7 @@ def _reduction(real: Real) -> Scalar:
     offset = bits_of_constant(magic)
 
     @inlined
-    def reduce(x):  # type: ignore[no-untyped-def]
+    def reduce(x):
         # The sum has no bits behind the binary point: it is rounded, and its last bits are k's.
         shifted = x * per_ln2 + magic
         k = shifted - magic
@@ -146,7 +146,7 @@ def _power_of_two(real: Real) -> Scalar:
     bias, fraction = integer(bias), integer(fraction)
 
     @inlined
-    def power(k):  # type: ignore[no-untyped-def]
+    def power(k):
         return number_of(integer(integer(k + bias) << fraction))
 
     return power
@@ -162,7 +162,7 @@ def _small_expm1(real: Real) -> Scalar:
         ))  # fmt: skip
 
         @inlined
-        def expm1(r):  # type: ignore[no-untyped-def]
+        def expm1(r):
             p = ((((c7 * r + c6) * r + c5) * r + c4) * r + c3) * r + c2
             return p * (r * r) + r
 
@@ -173,7 +173,7 @@ def _small_expm1(real: Real) -> Scalar:
     )
 
     @inlined
-    def wide_expm1(r):  # type: ignore[no-untyped-def]
+    def wide_expm1(r):
         high = ((((d13 * r + d12) * r + d11) * r + d10) * r + d9) * r + d8
         p = (((((high * r + d7) * r + d6) * r + d5) * r + d4) * r + d3) * r + d2
         return p * (r * r) + r
@@ -189,7 +189,7 @@ def _log_series(real: Real) -> Scalar:
         g1, g2, g3, g4 = map(real, (0.66666662693, 0.40000972152, 0.28498786688, 0.24279078841))
 
         @inlined
-        def series(f):  # type: ignore[no-untyped-def]
+        def series(f):
             s, h = f / (two + f), half * f * f
             z = s * s
             w = z * z
@@ -203,7 +203,7 @@ def _log_series(real: Real) -> Scalar:
     ))  # fmt: skip
 
     @inlined
-    def wide_series(f):  # type: ignore[no-untyped-def]
+    def wide_series(f):
         s, h = f / (two + f), half * f * f
         z = s * s
         w = z * z

@@ -76,9 +76,10 @@ def examine(folders: Sequence[str], ranks: int | None = None) -> Examination | N
         None on all but one of the ranks that a launcher has started.
     """
     launch = LaunchEnvironment.from_environ()
-    if launch.has_launcher:
+    is_starting = ranks is not None and ranks > 1
+    if launch.has_launcher and not is_starting:
         return _examine_launched(launch, folders)
-    if ranks is not None and ranks > 1:
+    if ranks is not None and is_starting:
         here = probe_here(HOST_AREAS, folders)
         return _with_world(here, probe_on_ranks(ranks, RANK_AREAS, folders), ranks, folders)
     here = probe_here([*RANK_AREAS, *HOST_AREAS], folders)

@@ -1,6 +1,5 @@
 """Judges a host: cores, memory, limits, shared memory; from facts to findings."""
 
-import math
 import shlex
 from collections.abc import Sequence
 
@@ -69,11 +68,12 @@ def check_quota(ranks: Sequence[CoreFacts]) -> Finding:
     quotas = [one.quota for one in ranks if one.quota is not None]
     if not quotas:
         return Finding("cpu quota", "none")
-    found = f"the time of {min(quotas):g} cores, of {allowed} that can be used"
+    time = f"{min(quotas):g} core{'s' * (min(quotas) != 1)}"
+    found = f"the time of {time}, of {allowed} that can be used"
     if len(ranks) > limited or (len(ranks) == 1 and limited < allowed) or min(quotas) < 1:
         return warning(
             "cpu quota", f"{found}: with more ranks than that, all are paused again and again",
-            f"Use at most {max(1, math.floor(limited))} ranks here, or raise the quota of the "
+            f"Use at most {count(limited, 'rank')} here, or raise the quota of the "
             "container or job (docker --cpus).",
         )  # fmt: skip
     return Finding("cpu quota", found)

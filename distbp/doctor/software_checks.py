@@ -51,7 +51,9 @@ def check_compiler(facts: CompilerFacts) -> Finding:
             "Install it again: pip install --force-reinstall numba.",
         )  # fmt: skip
     if not facts.numba:
-        return Finding("compiler", "no Numba (the extra fast): steps are not compiled")
+        return Finding(
+            "compiler", "no Numba, so steps are not compiled: pip install 'distbp[fast]'"
+        )
     return Finding("compiler", f"Numba {facts.numba} compiles")
 
 

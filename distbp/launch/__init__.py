@@ -8,11 +8,14 @@ Launching
     rank is started without a launcher. `distbp VERB --ranks N` is one such launch.
 
 Supervision
-    `distbp train --ranks N --restarts K` is a `supervisor.Supervisor`: it launches the training
-    and launches it again from the newest checkpoint after a failure. It gives up after K
-    restarts in a row without progress, that is, without a newer checkpoint. Errors that a restart
-    cannot fix, such as a wrong option, are not retried. SIGINT, SIGTERM and SIGHUP reach the ranks
-    as SIGUSR1: they save a checkpoint and stop, and the exit status is 75. A second signal kills
+    `distbp train --ranks N` is a `supervisor.Supervisor`: it launches the training, and after the
+    loss of ranks again, from the newest checkpoint. Where MPI has ULFM (Open MPI 5), a restart
+    is only needed where the survivors cannot continue in place. It gives up after three restarts,
+    or `--restarts K`, in a row without progress, that is, without a newer checkpoint; with
+    `--restarts 0` a lost rank ends the run. Errors that a restart cannot fix, such as a wrong
+    option, are not retried, and neither is an exception of a rank, unless `--restarts K` is
+    given: it would most often be raised again. SIGINT, SIGTERM and SIGHUP reach the ranks as
+    SIGUSR1: they save a checkpoint and stop, and the exit status is 75. A second signal kills
     them immediately.
 
 What counts as success
@@ -39,5 +42,6 @@ Verification
 
 Planning
     `distbp plan` measures on this machine what a step consists of, and predicts its duration
-    for any number of ranks and nodes (`planner`, `step_timing`, `measuring`).
+    for any number of ranks and nodes (`planner`, `step_timing`, `measuring`), and what checkpoints
+    cost (`checkpoint_cost`).
 """

@@ -67,13 +67,13 @@ def median_seconds(function: Callable[[], object], calls: int = 0) -> float:
 
 
 def collective_seconds(function: Callable[[], object], group: Group) -> float:
-    """Return the seconds of one call of a collective function, by `median_seconds`; collective.
+    """Return the seconds of one call of a collective function on the slowest rank; collective.
 
-    The calls of rank 0 determine how many there are.
+    By `median_seconds`; the first calls of rank 0 determine how many there are.
     """
     began = time.perf_counter()
     for _ in range(_FIRST_CALLS):
         function()
     seconds = max((time.perf_counter() - began) / _FIRST_CALLS, 1e-7)
     calls = max(1, int(_MEASUREMENT_S / _MEASUREMENT_RUNS / seconds))
-    return median_seconds(function, group.broadcast(calls))
+    return max(group.allgather(median_seconds(function, group.broadcast(calls))))

@@ -14,12 +14,14 @@ differences between nodes, are not modelled.
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import MISSING, dataclass, fields
 from itertools import pairwise
 
 import numpy as np
 
-from distbp.errors import ConfigError
+from distbp.errors import CheckpointError, ConfigError
+from distbp.launch.checkpoint_cost import checkpoint_line, measure_checkpoint
 from distbp.launch.measuring import measure_network, median_seconds
 from distbp.launch.step_timing import measure_step
 from distbp.network.network import DTYPES
@@ -192,7 +194,14 @@ def plan_report(request: PlanRequest, comm: Topology) -> list[str]:
         *_table_lines(steps),
         "",
         *_recommendations(steps, batch_size, shards),
+        *(_checkpoint_lines(parameters, request.dtype) if comm.rank == 0 else []),
     ]
+
+
+def _checkpoint_lines(parameters: int, dtype: str) -> Iterator[str]:
+    """Yield what checkpoints cost, unless they cannot be measured here."""
+    with suppress(CheckpointError, OSError):
+        yield checkpoint_line(measure_checkpoint(parameters, dtype))
 
 
 def _backprop_flops(sizes: Sequence[int], rows: int) -> float:

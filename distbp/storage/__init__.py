@@ -41,7 +41,7 @@ of version 2 would misread, version 4 only with averaged parameters. Version 1 k
 
 **Run directory**
 
-    config.toml, metrics.jsonl, lock
+    config.toml, metrics.jsonl, events.jsonl, lock
     checkpoints/step-*.h5  the latest ones; `--keep` says how many
     last.h5, best.h5       the latest and the best checkpoint: hard links, or copies where the
                            file system has none, so that they outlive the files above

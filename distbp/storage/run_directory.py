@@ -1,6 +1,6 @@
 """The directory of a run: its checkpoints, configuration and metrics.
 
-    config.toml, metrics.jsonl, status.json, lock
+    config.toml, metrics.jsonl, events.jsonl, status.json, lock
     checkpoints/step-*.h5  the latest ones
     last.h5, best.h5       the latest and the best one
 

@@ -9,8 +9,8 @@ The nouns, in the order in which to read them:
                     of their classes, with mean 1 (`row_weights`)
     Engine          makes the steps of one or more mini-batches (`engine`); `compiled_engine` does
                     so by machine code, to which `step_binding` hands the arrays of a run
-    Callback        what a user's own code does after each epoch (`callbacks`); `part_checks` checks
-                    users' own classes before a run starts
+    Callback        what a user's own code does after each epoch (`callbacks`; `trackers` report to
+                    MLflow or W&B); `part_checks` checks users' own classes before a run starts
     SdcCheck        recomputes a step to detect silent data corruption (`sdc_check`)
     Metric          a number that says how good outputs are, found by its name (`metrics`, which
                     says how to add one's own; `metric_names`); a `Measurement` collects what some
@@ -28,16 +28,17 @@ The nouns, in the order in which to read them:
     Monitor         the number that decides which epoch is best (`state`; `monitor` finds it, and
                     the metrics of each epoch, for a configuration and its data)
     Dimension       the values or the range of an option that varies in a sweep (`search_space`);
-                    what came out of a run is a `RunSummary` (`run_summary`)
+                    what came out of a run is a `RunSummary` (`run_summary`, which reads the lines
+                    that a run writes by `run_records`)
     RunDifference   where two runs part (`run_difference`, `array_difference`), and why
                     (`difference_reason`), by what each has recorded (`recorded_run`)
     StopRequest     a signal or a time limit (`stop_request`)
-    CheckpointSchedule  when a checkpoint is due (`checkpoint_schedule`); what it holds and how
-                    it is written is in `checkpoint_writer`
+    CheckpointSchedule  when a checkpoint is due (`checkpoint_schedule`); what it holds, how it is
+                    written, and which may wait a second is in `checkpoint_writer`
     RunRecorder     rank 0's files, log lines (`messages`) and progress bar (`recorder`,
-                    `metrics_file`, `event_file` for TensorBoard, `status_file`); the other ranks
-                    have a `NullRecorder`, and all ranks of a run without a directory a
-                    `MemoryRecorder`
+                    `metrics_file`, `event_log`, `event_file` for TensorBoard, `status_file`); the
+                    other ranks have a `NullRecorder`, and all ranks of a run without a
+                    directory a `MemoryRecorder`
     RunFollower     reads from outside where a run is, and whether it lives (`run_follower`)
     split_validation  the rows that are held out, a fraction or a fold (`holdout`, `folds`)
     RunParts        all of these, the network and the order of the rows, assembled for one run

@@ -8,7 +8,8 @@ network. It may ask to stop, or to save a checkpoint; a request of any rank is o
             return STOP if record["train_cost"] < 0.1 else None
 
 It must not change the network. What it raises ends the run on all ranks. A resumed run makes its
-callbacks anew: one that keeps a state finds the records so far in metrics.jsonl.
+callbacks anew: one that keeps a state finds the records so far in metrics.jsonl. One that reports
+to somebody else does so on rank 0 only, which `start` tells; `trackers` has two such.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +18,9 @@ from typing import Any
 from distbp import own_parts
 from distbp.errors import ConfigError
 from distbp.network.network import Network
+from distbp.parallel.rank_errors import collective_errors
 from distbp.parallel.topology import Topology
+from distbp.training.config import Config
 
 STOP, SAVE = "stop", "save"
 
@@ -26,6 +29,13 @@ Call = Callable[[Mapping[str, Any], Network], str | None]
 
 class Callback:
     """Is called after each epoch; made without arguments when a run starts or is resumed."""
+
+    def start(self, config: Config, rank: int) -> None:
+        """Be told the options of the run and this rank, before the first call.
+
+        Also when a run is resumed, and when it goes on without ranks that have died, whose numbers
+        others may take over.
+        """
 
     def __call__(self, record: Mapping[str, Any], network: Network) -> str | None:
         """Return None, or STOP or SAVE to ask for it.
@@ -73,6 +83,15 @@ def agree_on_callbacks(comm: Topology, calls: list[Call]) -> list[Call]:
 
 def _request_nothing(record: Mapping[str, Any], network: Network) -> None:
     """Be a callback."""
+
+
+def start_callbacks(comm: Topology, calls: Sequence[Call], config: Config) -> None:
+    """Tell the callbacks that the run starts; collective, and the same on all ranks."""
+    if calls:
+        with collective_errors(comm):
+            for one in calls:
+                if isinstance(one, Callback):
+                    one.start(config, comm.rank)
 
 
 def check_requests(requests: Sequence[tuple[Call, Any]]) -> None:

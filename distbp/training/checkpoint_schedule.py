@@ -12,7 +12,7 @@ import sys
 import time
 
 # Where epochs are short, writing each checkpoint or each new best would take most of the time.
-_SHORT_INTERVAL_S = 1.0
+SHORT_INTERVAL_S = 1.0
 
 
 class CheckpointSchedule:
@@ -57,7 +57,7 @@ class CheckpointSchedule:
 
     def may_write(self) -> bool:
         """Return whether a checkpoint that is due after an epoch is to be written at once."""
-        return not self._is_limited or time.monotonic() - self._saved_at >= _SHORT_INTERVAL_S
+        return not self._is_limited or time.monotonic() - self._saved_at >= SHORT_INTERVAL_S
 
     def note_save(self) -> None:
         """Count the seconds from now."""
@@ -65,7 +65,7 @@ class CheckpointSchedule:
 
     def may_write_best(self) -> bool:
         """Return whether best.h5 was last written long enough ago."""
-        return time.monotonic() - self._best_at >= _SHORT_INTERVAL_S
+        return time.monotonic() - self._best_at >= SHORT_INTERVAL_S
 
     def note_best(self) -> None:
         """Count the time to the next best.h5 from now."""

@@ -105,8 +105,15 @@ class CompiledEngine(Engine):
             return self._make_steps(rates, advance)
         return self._make_step_with_messages(len(numbers), rates[0], advance)
 
-    def record_spans(self, spans: np.ndarray) -> None:
-        """Add a span for each part of a step to a circular array (n, 3) of a profile."""
+    def call(self) -> int:
+        """Call the compiled code; return DONE or LATE."""
+        return int(self._function(self._binding.address))
+
+    def record_spans(self, spans: np.ndarray | None) -> None:
+        """Add a span for each part of a step to a circular array (n, 3) of a profile, or stop."""
+        if spans is None:
+            self._fields["spans"] = 0
+            return
         self._binding.put(spans=spans)
         self._fields["spans_size"] = spans.size
 
@@ -125,7 +132,7 @@ class CompiledEngine(Engine):
         self._set_constants(rates)
         before = [int(fields[name]) for name in _TIMES]
         try:
-            while self._function(self._binding.address) == LATE and self._barrier is not None:
+            while self.call() == LATE and self._barrier is not None:
                 self._barrier.finish_wait()
         finally:  # also if another rank has died: the steps before that are made
             made = int(fields["step"])
@@ -142,7 +149,7 @@ class CompiledEngine(Engine):
     def _make_step_with_messages(self, rows: int, rate: float, advance: Advance) -> StepTotals:
         """Compute the gradients in compiled code; the reduction sums them and updates θ."""
         began = perf_counter()
-        self._function(self._binding.address)
+        self.call()
         computed = perf_counter()
         totals = self.reduction.reduce_and_update(rows, rate)
         self.timing.add_step(began, computed, perf_counter(), self.reduction.wait_s)

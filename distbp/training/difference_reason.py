@@ -22,6 +22,7 @@ _ROUNDING = {
     "threads": "BLAS with another number of threads rounds matrix products otherwise",
     "kernels": "other kernels round matrix products otherwise",
     "engine": "another engine rounds otherwise",
+    "blas": "another BLAS library rounds matrix products otherwise",
     "dtype": "numbers of another type",
 }
 _MEANINGS = {"seed": "other initial weights, and another order of the rows"}

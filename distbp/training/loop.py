@@ -8,7 +8,7 @@ passes: it moves the `Progress` on, and does what `recovery` decides if a step w
 import platform
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from distbp.parallel.environment import LaunchEnvironment
 from distbp.parallel.rank_errors import abort_on_error, collective_errors, is_rank_failure
 from distbp.parallel.step_totals import StepTotals
 from distbp.parallel.topology import Topology, connect
-from distbp.training.callbacks import SAVE, STOP, check_requests
+from distbp.training.callbacks import SAVE, STOP, check_requests, start_callbacks
 from distbp.training.config import Config
 from distbp.training.inputs import (
     check_same_source,
@@ -215,6 +215,7 @@ class Run:
         """
         parts, began = self.parts, time.monotonic()
         try:
+            start_callbacks(parts.comm, parts.callbacks, parts.config)
             if parts.config.on_nan == "rollback" and self.progress.position.updates == 0:
                 parts.recorder.save(self.progress)  # a run diverges most often in its first steps
             with parts.watchdog:  # to the last message: a rank may hang after the last epoch too
@@ -359,6 +360,7 @@ class Run:
             parts.recorder.on_end(self.progress)
         # Only the rank that was asked knows why.
         reason = next(filter(None, parts.comm.world.allgather(parts.stop_request.reason)))
+        parts.recorder.record("stop", reason=reason)
         raise StoppedError(
             stopped_message(reason, self.progress.position, parts.steps_per_epoch, parts.config.out)
         )
@@ -414,6 +416,8 @@ class Run:
             cores = node_cores(comm.world.allgather([comm.node_index, host.cpu_share()]))
             ranks = [RankTime(*one) for one in comm.world.allgather(own)]
             recorder.info(f"time   {timing_summary(ranks, cores)}")
+            times = [asdict(one) for one in ranks]
+            recorder.record("times", seconds=seconds, steps=timing.steps, ranks=times)
             hint = checkpoint_hint(recorder.checkpoint_wait_s, recorder.saves, seconds)
             if hint:
                 recorder.info(f"saves  {hint}")

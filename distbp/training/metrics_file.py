@@ -10,8 +10,8 @@ import time
 
 from distbp.storage.lock import RunLock
 from distbp.storage.run_directory import RunDirectory
+from distbp.training.run_records import METRICS_NAME
 
-_NAME = "metrics.jsonl"
 _MIN_INTERVAL_S = 0.1  # between two writes, each of which takes as long as a few small steps
 
 
@@ -39,7 +39,7 @@ class MetricsFile:
             The file cannot be written, or another run owns the directory.
         """
         self._lock.check_not_fenced()
-        self._directory.write_text(_NAME, "".join(lines))
+        self._directory.write_text(METRICS_NAME, "".join(lines))
         self._lines, self._written = lines, len(lines)
 
     def append(self, lines: list[str]) -> None:
@@ -64,7 +64,7 @@ class MetricsFile:
         self._written_at = time.monotonic()
         written, self._written = self._written, -1
         rest = "".join(self._lines[written:])
-        if written >= 0 and self._directory.append_text(_NAME, rest):
+        if written >= 0 and self._directory.append_text(METRICS_NAME, rest):
             self._written = len(self._lines)
         else:
             self.rewrite(self._lines)

@@ -55,7 +55,7 @@ class SpanRecorder:
     Attributes
     ----------
     is_recording : bool
-        Whether the spans of the current step are to be added.
+        Whether the spans of the current steps are to be added.
     added : int
         Spans so far, those included that were overwritten.
     span_cost : float
@@ -71,7 +71,7 @@ class SpanRecorder:
         self._place, self._end, self._rounds = 0, self._spans.size, 0
         self.span_cost = self._measure_cost()
         self.clear()
-        self._step, self._period = 0, 1
+        self._step, self._period, self._burst = 0, 1, -1
         self._burst_began, self._added_before = clock(), 0
         self.is_recording = False
 
@@ -113,17 +113,17 @@ class SpanRecorder:
     def place(self, value: tuple[int, int]) -> None:
         self._place, self._rounds = value
 
-    def begin_step(self) -> bool:
-        """Decide whether the spans of the next step are recorded; to be called before each.
+    def begin_steps(self, count: int = 1) -> bool:
+        """Decide whether the spans of the next steps are recorded; to be called before them.
 
-        Returns whether `is_recording` is another one than in the step before.
+        Returns whether `is_recording` is another one than for the steps before.
         """
-        step = self._step
-        self._step = step + 1
-        if step % BURST_STEPS:
+        burst = self._step // BURST_STEPS
+        self._step += count
+        if burst == self._burst:
             return False
-        before = self.is_recording
-        self._begin_burst(step // BURST_STEPS)
+        self._burst, before = burst, self.is_recording
+        self._begin_burst(burst)
         return self.is_recording is not before
 
     def _begin_burst(self, number: int) -> None:
@@ -133,7 +133,7 @@ class SpanRecorder:
         """
         now = self.clock()
         spans = self.added - self._added_before
-        if self.is_recording and number and spans:
+        if self.is_recording and spans:
             share = _COLD_FACTOR * spans * self.span_cost / max(now - self._burst_began, 1)
             self._period = 1
             while self._period * _MAX_SHARE < share and self._period < _MAX_PERIOD:

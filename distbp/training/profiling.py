@@ -33,6 +33,7 @@ from distbp.training.recorder import NullRecorder
 from distbp.training.setup import RunParts
 
 _CALIBRATION_CALLS = 1000
+_COMPILED_SPAN_NS = 20.0  # with a reading of the clock; `SpanRecorder` counts it twice
 # Object, name of the method, and what takes its place.
 _Replaced = list[tuple[Any, str, Callable[..., Any]]]
 
@@ -101,15 +102,14 @@ class Profile:
             (reduction, "_timed_wait", self._recording_wait),
         ]
         rare: list[tuple[Any, str, Callable[[Any], Any]]] = [
-            (gradient, "compute", self._starting_step),
+            (parts.engine, "run", self._starting_steps),
             (parts.recorder, _name_of_save(parts.recorder), self._recording(CHECKPOINT)),
             *((one, "score", self._recording(EVALUATION)) for one in parts.evaluators.values()),
         ]
         if isinstance(parts.engine, CompiledEngine):
-            parts.engine.record_spans(self.recorder.array)
-            rare.append(
-                (parts.engine, "run", functools.partial(self._recording_steps, parts.engine))
-            )
+            self.recorder.span_cost = _COMPILED_SPAN_NS
+            make = functools.partial(self._recording_compiled, parts.engine)
+            frequent.append((parts.engine, "call", make))
         self._methods, self._rare_methods = (
             [(one, name, make(getattr(one, name))) for one, name, make in group]
             for group in (frequent, rare)
@@ -164,26 +164,32 @@ class Profile:
 
         return call
 
-    def _recording_steps(self, engine: CompiledEngine, function: Any) -> Any:
-        """Let compiled code add its spans behind those that are there."""
+    def _recording_compiled(self, engine: CompiledEngine, function: Any) -> Any:
+        """Let compiled code add its spans behind those that are there.
+
+        The reduction may add others after it, so this is about each call of the compiled code.
+        """
         recorder = self.recorder
 
-        def call(*arguments: Any) -> Any:
+        def call() -> Any:
+            engine.record_spans(recorder.array)
             engine.span_place = recorder.place
             try:
-                return function(*arguments)
+                return function()
             finally:
                 recorder.place = engine.span_place
+                engine.record_spans(None)
 
         return call
 
-    def _starting_step(self, function: Any) -> Any:
-        begin_step = self.recorder.begin_step
+    def _starting_steps(self, run: Any) -> Any:
+        """Decide before each call of the engine whether its steps are recorded."""
+        begin_steps = self.recorder.begin_steps
 
-        def call(*arguments: Any) -> None:
-            if begin_step():
+        def call(numbers: Any, position: Any, rates: Any, *arguments: Any) -> Any:
+            if begin_steps(len(rates)):
                 (_replace if self.recorder.is_recording else _restore)(self._methods)
-            function(*arguments)
+            return run(numbers, position, rates, *arguments)
 
         return call
 

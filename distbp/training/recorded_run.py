@@ -15,7 +15,7 @@ from distbp.errors import CheckpointError, ConfigError
 from distbp.storage.checkpoint import read_about
 from distbp.training.config import Config
 from distbp.training.config_file import read_toml
-from distbp.training.run_summary import read_records
+from distbp.training.run_records import read_epochs
 from distbp.training.state import EpochRecord
 
 Place = tuple[int, int]  # completed epochs, and steps of the epoch after them
@@ -103,7 +103,7 @@ def read_run(path: Path) -> RecordedRun:
             continue
         if not newest:
             newest, history = about, lines
-    records = read_records(path / "metrics.jsonl") or _parsed(history, path)
+    records = read_epochs(path) or _parsed(history, path)
     config = _config_of(newest, path) if newest else _config_from_file(path)
     if config is None and not newest:
         reason = f" {problems[0]}" if problems else ""

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -24,6 +25,7 @@ from distbp.training.checkpoint_schedule import CheckpointSchedule
 from distbp.training.checkpoint_writer import CheckpointBuilder, CheckpointWriter
 from distbp.training.config import Config
 from distbp.training.event_file import EventFile
+from distbp.training.event_log import EventLog
 from distbp.training.messages import diverged_message, epoch_line, retry_message, step_status
 from distbp.training.metrics_file import MetricsFile
 from distbp.training.state import History, Progress
@@ -90,6 +92,9 @@ class NullRecorder:
 
     def warn(self, text: str) -> None:
         """Log a warning."""
+
+    def record(self, event: str, **values: Any) -> None:
+        """Add an event to those in the run's directory."""
 
 
 class MemoryRecorder(NullRecorder):
@@ -174,6 +179,7 @@ class RunRecorder(NullRecorder):
         self._lock = RunLock(self.directory.path)
         self._metrics = MetricsFile(self.directory, self._lock)
         self._events = EventFile(self.directory.path) if config.tensorboard else None
+        self._log = EventLog(self.directory, self._lock)
         self._writer = CheckpointWriter(self.directory, self._lock, schedule)
         steps = -(-rows // config.batch_size)
         self._bar = ProgressBar(config.epochs, steps, not config.quiet)
@@ -193,6 +199,7 @@ class RunRecorder(NullRecorder):
             self.directory.remove_temporary_files()
             self.directory.write_text("config.toml", self._config.to_toml())
             self._metrics.rewrite(progress.history.lines)
+            self._log.open(is_new)
             if self._events:
                 self._events.start(progress.history.records)
         except BaseException:
@@ -297,6 +304,10 @@ class RunRecorder(NullRecorder):
     def warn(self, text: str) -> None:
         self._status.note_warning(text)
         logger.warning("%s", text)
+        self.record("warning", text=text)
+
+    def record(self, event: str, **values: Any) -> None:
+        self._log.add(event, **values)
 
 
 def _exception_in_flight(outer: BaseException | None) -> BaseException | None:

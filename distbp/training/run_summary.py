@@ -5,18 +5,17 @@
 best one; never anything of the test set. How a directory came about is not known here.
 """
 
-import json
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from distbp.errors import CheckpointError, ConfigError
 from distbp.storage.run_directory import list_checkpoints, read_newest_checkpoint
 from distbp.training.config import FIRST_MONITOR, Config
 from distbp.training.config_file import read_toml
 from distbp.training.monitor import is_maximized
+from distbp.training.run_records import read_epochs
 from distbp.training.state import EpochRecord, Monitor
 
 COMPLETION_NAME = ".done"  # the completion file of a run that belongs to a sweep or a batch job
@@ -130,8 +129,14 @@ def fold_folders(folder: Path) -> list[Path]:
     return sorted(found, key=lambda path: (len(path.name), path.name))
 
 
-def summarize_run(folder: Path) -> RunSummary:
+def summarize_run(folder: Path, records: Sequence[EpochRecord] | None = None) -> RunSummary:
     """Read the directory of a run, which may be empty.
+
+    Parameters
+    ----------
+    folder : Path
+    records : sequence of dict, optional
+        What `read_epochs` has returned for it.
 
     Raises
     ------
@@ -140,7 +145,7 @@ def summarize_run(folder: Path) -> RunSummary:
     """
     path = folder / "config.toml"
     config = Config(**read_toml(path)) if path.exists() else None
-    records = read_records(folder / "metrics.jsonl")
+    records = read_epochs(folder) if records is None else records
     outcome, message = read_completion(folder)
     if outcome in ("refused", "failed"):
         state = FAILED
@@ -163,21 +168,6 @@ def read_completion(folder: Path) -> tuple[str, str]:
         return "", ""
     first, _, message = text.partition("\n")
     return first.partition(" ")[0], message.strip()
-
-
-def read_records(path: Path) -> list[EpochRecord]:
-    """Return the records of a metrics.jsonl, whose last line may be incomplete."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return []
-    records: list[Any] = []
-    for line in lines:
-        try:
-            records.append(json.loads(line))
-        except ValueError:
-            break
-    return [one for one in records if isinstance(one, dict) and "epoch" in one]
 
 
 def _monitor_of(config: Config | None, records: Sequence[EpochRecord]) -> Monitor | None:

@@ -291,6 +291,9 @@ def _introduce(parts: RunParts, checkpoint: Checkpoint | None, caution: str | No
         for node, cpu, bits, name in comm.world.allgather(own)
     ]
     if comm.rank == 0:
+        epoch, step, _ = parts.start.position
+        nodes = len({rank.node for rank in ranks})
+        recorder.record("start", epoch=epoch, step=step, ranks=comm.size, nodes=nodes)
         for text in [*warnings(config, ranks, checkpoint), *([caution] if caution else [])]:
             recorder.warn(text)
         ulfm_enabled = LaunchEnvironment.from_environ().ulfm_enabled

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from distbp.errors import ConfigError
+from distbp.training.callbacks import Callback
 from distbp.training.config import Config
 from distbp.training.loop import train
 
@@ -39,3 +40,28 @@ def test_one_rank_alone_may_have_a_callback(comm, everywhere):
     callbacks = [lambda *_: "stop"] if comm.rank == comm.size - 1 else []
     result = train(Config(epochs=5, quiet=True), X, Y, comm=comm, callbacks=callbacks)
     assert everywhere(len(result.history)) == [1] * comm.size
+
+
+def test_each_rank_is_told_its_number(comm, everywhere):
+    """Before the first epoch, with the options of the run."""
+
+    class Note(Callback):
+        def start(self, config, rank):
+            self.started = rank, config.epochs
+
+        def __call__(self, record, network):
+            seen.append(self.started)
+
+    seen = []
+    train(Config(epochs=1, quiet=True), X, Y, comm=comm, callbacks=[Note()])
+    assert everywhere(seen) == [[(rank, 1)] for rank in range(comm.size)]
+
+
+def test_a_start_that_fails_on_one_rank_is_an_error_on_all(comm):
+    class Fail(Callback):
+        def start(self, config, rank):
+            if rank == comm.size - 1:
+                raise ConfigError("There is no server.")
+
+    with pytest.raises(ConfigError, match="There is no server"):
+        train(Config(epochs=1, quiet=True), X, Y, comm=comm, callbacks=[Fail()])

@@ -39,14 +39,15 @@ def test_lanes_of_all_ranks(comm, everywhere):
     assert comm.rank or [node for _, node, _ in found] == nodes
 
 
-def test_the_profile_of_a_run(comm, everywhere, tmp_path):
+@pytest.mark.parametrize("engine", ["numpy", "compiled"])
+def test_the_profile_of_a_run(comm, everywhere, tmp_path, engine):
     """Waits of each rank, and exchanges between nodes; the digest is that without a profile."""
     folder = everywhere(str(tmp_path))[0]
     if comm.rank == 0:
         samples.DATA_SETS["digits"](tmp_path / "digits.h5")
     everywhere(None)
     options = {"data": f"{folder}/digits.h5", "hidden": (9,), "batch_size": 70, "shards": 7,
-               "epochs": 1, "quiet": True}  # fmt: skip
+               "epochs": 1, "quiet": True, "engine": engine}  # fmt: skip
     path = f"{folder}/profile.json"
     profiled = train(Config(out=f"{folder}/run", profile=path, **options), comm=comm)
     plain = train(Config(out=f"{folder}/plain", **options), comm=comm)

@@ -145,26 +145,31 @@ def test_replicas_that_drift_apart_are_named(comm, everywhere, mpi_tmp_path, dat
             assert f"rank {rank or 1} differ from those of rank 0" in warned
 
 
-def test_a_drift_is_in_no_checkpoint(comm, everywhere, mpi_tmp_path, data_sets, alone, monkeypatch):
-    """A replica that drifts apart between two epochs' ends, with a checkpoint every step.
+@pytest.mark.parametrize("every", ["1steps", "auto"])
+def test_a_drift_is_in_no_checkpoint(
+    comm, everywhere, mpi_tmp_path, data_sets, alone, monkeypatch, every
+):
+    """A replica that drifts apart between two epochs' ends.
 
-    The last one is from before: the run goes back to it, and ends with the bits of one that
-    nothing has disturbed.
+    The last checkpoint, of a step or a deferred one of an epoch, is from before: the run goes
+    back to it, and ends with the bits of one that nothing has disturbed.
     """
-    config = configured("more shards than rows in the last batch", data_sets, mpi_tmp_path / "run")
-    config = replace(config, checkpoint_every="1steps", combine="tree")
-    commit, calls = ParameterStore.commit, []
+    name = "more shards than rows in the last batch"
+    config = configured(name, data_sets, mpi_tmp_path / "run")
+    config = replace(config, checkpoint_every=every, combine="tree")
+    monkeypatch.setattr("distbp.training.checkpoint_schedule.SHORT_INTERVAL_S", 1000.0)
+    last_epoch = [record["step"] for record in alone(name).history][-2]
+    at, commit, calls = (15 if every == "1steps" else last_epoch + 1), ParameterStore.commit, []
 
     def disturbed(self):
         commit(self)
         calls.append(None)
-        if len(calls) == 15 and comm.rank == comm.size - 1 > 0:
+        if len(calls) == at and comm.rank == comm.size - 1 > 0:
             self.versions[self.current][0][0] += 0.5
 
     monkeypatch.setattr(ParameterStore, "commit", disturbed)
     result = train(config, comm=comm)
-    expected = alone("more shards than rows in the last batch").digest
-    assert everywhere(result.digest) == [expected] * comm.size
+    assert everywhere(result.digest) == [alone(name).digest] * comm.size
 
 
 def test_equal_trouble_is_raised_on_all_ranks(comm, everywhere, mpi_tmp_path, data_sets):

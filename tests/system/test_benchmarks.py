@@ -26,7 +26,7 @@ SHORT = {
     "bench/epochs": (["handwritten.h5", "--rounds", 1, "--epochs", 1], 2),
     "bench/kernels": (["--rounds", 1, "--kernels", "Nehalem", "--shapes", "10x20x30,32x20x8"], 2),
     "bench/import": (["--rows", 2000, "--rounds", 1, "--peers", "none"], 2),
-    "bench/many_epochs": (["--rounds", 1, "--epochs", 2], 3),
+    "bench/many_epochs": (["--rounds", 1, "--epochs", 2], 6),
     "bench/memory": (["digits.h5", "--ranks", "1,2", "--", "--epochs", 40], 2),
     "bench/safety": (["--rounds", 1, "--trial"], 0),
     "bench/scaling": (["--rounds", 1, "--ranks", "1,2", "--without-hosts"], 6),
@@ -38,7 +38,7 @@ SHORT = {
     ),
     "bench/wire": (["--rounds", 1, "--megabytes", 0.01, "--layouts", "1+1"], 1),
     "code_metrics": (["--unused"], 0),
-    "soak": (["--minutes", 0.001, "--calm", 0.05, "--busy", 1, "--ranks", 2], 6),
+    "soak": (["--minutes", 0.001, "--calm", 0.05, "--busy", 1, "--only", "killed"], 4),
     "recipes/fashion-mnist": ([FASHION, 2, "--epochs", 1, "--hidden", 8], 0),
     "recipes/curves": None,  # run by the recipe above
 }

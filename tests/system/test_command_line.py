@@ -24,8 +24,8 @@ from ranks import (
 )
 
 VERBS = (
-    "import", "train", "watch", "evaluate", "predict", "export", "import-model", "info", "digest",
-    "plan", "slurm", "doctor", "diff", "verify",
+    "import", "train", "watch", "evaluate", "predict", "export", "import-model", "report", "info",
+    "digest", "plan", "slurm", "doctor", "diff", "verify", "completion",
 )  # fmt: skip
 RANK_COUNTS = (None, 1, 2, 3)  # None: without a launcher
 DIGEST_LINE = re.compile(r"[0-9a-f]{64}\n")
@@ -130,7 +130,8 @@ def test_the_files_of_a_run(tmp_path, data):
     distbp(*words, "--hidden", "20,10", folder=tmp_path, n=2)
     run = tmp_path / "run"
     names = {
-        "config.toml", "metrics.jsonl", "status.json", "checkpoints", "last.h5", "best.h5", "lock",
+        "config.toml", "metrics.jsonl", "events.jsonl", "status.json", "checkpoints", "last.h5",
+        "best.h5", "lock",
     }  # fmt: skip
     assert {path.name for path in run.iterdir()} == names
     assert len(list((run / "checkpoints").iterdir())) == 2

@@ -43,6 +43,25 @@ def test_the_launcher_of_another_mpi_is_refused(tmp_path, data, run, direction, 
 
 
 @needs_other
+@pytest.mark.parametrize(
+    "direction", ["this launcher", "the other launcher"] if FULL else ["this launcher"]
+)
+def test_doctor_finds_the_launcher_of_another_mpi(tmp_path, direction):
+    """One table, and a problem in it, instead of an error."""
+    other = Path(OTHER, "bin")
+    launcher, python = (
+        (mpiexec(), other / "python")
+        if direction == "this launcher"
+        else (mpiexec(other), command_of([])[0])
+    )
+    words = [launcher, "-n", 2, python, "-m", "distbp", "doctor"]
+    ended = Job(words, tmp_path, {"PYTHONWARNINGS": ""}).wait()
+    assert ended.status == 1, str(ended)
+    assert ended.out.count(" problem ") == 1, str(ended)
+    assert "2 ranks did not connect: 2 ranks were started, but each" in ended.out, str(ended)
+
+
+@needs_other
 def test_ranks_option_does_not_use_the_launcher_of_another_mpi(tmp_path, data):
     """Even if the other MPI comes first on the PATH."""
     path = f"{OTHER}/bin:{os.environ['PATH']}"

@@ -1,5 +1,6 @@
 """Wheel and sdist are complete, and train to the same digest in an empty environment."""
 
+import re
 import sys
 import tarfile
 import zipfile
@@ -8,14 +9,18 @@ import pytest
 from checkout import INSTALL_LIMIT_S, MPI, copy_checkout, fresh_environment, run
 from ranks import ROOT, distbp
 
-MODULES = {str(path.relative_to(ROOT)) for path in (ROOT / "distbp").rglob("*.py")}
+FOLDER = ROOT / "distbp"
+FILES = {str(path.relative_to(ROOT)) for path in FOLDER.rglob("*.py")}
+FILES |= {str(path.relative_to(ROOT)) for path in FOLDER.glob("report/templates/*")}
 PATTERNS = {"wheel": "*.whl", "sdist": "*.tar.gz"}
 TRAIN = ("--epochs", 1, "--hidden", 8, "--shards", 4, "--quiet", "--out")
 IMPORT_ALL = """
 import distbp, importlib, pathlib, pkgutil, sys
 for module in pkgutil.walk_packages(distbp.__path__, "distbp."):
-    # The estimators need the extra `sklearn`.
-    if not module.name.endswith(("__main__", ".sklearn.base", ".sklearn.estimators")):
+    # The estimators need the extra `sklearn`, reports the extra `report`.
+    needs_extra = module.name.endswith((".sklearn.base", ".sklearn.estimators"))
+    needs_extra |= module.name.startswith("distbp.report.")
+    if not needs_extra and not module.name.endswith("__main__"):
         importlib.import_module(module.name)
 print(pathlib.Path(distbp.__file__).is_relative_to(sys.prefix))
 """
@@ -32,22 +37,21 @@ def built(tmp_path_factory):
     return folder / "dist"
 
 
-def test_the_wheel_has_every_module_and_nothing_else(built):
+def test_the_wheel_has_every_file_and_nothing_else(built):
     """No other test would notice a package that pyproject.toml does not list."""
     (wheel,) = built.glob(PATTERNS["wheel"])
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
-    assert {name for name in names if ".dist-info/" not in name} == MODULES
+    assert {name for name in names if ".dist-info/" not in name} == FILES
 
 
-def test_the_sdist_has_every_module(built):
+def test_the_sdist_has_every_file(built):
     (sdist,) = built.glob(PATTERNS["sdist"])
     with tarfile.open(sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
-    assert names >= MODULES | {"pyproject.toml", "README.md"}
-    assert {
-        name for name in names if name.startswith("distbp/") and name.endswith(".py")
-    } == MODULES
+    assert names >= FILES | {"pyproject.toml", "README.md"}
+    is_file = re.compile(r"distbp/.*\.(py|html|css)").fullmatch
+    assert set(filter(is_file, names)) == FILES
 
 
 @pytest.mark.parametrize("kind", PATTERNS)

@@ -48,8 +48,8 @@ LINK = re.compile(r"\]\(([^)#:]+)(?:#[^)]*)?\)")
 # Options of other programs.
 FOREIGN_OPTIONS = {"--with-ft"}
 VERBS = (
-    "import", "train", "watch", "sweep", "evaluate", "predict", "export", "import-model", "info",
-    "digest", "plan", "slurm", "doctor", "diff", "verify",
+    "import", "train", "watch", "sweep", "evaluate", "predict", "export", "import-model", "report",
+    "info", "digest", "plan", "slurm", "doctor", "diff", "verify", "completion",
 )  # fmt: skip
 
 

@@ -70,6 +70,13 @@ if FULL:  # a control group can only be made by root, where it is not read-only
         assert ended.status == 0, str(ended)
         assert f"share 1 core (of {CORES}, by the CPU quota" in ended.err, str(ended)
 
+    def test_a_plan_counts_the_quota(tmp_path):
+        """As many ranks per node as cores whose time this container has."""
+        words = ["plan", "--sizes", "20,3", "--up-to", 2]
+        with control_group("cpu", 100_000) as group:
+            ended = Job(inside(group, command_of(words)), tmp_path).wait()
+        assert "up to 1 ranks per node" in ended.out, str(ended)
+
 
 def test_more_ranks_than_shards_is_a_warning(tmp_path, data):
     """It recommends a number of shards that would use all ranks."""

@@ -71,3 +71,17 @@ def test_a_wrong_mpi_is_refused(slurm, data, tmp_path):
     assert "4 ranks were started, but each one sees only itself" in ended.stderr, ended.stderr
     assert "--mpi=pmi" in ended.stderr
     assert not (tmp_path / "run").exists()
+
+
+def test_doctor_by_srun(slurm, tmp_path):
+    """One table for both nodes, or the reason why they do not connect."""
+    words = ["doctor", "--out", tmp_path]
+    ended = srun(slurm, ["-N2", "-n3"], words, check=False)
+    assert ended.stdout.count("\nranks ") == 1, ended.stdout + ended.stderr
+    assert "3 ranks on 2 hosts connected" in ended.stdout, ended.stdout + ended.stderr
+    assert "\ndifferences " in ended.stdout
+    ended = srun(slurm, ["-N2", "-n2"], words, mpi=WRONG, check=False)
+    assert ended.returncode != 0
+    assert ended.stdout.count("\nranks ") == 1, ended.stdout + ended.stderr
+    assert "2 ranks did not connect" in ended.stdout
+    assert "--mpi=pmi" in ended.stdout

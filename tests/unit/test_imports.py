@@ -24,6 +24,7 @@ PACKAGES = {
     "training": {"", "network", "parallel", "compiled", "storage", "data", "interop"},
     "sklearn": {"", "network", "parallel", "storage", "data", "training"},
     "launch": {"", "network", "parallel", "storage", "data", "training"},
+    "report": {"", "parallel", "storage", "data", "training"},
     "doctor": {"", "network", "parallel", "storage", "training", "launch"},
     "cli": {
         "",
@@ -34,6 +35,7 @@ PACKAGES = {
         "interop",
         "training",
         "launch",
+        "report",
         "doctor",
     },
 }
@@ -78,28 +80,34 @@ MODULES = {
         "metrics", "metric_names", "measurement",
         "variation", "evaluation", "prediction", "row_sources", "table_prediction",
         "row_weights", "state", "rates", "holdout", "monitor", "search_space",
-        "run_summary", "recorded_run", "array_difference", "run_difference", "difference_reason",
-        "ensemble", "model", "imported_model", "callbacks", "messages",
+        "run_records", "run_summary", "recorded_run", "array_difference", "run_difference",
+        "difference_reason", "ensemble", "model", "imported_model", "callbacks", "trackers",
+        "messages",
         "stop_request", "checkpoint_schedule", "checkpoint_writer", "metrics_file",
-        "event_file", "status_file", "run_follower", "part_checks", "recorder", "setup",
-        "profile_trace", "profiling", "recovery", "loop",
-        "array_fit", "gradient_check", "step_trace",
+        "event_log", "event_file", "status_file", "run_follower", "part_checks", "recorder",
+        "setup", "profile_trace", "profiling", "recovery", "loop", "array_fit",
+        "gradient_check", "step_trace",
     ],
     "sklearn": ["parameters", "convergence", "fitting", "base", "estimators"],
     "launch": [
         "processes", "mpiexec", "supervisor", "slurm", "sweep", "optuna_study", "measuring",
-        "step_timing", "planner", "verification",
+        "step_timing", "checkpoint_cost", "planner", "verification",
     ],
     "doctor": [
         "finding", "facts", "software_probe", "host_probe", "storage_probe", "speed_probe",
         "probe", "probing", "software_checks", "host_checks", "storage_checks", "speed_checks",
         "rank_checks", "examination", "table",
     ],
+    "report": [
+        "reported_run", "curves", "findings", "palette", "pictures", "plots", "figures", "wording",
+        "elements", "learning_contents", "prediction_contents", "run_contents", "contents", "page",
+    ],
     "cli": [
         "parser", "rank_options", "describe", "train_command", "charts", "watch_view",
         "watch_command", "trial_table", "sweep_command", "score_table", "model_commands",
-        "export_command", "import_model_command", "diff_command", "doctor_command",
-        "verify_command", "commands", "kernel_selection", "main",
+        "export_command", "report_command", "import_model_command", "diff_command",
+        "doctor_command", "verify_command", "completion_command", "commands", "kernel_selection",
+        "main",
     ],
 }  # fmt: skip
 ORDER = [".".join(filter(None, (p, m))) for p, modules in MODULES.items() for m in modules]

@@ -1,5 +1,6 @@
 """Users' own parts: found by name, and only run if the user has named them."""
 
+import os
 import sys
 
 import pytest
@@ -8,6 +9,7 @@ from distbp import own_parts
 from distbp.errors import ConfigError
 from distbp.network.activations import Activation, Relu, find_activation
 from distbp.network.network import Network
+from distbp.training.callbacks import Callback
 
 SOURCE = """
 from distbp.network.activations import Relu
@@ -87,3 +89,13 @@ def test_a_class_is_named_and_found():
     assert network.activation.endswith(":test_a_class_is_named_and_found.<locals>.Local")
     assert isinstance(network.sigma, Local)
     assert own_parts.name_of("relu") == "relu"
+
+
+def test_classes_of_distbp_itself_need_no_trust(monkeypatch):
+    """A run with one of its trackers is resumed without DISTBP_PARTS."""
+    monkeypatch.delenv(own_parts.PARTS_VARIABLE, raising=False)
+    name = "distbp.training.trackers:MLflow"
+    monkeypatch.setattr(own_parts, "_registered", {})
+    assert own_parts.is_known(name)
+    assert own_parts.find(name, Callback, "callback").__name__ == "MLflow"
+    assert own_parts.PARTS_VARIABLE not in os.environ

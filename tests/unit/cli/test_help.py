@@ -14,7 +14,7 @@ from distbp.training.config import GROUPS
 
 ARGPARSE_GROUPS = ("positional arguments:", "options:")
 METAVARS = re.compile(
-    r"N|F|C|TEXT|COLUMN|LIST|DURATION|INTERVAL|TIME|FILE|NAME|NAME=VALUES|FOLD|FOLDER|RUN|[A-Z]+\.h5"
+    r"N|F|C|TEXT|COLUMN|LIST|DURATION|INTERVAL|TIME|FILE|NAME|NAME=VALUES|FOLD|FOLDER|RUN|[A-Z]+\.(h5|html)"
 )
 
 

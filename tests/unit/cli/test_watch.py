@@ -196,7 +196,8 @@ def test_the_locale_decides_on_unicode(monkeypatch, environment, is_ascii):
     assert _is_ascii(WatchOptions(ascii=False), environment) is False
 
 
-def test_no_run_and_too_many_looks(tmp_path, capsys):
+def test_no_run_and_too_many_looks(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "300")  # the folder of a test may have a long name
     with pytest.raises(ConfigError, match="none does not exist"):
         WATCH.run(WATCH.parse([str(tmp_path / "none")]))
     with pytest.raises(ConfigError, match="has no runs in it"):

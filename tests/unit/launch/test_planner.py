@@ -4,7 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from distbp.errors import ConfigError
+from distbp.errors import CheckpointError, ConfigError
+from distbp.launch import checkpoint_cost, planner
+from distbp.launch.checkpoint_cost import CheckpointCost, checkpoint_line, measure_checkpoint
 from distbp.launch.planner import (
     PlanRequest,
     StepCosts,
@@ -141,3 +143,25 @@ def test_values_out_of_range_are_refused(options):
 def test_more_shards_than_rows_are_refused():
     with pytest.raises(ConfigError, match="--shards 8 cuts a batch of 4 rows too small"):
         PlanRequest((3, 2), batch_size=4, shards=8)
+
+
+def test_what_checkpoints_cost(monkeypatch, tmp_path):
+    """Measured, in proportion to the size beyond some; at most one a second is written."""
+    monkeypatch.setattr(checkpoint_cost, "_MAX_PARAMETERS", 1000)
+    small, large = (measure_checkpoint(n, "float32") for n in (1000, 1_000_000))
+    assert (small.bytes, large.bytes) == (4000, 4_000_000)
+    assert 0 < small.copy < small.write < large.write
+    assert CheckpointCost(4000, 0.001, 0.004).share == pytest.approx(0.005)
+    assert CheckpointCost(4000, 1.0, 4.0).share == 1.0
+    text = checkpoint_line(CheckpointCost(4_000_000, 0.0012, 0.0348))
+    assert "4.0 MB" in text
+    assert "copied in 1.2 ms and written in 35 ms" in text
+    assert text.endswith("at most one a second: up to 3.6% of the time.")
+
+
+def test_without_a_folder_for_temporary_files_checkpoints_are_left_out(monkeypatch):
+    def fails(parameters, dtype):
+        raise CheckpointError("disk full")
+
+    monkeypatch.setattr(planner, "measure_checkpoint", fails)
+    assert list(planner._checkpoint_lines(10, "float32")) == []

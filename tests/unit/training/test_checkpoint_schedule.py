@@ -3,7 +3,7 @@
 import pytest
 
 from distbp.training import checkpoint_schedule
-from distbp.training.checkpoint_schedule import _SHORT_INTERVAL_S, CheckpointSchedule
+from distbp.training.checkpoint_schedule import SHORT_INTERVAL_S, CheckpointSchedule
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def test_the_best_is_limited_in_time(clock):
     assert schedule.may_write_best()
     schedule.note_best()
     assert not schedule.may_write_best()
-    clock.append(clock[-1] + _SHORT_INTERVAL_S)
+    clock.append(clock[-1] + SHORT_INTERVAL_S)
     assert schedule.may_write_best()
 
 
@@ -65,10 +65,10 @@ def test_short_epochs_are_limited_in_time(clock):
     schedule = CheckpointSchedule(1, "epoch", has_clock=True, is_limited=True)
     assert schedule.may_write()
     schedule.note_save()
-    clock.append(clock[-1] + 0.9 * _SHORT_INTERVAL_S)
+    clock.append(clock[-1] + 0.9 * SHORT_INTERVAL_S)
     assert not schedule.may_write()
     assert schedule.is_due_after_epoch(7)
-    clock.append(clock[-1] + 0.1 * _SHORT_INTERVAL_S)
+    clock.append(clock[-1] + 0.1 * SHORT_INTERVAL_S)
     assert schedule.may_write()
     assert not schedule.is_due_by_time()
     every = CheckpointSchedule(1, "epoch", has_clock=True)

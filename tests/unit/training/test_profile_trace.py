@@ -52,7 +52,7 @@ def test_the_latest_spans_are_kept():
 def test_adding_a_span_allocates_nothing(peak):
     recorder = SpanRecorder(100)
     assert peak(lambda: [recorder.add(ROWS, 1 << 40, 2 << 40) for _ in "a" * 1000]) < 10_000
-    assert peak(recorder.begin_step) < 200
+    assert peak(recorder.begin_steps) < 200
 
 
 @pytest.mark.parametrize("span_cost", [10, 1000, 100_000])
@@ -64,7 +64,7 @@ def test_short_steps_are_recorded_in_bursts(span_cost):
     recorded = []
     for _ in range(BURST_STEPS * 2048):
         before = recorder.is_recording
-        assert recorder.begin_step() == (recorder.is_recording is not before)
+        assert recorder.begin_steps() == (recorder.is_recording is not before)
         clock.now += 100_000
         recorded.append(recorder.is_recording)
         if recorder.is_recording:
@@ -76,6 +76,22 @@ def test_short_steps_are_recorded_in_bursts(span_cost):
     assert (bursts == bursts[:, :1]).all()
     # Those of a rank with more spans are a part of those of another one.
     assert set(np.flatnonzero(bursts[:, 0]) % max(1, round(1 / np.mean(recorded)))) == {0}
+
+
+def test_calls_of_many_steps():
+    """It is decided at the start of a call, the same for all calls of the same steps."""
+    clock = Clock()
+    recorder = SpanRecorder(1000, clock)
+    recorder.span_cost = 1000
+    recorded = []
+    for _ in range(64):
+        recorder.begin_steps(8 * BURST_STEPS)
+        clock.now += 100_000
+        recorded.append(recorder.is_recording)
+        if recorder.is_recording:
+            recorder.add(ROWS, clock.now - 10, clock.now)
+    # Every fourth burst, and so every call, would be recorded for a share of 2 %.
+    assert all(recorded)
 
 
 def test_the_file_of_a_trace(tmp_path):
@@ -145,10 +161,15 @@ def options(tmp_path):
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("engine", ["numpy", "compiled"])
-def test_the_profile_of_a_run(tmp_path, options, engine):
-    """Spans of every kind, each within the one it is part of; the result is the same."""
-    path, options = tmp_path / "profile.json", options | {"engine": engine}
+@pytest.mark.parametrize(
+    ("engine", "combine"), [("numpy", "node"), ("compiled", "node"), ("compiled", "allreduce")]
+)
+def test_the_profile_of_a_run(tmp_path, options, engine, combine):
+    """Spans of every kind, each within the one it is part of; the result is the same.
+
+    Whole steps may be compiled, or their gradient alone.
+    """
+    path, options = tmp_path / "profile.json", options | {"engine": engine, "combine": combine}
     plain = train(Config(out=str(tmp_path / "plain"), **options), comm=Topology())
     profiled = train(
         Config(out=str(tmp_path / "run"), profile=str(path), **options), comm=Topology()
@@ -161,6 +182,7 @@ def test_the_profile_of_a_run(tmp_path, options, engine):
     steps = 2 * 8
     assert counts["backprop"] == counts["rows"] == 3 * steps
     assert counts["update"] == steps
+    assert counts["wait"] >= steps
     assert counts["checkpoint"] >= 2
     assert counts["evaluation"] == 2 * 2
     # Those of the evaluations count as well, but for compiled steps, where NumPy has no others.

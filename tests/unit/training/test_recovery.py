@@ -130,7 +130,7 @@ def test_every_case_is_decided():
 )
 def test_where_survivors_restart(tmp_path, monkeypatch, on_nan, epochs, restart):
     """Where they are; but at the newest checkpoint if rank 0 had not written what it had to."""
-    monkeypatch.setattr("distbp.training.checkpoint_schedule._SHORT_INTERVAL_S", 1000.0)
+    monkeypatch.setattr("distbp.training.checkpoint_schedule.SHORT_INTERVAL_S", 1000.0)
     config = Config(
         data=str(samples.digits(tmp_path / "digits.h5")), out=str(tmp_path / "run"), hidden=(9,),
         epochs=9, learning_rate=0.02, on_nan=on_nan, quiet=True,

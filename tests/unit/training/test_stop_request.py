@@ -214,7 +214,7 @@ def test_a_run_can_be_rolled_back(config, at_step, handlers, capsys):
 @pytest.mark.parametrize("every", ["auto", "1epoch"])
 def test_a_roll_back_does_not_depend_on_the_clock(config, at_step, monkeypatch, interval, every):
     """It leads to the last epoch, whether that was written or deferred."""
-    monkeypatch.setattr("distbp.training.checkpoint_schedule._SHORT_INTERVAL_S", interval)
+    monkeypatch.setattr("distbp.training.checkpoint_schedule.SHORT_INTERVAL_S", interval)
     once = iter([poison] * 3)
     at_step(2, 3, lambda *words: next(once, lambda *_: None)(*words))
     result = train(replace(config, on_nan="rollback", checkpoint_every=every), comm=Topology())

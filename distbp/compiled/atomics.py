@@ -35,7 +35,7 @@ def _load_acquire(typingctx, address):
 
 
 @intrinsic
-def _store_release(typingctx, address, value):
+def store_release(typingctx, address, value):
     """Write an int64 to an address, behind all that was written before."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -50,7 +50,7 @@ def _store_release(typingctx, address, value):
 def arrive(counters, rank):
     """Count a call of the barrier in this rank's counter: see `parallel.barrier`."""
     own = counters + rank * _STRIDE
-    _store_release(own, _load_acquire(own) + 1)
+    store_release(own, _load_acquire(own) + 1)
 
 
 @kernel

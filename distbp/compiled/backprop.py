@@ -28,11 +28,15 @@ class Passes(NamedTuple):
         Returns (cost, correct); units (n_L,) float64.
     backward : kernel of (gemm, l, sizes, theta, gradient, work, m)
         gradient has the layout of theta.
+    layer_gradient, propagate : kernels of (gemm, l, sizes, gradient or theta, work, m)
+        What `backward` consists of: BP3 and BP4, and BP2 for the layer below, which there is.
     """
 
     forward: Scalar
     output_layer: Scalar
     backward: Scalar
+    layer_gradient: Scalar
+    propagate: Scalar
 
 
 @cache
@@ -63,7 +67,7 @@ def make_passes(
     return Passes(
         _make_forward(real, activation, has_dropout, lane_bytes),
         output_layer,
-        _make_backward(real, activation, has_dropout, lane_bytes),
+        *_make_backward(real, activation, has_dropout, lane_bytes),
     )
 
 
@@ -121,13 +125,15 @@ def _make_forward(real: Real, activation: str, has_dropout: bool, lane_bytes: in
 
 
 @cache
-def _make_backward(real: Real, activation: str, has_dropout: bool, lane_bytes: int) -> Scalar:
+def _make_backward(
+    real: Real, activation: str, has_dropout: bool, lane_bytes: int
+) -> tuple[Scalar, Scalar, Scalar]:
     prime = make_activation(activation, real).prime
-    _, weight_gradient, propagate = make_products(real, lane_bytes)
+    _, weight_gradient, propagate_product = make_products(real, lane_bytes)
     zero, needs_z = real(0), find_activation(activation).needs_z
 
     @kernel
-    def backward(gemm, l, sizes, theta, gradient, work, m):
+    def layer_gradient(gemm, l, sizes, gradient, work, m):
         n_in, n = sizes[l - 1], sizes[l]
         at, start = _theta_before(sizes, l), _units_before(sizes, l) * m
         before = start - m * n_in  # of layer l − 1
@@ -141,15 +147,27 @@ def _make_backward(real: Real, activation: str, has_dropout: bool, lane_bytes: i
             for j in range(n):
                 nabla_b[j] += row[j]  # BP3
         weight_gradient(gemm, delta, a_in, nabla_w, m, n_in, n)  # BP4
-        if l > 1:
-            below, a = part(work.delta, before, m * n_in), part(work.a, before, m * n_in)
-            propagate(gemm, delta, part(theta, at, n * n_in), below, m, n_in, n)  # BP2 …
-            z = part(work.z, before, m * n_in) if needs_z else a
-            for i in range(m * n_in):
-                below[i] *= prime(a[i], z[i])  # … ⊙ σ′
-            if has_dropout:
-                keep = part(work.keep, before, m * n_in)
-                for i in range(m * n_in):
-                    below[i] *= keep[i]
 
-    return backward
+    @kernel
+    def propagate(gemm, l, sizes, theta, work, m):
+        n_in, n = sizes[l - 1], sizes[l]
+        at, start = _theta_before(sizes, l), _units_before(sizes, l) * m
+        before = start - m * n_in
+        delta, below = part(work.delta, start, m * n), part(work.delta, before, m * n_in)
+        a = part(work.a, before, m * n_in)
+        propagate_product(gemm, delta, part(theta, at, n * n_in), below, m, n_in, n)  # BP2 …
+        z = part(work.z, before, m * n_in) if needs_z else a
+        for i in range(m * n_in):
+            below[i] *= prime(a[i], z[i])  # … ⊙ σ′
+        if has_dropout:
+            keep = part(work.keep, before, m * n_in)
+            for i in range(m * n_in):
+                below[i] *= keep[i]
+
+    @kernel
+    def backward(gemm, l, sizes, theta, gradient, work, m):
+        layer_gradient(gemm, l, sizes, gradient, work, m)
+        if l > 1:
+            propagate(gemm, l, sizes, theta, work, m)
+
+    return backward, layer_gradient, propagate

@@ -46,6 +46,9 @@ DESCRIPTOR = np.dtype(
             # (steps, COUNT) of the update; only the gradient of one, for other reductions.
             "numbers", "file_numbers", "n_numbers", "batch_size", "epoch", "first_step", "steps",
             "constants", "wants_stop", "wants_save", "is_gradient_only",
+            # The last `layered` shards are computed layer by layer, in as many buffers, and
+            # `progress` is the address of a counter of layers: see `parallel.overlap`.
+            "layered", "progress",
             # How far it has come: `costs` and `correct` (steps,) float64 of the steps made, the
             # totals of the last one, and the time in ns.
             "phase", "step", "costs", "correct", "applied", "stop", "save",

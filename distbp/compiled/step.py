@@ -21,7 +21,7 @@ from numba import cfunc, from_dtype, types
 from numba.extending import intrinsic
 
 from distbp.compiled.arrays import Table, Work
-from distbp.compiled.atomics import arrive, clock_ns, have_arrived
+from distbp.compiled.atomics import arrive, clock_ns, have_arrived, store_release
 from distbp.compiled.backprop import make_passes
 from distbp.compiled.choice import Choice
 from distbp.compiled.descriptor import (
@@ -149,11 +149,11 @@ def _make_compute(choice: Choice) -> Scalar:
         real, x_dtype, np.dtype(choice.y_dtype), choice.targets, choice.is_shifted,
         choice.is_scaled, choice.has_weights,
     )  # fmt: skip
-    forward, output_layer, backward = make_passes(
+    forward, output_layer, backward, layer_gradient, propagate = make_passes(
         real, choice.activation, choice.output, choice.cost, choice.task, choice.has_units,
         choice.has_weights, has_dropout, choice.lane_bytes,
     )  # fmt: skip
-    draw, add, zero = make_draw(real), make_add(real), real(0)
+    draw, add, zero, itemsize = make_draw(real), make_add(real), real(0), real(0).itemsize
 
     @inlined
     def table_of(d, sizes):
@@ -170,22 +170,29 @@ def _make_compute(choice: Choice) -> Scalar:
         )
 
     @inlined
-    def work_of(d, sizes):
+    def work_of(d, sizes, k):
+        """Return the k-th buffers of a shard."""
         rows, units = d.rows, 0
         for l in range(1, sizes.size):
             units += sizes[l]
         n_out = sizes[sizes.size - 1]
+        skipped = k * rows * itemsize
         return Work(
-            vector_at(d.work_x, rows * sizes[0], real),
-            vector_at(d.work_y, rows * n_out, real),
-            vector_at(d.work_labels, rows, np.int64),
-            vector_at(d.work_weights, rows, real),
-            vector_at(d.work_z, rows * units, real),
-            vector_at(d.work_a, rows * units, real),
-            vector_at(d.work_delta, rows * units, real),
-            vector_at(d.work_fed, rows * (units - n_out), real),
-            vector_at(d.work_keep, rows * (units - n_out), real),
+            vector_at(d.work_x + skipped * sizes[0], rows * sizes[0], real),
+            vector_at(d.work_y + skipped * n_out, rows * n_out, real),
+            vector_at(d.work_labels + 8 * k * rows, rows, np.int64),
+            vector_at(d.work_weights + skipped, rows, real),
+            vector_at(d.work_z + skipped * units, rows * units, real),
+            vector_at(d.work_a + skipped * units, rows * units, real),
+            vector_at(d.work_delta + skipped * units, rows * units, real),
+            vector_at(d.work_fed + skipped * (units - n_out), rows * (units - n_out), real),
+            vector_at(d.work_keep + skipped * (units - n_out), rows * (units - n_out), real),
         )
+
+    @inlined
+    def theta_at(d):
+        """Return the address of the current θ."""
+        return vector_at(d.versions, 2 * d.arrays, np.int64)[d.version * d.arrays]
 
     @kernel
     def runs_at(d, m):
@@ -197,10 +204,10 @@ def _make_compute(choice: Choice) -> Scalar:
         return d.runs + 8 * (at + 1)
 
     @kernel
-    def shard_gradient(d, sizes, shard, start, m, slot):
-        table, work = table_of(d, sizes), work_of(d, sizes)
-        theta = vector_at(vector_at(d.versions, 2 * d.arrays, np.int64)[d.version * d.arrays],
-                          d.n_theta, real)  # fmt: skip
+    def shard_forward(d, sizes, shard, start, m, slot, k):
+        """Compute a shard's activations, δ^L and scores in the k-th buffers; return the time."""
+        table, work = table_of(d, sizes), work_of(d, sizes, k)
+        theta = vector_at(theta_at(d), d.n_theta, real)
         numbers = vector_at(d.numbers + 8 * start, m, np.int64)
         began = clock_ns(d.timespec) if d.spans != 0 else 0
         load_rows(table, numbers, vector_at(d.file_numbers + 8 * start, m, np.int64), m, sizes,
@@ -214,12 +221,66 @@ def _make_compute(choice: Choice) -> Scalar:
         forward(d.gemm, sizes, runs, theta, work, m)
         fed = clock_ns(d.timespec) if d.spans != 0 else 0
         cost, correct = output_layer(sizes, vector_at(d.units, 1, np.float64), work, m)
-        for l in range(d.layers, 0, -1):
-            backward(d.gemm, l, sizes, theta, slot, work, m)
         slot[d.n_theta + COST], slot[d.n_theta + CORRECT] = cost, correct
         _add_span(d, ROWS, began, loaded)
         _add_span(d, FORWARD, loaded, fed)
+        return loaded
+
+    @kernel
+    def shard_gradient(d, sizes, shard, start, m, slot):
+        loaded = shard_forward(d, sizes, shard, start, m, slot, 0)
+        work, theta = work_of(d, sizes, 0), vector_at(theta_at(d), d.n_theta, real)
+        for l in range(d.layers, 0, -1):
+            backward(d.gemm, l, sizes, theta, slot, work, m)
         _add_span(d, BACKPROP, loaded, clock_ns(d.timespec) if d.spans != 0 else 0)
+
+    @kernel
+    def write_requests(d, i, slot):
+        # They are sums over ranks: each rank counts once, with its first shard and step.
+        is_first = i == 0 and d.step == 0
+        slot[d.n_theta + STOP_REQUESTS] = d.wants_stop if is_first else 0
+        slot[d.n_theta + SAVE_REQUESTS] = d.wants_save if is_first else 0
+
+    @kernel
+    def accumulate(d, slots, place, count, at, n):
+        """Add up n numbers from `at` on of what a shard completes."""
+        for top in range(place, place - count, -1):
+            below = part(slots, (top - 1) * d.stride + at, n)
+            add(below, part(slots, top * d.stride + at, n), below, n)
+
+    @kernel
+    def compute_layers(d, sizes, schedule, slots, first, rows):
+        """Compute the last `layered` shards: forward all of them, then layer by layer."""
+        theta, alone = vector_at(theta_at(d), d.n_theta, real), d.tasks - d.layered
+        at = d.n_theta
+        began = clock_ns(d.timespec) if d.spans != 0 else 0
+        for i in range(alone, d.tasks):
+            shard, place, count = schedule[3 * i], schedule[3 * i + 1], schedule[3 * i + 2]
+            start, stop = rows * shard // d.shards, rows * (shard + 1) // d.shards
+            slot = part(slots, place * d.stride, d.width)
+            slot[d.n_theta + COST], slot[d.n_theta + CORRECT] = zero, zero
+            if start < stop:
+                shard_forward(d, sizes, shard, first + start, stop - start, slot, i - alone)
+            write_requests(d, i, slot)
+            accumulate(d, slots, place, count, at, d.width - at)
+        for l in range(d.layers, 0, -1):
+            n = sizes[l] * (sizes[l - 1] + 1)
+            at -= n
+            for i in range(alone, d.tasks):
+                shard, place, count = schedule[3 * i], schedule[3 * i + 1], schedule[3 * i + 2]
+                m = rows * (shard + 1) // d.shards - rows * shard // d.shards
+                slot = part(slots, place * d.stride, d.width)
+                if m == 0:
+                    for j in range(at, at + n):
+                        slot[j] = zero
+                else:
+                    work = work_of(d, sizes, i - alone)
+                    if l < d.layers:
+                        propagate(d.gemm, l + 1, sizes, theta, work, m)
+                    layer_gradient(d.gemm, l, sizes, slot, work, m)
+                accumulate(d, slots, place, count, at, n)
+            store_release(d.progress, d.layers - l + 1)
+        _add_span(d, BACKPROP, began, clock_ns(d.timespec) if d.spans != 0 else 0)
 
     @kernel
     def compute(d):
@@ -228,7 +289,7 @@ def _make_compute(choice: Choice) -> Scalar:
         slots = vector_at(d.slots, d.stride << 20, real)
         first = d.step * d.batch_size
         rows = min(d.batch_size, d.n_numbers - first)
-        for i in range(d.tasks):
+        for i in range(d.tasks - d.layered):
             shard, place, count = schedule[3 * i], schedule[3 * i + 1], schedule[3 * i + 2]
             start, stop = rows * shard // d.shards, rows * (shard + 1) // d.shards
             slot = part(slots, place * d.stride, d.width)
@@ -237,13 +298,10 @@ def _make_compute(choice: Choice) -> Scalar:
                     slot[j] = zero
             else:
                 shard_gradient(d, sizes, shard, first + start, stop - start, slot)
-            # They are sums over ranks: each rank counts once, with its first shard and step.
-            is_first = i == 0 and d.step == 0
-            slot[d.n_theta + STOP_REQUESTS] = d.wants_stop if is_first else 0
-            slot[d.n_theta + SAVE_REQUESTS] = d.wants_save if is_first else 0
-            for top in range(place, place - count, -1):
-                below = part(slots, (top - 1) * d.stride, d.width)
-                add(below, part(slots, top * d.stride, d.width), below, d.width)
+            write_requests(d, i, slot)
+            accumulate(d, slots, place, count, 0, d.width)
+        if d.progress != 0:
+            compute_layers(d, sizes, schedule, slots, first, rows)
 
     return compute
 

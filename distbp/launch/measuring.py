@@ -11,8 +11,8 @@ from statistics import median
 import numpy as np
 
 from distbp.parallel.comm import Group
-from distbp.parallel.internode import make_exchanges, run_exchanges
-from distbp.parallel.reduction_plan import plan_exchanges
+from distbp.parallel.internode import ExchangeQueue, Peers, make_exchanges
+from distbp.parallel.reduction_plan import plan_reduction
 
 _MEASUREMENT_S = 0.2  # duration of a measurement
 _MEASUREMENT_RUNS = 7  # of which the median counts
@@ -33,13 +33,12 @@ def measure_network(comm: Group, size: int, dtype: str) -> tuple[float, float]:
     size : int
     dtype : str
     """
-    nodes = comm.size
-    trees, seconds = [[(node, node + 1)] for node in range(nodes)], []
+    nodes, seconds = comm.size, []
     for count in (nodes, size):
         own, total = np.zeros(count, dtype), np.zeros(count, dtype)
-        plans = plan_exchanges(trees, (0, nodes), count, total.itemsize, comm.rank)
-        exchanges = make_exchanges(plans, comm, [own], total)
-        seconds.append(median_seconds(partial(run_exchanges, exchanges), _EXCHANGE_CALLS))
+        plan = plan_reduction(count, 0, nodes, [1] * nodes, comm.rank, total.itemsize)
+        queue = ExchangeQueue(make_exchanges(plan, Peers(comm, comm), [own], total))
+        seconds.append(median_seconds(partial(queue.finish, lambda _: None), _EXCHANGE_CALLS))
     sent = 2 * (nodes - 1) / nodes * total.nbytes
     latency = seconds[0] / (2 * np.ceil(np.log2(nodes)))
     return float(latency), float(sent / max(seconds[1] - seconds[0], 1e-9))

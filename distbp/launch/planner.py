@@ -6,7 +6,7 @@
     compute   shards of the busiest rank · time of backprop for a shard
     sum       parameters that a rank adds up and updates · time for each
     wait      barriers within a node, and the fixed cost of a step
-    network   messages · latency + bytes that a node sends / bandwidth
+    network   messages · latency + bytes that a node sends / bandwidth, less what backprop hides
 
 With M nodes, each sends (M − 1) / M of θ for every partial sum that it has, and as much again
 for its part of the complete sum (see `parallel.reduction`). Other programs on these nodes, and
@@ -28,6 +28,7 @@ from distbp.network.network import DTYPES
 from distbp.network.parameters import theta_size
 from distbp.options import check_option, flag, option, parse_sizes
 from distbp.parallel import host
+from distbp.parallel.overlap import hidden_seconds
 from distbp.parallel.rank_errors import collective_errors
 from distbp.parallel.reduction_plan import count_slices
 from distbp.parallel.shards import check_shards, default_shards, rank_shards, subtrees
@@ -107,6 +108,7 @@ class PlanRequest:
 
 _MIN_GAIN_PER_RANK = 0.5  # parallel efficiency from which ranks are considered worthwhile
 _BARRIER_CALLS = 2000  # in a run: a single barrier is too short to measure
+_HIDDEN = 0.7  # of what the exchange could hide behind backprop: MPI takes time of the same core
 
 
 @dataclass(frozen=True)
@@ -175,7 +177,7 @@ def plan_report(request: PlanRequest, comm: Topology) -> list[str]:
     )  # fmt: skip
     parameters, itemsize = theta_size(sizes), np.dtype(request.dtype).itemsize
     steps = [
-        predict_step(costs, parameters, itemsize, shards, ranks, per_node)
+        predict_step(costs, parameters, itemsize, shards, ranks, per_node, sizes)
         for ranks in _rank_counts(request.up_to)
     ]
     source = "measured" if comm.nodes > 1 else "assumed"
@@ -215,7 +217,13 @@ def _backprop_flops(sizes: Sequence[int], rows: int) -> float:
 
 
 def predict_step(
-    costs: StepCosts, parameters: int, itemsize: int, shards: int, ranks: int, ranks_a_node: int
+    costs: StepCosts,
+    parameters: int,
+    itemsize: int,
+    shards: int,
+    ranks: int,
+    ranks_a_node: int,
+    sizes: Sequence[int] = (),
 ) -> StepPrediction:
     """Predict a step on `ranks` ranks, `ranks_a_node` on each node but the last.
 
@@ -225,6 +233,8 @@ def predict_step(
     parameters, itemsize : int
         The size of θ, and the bytes of one of its numbers.
     shards, ranks, ranks_a_node : int
+    sizes : sequence of int
+        Of the layers; without them the exchange is assumed to begin after backprop.
     """
     runs = [rank_shards(shards, ranks, rank) for rank in range(ranks)]
     firsts = range(0, ranks, ranks_a_node)
@@ -248,6 +258,7 @@ def predict_step(
         messages = (max(trees) + 1) * np.ceil(np.log2(nodes))
         between = max(sum(trees) - 1, 0) * parameters / slices / nodes * costs.add
         network = messages * costs.latency + (max(trees) + 1) * sent / costs.bandwidth + between
+        network -= _HIDDEN * hidden_seconds(sizes, itemsize, busiest * costs.shard, float(network))
     return StepPrediction(
         ranks, nodes,
         compute=busiest * costs.shard,

@@ -225,28 +225,40 @@ class Network:
         -------
         nabla_b, nabla_w : lists of arrays, shaped like `biases` and `weights`
         """
-        nabla_b, nabla_w = out or layer_views(np.empty_like(self.theta), self.sizes)
+        nabla = out or layer_views(np.empty_like(self.theta), self.sizes)
+        x = self._rows(x, self.sizes[0], "x")
+        work = work or self.workspace(len(x))
+        self.start_backprop(x, y, work, weights)
+        for l in reversed(range(len(self.weights))):
+            self.backprop_layer(l, x, nabla, work)
+        return nabla
+
+    def start_backprop(
+        self, x: np.ndarray, y: np.ndarray, work: Workspace, weights: np.ndarray | None = None
+    ) -> None:
+        """Compute all activations and δ^L, for `backprop_layer` to continue; see `backprop`."""
         x, y = self._rows(x, self.sizes[0], "x"), self._rows(y, self.sizes[-1], "y")
         if len(x) != len(y):
             raise ConfigError(f"y has {len(y)} rows; expected {len(x)}, as many as x.")
-        work = work or self.workspace(len(x))
         a_out = self._feedforward(x, work)
-        l = len(self.weights) - 1
-        delta = self.cost.delta(a_out, y, work.delta[l], work.spare[l])  # BP1
+        delta = self.cost.delta(a_out, y, work.delta[-1], work.spare[-1])  # BP1
         if weights is not None:
             np.multiply(delta, weights, out=delta)
-        while True:
-            a_in = work.fed[l - 1] if l else x
-            np.add.reduce(delta, axis=0, out=nabla_b[l])  # BP3
-            np.matmul(delta.T, a_in, out=nabla_w[l])  # BP4
-            if l == 0:
-                return nabla_b, nabla_w
-            l -= 1
-            delta = np.matmul(delta, self.weights[l + 1], out=work.delta[l])  # BP2 …
+
+    def backprop_layer(
+        self, l: int, x: np.ndarray, nabla: tuple[Layers, Layers], work: Workspace
+    ) -> None:
+        """Fill the gradient of layer `l` (from 0), after that of the layer above it."""
+        nabla_b, nabla_w = nabla
+        if l + 1 < len(self.weights):
+            delta = np.matmul(work.delta[l + 1], self.weights[l + 1], out=work.delta[l])  # BP2 …
             prime = self.sigma.prime(work.a[l], work.spare[l], work.z[l])
             np.multiply(delta, prime, out=delta)  # … ⊙ σ′
             if work.keep:
                 np.multiply(delta, work.keep[l], out=delta)
+        delta = work.delta[l]
+        np.add.reduce(delta, axis=0, out=nabla_b[l])  # BP3
+        np.matmul(delta.T, work.fed[l - 1] if l else x, out=nabla_w[l])  # BP4
 
     def _rows(self, array: np.ndarray, width: int, name: str) -> np.ndarray:
         """Return `array` in the network's dtype, or raise ConfigError unless it is (m, width)."""

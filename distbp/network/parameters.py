@@ -37,6 +37,12 @@ def layer_views(vector: np.ndarray, sizes: Sequence[int]) -> tuple[Layers, Layer
     return biases, weights
 
 
+def layer_runs(sizes: Sequence[int]) -> list[tuple[int, int]]:
+    """Return the interval [start, stop) of θ of each layer, weights and biases, in order."""
+    stops = [theta_size(sizes[: l + 1]) for l in range(len(sizes))]
+    return list(pairwise(stops))
+
+
 def weight_runs(sizes: Sequence[int]) -> list[tuple[int, int]]:
     """Return the intervals [start, stop) of θ that are weights, in order."""
     runs, start = [], 0

@@ -45,6 +45,10 @@ one of them that owns this part; it completes the sum, and sends the result to a
 shards of each of M nodes form one subtree, a node sends 2 (M − 1) / M times the size of θ per
 step, the least that any algorithm can send.
 
+The exchange is in parts, layer by layer from the output. Where it gains time, that of a layer
+begins when all ranks of the node have its gradient, while the layers below are still being
+computed, and θ is updated part by part as the sums arrive (see `overlap`).
+
 Failures
 ========
 A `DistbpError` of one rank is raised on all, and any other exception on one of several ranks
@@ -75,6 +79,7 @@ shared_array    arrays in shared memory
 step_totals     what is summed along with the gradient
 reduction_plan  who adds what, as a value
 internode       how nodes complete a sum together
+overlap         the exchange while the gradient is being computed
 reduction       from gradients to new parameters
 watchdog        detects and kills hung ranks
 """

@@ -66,7 +66,7 @@ class Barrier:
         self._own = rank * COUNTER_STRIDE
         self._others = [other * COUNTER_STRIDE for other in range(len(pids)) if other != rank]
         self.spins = _SPINS if cores >= len(pids) else 0
-        self._fence = None if platform.machine() in _STRONGLY_ORDERED else _memory_fence
+        self._fence = None if platform.machine() in _STRONGLY_ORDERED else memory_fence
         self._deaths = select.poll()
         self._pidfds = [_open_pidfd(pid) for pid in pids if pid not in (0, os.getpid())]
         for pidfd in self._pidfds:
@@ -178,7 +178,7 @@ def _open_pidfd(pid: int) -> int | None:
         return None
 
 
-def _memory_fence(lock: Any = threading.Lock()) -> None:  # noqa: B008 (one for all calls)
+def memory_fence(lock: Any = threading.Lock()) -> None:  # noqa: B008 (one for all calls)
     """Order all loads and stores before the call before all those after it.
 
     Python has no fence, but taking a lock is an acquire, and freeing it a release: what is

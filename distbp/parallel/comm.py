@@ -50,6 +50,10 @@ class Group:
         self.calls += 1
         return self._comm
 
+    def allows_threads(self) -> bool:
+        """Return whether threads may send messages, one at a time."""
+        return mpi.allows_threads()
+
     # Collectives that return when they are complete.
 
     def barrier(self) -> None:

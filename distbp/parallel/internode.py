@@ -1,16 +1,19 @@
 """How nodes that hold parts of a sum complete it: the only messages of a step.
 
 An `ExchangePlan` says who sends which partial sums where; an `Exchange` is that plan bound
-to arrays and to the ranks that own the same slice, one per node. The additions of a plan,
-which are pairs of positions, are bound to arrays by `bind_additions`.
+to arrays and to the ranks that own the same slice, one per node. An `ExchangeQueue` runs the
+exchanges of a slice so that they overlap: the results of one travel with the sums of the next,
+and they can begin one after the other, as the gradient of their layers is complete. The
+additions of a plan, which are pairs of positions, are bound to arrays by `bind_additions`.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from time import perf_counter
 
 import numpy as np
 
 from distbp.parallel.comm import Group
-from distbp.parallel.reduction_plan import ExchangePlan
+from distbp.parallel.reduction_plan import ExchangePlan, ReductionPlan
 from distbp.parallel.shards import Addition
 
 BoundAddition = tuple[np.ndarray, np.ndarray, np.ndarray]  # (one operand, the other, result)
@@ -18,6 +21,25 @@ BoundAddition = tuple[np.ndarray, np.ndarray, np.ndarray]  # (one operand, the o
 _AlltoallvArguments = tuple[
     np.ndarray, tuple[np.ndarray, np.ndarray], np.ndarray, tuple[np.ndarray, np.ndarray]
 ]
+ALL_LAYERS = 1 << 30  # more than a network has
+# MPI may look at its sockets in one call of several only: Open MPI does in every 8th.
+_TESTS = 8
+
+
+class Peers:
+    """The ranks that own the same slice, in the order of their nodes.
+
+    Two groups of the same ranks: the messages of one and the other may be started in any order,
+    those of each in the order of the exchanges.
+
+    Attributes
+    ----------
+    sums, results : Group
+        For partial sums, and for what they add up to.
+    """
+
+    def __init__(self, sums: Group, results: Group) -> None:
+        self.sums, self.results = sums, results
 
 
 class Exchange:
@@ -26,18 +48,34 @@ class Exchange:
     Parameters
     ----------
     plan : ExchangePlan
-    peers : Group
-        The ranks that own the slice, in the order of their nodes.
+    peers : Peers
     sums : list of (width,) arrays
         This peer's partial sums of the part.
     total : (width,) array
         Receives the sum.
+    additions : sequence of BoundAddition
+        Those of the node, which come first.
     """
 
     def __init__(
-        self, plan: ExchangePlan, peers: Group, sums: list[np.ndarray], total: np.ndarray
+        self,
+        plan: ExchangePlan,
+        peers: Peers,
+        sums: list[np.ndarray],
+        total: np.ndarray,
+        additions: Sequence[BoundAddition] = (),
     ) -> None:
-        self._peers, self._total = peers, total
+        self.depth = plan.depth
+        self._peers, self._total, self._node_additions = peers, total, additions
+        self._is_direct = plan.is_direct
+        if self._is_direct:
+            other, size = np.empty_like(total), len(total)
+            counts, places = np.array([size, size]), np.array([0, 0])
+            counts[plan.peer] = 0
+            self._messages = [(sums[0], (counts, places), other, (counts, places))]
+            operands = [sums[0], other] if plan.peer == 0 else [other, sums[0]]
+            self._additions = list(bind_additions(plan.additions, operands, [total]))
+            return
         self._share = total[slice(*plan.share)]
         self._share_sizes = np.array(plan.share_sizes)
         # This peer's share of all partial sums, from left to right in the tree.
@@ -56,40 +94,103 @@ class Exchange:
 
     def start(self) -> None:
         """Begin to send the partial sums to those who complete them."""
-        self._requests = [self._peers.start_alltoallv(*message) for message in self._messages]
+        add_all(self._node_additions)
+        self._requests = [self._peers.sums.start_alltoallv(*message) for message in self._messages]
 
     def add(self) -> None:
-        """Add up this peer's share, and begin to send it to all."""
-        for request in self._requests:
-            request.Wait()
+        """Add up this peer's share, once it is there, and begin to send it to all."""
+        self.wait()
         add_all(self._additions)
+        if self._is_direct:
+            self._requests = []
+            return
         np.copyto(self._share, self._received[0])
-        self._requests = [self._peers.start_allgatherv(self._total, self._share_sizes)]
+        self._requests = [self._peers.results.start_allgatherv(self._total, self._share_sizes)]
 
-    def end(self) -> None:
-        """Wait for all shares."""
+    def is_complete(self) -> bool:
+        """Return whether what was begun last has arrived, without waiting for it."""
+        return all(request.Test() for request in self._requests)
+
+    def wait(self) -> None:
+        """Wait for what was begun last."""
         for request in self._requests:
             request.Wait()
+
+
+class ExchangeQueue:
+    """Runs the exchanges of a slice, which begin, are added up and end in their order.
+
+    Its methods are called by one thread at a time.
+
+    Parameters
+    ----------
+    exchanges : sequence of Exchange
+    """
+
+    def __init__(self, exchanges: Sequence[Exchange]) -> None:
+        self._exchanges = exchanges
+        self._started = self._added = self._ended = 0
+
+    @property
+    def is_complete(self) -> bool:
+        """Return whether all exchanges have ended."""
+        return self._ended == len(self._exchanges)
+
+    def advance(self, depth: int) -> None:
+        """Do what can be done without waiting, `depth` layers of the gradient being complete."""
+        exchanges = self._exchanges
+        for _ in range(_TESTS):
+            while self._started < len(exchanges) and exchanges[self._started].depth <= depth:
+                exchanges[self._started].start()
+                self._started += 1
+            while self._added < self._started and exchanges[self._added].is_complete():
+                exchanges[self._added].add()
+                self._added += 1
+            while self._ended < self._added and exchanges[self._ended].is_complete():
+                self._ended += 1
+
+    def finish(self, on_end: Callable[[int], None]) -> float:
+        """Run all exchanges to their end, and get ready for those of the next step.
+
+        Calls `on_end` with the number of each that has ended, while others go on, and returns
+        the seconds spent otherwise.
+        """
+        began, called_s, reported = perf_counter(), 0.0, 0
+        while reported < len(self._exchanges):
+            self.advance(ALL_LAYERS)
+            if reported < self._ended:
+                called = perf_counter()
+                on_end(reported)
+                called_s += perf_counter() - called
+                reported += 1
+            else:  # while MPI waits for one of them, it makes progress with all
+                is_added = self._added == self._started
+                self._exchanges[self._ended if is_added else self._added].wait()
+        self._started = self._added = self._ended = 0
+        return perf_counter() - began - called_s
 
 
 def make_exchanges(
-    plans: Sequence[ExchangePlan], peers: Group, sums: Sequence[np.ndarray], total: np.ndarray
+    plan: ReductionPlan, peers: Peers, partials: Sequence[np.ndarray], total: np.ndarray
 ) -> list[Exchange]:
-    """Return the exchanges that complete a slice, of which this peer has some partial sums."""
-    return [
-        Exchange(plan, peers, [s[slice(*plan.part)] for s in sums], total[slice(*plan.part)])
-        for plan in plans
-    ]
+    """Return the exchanges that complete the owned slice.
 
-
-def run_exchanges(exchanges: Sequence[Exchange]) -> None:
-    """Run exchanges that overlap: the results of one travel with the sums of the next."""
-    for exchange in exchanges:
-        exchange.start()
-    for exchange in exchanges:
-        exchange.add()
-    for exchange in exchanges:
-        exchange.end()
+    Parameters
+    ----------
+    plan : ReductionPlan
+    peers : Peers
+    partials : sequence of (n,) arrays
+        The slice of the partial sums of this node's ranks.
+    total : (n,) array
+        Receives the sum.
+    """
+    exchanges = []
+    for one in plan.exchanges:
+        parts = [partial[slice(*one.part)] for partial in partials]
+        additions = list(bind_additions(plan.node_additions, parts))
+        sums = [parts[i] for i in plan.node_sums]
+        exchanges.append(Exchange(one, peers, sums, total[slice(*one.part)], additions))
+    return exchanges
 
 
 def bind_additions(

@@ -56,6 +56,12 @@ def is_running() -> bool:
     return module is not None and module.Is_initialized() and not module.Is_finalized()
 
 
+def allows_threads() -> bool:
+    """Return whether threads may call MPI, one at a time; it is initialized."""
+    module = init()
+    return bool(module.Query_thread() >= module.THREAD_SERIALIZED)
+
+
 def allgather_text(text: str) -> list[str]:
     """Return the text of every rank in order, on all of them; collective.
 

@@ -9,7 +9,8 @@ behind the gradient (`step_totals`) are summed along with it.
                         ranks. θ, the optimizer state and the partial sums exist once per
                         node, in memory that its ranks share; each rank adds up and updates
                         its own slice, and nothing is sent. Over several nodes the ranks that
-                        own the same slice exchange it (`internode`).
+                        own the same slice exchange it (`internode`), layer by layer while the
+                        gradient is still being computed where that is faster (`overlap`).
     AllreduceReduction  the textbook: one sum over all ranks, in an order that MPI chooses.
 
 `REDUCTIONS` makes them by name: `node` is the ordered one, `tree` the same as if each rank
@@ -27,19 +28,20 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from distbp.errors import DistbpError
-from distbp.network.parameters import THETA_BLOCK
+from distbp.network.parameters import THETA_BLOCK, layer_runs
 from distbp.network.update import UPDATE_CHUNK, Update, is_finite
-from distbp.parallel.comm import Group
+from distbp.parallel.barrier import COUNTER_STRIDE
 from distbp.parallel.internode import (
     BoundAddition,
-    Exchange,
+    ExchangeQueue,
+    Peers,
     add_all,
     bind_additions,
     make_exchanges,
-    run_exchanges,
 )
+from distbp.parallel.overlap import LayerProgress, Overlap
 from distbp.parallel.reduction_plan import ReductionPlan, plan_reduction
-from distbp.parallel.shards import Interval
+from distbp.parallel.shards import Addition, Interval
 from distbp.parallel.shared_array import SharedArray
 from distbp.parallel.step_totals import STATS_WIDTH, StepTotals
 from distbp.parallel.topology import Topology
@@ -77,24 +79,44 @@ class GradientReduction(ABC):
         Whether this rank represents a copy of θ: the first of those that share one.
     wait_s : float
         Seconds of the last step spent waiting for other ranks, or for their messages.
+    overlap : Overlap or None
+        Where the exchange of some layers can begin before the whole gradient is computed: then
+        each step calls `overlap.begin` before the first shard.
     """
 
     is_exact: bool
     wait_s = 0.0
+    overlap: Overlap | None = None
 
     def __init__(self, plan: ReductionPlan, update: Update, slots: np.ndarray) -> None:
         self.plan, self.update, self.slots = plan, update, slots
         self.has_replica = True
         self.schedule = [(task.shard, task.slot) for task in plan.schedule]
         self.stats = [slot[plan.size :] for slot in slots]
-        self._additions: list[list[BoundAddition]] = [
-            [(slots[top - 1], slots[top], slots[top - 1]) for top in range(slot, slot - count, -1)]
-            for _, slot, count in plan.schedule
+        self._additions = self._bind_schedule((0, plan.width))
+        runs = [*layer_runs(update.network.sizes), (plan.size, plan.width)]
+        self._part_additions = [self._bind_schedule(run) for run in runs]
+
+    def _bind_schedule(self, part: Interval) -> list[list[BoundAddition]]:
+        """Return, for each shard of the schedule, the additions of a part of the slots."""
+        rows = [slot[slice(*part)] for slot in self.slots]
+        return [
+            [(rows[top - 1], rows[top], rows[top - 1]) for top in range(slot, slot - count, -1)]
+            for _, slot, count in self.plan.schedule
         ]
 
     def accumulate(self, i: int) -> None:
         """Add up what the i-th shard of the schedule, just written, completes."""
         add_all(self._additions[i])
+
+    def accumulate_layer(self, i: int, l: int) -> None:
+        """Do so for layer `l` (from 0) only; -1 stands for the statistics."""
+        add_all(self._part_additions[l][i])
+
+    @property
+    def hidden(self) -> float | None:
+        """Return the fraction of the exchange between nodes that was hidden behind backprop."""
+        return self.overlap.hidden if self.overlap is not None else None
 
     def _timed_wait(self, wait: Callable[..., None], *arguments: Any) -> None:
         """Call what waits for other ranks, and record how long it takes."""
@@ -198,8 +220,10 @@ class OrderedReduction(GradientReduction):
     buffers : NodeBuffers
     barrier : function
         Returns when all ranks of the node have called it.
-    peers : Group, optional
+    peers : Peers, optional
         The owners of this slice on all nodes, where the plan has exchanges.
+    make_overlap : function, optional
+        Makes the `Overlap` of a queue of exchanges.
 
     Attributes
     ----------
@@ -214,7 +238,8 @@ class OrderedReduction(GradientReduction):
         update: Update,
         buffers: NodeBuffers,
         barrier: Callable[[], None],
-        peers: Group | None,
+        peers: Peers | None,
+        make_overlap: Callable[[ExchangeQueue], Overlap] | None = None,
     ) -> None:
         super().__init__(plan, update, buffers.slots[slice(*plan.slots)])
         self.has_replica = plan.node_rank == 0
@@ -223,38 +248,47 @@ class OrderedReduction(GradientReduction):
         self._flag = STATS_WIDTH + plan.node_rank
         update.move(buffers.versions, plan.owned_theta, buffers.squares)
         partials = [buffers.slots[slot, slice(*plan.owned)] for slot in plan.node_partials]
-        self._exchanges, total = _bind_sum(plan, partials, peers, update.network.dtype)
+        total = np.empty(plan.owned[1] - plan.owned[0], update.network.dtype)
+        exchanges = make_exchanges(plan, peers, partials, total) if peers is not None else []
+        if not exchanges and plan.node_sums:  # a node without shards has no sum
+            total = partials[plan.node_sums[0]]
+        queue = ExchangeQueue(exchanges)
+        self.overlap = make_overlap(queue) if make_overlap is not None else None
+        self._queue = self.overlap or (queue if exchanges else None)
         # Without a norm or a message in between, additions and update of a chunk follow each
         # other: its sums stay in the cache, and no other rank's memory is written.
-        self._is_one_pass = not self._exchanges and update.clip_norm is None
+        self._is_one_pass = not exchanges and update.clip_norm is None
         self._gradient = total[: plan.owned_theta[1] - plan.owned_theta[0]]
-        self._chunks = list(_bind_chunks(plan, partials, self._gradient, update.chunks,
+        additions = () if exchanges else plan.node_additions  # else the exchanges make them
+        self._chunks = list(_bind_chunks(plan, additions, partials, self._gradient, update.chunks,
                                          self._is_one_pass))  # fmt: skip
         stats = [one[len(self._gradient) :] for one in partials]
-        self._stats_additions = list(bind_additions(plan.node_additions, stats))
+        self._stats_additions = list(bind_additions(additions, stats))
+        self._chunks_of = _chunks_by_exchange(plan, update.chunks)
         self._owns_stats = plan.owns_statistics
         self._stats_copy = buffers.flags[:STATS_WIDTH], total[-STATS_WIDTH:]
         self._barrier()
 
     def reduce_and_update(self, rows: int, learning_rate: float) -> StepTotals:
-        update, self.wait_s = self.update, 0.0
+        update, self.wait_s, self._is_bad = self.update, 0.0, False
         self._timed_wait(self._barrier)  # for the partial sums of all
         if self._owns_stats:
             add_all(self._stats_additions)
-        if not self._is_one_pass:
+        if update.clip_norm is None:
+            update.begin(rows, learning_rate)
+            if self._queue is not None:
+                self._exchange(self._queue, self._update_chunks)
+        else:
             for additions, _ in self._chunks:
                 add_all(additions)
-            self._timed_wait(run_exchanges, self._exchanges)
-            if update.clip_norm is not None:
-                update.measure_squares(self._gradient)
-                self._timed_wait(self._barrier)  # for the squares of all slices
-        update.begin(rows, learning_rate)
-        is_bad = False
-        for i, (additions, gradient) in enumerate(self._chunks):
-            if self._is_one_pass:
-                add_all(additions)
-            is_bad |= update.apply_chunk(i, gradient)
-        self._flags[self._flag] = is_bad
+            if self._queue is not None:
+                self._exchange(self._queue, lambda _: None)
+            update.measure_squares(self._gradient)
+            self._timed_wait(self._barrier)  # for the squares of all slices
+            update.begin(rows, learning_rate)
+        if self._queue is None or update.clip_norm is not None:
+            self._apply_chunks(range(len(self._chunks)))
+        self._flags[self._flag] = self._is_bad
         if self._owns_stats:
             np.copyto(*self._stats_copy)
         self._timed_wait(self._barrier)  # for all slices of the new θ
@@ -263,22 +297,42 @@ class OrderedReduction(GradientReduction):
         applied = math.isfinite(cost) and not any(are_bad)
         if applied:
             update.store.commit()
+        if self.overlap is not None:
+            self.overlap.end()
         return StepTotals(cost, correct, stop, save, applied)
 
+    def _exchange(self, queue: ExchangeQueue | Overlap, on_end: Callable[[int], None]) -> None:
+        """Complete the exchanges; `on_end`, called after each, does not count as waiting."""
+        self.wait_s += queue.finish(on_end)
 
-def _bind_sum(
-    plan: ReductionPlan, partials: Sequence[np.ndarray], peers: Group | None, dtype: np.dtype
-) -> tuple[list[Exchange], np.ndarray]:
-    """Return the exchanges that complete the owned slice, and the array that it ends in."""
-    sums = [partials[i] for i in plan.node_sums]
-    total = np.empty(plan.owned[1] - plan.owned[0], dtype)
-    if plan.exchanges and peers is not None:
-        return make_exchanges(plan.exchanges, peers, sums, total), total
-    return [], sums[0] if sums else total  # a node without shards has no sum
+    def _update_chunks(self, exchange: int) -> None:
+        """Update the chunks of θ whose gradient is complete with this exchange."""
+        self._apply_chunks(self._chunks_of[exchange])
+
+    def _apply_chunks(self, chunks: Sequence[int]) -> None:
+        for i in chunks:
+            additions, gradient = self._chunks[i]
+            if self._is_one_pass:
+                add_all(additions)
+            self._is_bad |= self.update.apply_chunk(i, gradient)
+
+
+def _chunks_by_exchange(plan: ReductionPlan, chunks: Sequence[slice]) -> list[list[int]]:
+    """Return, for each exchange, which chunks of θ no later exchange has a part of."""
+    found: list[list[int]] = [[] for _ in plan.exchanges]
+    first = plan.owned[0]
+    for i, chunk in enumerate(chunks if plan.exchanges else ()):
+        last = max(
+            j for j, one in enumerate(plan.exchanges)
+            if first + one.part[0] < chunk.stop and first + one.part[1] > chunk.start
+        )  # fmt: skip
+        found[last].append(i)
+    return found
 
 
 def _bind_chunks(
     plan: ReductionPlan,
+    node_additions: Sequence[Addition],
     partials: Sequence[np.ndarray],
     gradient: np.ndarray,
     chunks: Sequence[slice],
@@ -295,15 +349,17 @@ def _bind_chunks(
     for chunk in chunks:
         cut = slice(chunk.start - plan.owned[0], chunk.stop - plan.owned[0])
         results = [scratch[i][: cut.stop - cut.start] for i in buffer_of]
-        additions = bind_additions(plan.node_additions, [one[cut] for one in partials], results)
+        additions = bind_additions(node_additions, [one[cut] for one in partials], results)
         yield list(additions), results[-1] if results else gradient[cut]
 
 
 def _make_plan(
     comm: Topology, shards: int, update: Update, node_sizes: Sequence[int]
 ) -> ReductionPlan:
-    theta = update.network.theta
-    return plan_reduction(theta.size, STATS_WIDTH, shards, node_sizes, comm.rank, theta.itemsize)
+    theta, layers = update.network.theta, layer_runs(update.network.sizes)
+    return plan_reduction(
+        theta.size, STATS_WIDTH, shards, node_sizes, comm.rank, theta.itemsize, layers
+    )
 
 
 def _make_node(comm: Topology, shards: int, update: Update) -> tuple[GradientReduction, str | None]:
@@ -319,9 +375,10 @@ def _make_node(comm: Topology, shards: int, update: Update) -> tuple[GradientRed
         return shared.array
 
     plan = _make_plan(comm, shards, update, comm.node_sizes)
-    peers, barrier = comm.cross_node, comm.node_barrier()
+    barrier = comm.node_barrier()
     try:
         buffers = _allocate_buffers(plan, update, allocate)
+        make_overlap = _overlap_maker(plan, comm, allocate)
     except _NotSharedError as error:  # on all ranks
         return _make_tree(comm, shards, update)[0], (
             f"the ranks of a node cannot share memory ({error}): they send messages instead, as "
@@ -333,14 +390,31 @@ def _make_node(comm: Topology, shards: int, update: Update) -> tuple[GradientRed
             f"the memory that ranks share is not where it is fastest ({reasons[0]}), but in "
             f"the folder for temporary files. Give /dev/shm more room, or choose one by TMPDIR."
         )
-    return OrderedReduction(plan, update, buffers, barrier, peers), warning
+    peers = None
+    if comm.cross_node is not None and comm.cross_node_results is not None:
+        peers = Peers(comm.cross_node, comm.cross_node_results)
+    return OrderedReduction(plan, update, buffers, barrier, peers, make_overlap), warning
+
+
+def _overlap_maker(
+    plan: ReductionPlan, comm: Topology, allocate: _Allocate
+) -> Callable[[ExchangeQueue], Overlap] | None:
+    """Return what makes the overlap of exchanges; None if none can begin early; collective."""
+    if len(plan.depths) < 2:
+        return None
+    shape, is_first = (plan.node_size, COUNTER_STRIDE), plan.node_rank == 0
+    counters = allocate(shape, np.dtype(np.int64), (0, plan.node_size if is_first else 0))
+    progress = LayerProgress(counters, plan.node_rank)
+    has_threads = all(comm.world.allgather(comm.world.allows_threads()))
+    return lambda queue: Overlap(queue, progress, has_threads, comm.world.allgather)
 
 
 def _make_tree(comm: Topology, shards: int, update: Update) -> tuple[GradientReduction, str | None]:
     """Return the ordered sum as if each rank were a node of its own: by messages only."""
     plan = _make_plan(comm, shards, update, [1] * comm.size)
     buffers = _allocate_buffers(plan, update, lambda shape, dtype, _: np.zeros(shape, dtype))
-    return OrderedReduction(plan, update, buffers, lambda: None, comm.world), None
+    peers = Peers(comm.world, comm.world)
+    return OrderedReduction(plan, update, buffers, lambda: None, peers), None
 
 
 def _make_allreduce(

@@ -7,7 +7,8 @@ shards) and of the machine (ranks of each node). It is a frozen value, the same 
     node_partials    the slots that then hold the partial sums of the node's ranks
     owned            the slice of all vectors that this rank adds up and updates
     node_additions   the additions on that slice that complete the node's subtrees
-    exchanges        how the slice is then completed between nodes (`ExchangePlan`)
+    exchanges        how the slice is then completed between nodes (`ExchangePlan`), part by
+                     part: those of the last layers, whose gradient is complete first, come first
 
 Slices are cut at whole blocks of θ, since norms are summed block by block. Nothing here
 knows arrays or MPI: a test executes the plans of all ranks of any layout on plain numbers.
@@ -16,6 +17,7 @@ knows arrays or MPI: a test executes the plans of all ranks of any layout on pla
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
+from typing import NamedTuple
 
 from distbp.network.parameters import THETA_BLOCK
 from distbp.parallel.shards import (
@@ -33,7 +35,26 @@ from distbp.parallel.shards import (
 _MIN_SLICE_BLOCKS = 8  # a smaller slice takes longer to pass between cores than to add up
 
 # A large exchange is cut into several that overlap: one is added up while the next travels.
-_MIN_EXCHANGE_BYTES, _MAX_EXCHANGES = 500_000, 4
+_MIN_MESSAGE_BYTES = 200_000  # from each peer to each
+_MAX_EXCHANGES = 32  # of a group of layers
+# Layers with less are exchanged together with the next one: a message has its fixed cost.
+_MIN_GROUP_BYTES = 250_000
+
+
+class LayerGroup(NamedTuple):
+    """Layers that are exchanged together.
+
+    Attributes
+    ----------
+    start, stop : int
+        Their part of a vector; that of the last layers includes the statistics.
+    depth : int
+        How many layers of the gradient, counted from the output, have to be complete.
+    """
+
+    start: int
+    stop: int
+    depth: int
 
 
 @dataclass(frozen=True)
@@ -47,6 +68,8 @@ class ExchangePlan:
     ----------
     part : (start, stop)
         Of the slice.
+    depth : int
+        How many layers of the gradient, counted from the output, have to be complete before.
     cuts : tuple of int, one more than peers
         Peer p completes [cuts[p], cuts[p+1]) of the part.
     peer : int
@@ -58,10 +81,19 @@ class ExchangePlan:
     """
 
     part: Interval
+    depth: int
     cuts: tuple[int, ...]
     peer: int
     sums: tuple[int, ...]
     additions: tuple[Addition, ...]
+
+    @property
+    def is_direct(self) -> bool:
+        """Whether the peers send each other all of the part, and both add it up.
+
+        Between two with a partial sum each this is as much traffic, but one message less.
+        """
+        return self.sums == (1, 1)
 
     @property
     def share(self) -> Interval:
@@ -120,6 +152,9 @@ class ReductionPlan:
         Positions in `node_partials` where the node's sums end.
     exchanges : tuple of ExchangePlan
         Empty on a single node, and for a rank that owns nothing.
+    depths : tuple of int
+        How many layers are complete when the exchange of each group of layers can begin, the
+        same on all ranks; empty on a single node.
     """
 
     size: int
@@ -136,6 +171,7 @@ class ReductionPlan:
     scratch: tuple[int, ...]
     node_sums: tuple[int, ...]
     exchanges: tuple[ExchangePlan, ...]
+    depths: tuple[int, ...]
 
     @property
     def owned_theta(self) -> Interval:
@@ -149,7 +185,13 @@ class ReductionPlan:
 
 
 def plan_reduction(
-    size: int, stats_width: int, shards: int, node_sizes: Sequence[int], rank: int, itemsize: int
+    size: int,
+    stats_width: int,
+    shards: int,
+    node_sizes: Sequence[int],
+    rank: int,
+    itemsize: int,
+    layers: Sequence[Interval] = (),
 ) -> ReductionPlan:
     """Return a rank's plan.
 
@@ -164,6 +206,8 @@ def plan_reduction(
     rank : int
     itemsize : int
         Bytes of a number.
+    layers : sequence of Interval
+        θ's layers from the input to the output; by default all of it is one.
     """
     root, width = (0, shards), size + stats_width
     runs = [rank_shards(shards, sum(node_sizes), r) for r in range(sum(node_sizes))]
@@ -178,7 +222,7 @@ def plan_reduction(
     node_trees = [list(subtrees((of_node[0][0], of_node[-1][1]), root)) for of_node in nodes]
     additions = [step for tree in node_trees[node] for step in tree_additions(names, tree)]
     owned = _owned_slice(width, shards, node_sizes, node, node_rank)
-    has_peers = len(nodes) > 1 and owned[0] < owned[1]
+    groups = group_layers(layers or [(0, size)], width, itemsize) if len(nodes) > 1 else []
     return ReductionPlan(
         size, width, node_rank, node_sizes[node],
         schedule=tuple(stack_schedule(trees[node_rank])),
@@ -193,8 +237,8 @@ def plan_reduction(
         node_additions=tuple(additions),
         scratch=tuple(assign_buffers(additions)),
         node_sums=tuple(i for i, tree in enumerate(names) if _starts_one(tree, node_trees[node])),
-        exchanges=plan_exchanges(node_trees, root, owned[1] - owned[0], itemsize, node)
-        if has_peers else (),
+        exchanges=plan_exchanges(node_trees, root, owned, groups, itemsize, node),
+        depths=tuple(group.depth for group in groups),
     )  # fmt: skip
 
 
@@ -230,8 +274,32 @@ def _slice_cuts(size: int, slices: int) -> list[int]:
     return [min(blocks * i // slices * THETA_BLOCK, size) for i in range(slices + 1)]
 
 
+def group_layers(layers: Sequence[Interval], width: int, itemsize: int) -> list[LayerGroup]:
+    """Return which layers are exchanged together, from the output to the input.
+
+    Parameters
+    ----------
+    layers : sequence of Interval
+        Of θ, from the input to the output.
+    width, itemsize : int
+        Numbers of a vector, statistics included, and bytes of one.
+    """
+    groups: list[LayerGroup] = []
+    stop = width
+    for depth, (start, _) in enumerate(reversed(layers), 1):
+        if (stop - start) * itemsize >= _MIN_GROUP_BYTES or depth == len(layers):
+            groups.append(LayerGroup(start, stop, depth))
+            stop = start
+    return groups
+
+
 def plan_exchanges(
-    trees: Sequence[Sequence[Interval]], root: Interval, width: int, itemsize: int, peer: int
+    trees: Sequence[Sequence[Interval]],
+    root: Interval,
+    owned: Interval,
+    groups: Sequence[LayerGroup],
+    itemsize: int,
+    peer: int,
 ) -> tuple[ExchangePlan, ...]:
     """Return how peers complete a slice of the sum of `root`: in several parts if it is large.
 
@@ -240,20 +308,34 @@ def plan_exchanges(
     trees : sequence of sequences of Interval
         The subtrees whose sums each peer has.
     root : Interval
-    width, itemsize : int
-        Numbers of the slice, and bytes of a number.
+    owned : (start, stop)
+        The slice.
+    groups : sequence of LayerGroup
+        In the order in which they are complete.
+    itemsize : int
+        Bytes of a number.
     peer : int
         The one that the plan is for.
     """
     additions = tuple(tree_additions([tree for of_peer in trees for tree in of_peer], root))
-    count = max(1, min(_MAX_EXCHANGES, width * itemsize // _MIN_EXCHANGE_BYTES))
-    return tuple(
-        ExchangePlan(
-            part=(start, stop),
-            cuts=tuple(_slice_cuts(stop - start, len(trees))),
-            peer=peer,
-            sums=tuple(map(len, trees)),
-            additions=additions,
-        )
-        for start, stop in pairwise(_slice_cuts(width, count))
-    )
+    plans = []
+    for group in groups:
+        first, last = max(group.start, owned[0]), min(group.stop, owned[1])
+        count = (last - first) * itemsize // (_MIN_MESSAGE_BYTES * len(trees))
+        for start, stop in pairwise(_part_cuts(first, last, count)):
+            cuts = _slice_cuts(stop - start, len(trees))
+            part = start - owned[0], stop - owned[0]
+            plans.append(
+                ExchangePlan(
+                    part, group.depth, tuple(cuts), peer, tuple(map(len, trees)), additions
+                )
+            )
+    return tuple(plans)
+
+
+def _part_cuts(start: int, stop: int, count: int) -> list[int]:
+    """Return the bounds of about `count` parts of an interval; none if it is empty."""
+    if start >= stop:
+        return []
+    cuts = _slice_cuts(stop - start, max(1, min(_MAX_EXCHANGES, count)))
+    return [start + cut for cut in cuts]

@@ -36,6 +36,8 @@ class Topology:
     cross_node : Group or None
         The ranks with this rank's `node_rank` on all nodes, in the order of the nodes; None if
         a node has fewer ranks than that.
+    cross_node_results : Group or None
+        The same ranks, for messages that are sent in another order than those of `cross_node`.
     node_sizes : tuple of int
         The number of ranks of each node.
     launcher_ranks : tuple of int
@@ -51,6 +53,7 @@ class Topology:
     world: Group = field(default_factory=Group)
     node: Group = field(default_factory=Group)
     cross_node: Group | None = field(default_factory=Group)
+    cross_node_results: Group | None = field(default_factory=Group)
     node_sizes: tuple[int, ...] = (1,)
     launcher_ranks: tuple[int, ...] = (0,)
     barrier: Barrier | None = None
@@ -138,11 +141,14 @@ def make_topology(
     _, sizes = np.unique(world.allgather_int(first), return_counts=True)
     launcher_ranks = world.allgather_int(launcher_rank)
     cross_node: Group | None = Group()
+    results: Group | None = Group()
     if len(sizes) > 1:
         cross_node = world.split(node.rank if node.rank < sizes.min() else None, world.rank)
         groups += [cross_node] if cross_node else []
+        results = cross_node.duplicate() if cross_node else None
+        groups += [results] if results else []
     return Topology(
-        world, node, cross_node, tuple(sizes.tolist()), tuple(launcher_ranks.tolist()),
+        world, node, cross_node, results, tuple(sizes.tolist()), tuple(launcher_ranks.tolist()),
         make_barrier(node), exits, tuple(groups),
     )  # fmt: skip
 

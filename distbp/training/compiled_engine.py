@@ -81,6 +81,8 @@ class CompiledEngine(Engine):
             self.max_steps = min(max(_MULTIPLICATIONS_A_CALL // work, 1), _MAX_STEPS_A_CALL)
         else:
             self._is_whole, self._fields["is_gradient_only"] = False, 1
+        if self.reduction.overlap is not None:
+            self.reduction.overlap.exclude_calls()  # it makes none between two products
         self._constants = np.zeros((self.max_steps, COUNT))
         self._costs, self._correct = np.zeros(self.max_steps), np.zeros(self.max_steps)
         self._binding.put(constants=self._constants, costs=self._costs, correct=self._correct)
@@ -149,6 +151,11 @@ class CompiledEngine(Engine):
     def _make_step_with_messages(self, rows: int, rate: float, advance: Advance) -> StepTotals:
         """Compute the gradients in compiled code; the reduction sums them and updates θ."""
         began = perf_counter()
+        overlap, fields = self.reduction.overlap, self._fields
+        fields["layered"] = fields["progress"] = 0
+        if overlap is not None and overlap.begin():
+            fields["layered"] = min(len(self.gradient.loaders), len(self.reduction.schedule))
+            fields["progress"] = address(overlap.progress.own)
         self.call()
         computed = perf_counter()
         totals = self.reduction.reduce_and_update(rows, rate)

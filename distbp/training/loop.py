@@ -412,7 +412,8 @@ class Run:
         timing = parts.engine.timing
         if timing.steps:
             n_shards = len(parts.reduction.schedule)
-            own = [platform.node(), comm.node_index, n_shards, *timing.per_step()]
+            hidden = parts.reduction.hidden
+            own = [platform.node(), comm.node_index, n_shards, *timing.per_step(), hidden]
             cores = node_cores(comm.world.allgather([comm.node_index, host.cpu_share()]))
             ranks = [RankTime(*one) for one in comm.world.allgather(own)]
             recorder.info(f"time   {timing_summary(ranks, cores)}")

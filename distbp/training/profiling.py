@@ -15,8 +15,8 @@ from typing import Any
 
 from distbp.compiled.descriptor import BACKPROP, EXCHANGE, FORWARD, ROWS, UPDATE_SPAN, WAIT
 from distbp.errors import DistbpError
-from distbp.parallel.internode import run_exchanges
 from distbp.parallel.rank_errors import collective_errors
+from distbp.parallel.reduction import OrderedReduction
 from distbp.parallel.topology import Topology
 from distbp.training.compiled_engine import CompiledEngine
 from distbp.training.profile_trace import (
@@ -95,12 +95,16 @@ class Profile:
         self._comm = parts.comm
         gradient, reduction = parts.gradient, parts.reduction
         frequent: list[tuple[Any, str, Callable[[Any], Any]]] = [
-            (gradient.loader, "load", self._recording(ROWS)),
+            *((one, "load", self._recording(ROWS)) for one in gradient.loaders),
             (parts.network, "backprop", self._recording(BACKPROP)),
             (parts.network, "_feedforward", self._recording(FORWARD)),
             (reduction, "reduce_and_update", self._recording(UPDATE_SPAN)),
-            (reduction, "_timed_wait", self._recording_wait),
+            (reduction, "_timed_wait", self._recording(WAIT)),
         ]
+        if isinstance(reduction, OrderedReduction):
+            frequent.append((reduction, "_exchange", self._recording(EXCHANGE)))
+        if reduction.overlap is not None:
+            frequent.append((parts.network, "backprop_layer", self._recording(BACKPROP)))
         rare: list[tuple[Any, str, Callable[[Any], Any]]] = [
             (parts.engine, "run", self._starting_steps),
             (parts.recorder, _name_of_save(parts.recorder), self._recording(CHECKPOINT)),
@@ -154,15 +158,6 @@ class Profile:
             return call
 
         return decorate
-
-    def _recording_wait(self, function: Any) -> Any:
-        """Tell waiting for ranks of this node from exchanging messages with other nodes."""
-        waits, exchanges = self._recording(WAIT)(function), self._recording(EXCHANGE)(function)
-
-        def call(wait: Any, *arguments: Any) -> None:
-            (exchanges if wait is run_exchanges else waits)(wait, *arguments)
-
-        return call
 
     def _recording_compiled(self, engine: CompiledEngine, function: Any) -> Any:
         """Let compiled code add its spans behind those that are there.

@@ -123,7 +123,9 @@ def _bind_shards(binding: Binding, parts: StepParts) -> None:
     batches = {min(config.batch_size, rows), rows % config.batch_size}
     runs = [shard_rows(batch, shards, task.shard) for batch in batches for task in plan.schedule]
     counts = sorted({stop - start for start, stop in runs} - {0}) or [1]
-    work = allocate_work(network.sizes, counts[-1], network.dtype, config.dropout > 0)
+    # As many as are computed layer by layer.
+    rows_of_all = counts[-1] * len(gradient.loaders)
+    work = allocate_work(network.sizes, rows_of_all, network.dtype, config.dropout > 0)
     binding.put(**{f"work_{name}": array for name, array in work._asdict().items()})
     products = [
         [m, *run_lengths(network.sizes, m, network.dtype, config.blas is None)] for m in counts

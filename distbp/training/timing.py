@@ -46,7 +46,11 @@ class Timing:
 
 @dataclass(frozen=True)
 class RankTime:
-    """A rank's seconds per step, its host, and its number of shards."""
+    """A rank's seconds per step, its host, and its number of shards.
+
+    `hidden` is the fraction of the time of the exchange between nodes in which it computed; None
+    if it did not exchange, or not long enough to know.
+    """
 
     host: str
     node: int
@@ -54,6 +58,7 @@ class RankTime:
     compute: float
     wait: float
     update: float
+    hidden: float | None = None
 
 
 def timing_summary(ranks: Sequence[RankTime], cores: int) -> str:
@@ -68,8 +73,10 @@ def timing_summary(ranks: Sequence[RankTime], cores: int) -> str:
     # The median of those with work: idle ranks would make every other one look slow.
     median = float(np.median([rank.compute for rank in ranks if rank.shards]))
     excess = ranks[slowest].compute / max(median, 1e-9) - 1
+    fractions = [rank.hidden for rank in ranks if rank.hidden is not None]
+    hidden = f" ({np.mean(fractions):.0%} of the exchange hidden)" if fractions else ""
     return (
-        f"{text}, {wait:.0%} wait, {update:.0%} update; slowest: rank {slowest} on "
+        f"{text}, {wait:.0%} wait{hidden}, {update:.0%} update; slowest: rank {slowest} on "
         f"{ranks[slowest].host}, {excess:+.0%}; {_suggestion(ranks, cores, excess, wait, update)}"
     )
 

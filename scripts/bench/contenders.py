@@ -110,8 +110,11 @@ class Started:
         self.log.close()
 
 
-def measure(contenders, rounds):
-    """Return the seconds per step of each turn, by the contender's name."""
+def measure(contenders, rounds, notes=None):
+    """Return the seconds per step of each turn, by the contender's name.
+
+    `notes` receives what a contender has written to the file `note` at its end.
+    """
     with tempfile.TemporaryDirectory() as folder:
         started = []
         turns = {contender.name: [] for contender in contenders}
@@ -128,6 +131,9 @@ def measure(contenders, rounds):
         finally:
             for one in started:
                 one.end()
+        for contender, one in zip(contenders, started, strict=True):
+            if notes is not None and (one.folder / "note").exists():
+                notes[contender.name] = (one.folder / "note").read_text()
     return turns
 
 

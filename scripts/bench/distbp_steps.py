@@ -11,7 +11,7 @@ from distbp import kernels
 kernels.select(kernels.NATIVE, [kernels.Cpu.detect(os.environ)], os.environ)
 
 import numpy as np  # noqa: E402
-from turns import take_turns  # noqa: E402
+from turns import put, take_turns  # noqa: E402
 
 from distbp.data import dataset  # noqa: E402
 from distbp.errors import DataError  # noqa: E402
@@ -97,6 +97,8 @@ def main():
         quiet=True,
     )
     parts = assemble(config, Topology() if how == "silent" else comm)
+    if how == "no-overlap" and parts.reduction.overlap is not None:
+        parts.reduction.overlap.disable()
     if how == "iallreduce":
         iallreduce_each(parts)
     run, count = Run(parts), min(parts.engine.max_steps, ROWS // batch_size)
@@ -109,6 +111,9 @@ def main():
         run.step(next(batches))
 
     take_turns(folder, comm.rank == 0, steps, comm.world.allgather, count)
+    overlap = parts.reduction.overlap
+    if overlap is not None and comm.rank == 0:
+        put(folder / "note", f"{overlap.mode}, {overlap.hidden or 0.0:.0%} hidden")
 
 
 if __name__ == "__main__":

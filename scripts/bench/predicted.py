@@ -18,7 +18,7 @@ sizes, batch = [int(n) for n in sizes_text.split("-")], int(batch_text)
 shards = default_shards(batch, sizes)
 engine = choose_engine(Config(), comm)
 costs = measure_costs(comm, sizes, "float32", -(-batch // shards), 0.0, 1e9, engine)
-step = predict_step(costs, theta_size(sizes), 4, shards, comm.size, int(sys.argv[2]))
+step = predict_step(costs, theta_size(sizes), 4, shards, comm.size, int(sys.argv[2]), sizes)
 if comm.rank == 0:
     print(json.dumps(vars(costs) | vars(step) | {
         "seconds": step.seconds, "megabytes": theta_size(sizes) * 4e-6,

@@ -1,4 +1,4 @@
-"""The contender PyTorch, tuned: DDP over Gloo, or one process with several threads."""
+"""The contender PyTorch, tuned: DDP over Gloo, here or on hosts, or one process with threads."""
 
 import os
 import sys
@@ -22,7 +22,7 @@ def make_model(sizes):
     return nn.Sequential(*layers[:-1])
 
 
-def work(rank, ranks, case, folder):
+def work(rank, ranks, case, folder, meeting=None):
     sizes_text, batch_text = case.split(":")
     sizes, batch_size = [int(n) for n in sizes_text.split("-")], int(batch_text)
     torch.manual_seed(0)
@@ -30,7 +30,7 @@ def work(rank, ranks, case, folder):
     if ranks > 1:
         torch.set_num_threads(1)
         dist.init_process_group(
-            "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=ranks
+            "gloo", init_method=meeting or f"file://{folder}/meet", rank=rank, world_size=ranks
         )
         model = DistributedDataParallel(model, gradient_as_bucket_view=True, static_graph=True)
     else:
@@ -64,11 +64,21 @@ def work(rank, ranks, case, folder):
     take_turns(Path(folder), rank == 0, step, gather)
 
 
+def launched():
+    """Return rank and number of the processes that mpiexec or mpirun has started."""
+    for names in (("PMI_RANK", "PMI_SIZE"), ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE")):
+        if names[0] in os.environ:
+            return [int(os.environ[name]) for name in names]
+    sys.exit("this process was not started by an MPI's launcher")
+
+
 if __name__ == "__main__":
     how, case, folder = sys.argv[1:]
     # All processes are on this host, whatever its name resolves to.
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     if how == "ddp":
         mp.spawn(work, (RANKS, case, folder), RANKS)
+    elif how.startswith("tcp:"):  # on several hosts: an MPI's launcher has started this process
+        work(*launched(), case, folder, how)
     else:
         work(0, 1, case, folder)

@@ -198,8 +198,9 @@ class Hosts:
         )
         rsh.write_text(RSH_SCRIPT.format(cases=cases))
         rsh.chmod(0o755)
-        file = self.folder / f"layout-{'-'.join(map(str, layout))}"
         is_openmpi = (bin_folder / "prterun").exists()
+        # Programs of both MPIs may run at the same time.
+        file = self.folder / f"layout-{'-'.join(map(str, layout))}-{is_openmpi:d}"
         line = "{} slots={}\n" if is_openmpi else "{}:{}\n"
         file.write_text("".join(line.format(*pair) for pair in zip(names, layout, strict=True)))
         if is_openmpi:

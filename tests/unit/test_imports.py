@@ -48,7 +48,7 @@ MODULES = {
     "parallel": [
         "shards", "cgroup", "host", "environment", "mpi", "comm", "shared_memory", "barrier",
         "topology", "rank_errors", "shared_array", "step_totals", "reduction_plan", "internode",
-        "reduction", "watchdog",
+        "overlap", "reduction", "watchdog",
     ],
     "compiled": [
 "blas", "step_constants", "arrays", "product_choice", "choice", "descriptor", "objects",

@@ -23,6 +23,7 @@ PLACES = {
     "start": ("distbp.parallel.topology", "make_topology"),
     "data": ("distbp.data.dataset", "DataSet.__init__"),
     "backprop": ("distbp.network.network", "Network.backprop"),
+    "layer": ("distbp.network.network", "Network.backprop_layer"),
     "combine": ("distbp.parallel.reduction", "OrderedReduction.reduce_and_update"),
     "update": ("distbp.network.update", "Update.begin"),
     "commit": ("distbp.network.parameter_store", "ParameterStore.commit"),

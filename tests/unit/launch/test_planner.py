@@ -56,6 +56,18 @@ def test_two_nodes_exchange_halves_of_theta():
     assert step.network == pytest.approx(2 * half / 1e9 + 2e-4 + P / 4 / 2 * 1e-9)
 
 
+def test_backprop_hides_a_part_of_the_exchange():
+    """Not more than the network takes, nor than backprop: and nothing for a small network."""
+    sizes = (784, 1024, 512, 10)
+    apart = predict_step(COSTS, theta_size(sizes), 4, 8, 2, 1)
+    behind = predict_step(COSTS, theta_size(sizes), 4, 8, 2, 1, sizes)
+    assert 0 < apart.network - behind.network < min(apart.network, behind.compute)
+    small = (20, 10, 5)
+    assert predict_step(COSTS, theta_size(small), 4, 8, 2, 1, small) == predict_step(
+        COSTS, theta_size(small), 4, 8, 2, 1
+    )
+
+
 def test_a_node_with_several_subtrees_sends_more():
     """3 nodes of one rank, 8 shards: two of them have two subtrees."""
     one, two = prediction(4, per_node=1), prediction(3, per_node=1)

@@ -28,7 +28,7 @@ from distbp.training.config import EXACT_REDUCTIONS, REDUCTION_NAMES
 
 SIZE = 2 * THETA_BLOCK + 37
 STEPS = 3
-DONE = SimpleNamespace(Wait=lambda: None)
+DONE = SimpleNamespace(Wait=lambda: None, Test=lambda: True)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -78,6 +78,13 @@ class Threads:
             return None
         firsts = np.cumsum([0, *self.node_sizes[:-1]])
         return Peers(self, [int(first) + self.node_rank for first in firsts])
+
+    @property
+    def cross_node_results(self):
+        return self.cross_node
+
+    def allows_threads(self):
+        return True
 
     def shared_array(self, shape, dtype, rows=None):
         self.calls += 1

@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 from distbp.network.parameters import THETA_BLOCK
 from distbp.parallel.reduction_plan import (
     _MAX_EXCHANGES,
-    _MIN_EXCHANGE_BYTES,
-    count_slices,
+    _MIN_GROUP_BYTES,
+    _MIN_MESSAGE_BYTES,
+    LayerGroup,
+    group_layers,
     plan_exchanges,
     plan_reduction,
 )
@@ -32,10 +34,11 @@ sizes = st.one_of(
 )
 
 
-def plan_all(size, shards, layout, itemsize=8):
+def plan_all(size, shards, layout, itemsize=8, layers=()):
     """Return the plans of all ranks, node by node."""
     plans = [
-        plan_reduction(size, STATS, shards, layout, rank, itemsize) for rank in range(sum(layout))
+        plan_reduction(size, STATS, shards, layout, rank, itemsize, layers)
+        for rank in range(sum(layout))
     ]
     ends = np.cumsum(layout)
     return [plans[end - count : end] for count, end in zip(layout, ends, strict=True)]
@@ -134,10 +137,10 @@ def test_every_node_gets_the_tree_sum(size, shards, layout):
 @given(shard_counts, st.lists(st.integers(1, 3), min_size=2, max_size=4))
 def test_large_slices_are_exchanged_in_parts(shards, layout):
     """Parts overlap on the wire; together they are the slice, and the sum stays the same."""
-    size = _MAX_EXCHANGES * _MIN_EXCHANGE_BYTES // 8
+    size = 3 * _MIN_MESSAGE_BYTES * len(layout) // 8
     nodes = plan_all(size, shards, layout)
     if min(layout) == 1:
-        assert len(nodes[0][0].exchanges) == _MAX_EXCHANGES
+        assert len(nodes[0][0].exchanges) == 3
     gradients = make_gradients(shards, size + STATS)
     expected = tree_sum(list(gradients))
     for found in execute(nodes, gradients):
@@ -248,7 +251,8 @@ def test_a_node_whose_shards_are_one_subtree_sends_one_sum():
 def test_peers_share_out_a_slice(width, peers, itemsize):
     """Parts are end to end, and in each part the peers' shares are."""
     trees = [[(peer, peer + 1)] for peer in range(peers)]
-    plans = plan_exchanges(trees, (0, peers), width, itemsize, peer=1)
+    groups = [LayerGroup(0, width, 1)]
+    plans = plan_exchanges(trees, (0, peers), (0, width), groups, itemsize, peer=1)
     assert 1 <= len(plans) <= _MAX_EXCHANGES
     bounds = [0, *(plan.part[1] for plan in plans)]
     assert [plan.part[0] for plan in plans] == bounds[:-1]
@@ -260,15 +264,60 @@ def test_peers_share_out_a_slice(width, peers, itemsize):
         assert plan.share == (plan.cuts[1], plan.cuts[2])
 
 
-@pytest.mark.parametrize(
-    ("size", "shards", "ranks", "slices"),
-    [
-        (100, 1, 8, 1),  # too small to pass on
-        (100, 4, 8, 4),  # but those who compute gradients have them in their caches
-        (10**6, 1, 8, 8),
-        (16 * THETA_BLOCK, 1, 8, 2),
-    ],
+layer_widths = st.lists(
+    st.one_of(st.integers(1, 50), st.integers(1, 3 * _MIN_GROUP_BYTES // 8)), min_size=1, max_size=6
 )
-def test_small_vectors_have_few_slices(size, shards, ranks, slices):
-    """A slice for each rank, unless fetching it takes longer than adding it up."""
-    assert count_slices(size, shards, ranks) == slices
+
+
+def layer_intervals(widths):
+    """Return where layers of some widths lie, one after the other."""
+    ends = np.cumsum(widths).tolist()
+    return list(zip([0, *ends[:-1]], ends, strict=True))
+
+
+@given(layer_widths)
+def test_groups_of_layers_cover_a_vector_from_its_end(widths):
+    """A group is large enough to be sent by itself, except the first layers, if they are small."""
+    layers = layer_intervals(widths)
+    groups = group_layers(layers, layers[-1][1] + STATS, 8)
+    assert groups[0].stop == layers[-1][1] + STATS
+    assert [group.stop for group in groups[1:]] == [group.start for group in groups[:-1]]
+    assert (groups[-1].start, groups[-1].depth) == (0, len(layers))
+    for group in groups:
+        assert group.start == layers[len(layers) - group.depth][0]
+    assert all((group.stop - group.start) * 8 >= _MIN_GROUP_BYTES for group in groups[:-1])
+
+
+@settings(max_examples=30)
+@given(layer_widths, shard_counts, st.lists(st.integers(1, 3), min_size=2, max_size=4))
+def test_an_exchange_needs_only_layers_that_are_complete(widths, shards, layout):
+    """Everything else is NaN when it begins; together they are the tree's sum, layer by layer."""
+    layers = layer_intervals(widths)
+    size = layers[-1][1]
+    nodes = plan_all(size, shards, layout, 8, layers)
+    gradients = make_gradients(min(shards, 4), size + STATS)
+    for plan in (plan for plans in nodes for plan in plans):
+        assert [one.depth for one in plan.exchanges] == sorted(one.depth for one in plan.exchanges)
+        assert {one.depth for one in plan.exchanges} <= set(plan.depths)
+        for one in plan.exchanges:
+            complete = layers[len(layers) - one.depth][0]
+            assert plan.owned[0] + one.part[0] >= complete
+        covered = sorted(one.part for one in plan.exchanges)
+        if covered:
+            assert [start for start, _ in covered] == [0, *(stop for _, stop in covered[:-1])]
+            assert covered[-1][1] == plan.owned[1] - plan.owned[0]
+    assert len({plan.depths for plans in nodes for plan in plans}) == 1
+    nodes = plan_all(size, len(gradients), layout, 8, layers)
+    expected = tree_sum(list(gradients))
+    for found in execute(nodes, gradients):
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_layers_of_a_small_network_are_one_group():
+    """There is nothing to overlap, and nothing that costs time."""
+    assert [plan.depths for plan in plan_all(1000, 4, [1, 1], 4, [(0, 900), (900, 1000)])[0]] == [
+        (2,)
+    ]
+    wide = [(0, 10**6), (10**6, 2 * 10**6), (2 * 10**6, 2 * 10**6 + 10)]
+    assert plan_all(wide[-1][1], 4, [1, 1], 4, wide)[0][0].depths == (2, 3)
+    assert plan_all(wide[-1][1], 4, [2], 4, wide)[0][0].depths == ()

@@ -1,6 +1,7 @@
 """What the time of the steps was spent on, and the line about it."""
 
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -39,6 +40,13 @@ def test_the_slowest_rank_is_named_with_its_host():
     text = timing_summary(ranks(100e-6, 150e-6, 100e-6, nodes=[0, 0, 1]), cores=4)
     assert "slowest: rank 1 on n0, +50%; check what else runs on that host" in text
     assert re.match(r"127 µs a step: 92% compute, 0% wait, 8% update", text)
+
+
+def test_the_hidden_fraction_is_that_of_the_ranks_that_know_it():
+    times = ranks(100e-6, 100e-6, 100e-6, nodes=[0, 1, 2])
+    assert "hidden" not in timing_summary(times, cores=2)
+    times[:2] = replace(times[0], hidden=0.5), replace(times[1], hidden=0.25)
+    assert "0% wait (38% of the exchange hidden), 9% update" in timing_summary(times, cores=2)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+_CACHE_LINE = 64  # bytes
+
 
 class Work(NamedTuple):
     """The buffers of a shard, for `rows` rows at most; `real` is the type of the network.
@@ -41,17 +43,29 @@ class Work(NamedTuple):
 def allocate_work(sizes: Sequence[int], rows: int, dtype: np.dtype, has_dropout: bool) -> Work:
     """Return the buffers for shards of up to `rows` rows."""
     units, hidden = sum(sizes[1:]), sum(sizes[1:-1]) if has_dropout else 0
+
+    def zeros(per_row: int) -> np.ndarray:
+        return allocate_vector(rows * per_row, dtype)
+
     return Work(
-        x=np.zeros(rows * sizes[0], dtype),
-        y=np.zeros(rows * sizes[-1], dtype),
+        x=zeros(sizes[0]),
+        y=zeros(sizes[-1]),
         labels=np.zeros(rows, np.int64),
-        weights=np.ones(rows, dtype),
-        z=np.zeros(rows * units, dtype),
-        a=np.zeros(rows * units, dtype),
-        delta=np.zeros(rows * units, dtype),
-        fed=np.zeros(rows * hidden, dtype),
-        keep=np.zeros(rows * hidden, dtype),
+        weights=zeros(1),
+        z=zeros(units),
+        a=zeros(units),
+        delta=zeros(units),
+        fed=zeros(hidden),
+        keep=zeros(hidden),
     )
+
+
+def allocate_vector(count: int, dtype: np.dtype) -> np.ndarray:
+    """Return zeros that begin at a cache line, so that no vector in a loop lies in two."""
+    itemsize = np.dtype(dtype).itemsize
+    raw = np.zeros(count + _CACHE_LINE // itemsize, dtype)
+    start = -raw.ctypes.data % _CACHE_LINE // itemsize
+    return raw[start : start + count]
 
 
 class Table(NamedTuple):

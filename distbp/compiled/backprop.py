@@ -55,18 +55,9 @@ def make_passes(
 
     `lane_bytes` is `product_choice.lane_bytes`.
     """
-    finish = make_output_layer(output, cost, real, task, has_units, has_weights)
-
-    @kernel
-    def output_layer(sizes, units, work, m):
-        n, size = sizes[sizes.size - 1], _units_before(sizes, sizes.size - 1) * m
-        z, a = part(work.z, size, m * n), part(work.a, size, m * n)
-        delta = part(work.delta, size, m * n)
-        return finish(units, work.y, work.labels, work.weights, z, a, delta, m, n)
-
     return Passes(
         _make_forward(real, activation, has_dropout, lane_bytes),
-        output_layer,
+        _make_output_layer(real, output, cost, task, has_units, has_weights),
         *_make_backward(real, activation, has_dropout, lane_bytes),
     )
 
@@ -122,6 +113,22 @@ def _make_forward(real: Real, activation: str, has_dropout: bool, lane_bytes: in
                         fed[i] = a[i] * keep[i]
 
     return forward
+
+
+@cache
+def _make_output_layer(
+    real: Real, output: str, cost: str, task: str, has_units: bool, has_weights: bool
+) -> Scalar:
+    finish = make_output_layer(output, cost, real, task, has_units, has_weights)
+
+    @kernel
+    def output_layer(sizes, units, work, m):
+        n, size = sizes[sizes.size - 1], _units_before(sizes, sizes.size - 1) * m
+        z, a = part(work.z, size, m * n), part(work.a, size, m * n)
+        delta = part(work.delta, size, m * n)
+        return finish(units, work.y, work.labels, work.weights, z, a, delta, m, n)
+
+    return output_layer
 
 
 @cache

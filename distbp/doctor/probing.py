@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import textwrap
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -33,6 +34,7 @@ TRIAL_LIMIT_S = 20.0  # for two ranks on this host
 _POLL_INTERVAL_S = 0.02
 _EXIT_LIMIT_S = 5.0  # for a probe that has answered: MPI's launchers object to killed ranks
 _KILL_TIMEOUT_S = 1.0  # after SIGKILL, which does not end what waits for a file system
+_REPORT_WAIT_S = 8.0  # for the first rank to report that they do not connect
 _SHOWN_CHARS = 300
 
 # Returns the exit status of a process, None while it runs.
@@ -64,11 +66,14 @@ def probe_as_rank(
     areas: Sequence[str], folders: Sequence[str], host_facts: dict[str, Any]
 ) -> Answers:
     """Return the facts of all ranks of the launcher that has started this process; collective."""
+    launch = LaunchEnvironment.from_environ()
     with _scratch() as (folder, log):
         request = Request(str(folder / "result"), list(areas), list(folders), True, host_facts)
         with _process(request, folder, log) as poll:
             answers = Answers()
             _collect(request, [WORLD], poll, log, WORLD_LIMIT_S, answers)
+    if answers.failures and launch.launcher_rank != 0 and poll() != 0:
+        time.sleep(_REPORT_WAIT_S)  # launchers kill all ranks when one ends without MPI's consent
     return answers
 
 
@@ -120,14 +125,18 @@ def _init_timeout(limit: float) -> Iterator[None]:
 
 @contextmanager
 def _process(request: Request, folder: Path, log: TextIO) -> Iterator[_Poll]:
-    """Start a probe, in place of this process if a launcher has started it; kill it at the end."""
+    """Start a probe, in place of this process if a launcher has started it; kill it at the end.
+
+    What MPI prints on a rank of a launcher is not kept for the table: when MPI ends a rank, its
+    launcher may kill all others before they can show any.
+    """
     command = [sys.executable, "-m", "distbp", "doctor", "--probe", _write_request(request, folder)]
     with _init_timeout(WORLD_LIMIT_S):
         process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
             stdout=log,
-            stderr=log,
+            stderr=None if request.is_collective else log,
             close_fds=False,  # MPICH's launcher is reached by a descriptor that it has opened
             preexec_fn=signal_on_parent_death(signal.SIGKILL),
         )
@@ -164,9 +173,7 @@ def _collect(
         if status is not None or is_late:
             if not is_done:
                 area = current or pending.pop(0)
-                answers.failures[area] = (
-                    f"no answer within {limit:.0f} s" if status is None else _end(status, log)
-                )
+                answers.failures[area] = _end(status, limit, log)
             return pending
         time.sleep(_POLL_INTERVAL_S)
 
@@ -182,12 +189,18 @@ def _new_lines(file: Path, position: int) -> tuple[list[str], int]:
     return text.split("\n") if newline else [], position + len(content) + len(newline)
 
 
-def _end(status: int, log: TextIO) -> str:
-    """Return how a probe has ended, and the last of what it has printed."""
-    how = f"ended with status {status}"
-    if -status in set(signal.Signals):
+def _end(status: int | None, limit: float, log: TextIO) -> str:
+    """Return how a probe has ended, and what it has printed: of Python the last, of MPI the first.
+
+    What a launcher adds about ranks that have failed is the same for all failures.
+    """
+    how = f"no answer within {limit:.0f} s" if status is None else f"ended with status {status}"
+    if status is not None and -status in set(signal.Signals):
         how = f"ended by {signal.Signals(-status).name}"
     log.seek(0)
-    lines = [line.strip() for line in log.read().splitlines() if line.strip(" -=")]
+    lines = [line.strip(" -=") for line in log.read().splitlines() if line.strip(" -=")]
+    if any(line.startswith("Traceback") for line in lines):
+        lines = lines[-1:]
     text = "".join(c if c.isprintable() else "?" for c in " ".join(lines))
-    return f"{how}: {text[-_SHOWN_CHARS:].rstrip('.')}" if text else how
+    text = textwrap.shorten(text, _SHOWN_CHARS, placeholder=" …")
+    return f"{how}: {text.rstrip('.')}" if text else how

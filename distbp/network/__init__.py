@@ -34,7 +34,8 @@ To add an activation:
     of a; with `needs_z`, also of z);
 2.  add it to `ACTIVATIONS` and `HIDDEN`, which makes it a choice of `--activation`;
 3.  add σ and σ′ to `PRIMES` in `tests/unit/network/test_network.py`, whose gradient checks cover
-    every entry.
+    every entry;
+4.  add both, as functions of one number, to `_MAKERS` in `compiled.activations`.
 
 To add an optimizer:
 
@@ -42,7 +43,9 @@ To add an optimizer:
 2.  add it to `OPTIMIZERS`, which makes it a choice of `--optimizer` and its state a part of every
     checkpoint;
 3.  add its rule to `formula` in `tests/unit/network/test_optimizers.py`, which checks steps, slices
-    and state of every entry.
+    and state of every entry;
+4.  add it to `_RULES` in `compiled.update`, which takes the numbers of a step from its
+    `coefficients`.
 
 A training step is `Network.backprop`, then `Update.apply`. Nothing here knows of MPI, files
 or time.

@@ -165,6 +165,8 @@ class Overlap:
         alone_s = self._trial.alone_s
         if not alone_s or not self._steps:
             return None
+        if self.mode == OFF:  # what it waited less than in the trial is chance
+            return 0.0
         return min(max(1.0 - self._exposed_s / self._steps / alone_s, 0.0), 1.0)
 
     def exclude_calls(self) -> None:

@@ -119,6 +119,8 @@ class Profile:
             for group in (frequent, rare)
         )
         _replace(self._rare_methods)
+        if self.recorder.is_recording:  # parts that replace others, in the middle of a burst
+            _replace(self._methods)
 
     def detach(self) -> None:
         """Record nothing any more: the parts are as they were."""

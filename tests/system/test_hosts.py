@@ -97,7 +97,7 @@ def test_a_rank_failure_on_one_of_several_hosts(
 ):
     """The others continue (Open MPI), or all end and the run is resumed: the result is the same.
 
-    All of them fail in the 25th step, some while the exchange of the last layers is under way.
+    Some fail in the middle of backprop, while the exchange of the last layers is under way.
     """
     words = ["train", data["digits"], "--out", tmp_path / "run", *WORDS]
     ended = start(hosts, layout, words, **fault(tmp_path, rank, place, "kill", call))
@@ -105,9 +105,8 @@ def test_a_rank_failure_on_one_of_several_hosts(
     assert (tmp_path / "fault").exists(), report
     if is_open_mpi():
         assert ended.returncode == 0, report
-        assert ended.stderr.count(f"rank {rank} died. Training continues after 2 epochs") == 1, (
-            report
-        )
+        text = rf"rank {rank} died\. Training continues after [12] epoch"
+        assert len(re.findall(text, ended.stderr)) == 1, report
     else:
         assert ended.returncode != 0, report
         run(hosts, [1] * len(layout), ["train", "--resume", tmp_path / "run"])

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from hosts import can_make_hosts, environment
-from ranks import INSIDE, ROOT, distbp, fault
+from ranks import FULL, INSIDE, ROOT, distbp, fault
 from slurm import Slurm, cluster, has_slurm
 
 IS_OPEN_MPI = (Path(sys.executable).parent / "prterun").exists()
@@ -74,14 +74,20 @@ def test_a_wrong_mpi_is_refused(slurm, data, tmp_path):
 
 
 def test_doctor_by_srun(slurm, tmp_path):
-    """One table for both nodes, or the reason why they do not connect."""
-    words = ["doctor", "--out", tmp_path]
-    ended = srun(slurm, ["-N2", "-n3"], words, check=False)
+    """One table for both nodes."""
+    ended = srun(slurm, ["-N2", "-n3"], ["doctor", "--out", tmp_path], check=False)
     assert ended.stdout.count("\nranks ") == 1, ended.stdout + ended.stderr
     assert "3 ranks on 2 hosts connected" in ended.stdout, ended.stdout + ended.stderr
     assert "\ndifferences " in ended.stdout
-    ended = srun(slurm, ["-N2", "-n2"], words, mpi=WRONG, check=False)
-    assert ended.returncode != 0
-    assert ended.stdout.count("\nranks ") == 1, ended.stdout + ended.stderr
-    assert "2 ranks did not connect" in ended.stdout
-    assert "--mpi=pmi" in ended.stdout
+
+
+if FULL:
+
+    def test_doctor_with_a_wrong_mpi(slurm, tmp_path):
+        """The reason why ranks do not connect is a line of the table."""
+        words = ["doctor", "--out", tmp_path]
+        ended = srun(slurm, ["-N2", "-n2"], words, mpi=WRONG, check=False)
+        assert ended.returncode != 0
+        assert ended.stdout.count("\nranks ") == 1, ended.stdout + ended.stderr
+        assert "2 ranks did not connect" in ended.stdout
+        assert "--mpi=pmi" in ended.stdout

@@ -32,7 +32,7 @@ def targets(task, rows, n, rng):
 def gradient(network, x, y, labels, task, weights=None, units=None, keep=None, runs=None):
     """Return the gradient (P,), cost and number of correct answers of a shard."""
     real, sizes = network.dtype.type, np.array(network.sizes)
-    forward, output_layer, backward = make_passes(
+    forward, output_layer, backward, *_ = make_passes(
         real, network.activation, network.output, network.cost_name, task, units is not None,
         weights is not None, keep is not None, product_choice.lane_bytes(),
     )  # fmt: skip

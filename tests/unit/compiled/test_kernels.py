@@ -23,7 +23,7 @@ def compile_step():
     """Return the assembly and the intermediate code of a whole step, of many options."""
     byte = np.dtype(np.uint8)
     load = make_load_rows(np.float32, byte, byte, LABELS, True, True, True)
-    forward, output_layer, backward = make_passes(
+    forward, output_layer, backward, *_ = make_passes(
         np.float32, "gelu", "softmax", "log-likelihood", "classification", False, True, True,
         product_choice.lane_bytes(),
     )  # fmt: skip

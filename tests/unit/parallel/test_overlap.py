@@ -205,6 +205,8 @@ def test_the_hidden_fraction():
     assert overlap.hidden is None
     overlap._trial.alone_s = 0.1
     overlap._steps, overlap._exposed_s = 10, 0.4
+    assert overlap.hidden == 0.0
+    overlap._trial.mode = THREAD
     assert overlap.hidden == pytest.approx(0.6)
     overlap._exposed_s = 2.0  # the other ranks were late
     assert overlap.hidden == 0.0

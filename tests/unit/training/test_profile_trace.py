@@ -12,7 +12,7 @@ from distbp.errors import DataError
 from distbp.network.network import Network
 from distbp.parallel.topology import Topology
 from distbp.training.config import Config
-from distbp.training.loop import train
+from distbp.training.loop import Run, train
 from distbp.training.profile_trace import (
     BURST_STEPS,
     SPAN_NAMES,
@@ -25,6 +25,8 @@ from distbp.training.profile_trace import (
     read_clocks,
     write_trace,
 )
+from distbp.training.profiling import Profile
+from distbp.training.setup import assemble
 
 
 class Clock:
@@ -193,6 +195,27 @@ def test_the_profile_of_a_run(tmp_path, options, engine, combine):
             ends.pop()
         assert not ends or one["ts"] + one["dur"] <= ends[-1] + 1e-3
         ends.append(one["ts"] + one["dur"])
+
+
+def test_parts_that_replace_others_are_recorded(tmp_path, options):
+    """As after a rank failure: in the middle of a burst, and beyond it."""
+    parts = assemble(Config(**options), Topology())
+    profile, run = Profile(tmp_path / "profile.json", Topology()), Run(parts)
+    parts.order.start(0, 0)
+    batch = parts.order.batches(0, 1).copy()
+    profile.recorder.span_cost = 0.0  # all steps are recorded
+    for _ in range(3):
+        profile.attach(parts)
+        before = profile.recorder.added
+        for _ in range(BURST_STEPS - 5):
+            run.step(batch)
+        assert profile.recorder.added > before
+    profile.recorder.span_cost = 1e9  # from now on, no step is recorded
+    for _ in range(3 * BURST_STEPS):
+        run.step(batch)
+    profile.detach()
+    assert "load" not in vars(parts.gradient.loaders[0])
+    assert "run" not in vars(parts.engine)
 
 
 def test_a_run_that_fails_leaves_its_profile(tmp_path, options):

@@ -90,3 +90,8 @@ class Table(NamedTuple):
     y_shift: np.ndarray
     y_scale: np.ndarray
     weights: np.ndarray
+
+
+def can_load(dtype: np.dtype) -> bool:
+    """Return whether kernels read numbers of a type: of 1 to 8 bytes, in any byte order."""
+    return dtype.kind in "iuf" and dtype.itemsize <= 8

@@ -2,7 +2,7 @@
 
 A row's numbers are converted to a type wide enough, shifted, scaled, and rounded to the type of
 the network, in this order: so the bits are those of the loader. Rows that stay in a file, and
-numbers that no CPU computes with (see `can_load`), are the loader's.
+numbers that no CPU computes with (see `arrays.can_load`), are the loader's.
 """
 
 import sys
@@ -24,11 +24,6 @@ from distbp.compiled.intrinsics import (
 from distbp.compiled.vector_math import Real, Scalar
 
 LABELS, SCALED, PLAIN = "labels", "scaled", "plain"  # kinds of targets
-
-
-def can_load(dtype: np.dtype) -> bool:
-    """Return whether kernels read numbers of a type: of 1 to 8 bytes, in any byte order."""
-    return dtype.kind in "iuf" and dtype.itemsize <= 8
 
 
 def wide_type(x_dtype: np.dtype, real: Real) -> np.dtype:
@@ -54,7 +49,7 @@ def make_load_rows(
     Parameters
     ----------
     x_dtype, y_dtype : numpy.dtype
-        Those of the split, such that `can_load`.
+        Those of the split, such that `arrays.can_load`.
     targets : {'labels', 'scaled', 'plain'}
         Whether y is a class, numbers that are shifted and scaled, or numbers as they are.
     is_shifted, is_scaled : bool

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import fields
 
 from distbp.errors import DistbpError
-from distbp.options import flag
 from distbp.report.elements import Element, Fact, Folded, Note, Page, Section, Table
 from distbp.report.findings import Evaluation, evaluate_run, open_run_data
 from distbp.report.learning_contents import best_epoch, learning_elements, metric_title
@@ -142,8 +141,8 @@ def _comparison(runs: Sequence[ReportedRun]) -> Table:
     ]
     found = dict.fromkeys(best[0] for run in runs if (best := best_epoch(run)) is not None)
     headers = [
-        "run", *map(flag, differing), "epochs", f"best {' or '.join(found)}", "in epoch", *titles,
-        "time", "samples/s", "digest",
+        "run", *(name.replace("_", "-") for name in differing), "epochs done",
+        f"best {' or '.join(found)}", "in epoch", *titles, "time", "samples/s", "digest",
     ]  # fmt: skip
     caption = "The options that differ, the best score, and the metrics after the last epoch"
     return Table(caption, headers, [_comparison_row(run, differing, keys) for run in runs])

@@ -22,14 +22,14 @@ SIGNED = LinearSegmentedColormap.from_list(
 def as_rgb(pictures: Sequence[np.ndarray]) -> list[np.ndarray]:
     """Return images of any numbers as RGB, with one range of values for all of them.
 
+    It is their own: bytes need not use all of theirs.
+
     Parameters
     ----------
     pictures : sequence of (height, width) or (height, width, channels) arrays
     """
     numbers = [picture.astype(np.float64) for picture in pictures]
     low, high = float(min(map(np.min, numbers))), float(max(map(np.max, numbers)))
-    if pictures[0].dtype == np.uint8:
-        low, high = 0.0, 255.0
     scale = 255.0 / ((high - low) or 1.0)
     return [_three_channels(((one - low) * scale).round().astype(np.uint8)) for one in numbers]
 

@@ -16,10 +16,12 @@ import numpy as np
 
 from distbp import own_parts
 from distbp.compiled import objects
+from distbp.compiled.arrays import can_load
 from distbp.compiled.blas import find_gemm
 from distbp.compiled.choice import Choice
 from distbp.compiled.descriptor import COMPUTE, LATE, Binding, address
 from distbp.compiled.step_constants import COUNT, step_constants
+from distbp.data.dataset import DataSet
 from distbp.errors import ConfigError
 from distbp.parallel import host
 from distbp.parallel.rank_errors import collective_errors
@@ -61,7 +63,7 @@ class CompiledEngine(Engine):
     def __init__(self, parts: StepParts, comm: Topology) -> None:
         super().__init__(parts.gradient)
         self._split, self._update = parts.gradient.loader.split, parts.update
-        self._function = _load_step(make_choice(parts), comm)
+        self._function = _load_step(make_choice(parts), comm, parts.config.quiet)
         self._binding = Binding()
         self._fields = self._binding.fields
         with collective_errors(comm):
@@ -182,13 +184,20 @@ class CompiledEngine(Engine):
                 self._constants[i] = constants(i)
 
 
-def choose_engine(config: Config, comm: Topology, environ: Mapping[str, str] = os.environ) -> str:
+def choose_engine(
+    config: Config,
+    comm: Topology,
+    data: DataSet | None = None,
+    environ: Mapping[str, str] = os.environ,
+) -> str:
     """Return `numpy` or `compiled` for `--engine auto`, the same on all ranks; collective.
 
     Parameters
     ----------
     config : Config
     comm : Topology
+    data : DataSet, optional
+        To train on.
     environ : mapping
         DISTBP_ENGINE of rank 0, if it is set, is what `auto` stands for.
 
@@ -198,16 +207,20 @@ def choose_engine(config: Config, comm: Topology, environ: Mapping[str, str] = o
         On all ranks: the engine that was asked for is not available.
     """
     names = (config.activation, config.cost or "", config.optimizer)
-    own = [name for name in names if own_parts.is_own(name)]
+    for_numpy = [name for name in names if own_parts.is_own(name)]
+    train = data.splits.get("train") if data is not None else None
+    if train is not None:
+        types = (train.x_dtype, train.y_dtype)
+        for_numpy += [f"rows of {dtype}" for dtype in types if not can_load(dtype)]
     lacking = np.flatnonzero(comm.world.allgather_int(objects.is_available()) == 0)
     wanted = config.engine
     if wanted == "auto":
         wanted = comm.world.broadcast(environ.get("DISTBP_ENGINE")) or wanted
     if wanted not in ENGINES:
         raise ConfigError(f"DISTBP_ENGINE is {wanted}. Use one of {', '.join(ENGINES)}.")
-    if wanted == "compiled" and own:
+    if wanted == "compiled" and for_numpy:
         raise ConfigError(
-            f"--engine compiled cannot compile {own[0]}, which is written for NumPy. Use "
+            f"--engine compiled is not for {for_numpy[0]}, which only NumPy can compute with. Use "
             "--engine numpy."
         )
     if wanted == "compiled" and lacking.size:
@@ -217,7 +230,7 @@ def choose_engine(config: Config, comm: Topology, environ: Mapping[str, str] = o
             f"install 'distbp[fast]'), or start a new run with --engine numpy."
         )
     if wanted == "auto":
-        wanted = "numpy" if own or lacking.size else "compiled"
+        wanted = "numpy" if for_numpy or lacking.size else "compiled"
     if config.blas and wanted == "numpy":
         raise ConfigError(
             "--blas is for the compiled engine, but this run has NumPy's. Leave it out, or "
@@ -226,7 +239,7 @@ def choose_engine(config: Config, comm: Topology, environ: Mapping[str, str] = o
     return wanted
 
 
-def _load_step(choice: Choice, comm: Topology) -> objects.Function:
+def _load_step(choice: Choice, comm: Topology, is_quiet: bool) -> objects.Function:
     """Return the compiled step: read from a file, or compiled once a node; collective."""
     name, node = objects.object_name(json.dumps(choice)), comm.node
     content, text = b"", ""
@@ -235,6 +248,11 @@ def _load_step(choice: Choice, comm: Topology) -> objects.Function:
             if node.rank == 0:
                 content = objects.read_object(name) or b""
                 if not content:
+                    if not is_quiet and comm.rank == 0:
+                        logger.info(
+                            "compiling the step, once for this kind of network and machine; kept "
+                            "in %s", objects.cache_folder(),
+                        )  # fmt: skip
                     content = _compile(choice)
                     objects.write_object(name, content)
                 text = base64.b64encode(content).decode()
@@ -250,10 +268,6 @@ def _compile(choice: Choice) -> bytes:
     ConfigError
         numba cannot be imported.
     """
-    logger.info(
-        "compiling the step, once for this kind of network and machine; kept in %s",
-        objects.cache_folder(),
-    )
     try:
         from distbp.compiled.step import make_step
     except ImportError as error:

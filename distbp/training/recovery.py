@@ -171,6 +171,8 @@ class FaultDetector:
     def compare_replicas(self, progress: Progress) -> Diagnosis | None:
         """Check that the parameters are bitwise equal on all ranks."""
         parts = self._parts
+        if parts.reduction.plan.node_size == parts.comm.size:
+            return None  # all ranks share one copy
         # 60 bits of the digest fit into the int64 that an allgather without JSON takes.
         digests = parts.comm.world.allgather_int(int(digest(parts.network.theta)[:15], 16))
         odd = np.flatnonzero(digests != digests[0])

@@ -162,9 +162,9 @@ def _assemble(
         # Those of a run that is resumed may not be available here, which is only worth a warning.
         if checkpoint is None or config.kernels != checkpoint.about["config"].get("kernels"):
             host.check_kernels(config.kernels)
-    config = _with_engine(config, comm, checkpoint)
     if data is None:
         data = open_data(Path(config.data), comm, IS_STREAMED[config.shuffle])
+    config = _with_engine(config, comm, data, checkpoint)
     with collective_errors(comm):
         config = with_monitor(resolve(config, data), data, checkpoint)
         if checkpoint is not None:
@@ -218,12 +218,14 @@ def _assemble(
     return parts
 
 
-def _with_engine(config: Config, comm: Topology, checkpoint: Checkpoint | None) -> Config:
+def _with_engine(
+    config: Config, comm: Topology, data: DataSet, checkpoint: Checkpoint | None
+) -> Config:
     """Return the configuration with an engine, that of a run that is resumed; collective."""
     if checkpoint is not None and config.engine == "auto":
         stored = Config.read(checkpoint.about["config"], config.out)
         config = replace(config, engine=stored.engine, blas=config.blas or stored.blas)
-    return replace(config, engine=choose_engine(config, comm))
+    return replace(config, engine=choose_engine(config, comm, data))
 
 
 def _make_stop_request(config: Config) -> StopRequest:

@@ -27,7 +27,7 @@ def test_ranks_measure_together(comm, everywhere, tmp_path):
     assert len(set(everywhere((found.network_latency_us, found.network_gbit)))) == 1
 
 
-@pytest.mark.mpi(min_size=2)
+@pytest.mark.mpi
 def test_a_folder_that_other_hosts_do_not_see(comm, everywhere, tmp_path):
     """Each rank has a folder of its own, as on hosts without a network file system."""
     found = world_facts(comm, 0.1, [str(tmp_path)])

@@ -17,9 +17,9 @@ TRAIN = ("--epochs", 1, "--hidden", 8, "--shards", 4, "--quiet", "--out")
 IMPORT_ALL = """
 import distbp, importlib, pathlib, pkgutil, sys
 for module in pkgutil.walk_packages(distbp.__path__, "distbp."):
-    # The estimators need the extra `sklearn`, reports the extra `report`.
+    # The estimators need the extra `sklearn`, reports the extra `report`, kernels the extra `fast`.
     needs_extra = module.name.endswith((".sklearn.base", ".sklearn.estimators"))
-    needs_extra |= module.name.startswith("distbp.report.")
+    needs_extra |= module.name.startswith(("distbp.report.", "distbp.compiled."))
     if not needs_extra and not module.name.endswith("__main__"):
         importlib.import_module(module.name)
 print(pathlib.Path(distbp.__file__).is_relative_to(sys.prefix))

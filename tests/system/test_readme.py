@@ -196,7 +196,7 @@ def help_of(*words: object) -> str:
 def known_options():
     """Return the options of all verbs, of MPI launchers, and of scripts/test and scripts/demo."""
     verbs = (help_of(sys.executable, "-m", "distbp", verb) for verb in VERBS)
-    scripts = (help_of(ROOT / "scripts" / name) for name in ("test", "demo"))
+    scripts = (help_of(ROOT / "scripts" / name) for name in ("test", "demo", "soak"))
     # Every program has --help, and the verbs do not list it.
     return FOREIGN_OPTIONS | {"--help"} | set(OPTION.findall(" ".join([*verbs, *scripts])))
 

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.skipif(
 def reports(tmp_path_factory):
     """Return a folder with reports of images, a table and a regression, and of two runs."""
     folder = tmp_path_factory.mktemp("reports")
-    train = ("--epochs", 4, "--quiet", "--out")
+    train = ("--epochs", 4, "--quiet", "--engine", "numpy", "--out")
     (folder / "prices.csv").write_text(
         "".join(
             f"{line}\n" for line in ["a,b,price", *(f"{i % 7},{i},{3.5 * i}" for i in range(90))]
@@ -121,6 +121,7 @@ def test_the_plots(reports):
 def test_a_run_that_is_going_on(reports, browser):
     """It is not disturbed, and shows how far it has got."""
     words = ("train", "digits.h5", "--out", "long", "--epochs", 100_000, "--quiet")
+    words += ("--engine", "numpy")
     job = Job(command_of(words), reports)
     end = time.monotonic() + START_LIMIT_S
     lines = reports / "long" / "metrics.jsonl"

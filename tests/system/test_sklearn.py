@@ -18,12 +18,13 @@ model = MLPClassifier((30,), scaling="standardize", learning_rate_init=0.02, ran
 try:
     model.fit(x[:0], y)
 except ValueError as error:
-    print("refused:", error)
+    sys.stdout.write(f"refused: {error}\\n")  # in one piece: ranks write at the same time
 model.set_params(max_iter=5, early_stopping=True)
 scores = cross_val_score(model, x[:200], y[:200], cv=2)
 model.fit(x[:1000], y[:1000])
 model.to_model().save(sys.argv[1])
-print("score", model.digest_, model.score(x[1000:], y[1000:]), *scores)
+numbers = [model.digest_, model.score(x[1000:], y[1000:]), *scores]
+sys.stdout.write(f"score {' '.join(map(str, numbers))}\\n")
 """
 
 

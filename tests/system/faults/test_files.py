@@ -205,7 +205,8 @@ def damage(path: Path) -> None:
 @pytest.fixture
 def long_run(tmp_path, data) -> Path:
     """Return a run of three epochs, with a checkpoint of each; the newest is damaged."""
-    distbp("train", data["digits"], "--out", "run", "--epochs", 3, folder=tmp_path)
+    words = ("--epochs", 3, "--checkpoint-every", "1epoch")
+    distbp("train", data["digits"], "--out", "run", *words, folder=tmp_path)
     damage(tmp_path / "run" / "last.h5")  # and with it the newest in checkpoints/, a hard link
     return tmp_path / "run"
 

@@ -5,8 +5,8 @@ import itertools
 import numpy as np
 import pytest
 
-from distbp.compiled.arrays import Table, allocate_work
-from distbp.compiled.rows import LABELS, PLAIN, SCALED, can_load, make_load_rows, wide_type
+from distbp.compiled.arrays import Table, allocate_work, can_load
+from distbp.compiled.rows import LABELS, PLAIN, SCALED, make_load_rows, wide_type
 from distbp.data.batches import BatchLoader
 from distbp.data.dataset import Split
 from distbp.storage.scaling import Scaling, TargetScaling

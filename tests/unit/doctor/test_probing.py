@@ -37,9 +37,9 @@ def test_a_folder_that_does_not_respond(broken, tmp_path):
     """As on a server that is down: the other areas are examined after it is given up."""
     broken("import fcntl, time\nfcntl.flock = lambda *arguments: time.sleep(1000)")
     began = time.monotonic()
-    answers = probe_here(["limits", "storage", "memory"], [str(tmp_path)], limit=1.5)
+    answers = probe_here(["limits", "storage", "memory"], [str(tmp_path)], limit=3.0)
     assert time.monotonic() - began < 20
-    assert answers.failures == {"storage": "no answer within 2 s"}
+    assert answers.failures == {"storage": "no answer within 3 s"}
     assert set(answers.facts) == {"limits", "memory"}
 
 
@@ -47,7 +47,8 @@ def test_an_area_that_ends_the_process(broken, tmp_path):
     """By a signal, or by itself with a message."""
     broken("import os\nos.statvfs = lambda folder: os.kill(os.getpid(), 4)")
     answers = probe_here(["storage", "memory"], [str(tmp_path)])
-    assert answers.failures == {"storage": "ended by SIGILL"}
+    # Where Python prints its stack, that follows.
+    assert answers.failures["storage"].startswith("ended by SIGILL")
     assert set(answers.facts) == {"memory"}
     broken(
         "import os\nos.statvfs = lambda f: (os.write(2, b'---\\nno\\x1b luck.\\n'), os._exit(3))"

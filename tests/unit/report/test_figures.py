@@ -122,7 +122,7 @@ def test_images():
     small, large = np.zeros((4, 5)), np.full((4, 5), 3.0)
     assert [one.max() for one in as_rgb([small, large])] == [0, 255]
     assert as_rgb([small])[0].shape == (4, 5, 3)
-    assert as_rgb([np.full((4, 4), 7, np.uint8)])[0].max() == 7
+    assert as_rgb([np.arange(16, dtype=np.uint8).reshape(4, 4)])[0].max() == 255
     assert as_rgb([np.zeros((4, 4, 4), np.uint8)])[0].shape == (4, 4, 3)
     positive, zero = weight_images(np.array([[1.0] * 16, [0.0] * 16]), (4, 4))
     assert positive[0, 0, 3] == 255

@@ -3,6 +3,7 @@
 import importlib.util
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -118,7 +119,7 @@ def test_a_number_that_is_not_finite_changes_nothing(
 
 def test_the_engine_that_is_chosen(monkeypatch):
     def choose(environ=(), **options):
-        return choose_engine(Config(**options), Topology(), dict(environ))
+        return choose_engine(Config(**options), Topology(), environ=dict(environ))
 
     assert choose() == choose(engine="compiled") == "compiled"
     assert choose(engine="numpy") == "numpy"
@@ -139,9 +140,18 @@ class MyRelu(Relu):
 
 
 def test_own_parts_are_for_numpy():
-    assert choose_engine(Config(activation=MyRelu), Topology(), {}) == "numpy"
-    with pytest.raises(ConfigError, match=r"cannot compile .*MyRelu, which is written for NumPy"):
-        choose_engine(Config(activation=MyRelu, engine="compiled"), Topology(), {})
+    assert choose_engine(Config(activation=MyRelu), Topology(), environ={}) == "numpy"
+    with pytest.raises(ConfigError, match=r"not for .*MyRelu, which only NumPy can"):
+        choose_engine(Config(activation=MyRelu, engine="compiled"), Topology(), environ={})
+
+
+def test_numbers_that_no_processor_computes_with_are_for_numpy():
+    """Long doubles, which a data set may have."""
+    rows = SimpleNamespace(x_dtype=np.dtype(np.longdouble), y_dtype=np.dtype(np.int64))
+    data = SimpleNamespace(splits={"train": rows})
+    assert choose_engine(Config(), Topology(), data, {}) == "numpy"
+    with pytest.raises(ConfigError, match="not for rows of float128"):
+        choose_engine(Config(engine="compiled"), Topology(), data, {})
 
 
 def test_a_library_that_does_not_exist_is_refused(data_sets, tmp_path):

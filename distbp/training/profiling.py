@@ -29,7 +29,6 @@ from distbp.training.profile_trace import (
     read_clocks,
     write_trace,
 )
-from distbp.training.recorder import NullRecorder
 from distbp.training.setup import RunParts
 
 _CALIBRATION_CALLS = 1000
@@ -107,7 +106,7 @@ class Profile:
             frequent.append((parts.network, "backprop_layer", self._recording(BACKPROP)))
         rare: list[tuple[Any, str, Callable[[Any], Any]]] = [
             (parts.engine, "run", self._starting_steps),
-            (parts.recorder, _name_of_save(parts.recorder), self._recording(CHECKPOINT)),
+            (parts.recorder, "save", self._recording(CHECKPOINT)),
             *((one, "score", self._recording(EVALUATION)) for one in parts.evaluators.values()),
         ]
         if isinstance(parts.engine, CompiledEngine):
@@ -189,11 +188,6 @@ class Profile:
             return run(numbers, position, rates, *arguments)
 
         return call
-
-
-def _name_of_save(recorder: NullRecorder) -> str:
-    """Return the name of the method that all saves of a run's recorder go through."""
-    return "_save" if hasattr(recorder, "_save") else "save"
 
 
 def _replace(methods: _Replaced) -> None:

@@ -78,8 +78,11 @@ class NullRecorder:
             It has a parameter that is not finite.
         """
 
-    def save(self, progress: Progress) -> None:
-        """Start to save a checkpoint of the current state."""
+    def save(self, progress: Progress, may_defer: bool = False) -> None:
+        """Start to save a checkpoint of the current state.
+
+        With `may_defer` it is kept in memory if the last one was written a short time ago.
+        """
 
     def flush(self) -> None:
         """Return when all checkpoints that were started are on the disk."""
@@ -135,7 +138,7 @@ class MemoryRecorder(NullRecorder):
         if not np.isfinite(self._network.theta).all():
             raise DivergedError(diverged_message(self._config.learning_rate or 0.0))
 
-    def save(self, progress: Progress) -> None:
+    def save(self, progress: Progress, may_defer: bool = False) -> None:
         if self._config.on_nan == "rollback" and np.isfinite(self._network.theta).all():
             self.kept = copy_checkpoint(self._builder.build(progress), self.kept)
             self._schedule.note_save()
@@ -241,7 +244,7 @@ class RunRecorder(NullRecorder):
             self.info(epoch_line(history.records[-1], self._config.epochs, has_classes))
         self._write_metrics(lambda: self._append(history))
         if self._schedule.is_due_after_epoch(progress.position.epoch):
-            self._save(progress, may_defer=True)
+            self.save(progress, may_defer=True)
         elif history.is_best and np.isfinite(self._network.theta).all():
             self._writer.save_best(self._builder.build(progress, copies_history=False))
         else:
@@ -273,10 +276,7 @@ class RunRecorder(NullRecorder):
             raise DivergedError(diverged_message(self._config.learning_rate or 0.0))
         self.saves, self.checkpoint_wait_s = self._writer.saves, self._writer.wait_s
 
-    def save(self, progress: Progress) -> None:
-        self._save(progress, may_defer=False)
-
-    def _save(self, progress: Progress, may_defer: bool) -> None:
+    def save(self, progress: Progress, may_defer: bool = False) -> None:
         # A checkpoint with a NaN would be useless, and the next step is going to report it.
         if not np.isfinite(self._network.theta).all():
             return

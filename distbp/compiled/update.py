@@ -98,13 +98,27 @@ def _make_sgd(real: Real) -> Scalar:
 
 
 @cache
-def _make_momentum(real: Real) -> Scalar:
-    @kernel
-    def apply(old, new, g, at, sizes, constants, rate, decays):
-        theta, moved, eta = part(old[0], at, g.size), part(new[0], at, g.size), real(rate)
+def _make_velocity(real: Real) -> Scalar:
+    """Return the kernel of the velocity, which returns θ, its new values and the velocity."""
+
+    @inlined
+    def velocity(old, new, g, at, constants, eta):
+        theta, moved = part(old[0], at, g.size), part(new[0], at, g.size)
         before, v, mu = part(old[1], at, g.size), part(new[1], at, g.size), real(constants[RULE])
         for i in range(g.size):
             v[i] = before[i] * mu - g[i] * eta
+        return theta, moved, v
+
+    return velocity
+
+
+@cache
+def _make_momentum(real: Real) -> Scalar:
+    velocity = _make_velocity(real)
+
+    @kernel
+    def apply(old, new, g, at, sizes, constants, rate, decays):
+        theta, moved, v = velocity(old, new, g, at, constants, real(rate))
         for i in range(g.size):
             moved[i] = theta[i] + v[i]
 
@@ -113,12 +127,12 @@ def _make_momentum(real: Real) -> Scalar:
 
 @cache
 def _make_nesterov(real: Real) -> Scalar:
+    velocity = _make_velocity(real)
+
     @kernel
     def apply(old, new, g, at, sizes, constants, rate, decays):
-        theta, moved, eta = part(old[0], at, g.size), part(new[0], at, g.size), real(rate)
-        before, v, mu = part(old[1], at, g.size), part(new[1], at, g.size), real(constants[RULE])
-        for i in range(g.size):
-            v[i] = before[i] * mu - g[i] * eta
+        eta, mu = real(rate), real(constants[RULE])
+        theta, moved, v = velocity(old, new, g, at, constants, eta)
         for i in range(g.size):
             moved[i] = (theta[i] - g[i] * eta) + v[i] * mu
 

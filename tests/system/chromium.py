@@ -6,6 +6,7 @@ knows which requests and messages there were.
 
 import base64
 import contextlib
+import fcntl
 import json
 import os
 import select
@@ -33,9 +34,12 @@ class Browser:
     ----------
     send, receive : int
         File descriptors of its pipe.
+    log : Path
+        What it writes to standard error, for the message if it ends.
     """
 
-    def __init__(self, send: int, receive: int) -> None:
+    def __init__(self, send: int, receive: int, log: Path) -> None:
+        self._log = log
         self._send, self._receive, self._number, self._rest = send, receive, 0, b""
         self.events: list[dict[str, Any]] = []
         targets = self.call("Target.getTargets")["targetInfos"]
@@ -69,7 +73,7 @@ class Browser:
             ready, _, _ = select.select([self._receive], [], [], max(end - time.monotonic(), 0))
             assert ready, f"no answer of Chromium within {LIMIT_S} s"
             chunk = os.read(self._receive, 1 << 20)
-            assert chunk, "Chromium has ended"
+            assert chunk, f"Chromium has ended: {self._log.read_text(errors='replace')}"
             self._rest += chunk
         message, _, self._rest = self._rest.partition(b"\0")
         return dict(json.loads(message))
@@ -143,20 +147,20 @@ def browser(folder: Path) -> Iterator[Browser]:
 
     def give_pipes() -> None:  # Chromium reads descriptor 3, and writes to 4
         os.setsid()
-        # Above 4 first, as one of them may be 3 or 4 already.
-        high = os.dup(to_browser[0]), os.dup(from_browser[1])
-        safe = [os.dup2(one, 20 + i) for i, one in enumerate(high)]
-        os.dup2(safe[0], 3)
-        os.dup2(safe[1], 4)
+        # Above 4 first, each to a free descriptor, as one of them may be 3 or 4 already.
+        high = [fcntl.fcntl(one, fcntl.F_DUPFD, 5) for one in (to_browser[0], from_browser[1])]
+        for one, wanted in zip(high, (3, 4), strict=True):
+            os.dup2(one, wanted)
 
-    process = subprocess.Popen(
-        command, preexec_fn=give_pipes, close_fds=False, stderr=subprocess.DEVNULL,
-        env=os.environ | {"HOME": str(folder)},
-    )  # fmt: skip
+    with open(folder / "chromium.log", "wb") as log:
+        process = subprocess.Popen(
+            command, preexec_fn=give_pipes, close_fds=False, stderr=log,
+            env=os.environ | {"HOME": str(folder)},
+        )  # fmt: skip
     os.close(to_browser[0])
     os.close(from_browser[1])
     try:
-        yield Browser(to_browser[1], from_browser[0])
+        yield Browser(to_browser[1], from_browser[0], folder / "chromium.log")
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)

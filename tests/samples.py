@@ -178,9 +178,10 @@ RECIPES = {
     "more shards than rows in the last batch": recipe(
         "digits", batch_size=50, shards=7, hidden=(20, 12), activation="elu", optimizer="momentum"
     ),
-    "dropout in float64": recipe(
-        "digits", batch_size=64, shards=5, dtype="float64", dropout=0.3, optimizer="nesterov",
-        momentum=0.8, learning_rate=0.02, activation="sigmoid", cost="cross-entropy",
+    "clipped, float64": recipe(
+        "digits", batch_size=64, shards=5, dtype="float64", dropout=0.3, clip_norm=0.3,
+        optimizer="nesterov", momentum=0.8, learning_rate=0.02, activation="sigmoid",
+        cost="cross-entropy",
     ),
     "adam, penalties, cosine": recipe(
         "digits", batch_size=71, shards=3, optimizer="adam", l1=0.1, l2=0.5, schedule="cosine",

@@ -66,7 +66,7 @@ def _descriptor_at(typingctx, address):
 def make_step(choice: Choice) -> Any:
     """Return the function run(address of a `DESCRIPTOR`), a numba cfunc, for a choice of kernels.
 
-    It returns DONE or LATE.
+    It returns DONE or LATE. With `is_phase_only` it makes one phase of a step, and no barrier.
     """
     compute, total, update = _make_compute(choice), _make_sum(choice), _make_update(choice)
     commit, has_clip = _make_commit(choice), choice.has_clip
@@ -94,16 +94,26 @@ def make_step(choice: Choice) -> Any:
         if d.ranks > 1:
             arrive(d.counters, d.rank)
 
+    @kernel
+    def call_phase(d):
+        if d.phase == COMPUTE:
+            compute(d)
+        elif d.phase == UPDATE:
+            update(d)
+        elif has_clip:
+            total(d)
+
     @cfunc(types.int64(types.int64), error_model="numpy")
     def run(address):
         d = _descriptor_at(address)
+        if d.is_phase_only != 0:
+            call_phase(d)
+            return DONE
         if d.phase == COMPUTE:
             d.mark_ns = clock_ns(d.timespec)
         while d.step < d.steps:
             if d.phase == COMPUTE:
                 compute(d)
-                if d.is_gradient_only != 0:
-                    return DONE
                 call_barrier(d, SUM)
             if d.phase == SUM:
                 if not has_waited(d):

@@ -8,6 +8,7 @@ The versions that a step reads and writes are the `ParameterStore`'s.
 
 import math
 from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 
@@ -20,7 +21,24 @@ from distbp.network.parameters import THETA_BLOCK, weight_runs
 UPDATE_CHUNK = 32768
 
 
-class Update:
+class ChunkUpdate(Protocol):
+    """Updates θ chunk by chunk: `Update`, or the same in machine code."""
+
+    def measure_squares(self, total: np.ndarray) -> None:
+        """Write the squared norm of each block of the owned slice's gradient, for `begin`."""
+
+    def begin(self, rows: int, learning_rate: float) -> None:
+        """Set what the chunks of a step share; to clip, all blocks have been measured."""
+
+    def apply_chunk(self, i: int, g: np.ndarray) -> bool:
+        """Update the i-th chunk by its summed gradient, which may be overwritten.
+
+        Returns whether a number of its new θ and state is not finite although all were
+        before. As all owners of a chunk compute the same bits, they all return the same.
+        """
+
+
+class Update(ChunkUpdate):
     """Apply summed gradients to θ.
 
     Parameters
@@ -45,6 +63,8 @@ class Update:
     store : ParameterStore
     chunks : list of slices of θ
         Each is updated in one go.
+    squares : (blocks,) float64 array
+        The squared norms of the gradient's blocks.
     """
 
     def __init__(
@@ -94,42 +114,42 @@ class Update:
         ]
         self._spare = np.empty(min(UPDATE_CHUNK, stop - start), self.network.dtype)
         self._spares = [self._spare[: chunk.stop - chunk.start] for chunk in self.chunks]
-        self._squares, self._square_sums = squares, np.empty_like(squares)
+        self.squares, self._square_sums = squares, np.empty_like(squares)
         self._block = np.empty(THETA_BLOCK, np.float64)
 
-    def apply(self, total: np.ndarray, rows: int, learning_rate: float) -> None:
+    def apply(
+        self,
+        total: np.ndarray,
+        rows: int,
+        learning_rate: float,
+        chunk_update: ChunkUpdate | None = None,
+    ) -> None:
         """Make a step by the gradient `total` (P,), summed over `rows` rows; overwrites it."""
+        chunk_update = chunk_update or self
         if self.clip_norm is not None:
-            self.measure_squares(total)
-        self.begin(rows, learning_rate)
+            chunk_update.measure_squares(total)
+        chunk_update.begin(rows, learning_rate)
         for i, chunk in enumerate(self.chunks):
-            self.apply_chunk(i, total[chunk])
+            chunk_update.apply_chunk(i, total[chunk])
         self.store.commit()
 
     def measure_squares(self, total: np.ndarray) -> None:
-        """Write the squared norm of each block of the owned slice's gradient, for `begin`."""
         first = self.store.owned[0] // THETA_BLOCK
         for i in range(-(-total.size // THETA_BLOCK)):
             block = total[i * THETA_BLOCK : (i + 1) * THETA_BLOCK]
             # In float64, where squares of large float32 numbers do not overflow.
             wide = self._block[: block.size]
             np.copyto(wide, block)
-            self._squares[first + i] = np.dot(wide, wide)
+            self.squares[first + i] = np.dot(wide, wide)
 
     def begin(self, rows: int, learning_rate: float) -> None:
-        """Set what the chunks of a step share; to clip, all blocks have been measured."""
         self._scale, self._learning_rate = 1.0 / rows, learning_rate
         self._step, self._step_views = self.store.steps + 1, self._views[self.store.current]
         if self.clip_norm is not None:
-            norm = self._scale * _blocked_norm(self._squares, self._square_sums)
+            norm = self._scale * _blocked_norm(self.squares, self._square_sums)
             self._scale *= min(1.0, self.clip_norm / norm) if norm > 0 else 1.0
 
     def apply_chunk(self, i: int, g: np.ndarray) -> bool:
-        """Update the i-th chunk by its summed gradient, which is overwritten.
-
-        Returns whether a number of its new θ and state is not finite although all were
-        before. As all owners of a chunk compute the same bits, they all return the same.
-        """
         old, new = self._step_views[i]
         learning_rate = self._learning_rate
         if self.l1 or self.l2 or not self.optimizer.takes_rate_times_g:

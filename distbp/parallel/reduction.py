@@ -29,7 +29,7 @@ import numpy as np
 
 from distbp.errors import DistbpError
 from distbp.network.parameters import THETA_BLOCK, layer_runs
-from distbp.network.update import UPDATE_CHUNK, Update, is_finite
+from distbp.network.update import UPDATE_CHUNK, ChunkUpdate, Update, is_finite
 from distbp.parallel.barrier import COUNTER_STRIDE
 from distbp.parallel.internode import (
     BoundAddition,
@@ -79,6 +79,8 @@ class GradientReduction(ABC):
         Whether this rank represents a copy of θ: the first of those that share one.
     wait_s : float
         Seconds of the last step spent waiting for other ranks, or for their messages.
+    chunk_update : ChunkUpdate
+        What updates θ: `update`, unless an engine has code of its own for it.
     overlap : Overlap or None
         Where the exchange of some layers can begin before the whole gradient is computed: then
         each step calls `overlap.begin` before the first shard.
@@ -90,6 +92,7 @@ class GradientReduction(ABC):
 
     def __init__(self, plan: ReductionPlan, update: Update, slots: np.ndarray) -> None:
         self.plan, self.update, self.slots = plan, update, slots
+        self.chunk_update: ChunkUpdate = update
         self.has_replica = True
         self.schedule = [(task.shard, task.slot) for task in plan.schedule]
         self.stats = [slot[plan.size :] for slot in slots]
@@ -165,7 +168,7 @@ class AllreduceReduction(GradientReduction):
         cost, correct, stop, save = self.stats[0].tolist()
         applied = math.isfinite(cost) and is_finite(self._gradient)
         if applied:
-            self.update.apply(self._gradient, rows, learning_rate)
+            self.update.apply(self._gradient, rows, learning_rate, self.chunk_update)
         return StepTotals(cost, correct, stop, save, applied)
 
 
@@ -275,7 +278,7 @@ class OrderedReduction(GradientReduction):
         if self._owns_stats:
             add_all(self._stats_additions)
         if update.clip_norm is None:
-            update.begin(rows, learning_rate)
+            self.chunk_update.begin(rows, learning_rate)
             if self._queue is not None:
                 self._exchange(self._queue, self._update_chunks)
         else:
@@ -283,9 +286,9 @@ class OrderedReduction(GradientReduction):
                 add_all(additions)
             if self._queue is not None:
                 self._exchange(self._queue, lambda _: None)
-            update.measure_squares(self._gradient)
+            self.chunk_update.measure_squares(self._gradient)
             self._timed_wait(self._barrier)  # for the squares of all slices
-            update.begin(rows, learning_rate)
+            self.chunk_update.begin(rows, learning_rate)
         if self._queue is None or update.clip_norm is not None:
             self._apply_chunks(range(len(self._chunks)))
         self._flags[self._flag] = self._is_bad
@@ -314,7 +317,7 @@ class OrderedReduction(GradientReduction):
             additions, gradient = self._chunks[i]
             if self._is_one_pass:
                 add_all(additions)
-            self._is_bad |= self.update.apply_chunk(i, gradient)
+            self._is_bad |= self.chunk_update.apply_chunk(i, gradient)
 
 
 def _chunks_by_exchange(plan: ReductionPlan, chunks: Sequence[slice]) -> list[list[int]]:

@@ -8,7 +8,8 @@ The nouns, in the order in which to read them:
                     number of right answers (`accuracy`); rows may have weights, of their own or
                     of their classes, with mean 1 (`row_weights`)
     Engine          makes the steps of one or more mini-batches (`engine`); `compiled_engine` does
-                    so by machine code, to which `step_binding` hands the arrays of a run
+                    so by machine code, to which `step_binding` hands the arrays of a run,
+                    and `compiled_update` the sums that messages have completed
     Callback        what a user's own code does after each epoch (`callbacks`; `trackers` report to
                     MLflow or W&B); `part_checks` checks users' own classes before a run starts
     SdcCheck        recomputes a step to detect silent data corruption (`sdc_check`)

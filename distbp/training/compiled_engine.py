@@ -2,7 +2,8 @@
 
 `CompiledEngine` binds a run's arrays to the descriptor of `compiled.step`, once, and then only
 calls it. On one node a call makes whole steps, sums and updates included. Where the sum takes
-messages, it computes the gradient of one step, and the reduction does the rest.
+messages, it computes the gradient of one step, and the reduction adds up and exchanges what it has
+to, and calls `CompiledUpdate`.
 """
 
 import base64
@@ -20,7 +21,7 @@ from distbp.compiled.arrays import can_load
 from distbp.compiled.blas import find_gemm
 from distbp.compiled.choice import Choice
 from distbp.compiled.descriptor import COMPUTE, LATE, Binding, address
-from distbp.compiled.step_constants import COUNT, step_constants
+from distbp.compiled.step_constants import COUNT
 from distbp.data.dataset import DataSet
 from distbp.errors import ConfigError
 from distbp.parallel import host
@@ -28,6 +29,7 @@ from distbp.parallel.rank_errors import collective_errors
 from distbp.parallel.reduction import OrderedReduction
 from distbp.parallel.step_totals import StepTotals
 from distbp.parallel.topology import Topology
+from distbp.training.compiled_update import CompiledUpdate, constants_of
 from distbp.training.config import ENGINES, Config
 from distbp.training.engine import Advance, Engine
 from distbp.training.step_binding import (
@@ -81,13 +83,15 @@ class CompiledEngine(Engine):
             bind_barrier(self._binding, self._barrier)
             work = 3 * plan.size * parts.config.batch_size
             self.max_steps = min(max(_MULTIPLICATIONS_A_CALL // work, 1), _MAX_STEPS_A_CALL)
+            self._constants = np.zeros((self.max_steps, COUNT))
+            self._binding.put(constants=self._constants)
         else:
-            self._is_whole, self._fields["is_gradient_only"] = False, 1
+            self._is_whole = False
+            self.reduction.chunk_update = CompiledUpdate(self._binding, self.call, parts.update)
         if self.reduction.overlap is not None:
             self.reduction.overlap.exclude_calls()  # it makes none between two products
-        self._constants = np.zeros((self.max_steps, COUNT))
         self._costs, self._correct = np.zeros(self.max_steps), np.zeros(self.max_steps)
-        self._binding.put(constants=self._constants, costs=self._costs, correct=self._correct)
+        self._binding.put(costs=self._costs, correct=self._correct)
 
     def run(
         self,
@@ -151,7 +155,7 @@ class CompiledEngine(Engine):
         )  # fmt: skip
 
     def _make_step_with_messages(self, rows: int, rate: float, advance: Advance) -> StepTotals:
-        """Compute the gradients in compiled code; the reduction sums them and updates θ."""
+        """Compute the gradients in compiled code; the reduction sums them and has θ updated."""
         began = perf_counter()
         overlap, fields = self.reduction.overlap, self._fields
         fields["layered"] = fields["progress"] = 0
@@ -168,12 +172,10 @@ class CompiledEngine(Engine):
 
     def _set_constants(self, rates: Sequence[float]) -> None:
         """Set what the elements of an update share, for each step of a call."""
-        update, t, last = self._update, self._update.store.steps + 1, len(rates) - 1
+        last = len(rates) - 1
 
         def constants(i: int) -> list[float]:
-            return step_constants(
-                update.optimizer, rates[i], t + i, update.l1, update.l2, update.decay, update.ema
-            )
+            return constants_of(self._update, rates[i], self._update.store.steps + i)
 
         self._constants[0], self._constants[last] = constants(0), constants(last)
         # What depends on t grows or falls with it: if the ends are equal, so is all in between.

@@ -58,7 +58,7 @@ def without_times(history):
 @pytest.mark.parametrize(
     ("name", "comm"),
     [(name, "one node") for name in RECIPES]
-    + [(name, "two nodes") for name in ("dropout in float64", "regression, packed, float64")],
+    + [(name, "two nodes") for name in ("clipped, float64", "regression, packed, float64")],
     indirect=["comm"],
 )
 def test_a_run_has_the_bits_of_one_rank(comm, everywhere, mpi_tmp_path, data_sets, alone, name):
@@ -76,11 +76,11 @@ def test_a_run_has_the_bits_of_one_rank(comm, everywhere, mpi_tmp_path, data_set
     [
         (name, "one node")
         for name in (
-            "all defaults", "adam, penalties, cosine", "clipped, in steps", "dropout in float64",
+            "all defaults", "adam, penalties, cosine", "clipped, in steps", "clipped, float64",
             "weighted, held out", "scaled targets",
         )
     ]
-    + [(name, "two nodes") for name in ("all defaults", "dropout in float64")],
+    + [(name, "two nodes") for name in ("all defaults", "clipped, float64")],
     indirect=["comm"],
 )  # fmt: skip
 def test_compiled_steps_have_the_bits_of_one_rank(
@@ -205,7 +205,7 @@ def small_blocks(monkeypatch):
 
 
 STREAMED = (
-    "wide, clipped, held out", "plateau", "dropout in float64", "regression, packed, float64",
+    "wide, clipped, held out", "plateau", "clipped, float64", "regression, packed, float64",
 )  # fmt: skip
 
 

@@ -76,8 +76,8 @@ MODULES = {
     ],
     "training": [
         "folds", "config", "defaults", "config_file", "accuracy", "timing", "gradient", "engine",
-        "step_binding", "compiled_engine", "sdc_check", "inputs", "class_counts", "score_counts",
-        "metrics", "metric_names", "measurement",
+        "step_binding", "compiled_update", "compiled_engine", "sdc_check", "inputs",
+        "class_counts", "score_counts", "metrics", "metric_names", "measurement",
         "variation", "evaluation", "prediction", "row_sources", "table_prediction",
         "row_weights", "state", "rates", "holdout", "monitor", "search_space",
         "run_records", "run_summary", "recorded_run", "array_difference", "run_difference",

@@ -51,7 +51,7 @@ def test_a_run_has_the_costs_of_numpy(name, data_sets, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["all defaults", "clipped, in steps", "dropout in float64", "scaled targets"]
+    "name", ["all defaults", "clipped, in steps", "clipped, float64", "scaled targets"]
 )
 @pytest.mark.parametrize("options", [{"checkpoint_every": "1step"}, {"combine": "tree"},
                                      {"combine": "allreduce"}, {"check_every": 1}])  # fmt: skip

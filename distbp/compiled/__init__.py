@@ -30,6 +30,10 @@ code that another one has compiled:
     dropout          the factors of hidden units, with the bits of `network.dropout`
     backprop         forward pass, output layer and backward pass of a shard
     update           from a summed gradient to new parameters, with the bits of `network.update`
+    views            the arrays that a descriptor has the addresses of
+    spans            the spans of a profile
+    batch_gradient   the gradients of a rank's shards of a batch
+    slice_update     sum and update of the slice of θ that a rank owns, and the end of a step
     step             all of these together: whole steps, with the barriers, in one call
 
 **Kernels** are pure functions on arrays and numbers: they allocate nothing, raise nothing, and

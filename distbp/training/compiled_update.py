@@ -38,7 +38,7 @@ class CompiledUpdate(ChunkUpdate):
     def __init__(self, binding: Binding, call: Callable[[], int], update: Update) -> None:
         self._fields, self._call, self._update = binding.fields, call, update
         self._constants = np.zeros((1, COUNT))
-        # Where `compiled.step` puts whether the owner of a slice has computed a bad number.
+        # Where `compiled.slice_update` puts whether the owner of a slice has computed a bad number.
         self._flags = np.zeros(STATS_WIDTH + 1, update.network.dtype)
         binding.put(constants=self._constants, squares=update.squares, flags=self._flags)
         self._fields["gradient_moves"] = self._fields["is_phase_only"] = self._fields["ranks"] = 1

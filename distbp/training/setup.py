@@ -182,16 +182,13 @@ def _assemble(
     rows, validation = split_validation(config, data, comm)
     order = _make_order(config, comm, data, rows)
     update = _make_update(config, network, len(rows))
-    shards = config.shards or 1
-    reduction, caution = make_reduction(config.combine, comm, shards, update)
+    reduction, caution = make_reduction(config.combine, comm, config.shards or 1, update)
     weights = scaled_weights(comm, data, rows, config.class_weight)
     gradient = BatchGradient(
-        network, reduction, data, order.split, config.batch_size, shards, config.dropout,
-        config.label_smoothing, weights,
+        network, reduction, data, order.split, config.batch_size, config.shards or 1,
+        config.dropout, config.label_smoothing, weights,
     )  # fmt: skip
-    engine: Engine = NumpyEngine(gradient)
-    if config.engine == "compiled":
-        engine = CompiledEngine(StepParts(config, data, gradient, update), comm)
+    engine = _make_engine(StepParts(config, data, gradient, update), comm)
     sdc_check = SdcCheck(comm, update, engine)
     evaluators = _make_evaluators(comm, update.store.averaged, data, validation)
     start = Progress.at_start(metrics.monitor)
@@ -226,6 +223,12 @@ def _with_engine(
         stored = Config.read(checkpoint.about["config"], config.out)
         config = replace(config, engine=stored.engine, blas=config.blas or stored.blas)
     return replace(config, engine=choose_engine(config, comm, data))
+
+
+def _make_engine(parts: StepParts, comm: Topology) -> Engine:
+    if parts.config.engine == "compiled":
+        return CompiledEngine(parts, comm)
+    return NumpyEngine(parts.gradient)
 
 
 def _make_stop_request(config: Config) -> StopRequest:

@@ -22,6 +22,7 @@ from distbp.parallel.topology import Topology, connect  # noqa: E402
 from distbp.storage import hdf5_file, scaling  # noqa: E402
 from distbp.training.config import Config  # noqa: E402
 from distbp.training.loop import Run  # noqa: E402
+from distbp.training.profiling import profiled  # noqa: E402
 from distbp.training.setup import assemble  # noqa: E402
 
 ROWS = 10_240
@@ -94,6 +95,7 @@ def main():
         ),
         shards=shards,
         engine="numpy" if how == "numpy" else "auto",
+        profile=str(folder / "trace.json") if how == "profile" else None,
         quiet=True,
     )
     parts = assemble(config, Topology() if how == "silent" else comm)
@@ -110,7 +112,8 @@ def main():
         run.progress = parts.start
         run.step(next(batches))
 
-    take_turns(folder, comm.rank == 0, steps, comm.world.allgather, count)
+    with profiled(parts):
+        take_turns(folder, comm.rank == 0, steps, comm.world.allgather, count)
     overlap = parts.reduction.overlap
     if overlap is not None and comm.rank == 0:
         put(folder / "note", f"{overlap.mode}, {overlap.hidden or 0.0:.0%} hidden")

@@ -32,6 +32,7 @@ SHORT = {
     "bench/import": (["--rows", 2000, "--rounds", 1, "--peers", "none"], 2),
     "bench/many_epochs": (["--rounds", 1, "--epochs", 2], 6),
     "bench/memory": (["digits.h5", "--ranks", "1,2", "--", "--epochs", 40], 2),
+    "bench/profile": (["--rounds", 1, "--cases", "20-8-3:64"], 2),
     "bench/safety": (["--rounds", 1, "--trial"], 0),
     "bench/scaling": (["--rounds", 1, "--ranks", "1,2", "--without-hosts"], 6),
     "bench/sklearn": (["--rounds", 1, "--tasks", "digits,diabetes", "--max-iter", 2], 5),

@@ -51,9 +51,10 @@ MODULES = {
         "overlap", "reduction", "watchdog",
     ],
     "compiled": [
-"blas", "step_constants", "arrays", "product_choice", "choice", "descriptor", "objects",
+        "blas", "step_constants", "arrays", "product_choice", "choice", "descriptor", "objects",
         "intrinsics", "atomics", "vector_math", "activations", "costs", "dot_products", "products",
-        "rows", "dropout", "backprop", "update", "step",
+        "rows", "dropout", "backprop", "update", "views", "spans", "batch_gradient",
+        "slice_update", "step",
     ],
     "storage": [
         "checksum", "hdf5_checks", "hdf5_filters", "hdf5_chunks", "hdf5_strings", "atomic",

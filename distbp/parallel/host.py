@@ -113,8 +113,10 @@ def _blas_libraries() -> list[Any]:
 
 
 def forget_blas_libraries() -> None:
-    """Look for BLAS libraries again, as another one has been loaded."""
+    """Look for BLAS libraries again, as others may have been loaded since."""
     _blas_libraries.cache_clear()
+    with _ThreadUse.lock:  # theirs have not been changed yet
+        _ThreadUse.original = _blas_thread_counts() | _ThreadUse.original
 
 
 def _blas_thread_counts() -> dict[str, int]:

@@ -130,7 +130,8 @@ def make_batch_gradient(choice: Choice) -> Scalar:
     """Return the kernel that writes the gradients of this rank's shards of a batch."""
     views = make_views(choice)
     shards, accumulate = _make_shards(choice, views), _make_accumulate(choice, views)
-    compute_layers = _make_layers(choice, views, shards, accumulate)
+    has_layers = choice.has_messages
+    compute_layers = _make_layers(choice, views, shards, accumulate) if has_layers else None
     shard_gradient, slot_address = shards.gradient, views.slot_address
     real, zero = choice.real, choice.real(0)
 
@@ -148,7 +149,7 @@ def make_batch_gradient(choice: Choice) -> Scalar:
                 shard_gradient(d, sizes, shard, first + start, m, slot)
             _write_requests(d, i, slot)
             accumulate(d, place, count, 0, d.width)
-        if d.progress != 0:
+        if has_layers and d.progress != 0:
             compute_layers(d, sizes, first, rows)
 
     return compute

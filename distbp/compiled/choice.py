@@ -18,6 +18,8 @@ class Choice(NamedTuple):
         1 for θ, and those of the optimizer and of the average.
     lane_bytes : int
         See `product_choice`.
+    has_messages : bool
+        Whether a reduction calls one phase of a step at a time, because sums take messages.
     """
 
     dtype: str
@@ -41,6 +43,7 @@ class Choice(NamedTuple):
     has_clip: bool
     n_arrays: int
     lane_bytes: int
+    has_messages: bool
 
     @property
     def real(self) -> Any:

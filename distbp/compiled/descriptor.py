@@ -43,9 +43,9 @@ DESCRIPTOR = np.dtype(
             # What the node's ranks share, and its barrier.
             "squares", "flags", "rank", "ranks", "counters", "spins", "clip_norm",
             # The steps of this call: batches of `batch_size` of the `n_numbers` rows, `constants`
-            # (steps, COUNT) of the update; only `phase` of one, for other reductions.
+            # (steps, COUNT) of the update.
             "numbers", "file_numbers", "n_numbers", "batch_size", "epoch", "first_step", "steps",
-            "constants", "wants_stop", "wants_save", "is_phase_only",
+            "constants", "wants_stop", "wants_save",
             # The last `layered` shards are computed layer by layer, in as many buffers, and
             # `progress` is the address of a counter of layers: see `parallel.overlap`.
             "layered", "progress",

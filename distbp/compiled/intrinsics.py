@@ -15,20 +15,23 @@ from numba.extending import intrinsic
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
+# Without exceptions and numba's runtime, and without wrappers for calls from Python: kernels call
+# each other, and to compile wrappers as well takes a third longer.
+_OPTIONS = {
+    "nogil": True, "boundscheck": False, "error_model": "numpy", "_nrt": False,
+    "no_cpython_wrapper": True, "no_cfunc_wrapper": True,
+}  # fmt: skip
+
 
 def kernel(function: _Function) -> _Function:
-    """Compile a function when it is first called: without exceptions and numba's runtime."""
-    compiled: _Function = numba.njit(
-        function, nogil=True, boundscheck=False, error_model="numpy", _nrt=False
-    )
+    """Compile a function when another one that calls it is compiled."""
+    compiled: _Function = numba.njit(**_OPTIONS)(function)
     return compiled
 
 
 def inlined(function: _Function) -> _Function:
     """Compile a function as a part of each kernel that calls it, so that loops vectorize."""
-    compiled: _Function = numba.njit(
-        function, nogil=True, boundscheck=False, error_model="numpy", _nrt=False, forceinline=True
-    )
+    compiled: _Function = numba.njit(**_OPTIONS, forceinline=True)(function)
     return compiled
 
 

@@ -11,9 +11,11 @@
               current one from now on
 
 with a barrier before each of the last three (before `update` only for the norm). A rank that
-waits for long returns to Python in between, where it can sleep and look for failures.
+waits for long returns to Python in between, where it can sleep and look for failures. Where sums
+take messages, a reduction in Python calls the first three one by one.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 from numba import cfunc, from_dtype, types
@@ -53,69 +55,57 @@ def _descriptor_at(typingctx, address):
 def make_step(choice: Choice) -> Any:
     """Return the function run(address of a `DESCRIPTOR`), a numba cfunc, for a choice of kernels.
 
-    It returns DONE or LATE. With `is_phase_only` it makes one phase of a step, and no barrier.
+    It returns DONE or LATE.
     """
-    compute, has_clip = make_batch_gradient(choice), choice.has_clip
-    total, update, commit = make_slice_sum(choice), make_slice_update(choice), make_commit(choice)
+    run = _make_one_phase(choice) if choice.has_messages else _make_steps(choice)
+    return cfunc(types.int64(types.int64), error_model="numpy")(run)
 
-    @kernel
-    def has_waited(d):
-        """Return whether all ranks are there; time passes from `mark_ns` on."""
-        if d.ranks > 1 and not have_arrived(d.counters, d.rank, d.ranks, d.spins):
-            return False
-        now = clock_ns(d.timespec)
-        add_span(d, WAIT, d.mark_ns, now)
-        d.wait_ns += now - d.mark_ns
-        d.mark_ns = now
-        return True
 
-    @kernel
-    def call_barrier(d, phase):
-        now = clock_ns(d.timespec)
-        if d.phase == COMPUTE:
-            d.compute_ns += now - d.mark_ns
-        else:
-            add_span(d, UPDATE_SPAN, d.mark_ns, now)
-            d.update_ns += now - d.mark_ns
-        d.mark_ns, d.phase = now, phase
-        if d.ranks > 1:
-            arrive(d.counters, d.rank)
+def _make_one_phase(choice: Choice) -> Callable[[int], int]:
+    """Return the function that makes the phase COMPUTE, SUM or UPDATE of a step."""
+    compute, update = make_batch_gradient(choice), make_slice_update(choice)
+    total, has_clip = make_slice_sum(choice), choice.has_clip
 
-    @kernel
-    def call_phase(d):
+    def run(address):
+        d = _descriptor_at(address)
         if d.phase == COMPUTE:
             compute(d)
         elif d.phase == UPDATE:
             update(d)
         elif has_clip:
             total(d)
+        return DONE
 
-    @cfunc(types.int64(types.int64), error_model="numpy")
+    return run
+
+
+def _make_steps(choice: Choice) -> Callable[[int], int]:
+    """Return the function that makes whole steps, or goes on with them after LATE."""
+    compute, has_clip = make_batch_gradient(choice), choice.has_clip
+    total, update, commit = make_slice_sum(choice), make_slice_update(choice), make_commit(choice)
+
     def run(address):
         d = _descriptor_at(address)
-        if d.is_phase_only != 0:
-            call_phase(d)
-            return DONE
         if d.phase == COMPUTE:
             d.mark_ns = clock_ns(d.timespec)
         while d.step < d.steps:
             if d.phase == COMPUTE:
                 compute(d)
-                call_barrier(d, SUM)
+                _call_barrier(d, SUM)
             if d.phase == SUM:
-                if not has_waited(d):
+                if not _has_waited(d):
                     return LATE
                 if has_clip:
                     total(d)
-                    call_barrier(d, UPDATE)
+                    _call_barrier(d, UPDATE)
                 else:
                     d.phase = UPDATE
             if d.phase == UPDATE:
-                if has_clip and not has_waited(d):
+                if has_clip and not _has_waited(d):
                     return LATE
                 update(d)
-                call_barrier(d, COMMIT)
-            if not has_waited(d):
+                _call_barrier(d, COMMIT)
+            if not _has_waited(d):
                 return LATE
             d.phase = COMPUTE
             if commit(d):
@@ -123,3 +113,28 @@ def make_step(choice: Choice) -> Any:
         return DONE
 
     return run
+
+
+@kernel
+def _has_waited(d):
+    """Return whether all ranks are there; time passes from `mark_ns` on."""
+    if d.ranks > 1 and not have_arrived(d.counters, d.rank, d.ranks, d.spins):
+        return False
+    now = clock_ns(d.timespec)
+    add_span(d, WAIT, d.mark_ns, now)
+    d.wait_ns += now - d.mark_ns
+    d.mark_ns = now
+    return True
+
+
+@kernel
+def _call_barrier(d, phase):
+    now = clock_ns(d.timespec)
+    if d.phase == COMPUTE:
+        d.compute_ns += now - d.mark_ns
+    else:
+        add_span(d, UPDATE_SPAN, d.mark_ns, now)
+        d.update_ns += now - d.mark_ns
+    d.mark_ns, d.phase = now, phase
+    if d.ranks > 1:
+        arrive(d.counters, d.rank)

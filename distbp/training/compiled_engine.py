@@ -25,6 +25,7 @@ from distbp.compiled.step_constants import COUNT
 from distbp.data.dataset import DataSet
 from distbp.errors import ConfigError
 from distbp.parallel import host
+from distbp.parallel.barrier import Barrier
 from distbp.parallel.rank_errors import collective_errors
 from distbp.parallel.reduction import OrderedReduction
 from distbp.parallel.step_totals import StepTotals
@@ -65,7 +66,12 @@ class CompiledEngine(Engine):
     def __init__(self, parts: StepParts, comm: Topology) -> None:
         super().__init__(parts.gradient)
         self._split, self._update = parts.gradient.loader.split, parts.update
-        self._function = _load_step(make_choice(parts), comm, parts.config.quiet)
+        reduction, plan = self.reduction, self.reduction.plan
+        is_on_one_node = not plan.exchanges and plan.node_size == comm.size
+        whole = reduction if is_on_one_node and isinstance(reduction, OrderedReduction) else None
+        self._is_whole = whole is not None
+        choice = make_choice(parts, has_messages=whole is None)
+        self._function = _load_step(choice, comm, parts.config.quiet)
         self._binding = Binding()
         self._fields = self._binding.fields
         with collective_errors(comm):
@@ -74,24 +80,25 @@ class CompiledEngine(Engine):
                 host.forget_blas_libraries()
                 host.set_blas_threads(parts.config.threads)
         bind_step(self._binding, parts)
-        self._barrier = None
-        plan = self.reduction.plan
-        self._is_whole = not plan.exchanges and plan.node_size == comm.size
-        if self._is_whole and isinstance(self.reduction, OrderedReduction):
-            self._barrier = comm.barrier if comm.size > 1 else None
-            bind_sum(self._binding, self.reduction, parts.update)
-            bind_barrier(self._binding, self._barrier)
-            work = 3 * plan.size * parts.config.batch_size
-            self.max_steps = min(max(_MULTIPLICATIONS_A_CALL // work, 1), _MAX_STEPS_A_CALL)
-            self._constants = np.zeros((self.max_steps, COUNT))
-            self._binding.put(constants=self._constants)
+        if whole is not None:
+            self._bind_sum(whole, parts, comm)
         else:
-            self._is_whole = False
-            self.reduction.chunk_update = CompiledUpdate(self._binding, self.call, parts.update)
-        if self.reduction.overlap is not None:
-            self.reduction.overlap.exclude_calls()  # it makes none between two products
+            reduction.chunk_update = CompiledUpdate(self._binding, self.call, parts.update)
+        if reduction.overlap is not None:
+            reduction.overlap.exclude_calls()  # it makes none between two products
+
+    _barrier: Barrier | None = None  # of whole steps of several ranks
+
+    def _bind_sum(self, reduction: OrderedReduction, parts: StepParts, comm: Topology) -> None:
+        """Bind what whole steps need, of which one call makes many."""
+        self._barrier = comm.barrier if comm.size > 1 else None
+        bind_sum(self._binding, reduction, parts.update)
+        bind_barrier(self._binding, self._barrier)
+        work = 3 * self.reduction.plan.size * parts.config.batch_size
+        self.max_steps = min(max(_MULTIPLICATIONS_A_CALL // work, 1), _MAX_STEPS_A_CALL)
         self._costs, self._correct = np.zeros(self.max_steps), np.zeros(self.max_steps)
-        self._binding.put(costs=self._costs, correct=self._correct)
+        self._constants = np.zeros((self.max_steps, COUNT))
+        self._binding.put(constants=self._constants, costs=self._costs, correct=self._correct)
 
     def run(
         self,

@@ -41,7 +41,7 @@ class CompiledUpdate(ChunkUpdate):
         # Where `compiled.slice_update` puts whether the owner of a slice has computed a bad number.
         self._flags = np.zeros(STATS_WIDTH + 1, update.network.dtype)
         binding.put(constants=self._constants, squares=update.squares, flags=self._flags)
-        self._fields["gradient_moves"] = self._fields["is_phase_only"] = self._fields["ranks"] = 1
+        self._fields["gradient_moves"] = self._fields["ranks"] = 1
         self._fields["clip_norm"] = np.inf if update.clip_norm is None else update.clip_norm
 
     def measure_squares(self, total: np.ndarray) -> None:

@@ -40,7 +40,7 @@ class StepParts(NamedTuple):
     update: Update
 
 
-def make_choice(parts: StepParts) -> Choice:
+def make_choice(parts: StepParts, has_messages: bool) -> Choice:
     """Return what the code of a run's step depends on."""
     config, data, gradient, update = parts
     network, loader, split = gradient.network, gradient.loader, gradient.loader.split
@@ -69,6 +69,7 @@ def make_choice(parts: StepParts) -> Choice:
         has_clip=update.clip_norm is not None,
         n_arrays=len(update.store.versions[0]),
         lane_bytes=lane_bytes(),
+        has_messages=has_messages,
     )  # fmt: skip
 
 

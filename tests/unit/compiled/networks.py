@@ -8,6 +8,8 @@ from distbp.compiled import blas, product_choice
 from distbp.compiled.arrays import allocate_work
 from distbp.compiled.backprop import make_passes
 
+from .calls import python_function
+
 # The output layers and tasks of each cost.
 PAIRS = {
     ("quadratic", "sigmoid"): "multilabel",
@@ -32,10 +34,11 @@ def targets(task, rows, n, rng):
 def gradient(network, x, y, labels, task, weights=None, units=None, keep=None, runs=None):
     """Return the gradient (P,), cost and number of correct answers of a shard."""
     real, sizes = network.dtype.type, np.array(network.sizes)
-    forward, output_layer, backward, *_ = make_passes(
+    passes = make_passes(
         real, network.activation, network.output, network.cost_name, task, units is not None,
         weights is not None, keep is not None, product_choice.lane_bytes(),
     )  # fmt: skip
+    forward, output_layer, backward, *_ = map(python_function, passes)
     m = len(x)
     work = allocate_work(network.sizes, m, network.dtype, keep is not None)
     work.x[:], work.y[:], work.labels[:] = x.ravel(), y.ravel(), labels

@@ -13,6 +13,8 @@ from distbp.compiled.dot_products import make_multiply_rows
 from distbp.compiled.products import make_products
 from distbp.errors import ConfigError
 
+from .calls import python_function
+
 REALS = [np.float32, np.float64]
 
 
@@ -23,7 +25,8 @@ def check_products(function, real):
     a, w, delta = (rng.standard_normal(shape).astype(real)
                    for shape in ((m, n_in), (n, n_in), (m, n)))  # fmt: skip
     b, tolerance = rng.standard_normal(n).astype(real), 50 * np.finfo(real).eps
-    products = make_products(real, 32)
+    made = make_products(real, 32)
+    products = made._make(map(python_function, made))
     z, nabla_w, below = (np.full(size, np.nan, real) for size in (m * n, n * n_in, m * n_in))
     flat = [one.ravel() for one in (a, w, delta)]
     for run in (m, 4, product_choice.AS_DOT_PRODUCTS):
@@ -78,7 +81,7 @@ def test_dot_products_of_rows(m, n, k, real, lanes):
     a, b = (np.full(rows * k + 70, np.nan, real) for rows in (m, n))
     a[: m * k], b[: n * k] = rng.standard_normal(m * k), rng.standard_normal(n * k)
     c = np.full(m * n + 16, 7, real)
-    make_multiply_rows(real, lanes)(a, b, c, m, n, k)
+    python_function(make_multiply_rows(real, lanes))(a, b, c, m, n, k)
     expected = a[: m * k].reshape(m, k) @ b[: n * k].reshape(n, k).T
     np.testing.assert_allclose(c[: m * n].reshape(m, n), expected, atol=99 * np.finfo(real).eps)
     assert c[m * n :].tolist() == [7] * 16
@@ -88,7 +91,7 @@ def test_the_bits_of_a_dot_product_depend_on_its_row_alone():
     """Not on how many rows there are, nor on the block that it is in."""
     rng = np.random.default_rng(1)
     a, b = (rng.standard_normal((11, 50)).astype(np.float32) for _ in range(2))
-    multiply, found = make_multiply_rows(np.float32, 32), []
+    multiply, found = python_function(make_multiply_rows(np.float32, 32)), []
     for m, n in ((11, 11), (1, 4), (4, 1), (2, 9), (3, 5)):
         c = np.empty(m * n, np.float32)
         multiply(a.ravel(), b.ravel(), c, m, n, 50)

@@ -11,6 +11,8 @@ from distbp.data.batches import BatchLoader
 from distbp.data.dataset import Split
 from distbp.storage.scaling import Scaling, TargetScaling
 
+from .calls import python_function
+
 N_IN, N_OUT, COUNT, CLASSES = 19, 3, 40, 5
 NAMES = [f"{kind}{size}" for kind in "iu" for size in (1, 2, 4, 8)] + ["f2", "f4", "f8"]
 DTYPES = [np.dtype(order + name) for name in NAMES for order in "<>" if order + name[1] != ">1"]
@@ -52,9 +54,10 @@ def load(split, real, scaling, target=None, n_classes=0, smoothing=0.0, weights=
     kind = LABELS if n_classes else PLAIN if target is None else SCALED
     kernel = make_load_rows(real, split.x_dtype, split.y_dtype, kind, loader.is_shifted,
                             loader.is_scaled, weights is not None)  # fmt: skip
+    load_rows = python_function(kernel)
     work = allocate_work((N_IN, n_out), rows, dtype, False)
     with np.errstate(all="ignore"):
-        kernel(table, numbers, numbers, rows, np.array([N_IN, n_out]), work)
+        load_rows(table, numbers, numbers, rows, np.array([N_IN, n_out]), work)
     return (work.x, work.y, work.labels, work.weights), expected
 
 

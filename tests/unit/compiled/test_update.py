@@ -10,6 +10,8 @@ from distbp.network.optimizers import OPTIMIZERS, find_optimizer
 from distbp.network.parameters import THETA_BLOCK
 from distbp.network.update import Update
 
+from .calls import python_function
+
 SIZES = (37, 40, 11)  # more numbers than a chunk of the kernel has, with edges of layers inside
 RATE, ROWS = 0.1, 32
 # l1, l2, weight_decay, ema
@@ -24,7 +26,9 @@ def check_steps(optimizer, dtype, l1, l2, decay, ema, cuts=(777,)):
     update = Update(network, rule, l1, l2, None, decay, ema)
     arrays = (network.theta.copy(), *(one.copy() for one in update.store.state.values()))
     size = network.theta.size
-    kernel = make_update(network.dtype.type, optimizer, l1 > 0, l2 > 0, decay > 0, ema > 0)
+    kernel = python_function(
+        make_update(network.dtype.type, optimizer, l1 > 0, l2 > 0, decay > 0, ema > 0)
+    )
     for step in range(1, 4):
         g = rng.standard_normal(size).astype(dtype)
         new = tuple(np.full_like(one, np.nan) for one in arrays)
@@ -57,7 +61,7 @@ def test_either_penalty(options):
 def test_a_number_that_is_not_finite_is_found(where, real):
     """Unless a parameter was not finite before, like `Update.apply_chunk`."""
     network = Network(SIZES, dtype=np.dtype(real).name)
-    kernel = make_update(real, "sgd", False, False, False, False)
+    kernel = python_function(make_update(real, "sgd", False, False, False, False))
     constants = np.array(step_constants(find_optimizer("sgd")(), RATE, 1))
     g, new = np.ones(network.theta.size, real), np.empty_like(network.theta)
     theta = network.theta.copy()
@@ -74,20 +78,20 @@ def test_norm_and_clipping(real):
     g = np.random.default_rng(1).standard_normal(2 * THETA_BLOCK + 77).astype(real)
     g *= real(1e25)
     squares = np.zeros(5)
-    make_squares(real)(g, squares, 1)
+    python_function(make_squares(real))(g, squares, 1)
     wide = g.astype(np.float64)
     starts = np.arange(0, g.size, THETA_BLOCK)
     np.testing.assert_allclose(squares[1:4], np.add.reduceat(wide * wide, starts), rtol=1e-14)
     assert squares[0] == squares[4] == 0
-    norm = np.linalg.norm(wide) / ROWS
-    assert clip_scale(squares, 1 / ROWS, norm / 4) == pytest.approx(1 / ROWS / 4, rel=1e-14)
-    assert clip_scale(squares, 1 / ROWS, 2 * norm) == 1 / ROWS
-    assert clip_scale(np.zeros(2), 1 / ROWS, 1.0) == 1 / ROWS
+    norm, scale_of = np.linalg.norm(wide) / ROWS, python_function(clip_scale)
+    assert scale_of(squares, 1 / ROWS, norm / 4) == pytest.approx(1 / ROWS / 4, rel=1e-14)
+    assert scale_of(squares, 1 / ROWS, 2 * norm) == 1 / ROWS
+    assert scale_of(np.zeros(2), 1 / ROWS, 1.0) == 1 / ROWS
 
 
 def test_add():
     """It may write one of what it adds."""
     a, b = np.random.default_rng(2).standard_normal((2, 50))
     expected = a + b
-    make_add(np.float64)(a, b, a, 50)
+    python_function(make_add(np.float64))(a, b, a, 50)
     assert a.tobytes() == expected.tobytes()

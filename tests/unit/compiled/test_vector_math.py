@@ -9,6 +9,8 @@ import pytest
 from distbp.compiled import vector_math
 from distbp.compiled.intrinsics import kernel
 
+from .calls import python_function
+
 FUNCTIONS = ["exp", "log", "log1p", "tanh"]
 REALS = [np.float32, np.float64]
 COMPILED = {}
@@ -24,7 +26,7 @@ def compiled(name, real):
             for i in range(x.size):
                 out[i] = function(x[i])
 
-        COMPILED[name, real] = apply
+        COMPILED[name, real] = python_function(apply)
     return COMPILED[name, real]
 
 

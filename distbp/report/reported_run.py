@@ -76,7 +76,7 @@ class ReportedRun:
 
     @property
     def step_times(self) -> list[RankTimes]:
-        """The times of the steps of each rank, of the last start that came to its end."""
+        """The times of the steps of each rank, of the last start that has recorded them."""
         found = [one.get("ranks") for one in self.events if one["event"] == "times"]
         ranks = found[-1] if found and isinstance(found[-1], list) else []
         return [_rank_times(one) for one in ranks if isinstance(one, dict)]

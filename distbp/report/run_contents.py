@@ -116,9 +116,9 @@ def _describe_event(event: Event) -> str:
         case "stop":
             return f"Stopped by {event.get('reason')}, with a checkpoint."
         case "times":
-            return (
-                f"Trained to the end, {seconds(as_number(event.get('seconds')))} after the start."
-            )
+            # Before there was `is_end`, times were recorded at the end only.
+            what = "Trained to the end" if event.get("is_end", True) else "Measured the steps"
+            return f"{what}, {seconds(as_number(event.get('seconds')))} after the start."
         case _:
             return str(event.get("text", event["event"]))
 

@@ -3,10 +3,12 @@
     {"event": "start", "time": …, "epoch": 0, "step": 0, "ranks": 4, "nodes": 1}
     {"event": "stop", "time": …, "reason": "SIGTERM"}
     {"event": "warning", "time": …, "text": "rank 2 died. …"}
-    {"event": "times", "time": …, "seconds": …, "steps": …, "ranks": [{"host": …}, …]}
+    {"event": "times", "time": …, "is_end": true, "seconds": …, "steps": …,
+     "ranks": [{"host": …}, …]}
 
-`time` is in seconds since 1970. Unlike metrics.jsonl, a roll-back removes nothing. It is a log: a
-run does not fail because a line cannot be written.
+`time` is in seconds since 1970. The times of a step of each rank, over all steps since the start,
+are recorded after 1, 2, 4, 8, … epochs and at the end. Unlike metrics.jsonl, a roll-back removes
+nothing. It is a log: a run does not fail because a line cannot be written.
 """
 
 import json

@@ -204,6 +204,7 @@ class Run:
         self.parts = parts
         self.progress = self.previous = parts.start
         self._detector, self._attempts = FaultDetector(parts), Attempts()
+        self._began = time.monotonic()
         self._is_stopped = False  # by a time limit, without a directory to save to
         self._is_stopped_by_callback = False
 
@@ -213,7 +214,7 @@ class Run:
         `has_ended` is asked before the first epoch and after each one; it has to answer the same on
         all ranks.
         """
-        parts, began = self.parts, time.monotonic()
+        parts, self._began = self.parts, time.monotonic()
         try:
             start_callbacks(parts.comm, parts.callbacks, parts.config)
             if parts.config.on_nan == "rollback" and self.progress.position.updates == 0:
@@ -229,7 +230,7 @@ class Run:
                         self._epoch()
                 with collective_errors(parts.comm):
                     parts.recorder.on_end(self.progress)
-                self._report(time.monotonic() - began)
+                self._report()
         finally:
             parts.order.close()
             parts.recorder.close()
@@ -386,6 +387,9 @@ class Run:
         }
         self.previous, self.progress = progress, progress.after_epoch(record)
         parts.recorder.on_epoch(self.progress)
+        epochs = self.progress.position.epoch
+        if epochs.bit_count() == 1 and epochs < parts.config.epochs:  # after 1, 2, 4, 8, …
+            self._record_times(is_end=False)
         if parts.callbacks:
             self._call_back(record)
 
@@ -406,20 +410,30 @@ class Run:
         waited = self.progress.history.epochs_without_improvement
         return patience is not None and waited >= patience
 
-    def _report(self, seconds: float) -> None:
-        """Log where a run of so many seconds spent its time, and its result; collective."""
+    def _record_times(self, is_end: bool) -> list[RankTime]:
+        """Record, and return, what the steps of each rank have spent their time on; collective."""
+        parts, comm, timing = self.parts, self.parts.comm, self.parts.engine.timing
+        n_shards, hidden = len(parts.reduction.schedule), parts.reduction.hidden
+        own = [platform.node(), comm.node_index, n_shards, *timing.per_step(), hidden]
+        ranks = [RankTime(*one) for one in comm.world.allgather(own)]
+        parts.recorder.record(
+            "times",
+            is_end=is_end,
+            seconds=time.monotonic() - self._began,
+            steps=timing.steps,
+            ranks=[asdict(one) for one in ranks],
+        )
+        return ranks
+
+    def _report(self) -> None:
+        """Log where the run spent its time, and its result; collective."""
         parts, comm, recorder = self.parts, self.parts.comm, self.parts.recorder
-        timing = parts.engine.timing
-        if timing.steps:
-            n_shards = len(parts.reduction.schedule)
-            hidden = parts.reduction.hidden
-            own = [platform.node(), comm.node_index, n_shards, *timing.per_step(), hidden]
+        if parts.engine.timing.steps:
+            ranks = self._record_times(is_end=True)
             cores = node_cores(comm.world.allgather([comm.node_index, host.cpu_share()]))
-            ranks = [RankTime(*one) for one in comm.world.allgather(own)]
             recorder.info(f"time   {timing_summary(ranks, cores)}")
-            times = [asdict(one) for one in ranks]
-            recorder.record("times", seconds=seconds, steps=timing.steps, ranks=times)
-            hint = checkpoint_hint(recorder.checkpoint_wait_s, recorder.saves, seconds)
+            seconds, waited = time.monotonic() - self._began, recorder.checkpoint_wait_s
+            hint = checkpoint_hint(waited, recorder.saves, seconds)
             if hint:
                 recorder.info(f"saves  {hint}")
         for text in final_report(

@@ -84,5 +84,16 @@ def test_the_events_of_a_run(tmp_path):
     assert times["steps"] == read_epochs(tmp_path / "run")[-1]["step"]
     assert rank["compute"] > 0
     assert {"host", "node", "shards", "wait", "update"} < set(rank)
+    assert times["is_end"]
     train(config.resumed({"epochs": 2}), resume=True)
     assert [one["event"] for one in read_events(tmp_path / "run")] == ["start", "times"] * 2
+
+
+def test_the_times_of_a_run_that_goes_on(tmp_path):
+    """They are recorded after 1, 2, 4 and 8 epochs as well, each of all steps so far."""
+    data = samples.DATA_SETS["digits"](tmp_path / "d.h5")
+    train(Config(data=str(data), out=str(tmp_path / "run"), epochs=10, quiet=True))
+    found = [one for one in read_events(tmp_path / "run") if one["event"] == "times"]
+    steps = [record["step"] for record in read_epochs(tmp_path / "run")]
+    assert [one["steps"] for one in found] == [steps[i - 1] for i in (1, 2, 4, 8, 10)]
+    assert [one["is_end"] for one in found] == [False] * 4 + [True]

@@ -37,7 +37,7 @@ OFF, CALLS, THREAD = "off", "calls", "thread"
 _POLL_S = 0.2e-3
 _WARM_UP_STEPS = 2
 _TURNS = 4  # steps of each mode that are compared
-_MIN_GAIN = 0.02  # of a step's time; less may be chance
+_MIN_GAIN = 0.05  # of a step's time; less may be chance
 
 
 class LayerProgress:

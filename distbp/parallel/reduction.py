@@ -80,7 +80,7 @@ class GradientReduction(ABC):
     wait_s : float
         Seconds of the last step spent waiting for other ranks, or for their messages.
     chunk_update : ChunkUpdate
-        What updates θ: `update`, unless an engine has code of its own for it.
+        `update`, unless an engine has code of its own for it.
     overlap : Overlap or None
         Where the exchange of some layers can begin before the whole gradient is computed: then
         each step calls `overlap.begin` before the first shard.
@@ -280,7 +280,8 @@ class OrderedReduction(GradientReduction):
         if update.clip_norm is None:
             self.chunk_update.begin(rows, learning_rate)
             if self._queue is not None:
-                self._exchange(self._queue, self._update_chunks)
+                # The chunks of θ whose gradient is complete with an exchange.
+                self._exchange(self._queue, lambda i: self._apply_chunks(self._chunks_of[i]))
         else:
             for additions, _ in self._chunks:
                 add_all(additions)
@@ -307,10 +308,6 @@ class OrderedReduction(GradientReduction):
     def _exchange(self, queue: ExchangeQueue | Overlap, on_end: Callable[[int], None]) -> None:
         """Complete the exchanges; `on_end`, called after each, does not count as waiting."""
         self.wait_s += queue.finish(on_end)
-
-    def _update_chunks(self, exchange: int) -> None:
-        """Update the chunks of θ whose gradient is complete with this exchange."""
-        self._apply_chunks(self._chunks_of[exchange])
 
     def _apply_chunks(self, chunks: Sequence[int]) -> None:
         for i in chunks:

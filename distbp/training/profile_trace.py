@@ -31,7 +31,7 @@ SPAN_NAMES = (
 CHECKPOINT, EVALUATION = len(SPAN_NAMES) - 2, len(SPAN_NAMES) - 1
 
 BURST_STEPS = 32
-_MAX_SHARE = 0.005  # of the time, for recording
+_MAX_SHARE = 0.0025  # of the time, for recording
 _COLD_FACTOR = 2  # in a step the caches hold other things than in the loop that measures the cost
 _MAX_PERIOD = 1 << 20  # bursts
 _CAPACITY, _CAPACITY_OF_ALL = 1 << 16, 1 << 22  # spans of a rank, and of all ranks
@@ -71,7 +71,7 @@ class SpanRecorder:
         self._place, self._end, self._rounds = 0, self._spans.size, 0
         self.span_cost = self._measure_cost()
         self.clear()
-        self._step, self._period, self._burst = 0, 1, -1
+        self._steps_left, self._bursts, self._period = 0, 0, 1
         self._burst_began, self._added_before = clock(), 0
         self.is_recording = False
 
@@ -118,19 +118,20 @@ class SpanRecorder:
 
         Returns whether `is_recording` is another one than for the steps before.
         """
-        burst = self._step // BURST_STEPS
-        self._step += count
-        if burst == self._burst:
+        self._steps_left -= count
+        if self._steps_left >= 0:
             return False
-        self._burst, before = burst, self.is_recording
-        self._begin_burst(burst)
+        self._steps_left, before = BURST_STEPS - count, self.is_recording
+        self._begin_burst()
         return self.is_recording is not before
 
-    def _begin_burst(self, number: int) -> None:
+    def _begin_burst(self) -> None:
         """Record every burst, or every second, fourth, …: those with the same number on all ranks.
 
         Ranks whose steps have more spans record fewer bursts, but none that others leave out.
         """
+        # Counted as they begin: a call of compiled code may be several times as long as a burst.
+        number, self._bursts = self._bursts, self._bursts + 1
         now = self.clock()
         spans = self.added - self._added_before
         if self.is_recording and spans:

@@ -37,7 +37,7 @@ def time_elements(run: ReportedRun) -> list[Element]:
     plots = [*_speed_plot(run), *_step_plot(run)]
     elements.append(Plots(plots))
     if not run.step_times:
-        elements.append(Note("The time of a step by its parts is recorded at the end of a run."))
+        elements.append(Note("The time of a step by its parts has not been recorded yet."))
     return elements
 
 
@@ -102,11 +102,18 @@ def event_elements(run: ReportedRun) -> list[Element]:
     text = f"{count(starts, 'start')}, {count(warnings, 'warning')}"
     if starts <= 1 and not warnings:
         text = "One start, without a fault or a warning"
-    shown = run.events[-_MOST_EVENTS:]
+    happened = [one for one in run.events if not _is_measurement(one)]
+    shown = happened[-_MOST_EVENTS:]
     rows = [[moment(one.get("time")), _describe_event(one)] for one in shown]
-    left = len(run.events) - len(shown)
+    left = len(happened) - len(shown)
     caption = "What happened" + f" (without the first {left:,})" * (left > 0)
     return [Note(f"{text}."), *problems, Table(caption, ["time", "event"], rows, is_text=True)]
+
+
+def _is_measurement(event: Event) -> bool:
+    """Return whether an event is the times of the steps of a run that goes on."""
+    # Before there was `is_end`, they were recorded at the end only.
+    return event["event"] == "times" and not event.get("is_end", True)
 
 
 def _describe_event(event: Event) -> str:
@@ -116,9 +123,9 @@ def _describe_event(event: Event) -> str:
         case "stop":
             return f"Stopped by {event.get('reason')}, with a checkpoint."
         case "times":
-            # Before there was `is_end`, times were recorded at the end only.
-            what = "Trained to the end" if event.get("is_end", True) else "Measured the steps"
-            return f"{what}, {seconds(as_number(event.get('seconds')))} after the start."
+            return (
+                f"Trained to the end, {seconds(as_number(event.get('seconds')))} after the start."
+            )
         case _:
             return str(event.get("text", event["event"]))
 

@@ -1,6 +1,6 @@
 """The gradients of this rank's shards of a batch: what `training.gradient.BatchGradient` does.
 
-`make_shards` puts the passes of `backprop` together for one shard; `make_batch_gradient` takes
+`_make_shards` puts the passes of `backprop` together for one shard; `make_batch_gradient` takes
 shard by shard, the last ones layer by layer where the exchange of a layer can begin before the
 layers below are computed (`parallel.overlap`). Subtrees of the sum are added up as they are
 complete.

@@ -221,7 +221,7 @@ class Hosts:
 
 def environment(**variables: str) -> list[str]:
     """Return the prefix of a command that sets variables, to be started over ssh."""
-    variables = {"DISTBP_ENGINE": os.environ["DISTBP_ENGINE"]} | variables
+    variables = {"DISTBP_ENGINE": os.environ.get("DISTBP_ENGINE", "auto")} | variables
     return ["/usr/bin/env", *(f"{name}={value}" for name, value in variables.items())]
 
 

@@ -216,7 +216,7 @@ def base_environment() -> dict[str, str]:
     variables = {k: v for k, v in os.environ.items() if not k.startswith(foreign)}
     variables.pop("COLUMNS", None)
     return variables | {
-        "DISTBP_ENGINE": os.environ["DISTBP_ENGINE"],  # see conftest.py
+        "DISTBP_ENGINE": os.environ.get("DISTBP_ENGINE", "auto"),  # see conftest.py
         "PYTHONPATH": os.pathsep.join([str(INSIDE), str(ROOT)]),
         "PYTHONWARNINGS": "error",
         "TERM": "xterm-256color",

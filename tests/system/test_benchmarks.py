@@ -43,7 +43,10 @@ SHORT = {
     ),
     "bench/wire": (["--rounds", 1, "--megabytes", 0.01, "--layouts", "1+1"], 1),
     "code_metrics": (["--unused"], 0),
-    "soak": (["--minutes", 0.001, "--calm", 0.05, "--busy", 1, "--only", "killed"], 4),
+    "soak": (
+        ["--minutes", 0.001, "--calm", 0.05, "--busy", 1, "--only", "killed", "--engines", "numpy"],
+        4,
+    ),
     "recipes/fashion-mnist": ([FASHION, 2, "--epochs", 1, "--hidden", 8], 0),
     "recipes/curves": None,  # run by the recipe above
 }

@@ -37,9 +37,9 @@ The nouns, in the order in which to read them:
     CheckpointSchedule  when a checkpoint is due (`checkpoint_schedule`); what it holds, how it is
                     written, and which may wait a second is in `checkpoint_writer`
     RunRecorder     rank 0's files, log lines (`messages`) and progress bar (`recorder`,
-                    `metrics_file`, `event_log`, `event_file` for TensorBoard, `status_file`); the
-                    other ranks have a `NullRecorder`, and all ranks of a run without a
-                    directory a `MemoryRecorder`
+                    `metrics_file`, `event_log`, `tensorboard_file`, `status_file`); the other ranks
+                    have a `NullRecorder`, and all ranks of a run without a directory a
+                    `MemoryRecorder`
     RunFollower     reads from outside where a run is, and whether it lives (`run_follower`)
     split_validation  the rows that are held out, a fraction or a fold (`holdout`, `folds`)
     RunParts        all of these, the network and the order of the rows, assembled for one run

@@ -24,12 +24,12 @@ from distbp.storage.run_directory import RunDirectory, read_newest_checkpoint
 from distbp.training.checkpoint_schedule import CheckpointSchedule
 from distbp.training.checkpoint_writer import CheckpointBuilder, CheckpointWriter
 from distbp.training.config import Config
-from distbp.training.event_file import EventFile
 from distbp.training.event_log import EventLog
 from distbp.training.messages import diverged_message, epoch_line, retry_message, step_status
 from distbp.training.metrics_file import MetricsFile
 from distbp.training.state import History, Progress
 from distbp.training.status_file import StatusFile
+from distbp.training.tensorboard_file import TensorBoardFile
 
 logger = logging.getLogger(__name__)
 
@@ -181,7 +181,7 @@ class RunRecorder(NullRecorder):
         self.directory = RunDirectory(Path(config.out), config.keep)
         self._lock = RunLock(self.directory.path)
         self._metrics = MetricsFile(self.directory, self._lock)
-        self._events = EventFile(self.directory.path) if config.tensorboard else None
+        self._tensorboard = TensorBoardFile(self.directory.path) if config.tensorboard else None
         self._log = EventLog(self.directory, self._lock)
         self._writer = CheckpointWriter(self.directory, self._lock, schedule)
         steps = -(-rows // config.batch_size)
@@ -203,8 +203,8 @@ class RunRecorder(NullRecorder):
             self.directory.write_text("config.toml", self._config.to_toml())
             self._metrics.rewrite(progress.history.lines)
             self._log.open(is_new)
-            if self._events:
-                self._events.start(progress.history.records)
+            if self._tensorboard:
+                self._tensorboard.start(progress.history.records)
         except BaseException:
             self._lock.release()
             raise
@@ -253,8 +253,8 @@ class RunRecorder(NullRecorder):
     def _append(self, history: History) -> None:
         """Append the last epoch's record to the files that have a line, or an event, for each."""
         self._metrics.append(history.lines)
-        if self._events:
-            self._events.append(history.records[-1])
+        if self._tensorboard:
+            self._tensorboard.append(history.records[-1])
 
     def _write_metrics(self, write: Callable[[], None]) -> None:
         """Call what writes to metrics.jsonl; log a failure, for it is going to be repeated."""

@@ -85,7 +85,7 @@ MODULES = {
         "difference_reason", "ensemble", "model", "imported_model", "callbacks", "trackers",
         "messages",
         "stop_request", "checkpoint_schedule", "checkpoint_writer", "metrics_file",
-        "event_log", "event_file", "status_file", "run_follower", "part_checks", "recorder",
+        "event_log", "tensorboard_file", "status_file", "run_follower", "part_checks", "recorder",
         "setup", "profile_trace", "profiling", "recovery", "loop", "array_fit",
         "gradient_check", "step_trace",
     ],

@@ -31,7 +31,7 @@ _WALL_TIME, _STEP, _FILE_VERSION, _SUMMARY, _SESSION_LOG = 1, 2, 3, 5, 7
 _VALUE, _TAG, _SIMPLE_VALUE, _STATUS, _START = 1, 1, 2, 1, 1
 
 
-class EventFile:
+class TensorBoardFile:
     """The event file that a run writes.
 
     Parameters

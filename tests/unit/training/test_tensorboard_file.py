@@ -10,10 +10,10 @@ import pytest
 import samples
 
 from distbp.errors import CheckpointError
-from distbp.training import event_file
+from distbp.training import tensorboard_file
 from distbp.training.config import Config
-from distbp.training.event_file import EventFile, crc32c
 from distbp.training.loop import train
+from distbp.training.tensorboard_file import TensorBoardFile, crc32c
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of its own imports
@@ -49,7 +49,7 @@ def record(epoch, **more):
 
 def write(run, first, last, **more):
     """Write a file of the epochs `first` to `last`, after those before."""
-    events = EventFile(run)
+    events = TensorBoardFile(run)
     events.start([record(epoch) for epoch in range(1, first)])
     for epoch in range(first, last + 1):
         events.append(record(epoch, **more))
@@ -159,6 +159,6 @@ def test_what_could_not_be_written_is_written_later(tmp_path):
 
 
 def test_a_directory_that_cannot_be_made(tmp_path):
-    (tmp_path / event_file.FOLDER).touch()
+    (tmp_path / tensorboard_file.FOLDER).touch()
     with pytest.raises(CheckpointError, match="tensorboard cannot be written"):
         write(tmp_path, 1, 1)

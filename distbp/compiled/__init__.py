@@ -34,7 +34,7 @@ code that another one has compiled:
     spans            the spans of a profile
     batch_gradient   the gradients of a rank's shards of a batch
     slice_update     sum and update of the slice of θ that a rank owns, and the end of a step
-    step             all of these together: whole steps, with the barriers, in one call
+    step             all of these together, in one call: whole steps with the barriers, or one phase
 
 **Kernels** are pure functions on arrays and numbers: they allocate nothing, raise nothing, and
 keep no state. They are made by functions whose names begin with `make`, for a type of number and

@@ -25,13 +25,13 @@ from distbp.parallel.step_totals import CORRECT, COST, SAVE_REQUESTS, STOP_REQUE
 
 
 class _Shards(NamedTuple):
-    """The kernels of one shard of m rows of the batch, from the batch's row `start` on.
+    """The kernels of one shard of m rows, those of the call from its row `start` on.
 
     Attributes
     ----------
     forward : kernel of (d, sizes, shard, start, m, slot, k)
-        Computes activations, δ^L and scores in the k-th buffers; returns the time after loading
-        the rows, in ns.
+        Computes activations and δ^L in the k-th buffers, writes cost and correct answers to the
+        slot, and returns the time when the rows had been loaded, in ns.
     gradient : kernel of (d, sizes, shard, start, m, slot)
         Writes gradient and scores to the slot.
     layer : kernel of (d, sizes, l, m, slot, k)
@@ -98,7 +98,7 @@ def _make_shards(choice: Choice, views: Views) -> _Shards:
 
 @inlined
 def _task(d, i, rows):
-    """Return the i-th task for a batch of so many rows: shard, place, additions, first row, m."""
+    """Return the i-th task in a batch of so many rows: shard, place, additions, first row, m."""
     schedule = vector_at(d.schedule, 3 * d.tasks, np.int64)
     shard = schedule[3 * i]
     start, stop = rows * shard // d.shards, rows * (shard + 1) // d.shards

@@ -33,8 +33,9 @@ DESCRIPTOR = np.dtype(
             # This rank's part in the sum (`parallel.reduction_plan`): its schedule (tasks, 3), and
             # its slots, vectors of `width` numbers, `stride` numbers from each other.
             "shards", "tasks", "schedule", "slots", "stride", "width",
-            # The owned slice of θ; additions (n, 5): the address of both operands and of the sum,
-            # of which the second and third number say whether the operands move on with the chunk.
+            # The owned slice of θ, or the chunk that a call is for; additions (n, 5): the address
+            # of both operands and of the sum, of which the second and third number say whether the
+            # operands move on with the chunk.
             "own_start", "own_stop", "additions", "n_additions", "gradient", "gradient_moves",
             # The sums of the statistics: additions (n, 2) of addresses, and the result's.
             "owns_stats", "stats_additions", "n_stats_additions", "stats",

@@ -11,8 +11,9 @@
               current one from now on
 
 with a barrier before each of the last three (before `update` only for the norm). A rank that
-waits for long returns to Python in between, where it can sleep and look for failures. Where sums
-take messages, a reduction in Python calls the first three one by one.
+waits for long returns to Python in between, where it can sleep and look for failures. Where a
+reduction in Python makes the sums, a call makes one phase: `compute`, with clipping `sum`, which
+then only measures the norm, and `update` for each chunk of θ.
 """
 
 from collections.abc import Callable

@@ -1,9 +1,8 @@
 """Steps as machine code: the engine that makes many of them in one call, without the GIL.
 
 `CompiledEngine` binds a run's arrays to the descriptor of `compiled.step`, once, and then only
-calls it. On one node a call makes whole steps, sums and updates included. Where the sum takes
-messages, it computes the gradient of one step, and the reduction adds up and exchanges what it has
-to, and calls `CompiledUpdate`.
+calls it. On one node a call makes whole steps, sums and updates included. Where a reduction sums by
+messages, a call computes the gradient of one step, and the reduction calls `CompiledUpdate`.
 """
 
 import base64
@@ -74,6 +73,7 @@ class CompiledEngine(Engine):
         self._function = _load_step(choice, comm, parts.config.quiet)
         self._binding = Binding()
         self._fields = self._binding.fields
+        self._barrier: Barrier | None = None  # of whole steps of several ranks
         with collective_errors(comm):
             self._fields["gemm"] = find_gemm(parts.gradient.network.dtype, parts.config.blas)
             if parts.config.blas:  # loaded only now, with as many threads as it likes
@@ -83,11 +83,9 @@ class CompiledEngine(Engine):
         if whole is not None:
             self._bind_sum(whole, parts, comm)
         else:
-            reduction.chunk_update = CompiledUpdate(self._binding, self.call, parts.update)
+            reduction.chunk_update = CompiledUpdate(self._binding, self._function, parts.update)
         if reduction.overlap is not None:
             reduction.overlap.exclude_calls()  # it makes none between two products
-
-    _barrier: Barrier | None = None  # of whole steps of several ranks
 
     def _bind_sum(self, reduction: OrderedReduction, parts: StepParts, comm: Topology) -> None:
         """Bind what whole steps need, of which one call makes many."""

@@ -29,14 +29,15 @@ class CompiledUpdate(ChunkUpdate):
     ----------
     binding : Binding
         Of the step; its fields of a sum on one node are used here.
-    call : function
-        Calls the compiled step.
+    function : function
+        The compiled step, of the address of a descriptor.
     update : Update
         Has the chunks, and the versions that are bound.
     """
 
-    def __init__(self, binding: Binding, call: Callable[[], int], update: Update) -> None:
-        self._fields, self._call, self._update = binding.fields, call, update
+    def __init__(self, binding: Binding, function: Callable[[int], int], update: Update) -> None:
+        self._binding, self._function, self._update = binding, function, update
+        self._fields = binding.fields
         self._constants = np.zeros((1, COUNT))
         # Where `compiled.slice_update` puts whether the owner of a slice has computed a bad number.
         self._flags = np.zeros(STATS_WIDTH + 1, update.network.dtype)
@@ -60,4 +61,4 @@ class CompiledUpdate(ChunkUpdate):
         fields = self._fields
         fields["phase"], fields["gradient"] = phase, address(gradient)
         fields["own_start"], fields["own_stop"] = start, stop
-        self._call()
+        self._function(self._binding.address)

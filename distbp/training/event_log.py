@@ -7,8 +7,9 @@
      "ranks": [{"host": …}, …]}
 
 `time` is in seconds since 1970. The times of a step of each rank, over all steps since the start,
-are recorded after 1, 2, 4, 8, … epochs and at the end. Unlike metrics.jsonl, a roll-back removes
-nothing. It is a log: a run does not fail because a line cannot be written.
+or since a rank was lost, are recorded after 1, 2, 4, 8, … epochs and at the end. Unlike
+metrics.jsonl, a roll-back removes nothing. It is a log: a run does not fail because a line cannot
+be written.
 """
 
 import json

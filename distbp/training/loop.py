@@ -204,7 +204,7 @@ class Run:
         self.parts = parts
         self.progress = self.previous = parts.start
         self._detector, self._attempts = FaultDetector(parts), Attempts()
-        self._began = time.monotonic()
+        self._began = time.monotonic()  # again when it trains, as making it may have taken long
         self._is_stopped = False  # by a time limit, without a directory to save to
         self._is_stopped_by_callback = False
 
@@ -388,7 +388,11 @@ class Run:
         self.previous, self.progress = progress, progress.after_epoch(record)
         parts.recorder.on_epoch(self.progress)
         epochs = self.progress.position.epoch
-        if epochs.bit_count() == 1 and epochs < parts.config.epochs:  # after 1, 2, 4, 8, …
+        if (
+            epochs.bit_count() == 1  # after 1, 2, 4, 8, …
+            and epochs < parts.config.epochs
+            and parts.engine.timing.steps  # a run may be resumed behind the last step of an epoch
+        ):
             self._record_times(is_end=False)
         if parts.callbacks:
             self._call_back(record)

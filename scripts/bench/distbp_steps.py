@@ -63,7 +63,7 @@ def iallreduce_each(parts):
         for other in partials[1:]:
             np.add(total, other, out=total)
         MPI.Request.Waitall([MPI.COMM_WORLD.Iallreduce(MPI.IN_PLACE, view) for view in views])
-        update.apply(total[:-STATS_WIDTH], rows, learning_rate)
+        update.apply(total[:-STATS_WIDTH], rows, learning_rate, reduction.chunk_update)
         return StepTotals(*total[-STATS_WIDTH:].tolist(), applied=True)
 
     reduction.reduce_and_update = reduce_and_update

@@ -86,7 +86,7 @@ def test_a_run_has_the_bits_of_one_rank(comm, everywhere, mpi_tmp_path, data_set
 def test_compiled_steps_have_the_bits_of_one_rank(
     comm, everywhere, mpi_tmp_path, data_sets, tmp_path_factory, name
 ):
-    """Sums in shared memory and by messages, with the whole step or only the gradient compiled."""
+    """Sums in shared memory and by messages, whole steps in one call or one phase at a time."""
     config = replace(configured(name, data_sets, ""), engine="compiled")
     alone = replace(config, out=str(tmp_path_factory.mktemp("alone") / "run"))
     expected = train(alone, comm=Topology())
@@ -96,6 +96,18 @@ def test_compiled_steps_have_the_bits_of_one_rank(
         assert everywhere(result.digest) == [expected.digest] * comm.size
         histories = everywhere(without_times(result.history))
         assert histories == [without_times(expected.history)] * comm.size
+
+
+@pytest.mark.parametrize("name", ["adam, penalties, cosine", "clipped, float64"])
+@pytest.mark.parametrize("comm", ["one node"], indirect=True)
+def test_compiled_steps_with_the_sum_of_mpi(comm, everywhere, mpi_tmp_path, data_sets, name):
+    """θ is updated in place, the same on all ranks, and nearly as with the ordered sum."""
+    config = replace(configured(name, data_sets, mpi_tmp_path / "a"), engine="compiled", epochs=1)
+    ordered = train(config, comm=comm)
+    found = train(replace(config, out=str(mpi_tmp_path / "b"), combine="allreduce"), comm=comm)
+    assert len(set(everywhere(found.digest))) == 1
+    costs = [one.history[0]["train_cost"] for one in (found, ordered)]
+    assert costs[0] == pytest.approx(costs[1], rel=1e-4)
 
 
 @pytest.mark.parametrize("comm", ["one node"], indirect=True)

@@ -344,14 +344,18 @@ def test_many_fits_leave_nothing_behind():
     assert (after[2] - before[2]) * os.sysconf("SC_PAGE_SIZE") < 8 << 20
 
 
-def test_a_fit_is_freed_without_the_garbage_collector():
+@pytest.mark.parametrize(
+    "options", [{}, {"engine": "compiled"}, {"engine": "compiled", "combine": "allreduce"}]
+)
+def test_a_fit_is_freed_without_the_garbage_collector(options):
     """Not even a reference cycle keeps the arrays of the caller."""
+    fit(X, CLASSES, **SHORT, **options)  # which may compile
     x = X.copy()
     gc.collect()
     gc.disable()
     try:
         count = sys.getrefcount(x)
-        fit(x, CLASSES, **SHORT)
+        fit(x, CLASSES, **SHORT, **options)
         assert sys.getrefcount(x) == count
     finally:
         gc.enable()

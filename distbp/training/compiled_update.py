@@ -41,9 +41,8 @@ class CompiledUpdate(ChunkUpdate):
         self._constants = np.zeros((1, COUNT))
         # Where `compiled.slice_update` puts whether the owner of a slice has computed a bad number.
         self._flags = np.zeros(STATS_WIDTH + 1, update.network.dtype)
-        binding.put(constants=self._constants, squares=update.squares, flags=self._flags)
+        binding.put(constants=self._constants, flags=self._flags)
         self._fields["gradient_moves"] = self._fields["ranks"] = 1
-        self._fields["clip_norm"] = np.inf if update.clip_norm is None else update.clip_norm
 
     def measure_squares(self, total: np.ndarray) -> None:
         self._call_phase(SUM, total, *self._update.store.owned)

@@ -92,7 +92,9 @@ def bind_step(binding: Binding, parts: StepParts) -> None:
         sizes=np.array(sizes, np.int64),
         units=_NOTHING if units is None else units,
         versions=np.array([[address(one) for one in version] for version in versions]),
+        squares=update.squares,
     )
+    fields["clip_norm"] = math.inf if update.clip_norm is None else update.clip_norm
     fields["arrays"] = len(versions[0])
     fields["seed"], fields["batch_size"] = config.seed, config.batch_size
     fields["keep_threshold"] = keep_threshold(config.dropout)
@@ -162,7 +164,6 @@ def bind_sum(binding: Binding, reduction: OrderedReduction, update: Update) -> N
     binding.put(
         additions=np.array(additions or [(0, 0, 0, 0, 0)], np.int64),
         stats_additions=np.array(stats_additions or [(0, 0)], np.int64),
-        squares=buffers.squares,
         flags=buffers.flags,
     )
     binding.keep("scratch", scratch)
@@ -171,7 +172,6 @@ def bind_sum(binding: Binding, reduction: OrderedReduction, update: Update) -> N
     fields["own_start"], fields["own_stop"] = start, stop
     fields["owns_stats"], fields["stats"] = plan.owns_statistics, stats[plan.node_sums[0]]
     fields["rank"], fields["ranks"] = plan.node_rank, plan.node_size
-    fields["clip_norm"] = math.inf if update.clip_norm is None else update.clip_norm
 
 
 def bind_barrier(binding: Binding, barrier: Barrier | None) -> None:

@@ -53,7 +53,8 @@ class Watchdog:
         self._is_off = topology.size == 1 or not heartbeats.is_shared
         self._heartbeats = heartbeats.array[:, 0]
         self._pids = node_pids(topology.node)
-        self._stopped = threading.Event()  # one for each block
+        self._stopped = threading.Event()  # one for each block, as is the thread
+        self._thread = threading.Thread()
         self._interval = min(_MAX_CHECK_INTERVAL_S, limit / _CHECKS_PER_LIMIT)
 
     def __enter__(self) -> "Watchdog":
@@ -61,11 +62,14 @@ class Watchdog:
             # By number: in a notebook sys.stderr is not a file.
             faulthandler.register(_STACK_DUMP_SIGNAL, STDERR_FD, all_threads=True, chain=True)
             self._stopped = threading.Event()
-            threading.Thread(target=self._watch, args=[self._stopped], daemon=True).start()
+            self._thread = threading.Thread(target=self._watch, args=[self._stopped], daemon=True)
+            self._thread.start()
         return self
 
     def __exit__(self, *exception: object) -> None:
         self._stopped.set()
+        if self._thread.is_alive():
+            self._thread.join()  # it holds shared memory
 
     def _watch(self, stopped: threading.Event) -> None:
         """Check the heartbeats until they have stopped for too long."""

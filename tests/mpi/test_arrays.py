@@ -2,6 +2,7 @@
 
 import gc
 import os
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -97,10 +98,11 @@ def test_a_run_in_memory_rolls_back(comm, everywhere):
 
 @pytest.mark.parametrize("comm", ["one node"], indirect=True)
 def test_many_fits_leave_nothing_behind(comm, everywhere):
-    """Neither open files nor shared memory."""
-    counts = []
+    """Neither open files nor shared memory, nor a thread that would hold some."""
+    counts, threads = [], threading.active_count()
     for _ in range(5):
         train(CONFIG, X, Y, comm=comm)
+        assert threading.active_count() == threads
         gc.collect()
         mapped = Path("/proc/self/maps").read_text().count("distbp-")
         counts.append((len(os.listdir("/proc/self/fd")), mapped))

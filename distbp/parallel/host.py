@@ -135,9 +135,26 @@ def _set_blas_thread_counts(counts: dict[str, int]) -> None:
         give_up_control(force=True)
 
 
+def _own_blas_libraries() -> list[Any]:
+    """Return those that may compute here: not what another package has brought for itself.
+
+    A wheel brings libraries in a folder of its own, `NAME.libs` on Linux and `NAME/.dylibs` on
+    macOS. SciPy's OpenBLAS is loaded when a program imports scikit-learn, and is not used here.
+    """
+    return [one for one in _blas_libraries() if _package(Path(one.filepath)) in ("", "numpy")]
+
+
+def _package(library: Path) -> str:
+    """Return the package whose wheel has brought a library; '' if none has."""
+    folder = library.parent
+    if folder.name == ".dylibs":
+        return folder.parent.name
+    return folder.stem if folder.suffix == ".libs" else ""
+
+
 def loaded_kernels() -> str:
     """Return the name of the kernels that OpenBLAS uses; '' if NumPy uses no OpenBLAS."""
-    libraries = [one for one in _blas_libraries() if one.internal_api == "openblas"]
+    libraries = [one for one in _own_blas_libraries() if one.internal_api == "openblas"]
     return " + ".join(sorted({str(one.architecture) for one in libraries}))
 
 
@@ -230,7 +247,7 @@ def numeric_platform() -> dict[str, str]:
     """Return what the last bits of a result depend on, besides configuration and data."""
     blas = " + ".join(
         f"{one.internal_api} {one.version} {getattr(one, 'architecture', '')}".strip()
-        for one in _blas_libraries()
+        for one in _own_blas_libraries()
     )
     return {
         "cpu": cpu_model(), "numpy": np.__version__, "simd": simd_level(), "blas": blas or "unknown"

@@ -2,6 +2,8 @@
 
 import os
 from concurrent.futures import ThreadPoolExecutor
+from importlib import import_module
+from pathlib import Path
 
 import pytest
 
@@ -83,6 +85,27 @@ def test_the_numeric_platform_is_known():
     assert "openblas" in platform["blas"].lower() or "mkl" in platform["blas"].lower()
     assert host.usable_cores() >= 1
     assert set(host.software_versions()) == {"distbp", "python", "h5py", "hdf5"}
+
+
+def test_a_blas_of_another_package_is_not_part_of_the_platform():
+    """SciPy's computes nothing here: a run would be said to round unlike one without it."""
+    before = host.numeric_platform(), host.loaded_kernels()
+    import_module("scipy.linalg")
+    host.forget_blas_libraries()
+    assert any(Path(one).parent.name == "scipy.libs" for one in host._blas_thread_counts())
+    assert (host.numeric_platform(), host.loaded_kernels()) == before
+
+
+@pytest.mark.parametrize(
+    ("path", "package"),
+    [
+        ("/env/site-packages/scipy.libs/libopenblas.so", "scipy"),
+        ("/env/site-packages/numpy/.dylibs/libopenblas64_.0.dylib", "numpy"),
+        ("/usr/lib/x86_64-linux-gnu/openblas-pthread/libblas.so.3", ""),
+    ],
+)
+def test_the_package_that_brought_a_library_is_known(path, package):
+    assert host._package(Path(path)) == package
 
 
 def test_the_kernels_that_are_loaded_are_accepted():

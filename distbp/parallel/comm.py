@@ -79,7 +79,8 @@ class Group:
         text = np.frombuffer(json.dumps(value).encode(), np.uint8)
         counts = self.allgather_int(text.size)
         texts = np.empty(counts.sum(), np.uint8)
-        self._mpi.Allgatherv(text, [texts, counts])
+        # Open MPI 5's Allgatherv returns as if nothing had happened when a rank has died.
+        self._mpi.Iallgatherv(text, [texts, counts]).Wait()
         ends = np.cumsum(counts)
         return [
             json.loads(texts[end - count : end].tobytes())

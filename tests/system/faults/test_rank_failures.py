@@ -79,6 +79,42 @@ def test_rank_0_is_killed_while_it_saves(tmp_path, data, reference):
     assert_continued(err, 0)
 
 
+TEXTS = """
+import os, signal, sys, threading
+from distbp.parallel import mpi
+from distbp.parallel.comm import launched_group
+
+world, (victim, delay) = launched_group(), map(float, sys.argv[1:])
+if world.rank == victim:
+    threading.Timer(delay, os.kill, (os.getpid(), signal.SIGKILL)).start()
+count, answer = 0, "raised"
+try:
+    while answer == "raised":
+        count += 1  # else the numbers of the call before would do
+        if world.allgather([count, world.rank]) != [[count, rank] for rank in range(world.size)]:
+            answer = "wrong"
+except mpi.init().Exception:
+    pass
+os.write(1, f"{answer}\\n".encode())
+os._exit(0)
+"""
+
+
+@pytest.mark.parametrize("victim", range(N))
+def test_texts_of_a_rank_that_died_are_an_error(tmp_path, victim):
+    """Not something else that was in memory: on all others, if MPI lets them continue."""
+    launcher, *rest = command_of([], n=N)
+    python = rest[: rest.index("-m")]
+    ulfm = ("--with-ft", "ulfm") if is_open_mpi() else ()
+    command = [launcher, *ulfm, *python, "-c", TEXTS, victim, 0.1 + 0.01 * victim]
+    ended = Job(command, tmp_path).wait()
+    if is_open_mpi():
+        assert ended.out.split() == ["raised"] * (N - 1), str(ended)
+    else:
+        assert ended.status != 0, str(ended)
+        assert "wrong" not in ended.out, str(ended)
+
+
 def kill(count: int, apart: float, seed: int):
     """Return a function that kills ranks at a random time, one shortly after the other."""
     chance = random.Random(seed)  # noqa: S311 (no secret)

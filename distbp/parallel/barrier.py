@@ -10,7 +10,7 @@ import platform
 import select
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -50,6 +50,8 @@ class Barrier:
     cores : int
         How many the ranks share. If there are fewer cores than ranks, a waiting rank does not
         spin: the one it waits for may need its core.
+    progress : function
+        Called by a rank that waits for long: `Group.progress`.
 
     Attributes
     ----------
@@ -60,8 +62,15 @@ class Barrier:
         How often a waiting rank reads a counter before it yields its core.
     """
 
-    def __init__(self, counters: np.ndarray, rank: int, pids: Sequence[int], cores: int) -> None:
-        self.counters = counters
+    def __init__(
+        self,
+        counters: np.ndarray,
+        rank: int,
+        pids: Sequence[int],
+        cores: int,
+        progress: Callable[[], None],
+    ) -> None:
+        self.counters, self._progress = counters, progress
         self._counters = memoryview(counters.reshape(-1).data)
         self._own = rank * COUNTER_STRIDE
         self._others = [other * COUNTER_STRIDE for other in range(len(pids)) if other != rank]
@@ -130,6 +139,7 @@ class Barrier:
         next_check = time.monotonic() + _LIVENESS_CHECK_S
         while counters[other] < count:
             time.sleep(_SLEEP_S)
+            self._progress()  # the late rank may wait for a message of this one
             if counters[other] == _DEPARTED:
                 raise RankFailureError("another rank of this node has left to handle a failure")
             if time.monotonic() > next_check:
@@ -157,7 +167,7 @@ def make_barrier(node: Group) -> Barrier | None:
         return None
     counters = np.frombuffer(memory, np.int64, node.size * COUNTER_STRIDE)
     shares = [host.CpuShare(*share) for share in node.allgather(host.cpu_share())]
-    return Barrier(counters, node.rank, node_pids(node), host.count_cores(shares))
+    return Barrier(counters, node.rank, node_pids(node), host.count_cores(shares), node.progress)
 
 
 def node_pids(node: Group) -> list[int]:

@@ -51,8 +51,18 @@ class Group:
         return self._comm
 
     def allows_threads(self) -> bool:
-        """Return whether threads may send messages, one at a time."""
+        """Return whether several threads may send messages at the same time."""
         return mpi.allows_threads()
+
+    def progress(self) -> None:
+        """Let MPI send what is left to send of operations that are complete on this rank.
+
+        To be called where a rank waits outside of MPI: others may need it before they come there.
+        Of a failure, the next operation tells.
+        """
+        if self._comm is not None:
+            with suppress(mpi.init().Exception):
+                self._comm.Iprobe()
 
     # Collectives that return when they are complete.
 

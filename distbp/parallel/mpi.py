@@ -57,9 +57,9 @@ def is_running() -> bool:
 
 
 def allows_threads() -> bool:
-    """Return whether threads may call MPI, one at a time; it is initialized."""
+    """Return whether several threads may call MPI at the same time; it is initialized."""
     module = init()
-    return bool(module.Query_thread() >= module.THREAD_SERIALIZED)
+    return bool(module.Query_thread() == module.THREAD_MULTIPLE)
 
 
 def allgather_text(text: str) -> list[str]:

@@ -129,7 +129,7 @@ class Overlap:
     queue : ExchangeQueue
     progress : LayerProgress
     has_threads : bool
-        Whether another thread may call MPI.
+        Whether another thread may call MPI at the same time.
     allgather : function
         As of `ModeTrial`.
     """

@@ -21,6 +21,7 @@ def take_turns(folder, is_first, step, gather, steps_a_call=1):
     """
     for _ in range(3):
         step()
+    gather(0)  # MPI may have something left to send of the last step, which it does in calls only
     if is_first:
         put(folder / "ready", "")
     turn, steps = 0, 2

@@ -1,5 +1,6 @@
 """The numbering of ranks by node, and what is left of it when ranks fail."""
 
+import numpy as np
 import pytest
 from mpi4py import MPI
 from nodes import TwoNodes
@@ -161,3 +162,15 @@ def test_a_shrink_that_fails_can_be_repeated(comm, everywhere, shrink_without, m
     assert everywhere(len(made)) == [2] * comm.size  # the survivors, and their duplicate
     topology, failed = shrink_without(set(), comm)
     assert everywhere((topology.size, failed)) == [(comm.size, [])] * comm.size
+
+
+@pytest.mark.parametrize("comm", ["one node"], indirect=True)
+def test_a_rank_that_waits_in_a_barrier_makes_progress(comm, everywhere):
+    """MPI sends only while it is called, and those that lack a message come to the barrier late."""
+    numbers = np.full(1 << 17, 1.0)
+    request = MPI.COMM_WORLD.Iallreduce(MPI.IN_PLACE, numbers)
+    if comm.rank > 0:
+        request.Wait()
+    comm.node_barrier()()
+    request.Wait()
+    assert all(everywhere((numbers == comm.size).all()))

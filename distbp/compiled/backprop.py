@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from distbp.compiled.activations import make_activation
 from distbp.compiled.costs import make_output_layer
-from distbp.compiled.intrinsics import kernel, part
+from distbp.compiled.intrinsics import add, kernel, part
 from distbp.compiled.products import make_products
 from distbp.compiled.vector_math import Real, Scalar
 from distbp.network.activations import find_activation
@@ -26,10 +26,13 @@ class Passes(NamedTuple):
         sizes (L + 1,), runs (L,) int64: the latter from `run_lengths`.
     output_layer : kernel of (sizes, units, work, m)
         Returns (cost, correct); units (n_L,) float64.
-    backward : kernel of (gemm, l, sizes, theta, gradient, work, m)
-        gradient has the layout of theta.
-    layer_gradient, propagate : kernels of (gemm, l, sizes, gradient or theta, work, m)
-        What `backward` consists of: BP3 and BP4, and BP2 for the layer below, which there is.
+    backward : kernel of (gemm, l, sizes, theta, gradient, total, adds, work, m)
+        gradient and total have the layout of theta. They are the same, unless `adds`: then the
+        gradient is added to the total, and `gradient` holds numbers in between.
+    layer_gradient : kernel of (gemm, l, sizes, gradient, total, adds, work, m)
+        BP3 and BP4, the first half of `backward`.
+    propagate : kernel of (gemm, l, sizes, theta, work, m)
+        BP2 for the layer below, which there is: the second half.
     """
 
     forward: Scalar
@@ -140,20 +143,22 @@ def _make_backward(
     zero, needs_z = real(0), find_activation(activation).needs_z
 
     @kernel
-    def layer_gradient(gemm, l, sizes, gradient, work, m):
+    def layer_gradient(gemm, l, sizes, gradient, total, adds, work, m):
         n_in, n = sizes[l - 1], sizes[l]
         at, start = _theta_before(sizes, l), _units_before(sizes, l) * m
         before = start - m * n_in  # of layer l − 1
         delta = part(work.delta, start, m * n)
         a_in = part(work.fed if has_dropout else work.a, before, m * n_in) if l > 1 else work.x
-        nabla_w, nabla_b = part(gradient, at, n * n_in), part(gradient, at + n * n_in, n)
+        nabla_w, nabla_b = part(total, at, n * n_in), part(gradient, at + n * n_in, n)
         for j in range(n):
             nabla_b[j] = zero
         for i in range(m):
             row = part(delta, i * n, n)
             for j in range(n):
                 nabla_b[j] += row[j]  # BP3
-        weight_gradient(gemm, delta, a_in, nabla_w, m, n_in, n)  # BP4
+        if adds:
+            add(part(total, at + n * n_in, n), nabla_b, part(total, at + n * n_in, n), n)
+        weight_gradient(gemm, delta, a_in, nabla_w, m, n_in, n, adds)  # BP4
 
     @kernel
     def propagate(gemm, l, sizes, theta, work, m):
@@ -172,8 +177,8 @@ def _make_backward(
                 below[i] *= keep[i]
 
     @kernel
-    def backward(gemm, l, sizes, theta, gradient, work, m):
-        layer_gradient(gemm, l, sizes, gradient, work, m)
+    def backward(gemm, l, sizes, theta, gradient, total, adds, work, m):
+        layer_gradient(gemm, l, sizes, gradient, total, adds, work, m)
         if l > 1:
             propagate(gemm, l, sizes, theta, work, m)
 

@@ -15,10 +15,9 @@ from distbp.compiled.backprop import make_passes
 from distbp.compiled.choice import Choice
 from distbp.compiled.descriptor import BACKPROP, FORWARD, ROWS
 from distbp.compiled.dropout import make_draw
-from distbp.compiled.intrinsics import inlined, kernel, part, vector_at
+from distbp.compiled.intrinsics import add, inlined, kernel, part, vector_at
 from distbp.compiled.rows import make_load_rows
 from distbp.compiled.spans import add_span
-from distbp.compiled.update import make_add
 from distbp.compiled.vector_math import Scalar
 from distbp.compiled.views import Views, make_views, runs_address, theta_address
 from distbp.parallel.step_totals import CORRECT, COST, SAVE_REQUESTS, STOP_REQUESTS
@@ -32,10 +31,10 @@ class _Shards(NamedTuple):
     forward : kernel of (d, sizes, shard, start, m, slot, k)
         Computes activations and δ^L in the k-th buffers, writes cost and correct answers to the
         slot, and returns the time when the rows had been loaded, in ns.
-    gradient : kernel of (d, sizes, shard, start, m, slot)
-        Writes gradient and scores to the slot.
-    layer : kernel of (d, sizes, l, m, slot, k)
-        After `forward`, writes the gradient of layer l, those above it being computed.
+    gradient : kernel of (d, sizes, shard, start, m, slot, total, adds)
+        Writes gradient and scores to the slot, or adds the gradient to the total.
+    layer : kernel of (d, sizes, l, m, slot, total, adds, k)
+        After `forward`, does so with the gradient of layer l, those above it being computed.
     """
 
     forward: Scalar
@@ -78,20 +77,20 @@ def _make_shards(choice: Choice, views: Views) -> _Shards:
         return loaded
 
     @kernel
-    def shard_gradient(d, sizes, shard, start, m, slot):
+    def shard_gradient(d, sizes, shard, start, m, slot, total, adds):
         loaded = shard_forward(d, sizes, shard, start, m, slot, 0)
         work, theta = work_of(d, sizes, 0), vector_at(theta_address(d), d.n_theta, real)
         for l in range(d.layers, 0, -1):
-            backward(d.gemm, l, sizes, theta, slot, work, m)
+            backward(d.gemm, l, sizes, theta, slot, total, adds, work, m)
         add_span(d, BACKPROP, loaded, clock_ns(d.timespec) if d.spans != 0 else 0)
 
     @kernel
-    def shard_layer(d, sizes, l, m, slot, k):
+    def shard_layer(d, sizes, l, m, slot, total, adds, k):
         work = work_of(d, sizes, k)
         if l < d.layers:
             theta = vector_at(theta_address(d), d.n_theta, real)
             propagate(d.gemm, l + 1, sizes, theta, work, m)
-        layer_gradient(d.gemm, l, sizes, slot, work, m)
+        layer_gradient(d.gemm, l, sizes, slot, total, adds, work, m)
 
     return _Shards(shard_forward, shard_gradient, shard_layer)
 
@@ -105,6 +104,15 @@ def _task(d, i, rows):
     return shard, schedule[3 * i + 1], schedule[3 * i + 2], start, stop - start
 
 
+@inlined
+def _adds(d, count, m):
+    """Return 1 if a shard's gradient is added to that of the slot below as it is computed, else 0.
+
+    A product that BLAS adds to another saves writing it and reading both.
+    """
+    return 1 if d.adds_products != 0 and count > 0 and m > 0 else 0
+
+
 @kernel
 def _write_requests(d, i, slot):
     # They are sums over ranks: each rank counts once, with its first shard and step.
@@ -115,7 +123,7 @@ def _write_requests(d, i, slot):
 
 def _make_accumulate(choice: Choice, views: Views) -> Scalar:
     """Return the kernel that adds up n numbers from `at` on of what a shard completes."""
-    slot_address, add, real = views.slot_address, make_add(choice.real), choice.real
+    slot_address, real = views.slot_address, choice.real
 
     @kernel
     def accumulate(d, place, count, at, n):
@@ -141,14 +149,16 @@ def make_batch_gradient(choice: Choice) -> Scalar:
         rows = min(d.batch_size, d.n_numbers - first)
         for i in range(d.tasks - d.layered):
             shard, place, count, start, m = _task(d, i, rows)
-            slot = vector_at(slot_address(d, place), d.width, real)
+            slot, adds = vector_at(slot_address(d, place), d.width, real), _adds(d, count, m)
             if m == 0:  # a short last batch may leave shards empty
                 for j in range(d.width):
                     slot[j] = zero
             else:
-                shard_gradient(d, sizes, shard, first + start, m, slot)
+                total = vector_at(slot_address(d, place - adds), d.width, real)
+                shard_gradient(d, sizes, shard, first + start, m, slot, total, adds)
             _write_requests(d, i, slot)
-            accumulate(d, place, count, 0, d.width)
+            accumulate(d, place - adds, count - adds, 0, d.n_theta)
+            accumulate(d, place, count, d.n_theta, d.width - d.n_theta)
         if has_layers and d.progress != 0:
             compute_layers(d, sizes, first, rows)
 
@@ -182,13 +192,14 @@ def _make_layers(choice: Choice, views: Views, shards: _Shards, accumulate: Scal
             at -= n
             for i in range(alone, d.tasks):
                 _, place, count, _, m = _task(d, i, rows)
-                slot = vector_at(slot_address(d, place), d.width, real)
+                slot, adds = vector_at(slot_address(d, place), d.width, real), _adds(d, count, m)
                 if m == 0:
                     for j in range(at, at + n):
                         slot[j] = zero
                 else:
-                    layer_gradient(d, sizes, l, m, slot, i - alone)
-                accumulate(d, place, count, at, n)
+                    total = vector_at(slot_address(d, place - adds), d.width, real)
+                    layer_gradient(d, sizes, l, m, slot, total, adds, i - alone)
+                accumulate(d, place - adds, count - adds, at, n)
             store_release(d.progress, d.layers - l + 1)
         add_span(d, BACKPROP, began, clock_ns(d.timespec) if d.spans != 0 else 0)
 

@@ -12,6 +12,8 @@ import numpy as np
 
 from distbp.errors import ConfigError
 
+ROW_MAJOR, AS_IS, TRANSPOSED = 101, 111, 112  # CblasRowMajor, CblasNoTrans, CblasTrans
+
 # What builders of NumPy's wheels, and others with 64-bit integers, add to the name.
 _AFFIXES = (("scipy_", "64_"), ("", "64_"), ("scipy_", ""), ("", ""))
 
@@ -44,6 +46,44 @@ def find_gemm(dtype: np.dtype, library: str | None = None) -> int:
         else f"--blas {library}: it has no function {name}. Name a library with the CBLAS "
         f"interface, such as libopenblas.so.0 or libmkl_rt.so.2."
     )
+
+
+def adds_exactly(function: int, dtype: np.dtype, rows: int, n_in: int, n_out: int) -> bool:
+    """Return whether BLAS adds a product of BP4 as if it were computed first, and added then.
+
+    So it is where a sum over all rows is added to the result at once, which depends on the shape
+    and not on the numbers: random ones tell.
+
+    Parameters
+    ----------
+    function : int
+        From `find_gemm`.
+    dtype : float32 or float64
+    rows, n_in, n_out : int
+        The product is (n_out, rows) (rows, n_in).
+    """
+    random, kind = np.random.default_rng(0), np.dtype(dtype).type
+    before, product, total = (np.empty((n_out, n_in), dtype) for _ in range(3))
+    deltas = random.random((2, rows, n_out), dtype=kind) - kind(0.5)
+    inputs = random.random((2, rows, n_in), dtype=kind) - kind(0.5)
+    real = ctypes.c_float if kind is np.float32 else ctypes.c_double
+    enum, size, pointer = ctypes.c_int, ctypes.c_int64, ctypes.c_void_p
+    gemm = ctypes.CFUNCTYPE(
+        None, enum, enum, enum, size, size, size, real, pointer, size, pointer, size, real,
+        pointer, size,
+    )(function)  # fmt: skip
+
+    def multiply(i: int, factor: float, result: np.ndarray) -> None:
+        gemm(
+            ROW_MAJOR, TRANSPOSED, AS_IS, n_out, n_in, rows, 1.0, deltas[i].ctypes.data, n_out,
+            inputs[i].ctypes.data, n_in, factor, result.ctypes.data, n_in,
+        )  # fmt: skip
+
+    multiply(0, 0.0, before)
+    multiply(1, 0.0, product)
+    np.copyto(total, before)
+    multiply(1, 1.0, total)
+    return bool(np.array_equal(before + product, total))
 
 
 def _numpy_blas() -> ctypes.CDLL:

@@ -31,8 +31,9 @@ DESCRIPTOR = np.dtype(
             # Dropout.
             "keep_threshold", "keep_scale", "seed",
             # This rank's part in the sum (`parallel.reduction_plan`): its schedule (tasks, 3), and
-            # its slots, vectors of `width` numbers, `stride` numbers from each other.
-            "shards", "tasks", "schedule", "slots", "stride", "width",
+            # its slots, vectors of `width` numbers, `stride` numbers from each other. Whether the
+            # products of BP4 are added to the slot below, see `blas.adds_exactly`.
+            "adds_products", "shards", "tasks", "schedule", "slots", "stride", "width",
             # The owned slice of θ, or the chunk that a call is for; additions (n, 5): the address
             # of both operands and of the sum, of which the second and third number say whether the
             # operands move on with the chunk.

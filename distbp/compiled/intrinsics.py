@@ -167,3 +167,10 @@ def square_root(typingctx, number):
         return builder.call(builder.module.declare_intrinsic("llvm.sqrt", [kind]), args)
 
     return number(number), generate
+
+
+@kernel
+def add(a, b, out, n):
+    """Add n numbers of two vectors, element by element."""
+    for i in range(n):
+        out[i] = a[i] + b[i]

@@ -10,12 +10,11 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
+from distbp.compiled.blas import AS_IS, ROW_MAJOR, TRANSPOSED
 from distbp.compiled.dot_products import make_multiply_rows
 from distbp.compiled.intrinsics import address_of, kernel, part
 from distbp.compiled.product_choice import AS_DOT_PRODUCTS
 from distbp.compiled.vector_math import Real, Scalar
-
-_ROW_MAJOR, _AS_IS, _TRANSPOSED = 101, 111, 112  # CblasRowMajor, CblasNoTrans, CblasTrans
 
 
 @intrinsic
@@ -44,7 +43,7 @@ def gemm(typingctx, function, trans_a, trans_b, m, n, k, a, lda, b, ldb, beta, c
 
         builder.call(
             builder.inttoptr(address, kind.as_pointer()),
-            [enum(_ROW_MAJOR), builder.trunc(trans_a, enum), builder.trunc(trans_b, enum), m, n, k,
+            [enum(ROW_MAJOR), builder.trunc(trans_a, enum), builder.trunc(trans_b, enum), m, n, k,
              real(1.0), at(a), lda, at(b), ldb, factor, at(c), ldc],
         )  # fmt: skip
         return context.get_dummy_value()
@@ -59,8 +58,8 @@ class Products(NamedTuple):
     ----------
     weighted_input : kernel of (gemm, a, w, b, z, m, n_in, n_out, run)
         z (m, n_out) = a wᵀ + b, by runs of `run` rows, or as dot products: see `product_choice`.
-    weight_gradient : kernel of (gemm, delta, a, nabla_w, m, n_in, n_out)
-        ∂C/∂w (n_out, n_in) = δᵀ a (BP4).
+    weight_gradient : kernel of (gemm, delta, a, nabla_w, m, n_in, n_out, adds)
+        ∂C/∂w (n_out, n_in) = δᵀ a (BP4), or what is added to it, if `adds`.
     propagate : kernel of (gemm, delta, w, out, m, n_in, n_out)
         (m, n_in) = δ w, the product of BP2.
     """
@@ -92,23 +91,24 @@ def make_products(real: Real, lane_bytes: int) -> Products:
         i = 0
         while i < m:  # a range with a step that is no constant could raise
             gemm(
-                function, _AS_IS, _TRANSPOSED, min(run, m - i), n_out, n_in,
+                function, AS_IS, TRANSPOSED, min(run, m - i), n_out, n_in,
                 address_of(a) + i * n_in * itemsize, n_in, address_of(w), n_in,
                 one, address_of(z) + i * n_out * itemsize, n_out,
             )  # fmt: skip
             i += run
 
     @kernel
-    def weight_gradient(function, delta, a, nabla_w, m, n_in, n_out):
+    def weight_gradient(function, delta, a, nabla_w, m, n_in, n_out, adds):
         gemm(
-            function, _TRANSPOSED, _AS_IS, n_out, n_in, m,
-            address_of(delta), n_out, address_of(a), n_in, zero, address_of(nabla_w), n_in,
+            function, TRANSPOSED, AS_IS, n_out, n_in, m,
+            address_of(delta), n_out, address_of(a), n_in, one if adds else zero,
+            address_of(nabla_w), n_in,
         )  # fmt: skip
 
     @kernel
     def propagate(function, delta, w, out, m, n_in, n_out):
         gemm(
-            function, _AS_IS, _AS_IS, m, n_in, n_out,
+            function, AS_IS, AS_IS, m, n_in, n_out,
             address_of(delta), n_out, address_of(w), n_in, zero, address_of(out), n_in,
         )  # fmt: skip
 

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from distbp.compiled.choice import Choice
-from distbp.compiled.intrinsics import inlined, kernel, vector_at
+from distbp.compiled.intrinsics import add, inlined, kernel, vector_at
 from distbp.compiled.step_constants import COUNT
-from distbp.compiled.update import clip_scale, make_add, make_squares, make_update
+from distbp.compiled.update import clip_scale, make_squares, make_update
 from distbp.compiled.vector_math import Scalar
 from distbp.network.parameters import THETA_BLOCK
 from distbp.parallel.step_totals import CORRECT, COST, SAVE_REQUESTS, STATS_WIDTH, STOP_REQUESTS
@@ -23,7 +23,7 @@ _CHUNK = THETA_BLOCK
 
 def _make_add_all(choice: Choice) -> Scalar:
     """Return the kernel that makes the additions of a chunk, n numbers from `offset` on."""
-    real, add, itemsize = choice.real, make_add(choice.real), choice.real(0).itemsize
+    real, itemsize = choice.real, choice.real(0).itemsize
 
     @kernel
     def add_all(d, offset, n):
@@ -93,7 +93,7 @@ def _make_arrays(real: Any, count: int) -> Scalar:
 def make_slice_update(choice: Choice) -> Scalar:
     """Return the kernel that updates the owned slice, and sets this rank's flags."""
     real, add_all, has_clip = choice.real, _make_add_all(choice), choice.has_clip
-    add, arrays_at = make_add(real), _make_arrays(real, choice.n_arrays)
+    arrays_at = _make_arrays(real, choice.n_arrays)
     itemsize = real(0).itemsize
     update_slice = make_update(
         real, choice.optimizer, choice.has_l1, choice.has_l2, choice.has_decay, choice.has_average

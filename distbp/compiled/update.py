@@ -265,18 +265,6 @@ def _make_is_finite(real: Real) -> Scalar:
 
 
 @cache
-def make_add(real: Real) -> Scalar:
-    """Return the kernel add(a, b, out, n), which adds two vectors, element by element."""
-
-    @kernel
-    def add(a, b, out, n):
-        for i in range(n):
-            out[i] = a[i] + b[i]
-
-    return add
-
-
-@cache
 def make_squares(real: Real) -> Scalar:
     """Return the kernel measure_squares(g, squares, first), see `Update.measure_squares`.
 

@@ -6,11 +6,13 @@ the update, which is that of its `ReductionPlan`.
 """
 
 import math
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
 
 from distbp.compiled.arrays import allocate_work
+from distbp.compiled.blas import adds_exactly
 from distbp.compiled.choice import Choice
 from distbp.compiled.descriptor import Binding, address
 from distbp.compiled.product_choice import lane_bytes, run_lengths
@@ -19,6 +21,7 @@ from distbp.network.costs import RegressionCost
 from distbp.network.dropout import keep_scale, keep_threshold
 from distbp.network.parameters import THETA_BLOCK
 from distbp.network.update import Update
+from distbp.parallel import host
 from distbp.parallel.barrier import COUNTER_STRIDE, Barrier
 from distbp.parallel.reduction import OrderedReduction
 from distbp.parallel.shards import shard_rows
@@ -141,6 +144,16 @@ def _bind_shards(binding: Binding, parts: StepParts) -> None:
     )
     fields["rows"], fields["shard_sizes"], fields["shards"] = counts[-1], len(counts), shards
     fields["tasks"], fields["width"] = len(plan.schedule), plan.width
+    fields["adds_products"] = (
+        any(task.additions for task in plan.schedule)
+        and config.blas is None
+        and host.loaded_kernels() != ""  # other libraries may depend on where an array begins
+        and all(
+            adds_exactly(int(fields["gemm"]), network.dtype, m, n_in, n_out)
+            for m in counts
+            for n_in, n_out in pairwise(network.sizes)
+        )
+    )
     fields["stride"] = slots.strides[0] // slots.itemsize
 
 

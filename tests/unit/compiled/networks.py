@@ -53,7 +53,7 @@ def gradient(network, x, y, labels, task, weights=None, units=None, keep=None, r
     units = np.ones(sizes[-1]) if units is None else units
     cost, correct = output_layer(sizes, units, work, m)
     for l in range(len(sizes) - 1, 0, -1):
-        backward(gemm, l, sizes, network.theta, found, work, m)
+        backward(gemm, l, sizes, network.theta, found, found, 0, work, m)
     return found, cost, correct
 
 

@@ -37,7 +37,7 @@ def compile_step():
         forward(gemm, sizes, runs, old[0], work, m)
         cost, correct = output_layer(sizes, units, work, m)
         for l in range(sizes.size - 1, 0, -1):
-            backward(gemm, l, sizes, old[0], gradient, work, m)
+            backward(gemm, l, sizes, old[0], gradient, gradient, 0, work, m)
         squares_of(gradient, constants, 0)
         scale = clip_scale(constants, 1.0, 1.0)
         return cost, correct, update(old, new, gradient, 0, 0, m, sizes, constants, scale)

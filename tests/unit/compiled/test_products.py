@@ -32,8 +32,11 @@ def check_products(function, real):
     for run in (m, 4, product_choice.AS_DOT_PRODUCTS):
         products.weighted_input(function, *flat[:2], b, z, m, n_in, n, run)
         np.testing.assert_allclose(z.reshape(m, n), a @ w.T + b, atol=tolerance)
-    products.weight_gradient(function, flat[2], flat[0], nabla_w, m, n_in, n)
-    np.testing.assert_allclose(nabla_w.reshape(n, n_in), delta.T @ a, atol=tolerance)
+    for adds in (0, 1):  # the second time to itself
+        products.weight_gradient(function, flat[2], flat[0], nabla_w, m, n_in, n, adds)
+        np.testing.assert_allclose(
+            nabla_w.reshape(n, n_in), (1 + adds) * (delta.T @ a), atol=tolerance
+        )
     products.propagate(function, flat[2], flat[1], below, m, n_in, n)
     np.testing.assert_allclose(below.reshape(m, n_in), delta @ w, atol=tolerance)
 
@@ -68,6 +71,15 @@ def test_a_numpy_without_cblas(monkeypatch):
     monkeypatch.setattr(blas, "_numpy_blas", lambda: ctypes.CDLL("libm.so.6"))
     with pytest.raises(ConfigError, match=r"has no CBLAS interface\. Name a library"):
         blas.find_gemm(np.dtype(np.float64))
+
+
+@pytest.mark.parametrize("real", REALS)
+def test_products_that_are_added_exactly(real):
+    """OpenBLAS adds up a few hundred rows before it touches the result; of more, it does not."""
+    gemm = blas.find_gemm(np.dtype(real))
+    assert blas.adds_exactly(gemm, np.dtype(real), 16, 784, 100)
+    assert blas.adds_exactly(gemm, np.dtype(real), 64, 8, 3)
+    assert not blas.adds_exactly(gemm, np.dtype(real), 5000, 64, 64)
 
 
 @settings(max_examples=60)

@@ -17,6 +17,7 @@ from distbp.errors import ConfigError
 from distbp.network.activations import Relu
 from distbp.parallel import host
 from distbp.parallel.topology import Topology
+from distbp.training import step_binding
 from distbp.training.compiled_engine import CompiledEngine, choose_engine
 from distbp.training.config import Config
 from distbp.training.loop import Run, train
@@ -64,6 +65,24 @@ def test_the_bits_do_not_depend_on_how_steps_are_made(name, options, data_sets, 
     expected = train(config, comm=Topology())
     other = replace(config, out=str(tmp_path / "other"), **options)
     assert train(other, comm=Topology()).digest == expected.digest
+
+
+@pytest.mark.parametrize("name", ["all defaults", "clipped, float64", "weighted, held out"])
+@pytest.mark.parametrize("shards", [2, 3, 8])
+def test_the_bits_do_not_depend_on_who_adds_products(
+    name, shards, data_sets, tmp_path, monkeypatch
+):
+    """BLAS as it computes them, or the step afterwards: where BLAS would add in another order."""
+    config = configured(name, data_sets, tmp_path / "run", engine="compiled", shards=shards)
+    parts = assemble(config, Topology())
+    assert parts.engine._fields["adds_products"]
+    expected = train(replace(config, out=str(tmp_path / "a")), comm=Topology())
+    monkeypatch.setattr(step_binding, "adds_exactly", lambda *_: False)
+    assert not assemble(replace(config, out=str(tmp_path / "b")), Topology()).engine._fields[
+        "adds_products"
+    ]
+    other = train(replace(config, out=str(tmp_path / "c")), comm=Topology())
+    assert other.digest == expected.digest
 
 
 def test_a_call_makes_many_steps(data_sets, tmp_path):

@@ -1,8 +1,8 @@
 """Matrix products as dot products of rows: a bᵀ where a BLAS would spend its time on packing.
 
-Both operands are read as they are. A block is `BLOCK` rows of one operand with up to three of the
-other; each of its sums has a given number of lanes, whatever vectors the CPU has: on that alone
-the bits depend. Loops that numba vectorizes may not reorder additions, hence the instructions
+Both operands are read as they are. A block is `BLOCK` rows of one operand with a few of the other;
+each of its sums has a given number of lanes, whatever vectors the CPU has: on that alone the bits
+depend. Loops that numba vectorizes may not reorder additions, hence the instructions
 written out. `product_choice` knows where all this is faster.
 """
 
@@ -19,7 +19,9 @@ from distbp.compiled.intrinsics import address_of, kernel
 from distbp.compiled.product_choice import BLOCK
 from distbp.compiled.vector_math import Real, Scalar
 
-_MOST = 3  # of rows: with `BLOCK` others their 12 sums and operands fit in 16 registers
+# Rows of a block: their sums with `BLOCK` others, and operands, fit in 16 registers, or in the 32
+# that there are where a register has 64 bytes.
+_FEW, _MORE = 3, 4
 
 
 @cache
@@ -28,8 +30,9 @@ def make_multiply_rows(real: Real, lane_bytes: int) -> Scalar:
 
     n is `BLOCK` at least, or m is. `lane_bytes`, a power of two, is the width of a sum.
     """
-    itemsize = real(0).itemsize
-    one, two, three = (_make_block(real, rows, lane_bytes) for rows in range(1, _MOST + 1))
+    itemsize, most = real(0).itemsize, _MORE if lane_bytes == 64 else _FEW
+    blocks = [_make_block(real, min(rows, most), lane_bytes) for rows in range(1, _MORE + 1)]
+    one, two, three, four = blocks
 
     @kernel
     def multiply_block(few, many, c, rows, count, k, few_step, many_step):
@@ -39,15 +42,17 @@ def make_multiply_rows(real: Real, lane_bytes: int) -> Scalar:
             other, to, i = many + first * k * itemsize, c + first * many_step, 0
             while i < rows:
                 rest = rows - i
-                if rest >= 3 and rest != 4:
-                    three(few + i * k * itemsize, other, to + i * few_step, k, few_step, many_step)
-                    i += 3
-                elif rest >= 2:
-                    two(few + i * k * itemsize, other, to + i * few_step, k, few_step, many_step)
-                    i += 2
+                taken = most - 1 if rest == most + 1 else min(most, rest)  # no single one is left
+                start, at = few + i * k * itemsize, to + i * few_step
+                if taken == 4:
+                    four(start, other, at, k, few_step, many_step)
+                elif taken == 3:
+                    three(start, other, at, k, few_step, many_step)
+                elif taken == 2:
+                    two(start, other, at, k, few_step, many_step)
                 else:
-                    one(few + i * k * itemsize, other, to + i * few_step, k, few_step, many_step)
-                    i += 1
+                    one(start, other, at, k, few_step, many_step)
+                i += taken
 
     @kernel
     def multiply_rows(a, b, c, m, n, k):

@@ -4,9 +4,13 @@ A BLAS packs w before it computes a wᵀ, and OpenBLAS's kernels that need no pa
 products: dot products (see `dot_products`) are often faster. Measured on AMD Zen 5, in µs, rows ×
 n_in × n_out in float32, by OpenBLAS 0.3.31 whole / in runs / as dot products:
 
-    kernels    5×784×30     32×784×100   32×1024×1024  128×100×10      128×64×64      128×64×3
-    SkylakeX   1.5/–/1.6    53/27/29     662/–/328     4.0/2.2/2.8     6.3/6.9/10     0.8/–/0.6
-    Haswell    8.3/–/2.1    51/65/40     651/–/545     3.8/3.9/3.2     9.2/12/11      2.1/–/0.7
+    kernels   5×784×30   32×784×100  128×784×100  32×1024×1024  128×784×1024
+    SkylakeX  2.0/–/2.0  50/27/27    115/97/89    680/–/365     1109/–/944
+    Haswell   8.8/–/2.6  52/–/40     173/–/158    647/–/545     1687/–/1646
+
+    kernels   128×100×10    128×64×64    128×64×3
+    SkylakeX  4.4/2.5/3.0   6.5/7.1/10   1.2/–/1.1
+    Haswell   4.2/–/3.6     9.6/–/12     2.5/–/1.1
 
 The choice depends on shapes and on the kernels that are in use, never on the number of ranks, and
 so do the bits.
@@ -28,6 +32,8 @@ BLOCK = 4  # rows that dot products take at once, of one of the operands
 # Products that OpenBLAS's small kernels take: multiplications, and numbers of the result.
 _SMALL_PRODUCT, _SMALL_RESULT, _SMALL_INPUTS = 1_000_000, 1200, 32
 _CACHED_BYTES = 1 << 19  # of a, which each block of w reads anew
+_FEW_BYTES = 512  # of a column of a: with more rows, packing w is negligible
+_MANY_INPUTS = 768  # from here on dot products are faster than runs
 
 
 def lane_bytes() -> int:
@@ -63,11 +69,11 @@ def _run_length(rows: int, n_in: int, n_out: int, itemsize: int, has_small: bool
     run = min(_SMALL_PRODUCT // (n_in * n_out), _SMALL_RESULT // n_out) // 4 * 4
     if rows <= run or n_in < _SMALL_INPUTS:
         return rows
-    if run:
-        is_worth_it = rows <= 64 or (rows <= 128 and n_in >= 128) or n_out < 64
-        return run if is_worth_it else rows
-    few = 64 if itemsize == 4 else 16
-    return AS_DOT_PRODUCTS if rows <= few and n_in >= 128 else rows
+    is_cached = rows * n_in * itemsize <= _CACHED_BYTES and rows * itemsize <= _FEW_BYTES
+    if is_cached and n_in >= (_MANY_INPUTS if run else 128):
+        return AS_DOT_PRODUCTS
+    is_worth_it = run and (rows <= 64 or (rows <= 128 and n_in >= 128) or n_out < 64)
+    return run if is_worth_it else rows
 
 
 def _pays_without_small(rows: int, n_in: int, n_out: int, itemsize: int) -> bool:

@@ -99,11 +99,12 @@ def test_dot_products_of_rows(m, n, k, real, lanes):
     assert c[m * n :].tolist() == [7] * 16
 
 
-def test_the_bits_of_a_dot_product_depend_on_its_row_alone():
+@pytest.mark.parametrize("lanes", [32, 64])
+def test_the_bits_of_a_dot_product_depend_on_its_row_alone(lanes):
     """Not on how many rows there are, nor on the block that it is in."""
     rng = np.random.default_rng(1)
     a, b = (rng.standard_normal((11, 50)).astype(np.float32) for _ in range(2))
-    multiply, found = python_function(make_multiply_rows(np.float32, 32)), []
+    multiply, found = python_function(make_multiply_rows(np.float32, lanes)), []
     for m, n in ((11, 11), (1, 4), (4, 1), (2, 9), (3, 5)):
         c = np.empty(m * n, np.float32)
         multiply(a.ravel(), b.ravel(), c, m, n, 50)
@@ -126,9 +127,10 @@ def test_what_is_chosen(monkeypatch):
     """As measured; without an instruction that multiplies and adds, nothing but the BLAS."""
     monkeypatch.setattr(product_choice, "_can_fuse", lambda: True)
     monkeypatch.setattr(product_choice, "has_small_kernels", lambda: True)
-    sizes, single = (784, 100, 10), np.dtype(np.float32)
+    sizes, single = (512, 100, 10), np.dtype(np.float32)
     assert product_choice.lane_bytes() == 64
     assert product_choice.run_lengths(sizes, 32, single).tolist() == [12, 32]
+    assert product_choice.run_lengths((784, 100, 10), 32, single).tolist() == [0, 32]
     assert product_choice.run_lengths((1024, 1024, 3), 32, single).tolist() == [0, 0]
     assert product_choice.run_lengths(sizes, 32, single, is_numpy_blas=False).tolist() == [0, 0]
     monkeypatch.setattr(product_choice, "has_small_kernels", lambda: False)

@@ -19,7 +19,7 @@ code that another one has compiled:
     choice           the options of a run that its code is compiled for
     descriptor       what the compiled step is passed: numbers, and addresses of arrays
     objects          object files: built by numba, kept in a folder, loaded without numba
-    intrinsics       parts of arrays, bits of numbers, without numba's runtime
+    intrinsics       parts and sums of arrays, bits of numbers, without numba's runtime
     atomics          counters that the ranks of a node wait for, and the clock
     vector_math      exp, log, log1p and tanh that vectorize and have the same bits on every CPU
     activations      σ and σ′ of one number, softmax of rows

@@ -245,6 +245,11 @@ def is_open_mpi() -> bool:
     return "Open MPI" in version.stdout
 
 
+def fault_tolerant_launcher(n: int) -> list[str]:
+    """Return the start of a command on `n` ranks that continue when one dies, if MPI lets them."""
+    return [mpiexec(), *(("--with-ft", "ulfm") if is_open_mpi() else ()), "-n", str(n)]
+
+
 def command_of(
     arguments: Sequence[Any], n: int | None = None, python: str = sys.executable
 ) -> list[str]:

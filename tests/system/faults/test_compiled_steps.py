@@ -6,7 +6,7 @@ import signal
 import time
 
 import pytest
-from ranks import Job, command_of, distbp, is_open_mpi, metrics
+from ranks import Job, command_of, distbp, fault_tolerant_launcher, is_open_mpi, metrics
 
 N = 3
 WORDS = (
@@ -25,8 +25,8 @@ def reference(data, tmp_path_factory):
 
 def start(tmp_path, data) -> Job:
     """Start a run, and return it when it is well under way."""
-    launcher, *rest = command_of(["train", data["digits"], "--out", "run", *WORDS], n=N)
-    job = Job([launcher, *(("--with-ft", "ulfm") if is_open_mpi() else ()), *rest], tmp_path)
+    command = command_of(["train", data["digits"], "--out", "run", *WORDS])
+    job = Job([*fault_tolerant_launcher(N), *command], tmp_path)
     while not list(tmp_path.glob("run/checkpoints/*.h5")):
         assert time.monotonic() < job.began + job.limit
         time.sleep(0.005)

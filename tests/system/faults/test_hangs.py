@@ -1,7 +1,7 @@
 """A rank hangs: it is reported and killed, and the others continue, or the run is resumed."""
 
 import pytest
-from ranks import Job, command_of, distbp, fault, is_open_mpi, metrics
+from ranks import Job, command_of, distbp, fault, fault_tolerant_launcher, is_open_mpi, metrics
 
 N = 3
 STALL_LIMIT_S = 2.0
@@ -37,8 +37,7 @@ def test_a_rank_hangs_before_the_first_step(tmp_path, data):
 def test_a_rank_hangs(tmp_path, data, reference, place, kind, call, rank):
     """SIGSTOP, an infinite loop, a sleep: within a step and elsewhere; the result is the same."""
     words = ["train", data["digits"], "--out", "run", *WORDS, "--stall-limit", f"{STALL_LIMIT_S}s"]
-    launcher, *rest = command_of(words, n=N)
-    command = [launcher, *(("--with-ft", "ulfm") if is_open_mpi() else ()), *rest]
+    command = [*fault_tolerant_launcher(N), *command_of(words)]
     ended = Job(command, tmp_path, fault(tmp_path, rank, place, kind, call)).wait()
     after = ended.ended_at - float((tmp_path / "fault").read_text())
     assert STALL_LIMIT_S < after < STALL_LIMIT_S + END_TIMEOUT_S, str(ended)

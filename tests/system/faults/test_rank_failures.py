@@ -7,10 +7,20 @@ its newest checkpoint.
 import os
 import random
 import signal
+import sys
 import time
 
 import pytest
-from ranks import FULL, Job, command_of, distbp, fault, is_open_mpi, metrics
+from ranks import (
+    FULL,
+    Job,
+    command_of,
+    distbp,
+    fault,
+    fault_tolerant_launcher,
+    is_open_mpi,
+    metrics,
+)
 
 from distbp import load
 
@@ -34,9 +44,7 @@ def reference(data, tmp_path_factory):
 def survive(tmp_path, data, reference, environment=None, while_running=None, every="auto") -> str:
     """Train while ranks are killed, check the result, and return the run's standard error."""
     words = ["train", data["digits"], "--out", "run", *WORDS, "--checkpoint-every", every]
-    launcher, *rest = command_of(words, n=N)
-    command = [launcher, *(("--with-ft", "ulfm") if is_open_mpi() else ()), *rest]
-    job = Job(command, tmp_path, environment)
+    job = Job([*fault_tolerant_launcher(N), *command_of(words)], tmp_path, environment)
     if while_running:
         while_running(job)
     ended = job.wait()
@@ -103,11 +111,8 @@ os._exit(0)
 @pytest.mark.parametrize("victim", range(N))
 def test_texts_of_a_rank_that_died_are_an_error(tmp_path, victim):
     """Not something else that was in memory: on all others, if MPI lets them continue."""
-    launcher, *rest = command_of([], n=N)
-    python = rest[: rest.index("-m")]
-    ulfm = ("--with-ft", "ulfm") if is_open_mpi() else ()
-    command = [launcher, *ulfm, *python, "-c", TEXTS, victim, 0.1 + 0.01 * victim]
-    ended = Job(command, tmp_path).wait()
+    program = [sys.executable, "-c", TEXTS, victim, 0.1 + 0.01 * victim]
+    ended = Job([*fault_tolerant_launcher(N), *program], tmp_path).wait()
     if is_open_mpi():
         assert ended.out.split() == ["raised"] * (N - 1), str(ended)
     else:

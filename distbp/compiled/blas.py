@@ -63,7 +63,7 @@ def adds_exactly(function: int, dtype: np.dtype, rows: int, n_in: int, n_out: in
         The product is (n_out, rows) (rows, n_in).
     """
     random, kind = np.random.default_rng(0), np.dtype(dtype).type
-    before, product, total = (np.empty((n_out, n_in), dtype) for _ in range(3))
+    product, total = (np.empty((n_out, n_in), dtype) for _ in range(2))
     deltas = random.random((2, rows, n_out), dtype=kind) - kind(0.5)
     inputs = random.random((2, rows, n_in), dtype=kind) - kind(0.5)
     real = ctypes.c_float if kind is np.float32 else ctypes.c_double
@@ -79,11 +79,11 @@ def adds_exactly(function: int, dtype: np.dtype, rows: int, n_in: int, n_out: in
             inputs[i].ctypes.data, n_in, factor, result.ctypes.data, n_in,
         )  # fmt: skip
 
-    multiply(0, 0.0, before)
+    multiply(0, 0.0, total)
     multiply(1, 0.0, product)
-    np.copyto(total, before)
+    expected = total + product
     multiply(1, 1.0, total)
-    return bool(np.array_equal(before + product, total))
+    return bool(np.array_equal(total, expected))
 
 
 def _numpy_blas() -> ctypes.CDLL:

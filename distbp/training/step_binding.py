@@ -151,7 +151,7 @@ def _bind_shards(binding: Binding, parts: StepParts) -> None:
         and all(
             adds_exactly(int(fields["gemm"]), network.dtype, m, n_in, n_out)
             for m in counts
-            for n_in, n_out in pairwise(network.sizes)
+            for n_in, n_out in set(pairwise(network.sizes))
         )
     )
     fields["stride"] = slots.strides[0] // slots.itemsize

@@ -102,12 +102,6 @@ class DeferredCheckpoints:
         if is_best:
             self.best = copy
 
-    def pop(self) -> tuple[Checkpoint | None, Checkpoint | None]:
-        """Return the last and the best one, if any, and forget them: they are valid until `put`."""
-        found = self.last, self.best
-        self.last = self.best = None
-        return found
-
 
 def copy_checkpoint(checkpoint: Checkpoint, buffers: Checkpoint | None) -> Checkpoint:
     """Return a copy of a checkpoint, in the arrays of an older copy if there is one."""

@@ -3,7 +3,8 @@
 A `CheckpointBuilder`, on every rank, puts together what a checkpoint holds: it is also how the
 state passes to the surviving ranks after a rank failure. A `CheckpointWriter`, on rank 0, copies
 it and writes it in a background thread while training continues. A write that fails is logged
-and repeated when the next checkpoint is due; only the last one has to succeed.
+and repeated when the next checkpoint is due, at the end of the run at once; only the last attempt
+has to succeed.
 
 By default, one is due after each epoch, but written at most once a second: where epochs are
 short, the others are deferred, as copies in memory. So while the run trains, last.h5 and best.h5
@@ -127,20 +128,18 @@ class CheckpointWriter:
 
     def save(self, checkpoint: Checkpoint, is_new_best: bool) -> None:
         """Start to write a checkpoint, as last.h5 and, if it is the best so far, as best.h5."""
-        _, best = self._deferred.pop()
         # First: a run that resumes from this checkpoint does not reach the deferred one again.
-        if best is not None and not is_new_best:
-            self._write_best(best)
+        if self._deferred.best is not None and not is_new_best:
+            self._write_best(self._deferred.best)
         self._write_last(checkpoint, is_new_best)
 
     def defer(self, checkpoint: Checkpoint, is_new_best: bool) -> None:
-        """Keep a checkpoint until `save` gets a newer one, or `flush` or `finish` write it."""
+        """Keep a checkpoint until `save` gets a newer one, or `flush` writes it."""
         self._deferred.put(checkpoint, is_last=True, is_best=is_new_best)
 
     def save_best(self, checkpoint: Checkpoint) -> None:
         """Start to write best.h5, or defer it if the one before was written just now."""
         if self._schedule.may_write_best():
-            self._deferred.best = None  # it is not the best any more
             self._write_best(checkpoint)
         else:
             self._deferred.put(checkpoint, is_last=False, is_best=True)
@@ -149,12 +148,12 @@ class CheckpointWriter:
         """Start to write a best.h5 that was deferred, if it was long enough."""
         best = self._deferred.best
         if best is not None and self._schedule.may_write_best():
-            self._deferred.best = None
             self._write_best(best)
 
     def flush(self) -> None:
         """Write everything that is deferred or under way; log a failure."""
-        last, best = self._deferred.pop()
+        self._wait_and_log()
+        last, best = self._deferred.last, self._deferred.best
         if best is not None and best is not last:
             self._write_best(best)
         if last is not None:
@@ -162,25 +161,17 @@ class CheckpointWriter:
         self._wait_and_log()
 
     def finish(self) -> None:
-        """Write everything that is deferred or under way.
+        """Wait for what is under way, after a `flush`, and repeat a best.h5 that failed in it.
 
         Raises
         ------
         CheckpointError
-            What was deferred cannot be written.
+            One of them cannot be written.
         """
-        self._wait_and_log()
-        last, best = self._deferred.pop()
-        if best is not None and best is not last:
-            self._write_best(best)
-            self.wait()
-        if last is not None:
-            self._write_last(last, is_new_best=best is last)
-            self.wait()
-
-    def wait(self) -> None:
-        """Wait for the write under way; raise CheckpointError if it fails."""
         self._background.wait()
+        if self._deferred.best is not None:
+            self._write_best(self._deferred.best)
+            self._background.wait()
 
     def _write_best(self, checkpoint: Checkpoint) -> None:
         self._schedule.note_best()
@@ -189,6 +180,7 @@ class CheckpointWriter:
     def _write_last(self, checkpoint: Checkpoint, is_new_best: bool) -> None:
         write = partial(self._directory.save, is_best=is_new_best)
         self._start(checkpoint, write, is_new_best)
+        self._deferred.last = None
         progress = checkpoint.about["progress"]
         self.saved = progress["epoch"], progress["step"]
         self._schedule.note_save()
@@ -206,9 +198,9 @@ class CheckpointWriter:
         # training wait, instead of copies piling up in memory.
         began = time.perf_counter()
         self._wait_and_log()
-        if is_best:
-            self._deferred.best = None  # one that could not be written is outlived
         self._background.start(checkpoint, write_unless_fenced)
+        if is_best:  # only now: the copy that is made may be of a deferred one
+            self._deferred.best = None
         self._is_best_under_way = is_best
         self.saves += 1
         self.wait_s += time.perf_counter() - began
@@ -216,7 +208,7 @@ class CheckpointWriter:
     def _wait_and_log(self) -> None:
         """Wait for the write under way and log its failure, unless it ends the run."""
         try:
-            self.wait()
+            self._background.wait()
         except FencedError:
             raise
         except CheckpointError as error:

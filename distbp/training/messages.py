@@ -280,7 +280,7 @@ def rank_failure_message(dead: Sequence[int], size: int, position: Position) -> 
 
 def retry_message(error: CheckpointError) -> str:
     """Return what failed to be written, and that it is not the end."""
-    return f"{error} Training continues; the next checkpoint will try again."
+    return f"{error} Training continues; the next write will try again."
 
 
 def diverged_message(learning_rate: float) -> str:

@@ -39,8 +39,9 @@ class MetricsFile:
             The file cannot be written, or another run owns the directory.
         """
         self._lock.check_not_fenced()
+        self._lines, self._written = lines, -1
         self._directory.write_text(METRICS_NAME, "".join(lines))
-        self._lines, self._written = lines, len(lines)
+        self._written = len(lines)
 
     def append(self, lines: list[str]) -> None:
         """Write what the file lacks of `lines`, one of which is new, if it is time for that.
@@ -57,7 +58,7 @@ class MetricsFile:
             self.flush()
 
     def flush(self) -> None:
-        """Write the lines that `append` has left for later; raise what it raises."""
+        """Write the lines that are not in the file yet; raise what `append` raises."""
         if self._written == len(self._lines):
             return
         self._lock.check_not_fenced()

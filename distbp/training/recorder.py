@@ -267,11 +267,14 @@ class RunRecorder(NullRecorder):
 
     def on_end(self, progress: Progress) -> None:
         self._status.note_position(progress)
-        self._metrics.rewrite(progress.history.lines)  # forced to the disk, unlike appended lines
-        self._writer.finish()
+        lines = progress.history.lines
+        # Forced to the disk, unlike appended lines. What fails here is repeated below.
+        self._write_metrics(lambda: self._metrics.rewrite(lines))
+        self._writer.flush()
         if self._writer.saved != progress.position.batch:
             self.save(progress)
-            self._writer.wait()
+        self._writer.finish()
+        self._metrics.flush()
         if self._writer.saved != progress.position.batch:  # `save` refused to: θ is not finite
             raise DivergedError(diverged_message(self._config.learning_rate or 0.0))
         self.saves, self.checkpoint_wait_s = self._writer.saves, self._writer.wait_s

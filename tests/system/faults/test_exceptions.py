@@ -138,12 +138,19 @@ def test_an_exception_without_a_launcher_has_a_traceback(tmp_path, data):
     assert ended.err.count("Traceback (most recent call last)") == 1
 
 
-def test_a_failed_save_is_retried(tmp_path, data):
-    """The disk is full for a moment: a warning, and the run continues to the same result."""
+@pytest.mark.parametrize("call", range(4, 11))
+def test_a_failed_save_is_retried(tmp_path, data, call):
+    """The disk is full for a moment: a warning, and the run continues to the same result.
+
+    The first three renames are of files without which a run does not start, or of its events.
+    The others are of the records and the two checkpoints of a short run, the last one included.
+    """
     words = ("train", data["digits"], "--batch-size", 50, "--epochs", 3)
     expected = distbp(*words, "--out", "reference", folder=tmp_path)
-    environment = fault(tmp_path, 0, "rename", "disk_full", 4)
+    environment = fault(tmp_path, 0, "rename", "disk_full", call)
     ended = distbp(*words, "--out", "run", folder=tmp_path, n=2, environment=environment)
     assert ended.digest == expected.digest
     assert ended.err.count("No space left on device") == 1, str(ended)
     assert (tmp_path / "run" / "metrics.jsonl").read_text().count("\n") == 3
+    for name in ("last.h5", "best.h5"):
+        assert expected.digest in distbp("info", f"run/{name}", folder=tmp_path).out, str(ended)

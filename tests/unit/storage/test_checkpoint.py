@@ -175,9 +175,7 @@ def test_deferred_checkpoints():
         assert set(deferred.best.theta) == {best}
     assert len(deferred._buffers) == 2
     deferred.put(run, is_last=False, is_best=True)
-    last, best = deferred.pop()
-    assert (set(last.theta), set(best.theta)) == ({5}, {-1})
-    assert deferred.pop() == (None, None)
+    assert (set(deferred.last.theta), set(deferred.best.theta)) == ({5}, {-1})
 
 
 def test_the_oldest_version_that_can_represent_a_checkpoint(tmp_path):

@@ -464,20 +464,41 @@ def test_a_run_that_fails_leaves_its_last_epoch(data, written, tmp_path):
 
 
 def test_a_deferred_best_has_to_be_written(run, monkeypatch):
-    """A run that cannot write it fails."""
+    """A run that cannot write it, twice, fails."""
     calls, save_best = [], RunDirectory.save_best
 
-    def fails_at_last(self, checkpoint):
+    def fails_after_first(self, checkpoint, is_best=True):
         calls.append(len(checkpoint.history))
         if len(calls) > 1:
             raise CheckpointError("disk full.")
         save_best(self, checkpoint)
 
-    monkeypatch.setattr(RunDirectory, "save_best", fails_at_last)
+    monkeypatch.setattr(RunDirectory, "save_best", fails_after_first)
+    monkeypatch.setattr(RunDirectory, "save", fails_after_first)
     monkeypatch.setattr("distbp.training.checkpoint_schedule.SHORT_INTERVAL_S", 1000.0)
     with pytest.raises(CheckpointError, match="disk full"):
         run(epochs=3, checkpoint_every="100epochs")
-    assert calls == [1, 3]
+    assert calls[:3] == [1, 3, 3]
+
+
+@pytest.mark.parametrize("failing", [(1,), (2,), (1, 2)])
+def test_a_failed_write_spoils_no_deferred_checkpoint(run, monkeypatch, failing):
+    """What could not be written is kept beside the deferred checkpoints, not in their place."""
+    real, calls = RunDirectory.save, []
+
+    def fails(self, checkpoint, is_best):
+        calls.append(is_best)
+        if len(calls) in failing:
+            raise CheckpointError("disk full.")
+        real(self, checkpoint, is_best)
+
+    expected = run()
+    monkeypatch.setattr(RunDirectory, "save", fails)
+    monkeypatch.setattr("distbp.training.checkpoint_schedule.SHORT_INTERVAL_S", 1000.0)
+    result = run(checkpoint_every="1epoch")
+    for name in ("last.h5", "best.h5"):
+        expected_theta = load(expected.path / name).theta
+        assert digest(load(result.path / name).theta) == digest(expected_theta)
 
 
 @pytest.mark.parametrize(

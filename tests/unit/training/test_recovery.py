@@ -141,7 +141,7 @@ def test_where_survivors_restart(tmp_path, monkeypatch, on_nan, epochs, restart)
     def has_ended(run):
         progress.append(run.progress)
         if len(run.progress.history) == epochs:
-            run.parts.recorder._writer.wait()
+            run.parts.recorder._writer._background.wait()
             found = _restart_point(run.parts, run.progress, Topology())
             newest = run.parts.recorder._writer.saved if restart == "file" else (epochs, 0)
             assert (found.about["progress"]["epoch"], found.about["progress"]["step"]) == newest

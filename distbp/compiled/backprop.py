@@ -29,6 +29,8 @@ class Passes(NamedTuple):
     backward : kernel of (gemm, l, sizes, theta, gradient, total, adds, work, m)
         gradient and total have the layout of theta. They are the same, unless `adds`: then the
         gradient is added to the total, and `gradient` holds numbers in between.
+    layer_forward : kernel of (gemm, l, sizes, runs, theta, work, m)
+        The part of `forward` for layer l, those below it being computed.
     layer_gradient : kernel of (gemm, l, sizes, gradient, total, adds, work, m)
         BP3 and BP4, the first half of `backward`.
     propagate : kernel of (gemm, l, sizes, theta, work, m)
@@ -38,6 +40,7 @@ class Passes(NamedTuple):
     forward: Scalar
     output_layer: Scalar
     backward: Scalar
+    layer_forward: Scalar
     layer_gradient: Scalar
     propagate: Scalar
 
@@ -58,11 +61,10 @@ def make_passes(
 
     `lane_bytes` is `product_choice.lane_bytes`.
     """
-    return Passes(
-        _make_forward(real, activation, has_dropout, lane_bytes),
-        _make_output_layer(real, output, cost, task, has_units, has_weights),
-        *_make_backward(real, activation, has_dropout, lane_bytes),
-    )
+    forward, layer_forward = _make_forward(real, activation, has_dropout, lane_bytes)
+    backward, *layer_passes = _make_backward(real, activation, has_dropout, lane_bytes)
+    output_layer = _make_output_layer(real, output, cost, task, has_units, has_weights)
+    return Passes(forward, output_layer, backward, layer_forward, *layer_passes)
 
 
 @kernel
@@ -84,38 +86,43 @@ def _theta_before(sizes, l):
 
 
 @cache
-def _make_forward(real: Real, activation: str, has_dropout: bool, lane_bytes: int) -> Scalar:
+def _make_forward(
+    real: Real, activation: str, has_dropout: bool, lane_bytes: int
+) -> tuple[Scalar, Scalar]:
     sigma = make_activation(activation, real).sigma
     weighted_input = make_products(real, lane_bytes).weighted_input
     needs_z = find_activation(activation).needs_z
 
     @kernel
-    def forward(gemm, sizes, runs, theta, work, m):
-        last = sizes.size - 1
-        fed = work.x  # a^0
-        for l in range(1, last + 1):
-            n_in, n = sizes[l - 1], sizes[l]
-            start, at = _units_before(sizes, l) * m, _theta_before(sizes, l)
-            w, b = part(theta, at, n * n_in), part(theta, at + n * n_in, n)
-            z, a = part(work.z, start, m * n), part(work.a, start, m * n)
-            if l == last:
-                weighted_input(gemm, fed, w, b, z, m, n_in, n, runs[l - 1])
-            else:
-                if needs_z:
-                    weighted_input(gemm, fed, w, b, z, m, n_in, n, runs[l - 1])
-                    for i in range(m * n):
-                        a[i] = sigma(z[i])
-                else:
-                    weighted_input(gemm, fed, w, b, a, m, n_in, n, runs[l - 1])
-                    for i in range(m * n):
-                        a[i] = sigma(a[i])
-                fed = a
-                if has_dropout:
-                    fed, keep = part(work.fed, start, m * n), part(work.keep, start, m * n)
-                    for i in range(m * n):
-                        fed[i] = a[i] * keep[i]
+    def layer_forward(gemm, l, sizes, runs, theta, work, m):
+        n_in, n = sizes[l - 1], sizes[l]
+        start, at = _units_before(sizes, l) * m, _theta_before(sizes, l)
+        before = start - m * n_in  # of layer l − 1
+        fed = part(work.fed if has_dropout else work.a, before, m * n_in) if l > 1 else work.x
+        w, b = part(theta, at, n * n_in), part(theta, at + n * n_in, n)
+        z, a = part(work.z, start, m * n), part(work.a, start, m * n)
+        if l == sizes.size - 1:
+            weighted_input(gemm, fed, w, b, z, m, n_in, n, runs[l - 1])
+            return
+        if needs_z:
+            weighted_input(gemm, fed, w, b, z, m, n_in, n, runs[l - 1])
+            for i in range(m * n):
+                a[i] = sigma(z[i])
+        else:
+            weighted_input(gemm, fed, w, b, a, m, n_in, n, runs[l - 1])
+            for i in range(m * n):
+                a[i] = sigma(a[i])
+        if has_dropout:
+            kept, keep = part(work.fed, start, m * n), part(work.keep, start, m * n)
+            for i in range(m * n):
+                kept[i] = a[i] * keep[i]
 
-    return forward
+    @kernel
+    def forward(gemm, sizes, runs, theta, work, m):
+        for l in range(1, sizes.size):
+            layer_forward(gemm, l, sizes, runs, theta, work, m)
+
+    return forward, layer_forward
 
 
 @cache

@@ -2,10 +2,12 @@
 
 `_make_shards` puts the passes of `backprop` together for one shard; `make_batch_gradient` takes
 shard by shard, the last ones layer by layer where the exchange of a layer can begin before the
-layers below are computed (`parallel.overlap`). Subtrees of the sum are added up as they are
+layers below are computed, and `make_forward_ahead` is their forward pass in the next step, layer
+by layer as θ is updated (`parallel.overlap`). Subtrees of the sum are added up as they are
 complete.
 """
 
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -28,23 +30,32 @@ class _Shards(NamedTuple):
 
     Attributes
     ----------
-    forward : kernel of (d, sizes, shard, start, m, slot, k)
-        Computes activations and δ^L in the k-th buffers, writes cost and correct answers to the
-        slot, and returns the time when the rows had been loaded, in ns.
+    load : kernel of (d, sizes, shard, start, m, k)
+        Loads the rows into the k-th buffers, and draws for dropout.
+    layer_forward : kernel of (d, sizes, l, m, k)
+        Computes the activations of layer l.
+    forward : kernel of (d, sizes, shard, start, m, k)
+        Does all of that, and returns the time when the rows had been loaded, in ns.
+    output_layer : kernel of (d, sizes, m, slot, k)
+        Computes δ^L, and writes cost and correct answers to the slot.
     gradient : kernel of (d, sizes, shard, start, m, slot, total, adds)
         Writes gradient and scores to the slot, or adds the gradient to the total.
     layer : kernel of (d, sizes, l, m, slot, total, adds, k)
-        After `forward`, does so with the gradient of layer l, those above it being computed.
+        After `output_layer`, does so with the gradient of layer l, those above it being computed.
     """
 
+    load: Scalar
+    layer_forward: Scalar
     forward: Scalar
+    output_layer: Scalar
     gradient: Scalar
     layer: Scalar
 
 
-def _make_shards(choice: Choice, views: Views) -> _Shards:
+@cache
+def _make_shards(choice: Choice) -> _Shards:
     real, has_dropout = choice.real, choice.has_dropout
-    table_of, work_of, _ = views
+    table_of, work_of, _ = make_views(choice)
     draw = make_draw(real)
     load_rows = make_load_rows(
         real, np.dtype(choice.x_dtype), np.dtype(choice.y_dtype), choice.targets,
@@ -54,31 +65,46 @@ def _make_shards(choice: Choice, views: Views) -> _Shards:
         real, choice.activation, choice.output, choice.cost, choice.task, choice.has_units,
         choice.has_weights, has_dropout, choice.lane_bytes,
     )  # fmt: skip
-    forward, output_layer, backward, layer_gradient, propagate = passes
+    forward, output_layer, backward, layer_forward, layer_gradient, propagate = passes
 
     @kernel
-    def shard_forward(d, sizes, shard, start, m, slot, k):
+    def load(d, sizes, shard, start, m, k):
         work = work_of(d, sizes, k)
         numbers = vector_at(d.numbers + 8 * start, m, np.int64)
         file_numbers = vector_at(d.file_numbers + 8 * start, m, np.int64)
-        began = clock_ns(d.timespec) if d.spans != 0 else 0
         load_rows(table_of(d, sizes), numbers, file_numbers, m, sizes, work)
-        loaded = clock_ns(d.timespec) if d.spans != 0 else 0
         if has_dropout:
             draw(work.keep, m * (work.keep.size // d.rows), d.keep_threshold, d.keep_scale, d.seed,
                  d.epoch, d.first_step + d.step, shard)  # fmt: skip
+
+    @kernel
+    def shard_layer_forward(d, sizes, l, m, k):
         theta = vector_at(theta_address(d), d.n_theta, real)
-        forward(d.gemm, sizes, vector_at(runs_address(d, m), d.layers, np.int64), theta, work, m)
-        fed = clock_ns(d.timespec) if d.spans != 0 else 0
-        cost, correct = output_layer(sizes, vector_at(d.units, 1, np.float64), work, m)
-        slot[d.n_theta + COST], slot[d.n_theta + CORRECT] = cost, correct
+        runs = vector_at(runs_address(d, m), d.layers, np.int64)
+        layer_forward(d.gemm, l, sizes, runs, theta, work_of(d, sizes, k), m)
+
+    @kernel
+    def shard_forward(d, sizes, shard, start, m, k):
+        began = clock_ns(d.timespec) if d.spans != 0 else 0
+        load(d, sizes, shard, start, m, k)
+        loaded = clock_ns(d.timespec) if d.spans != 0 else 0
+        theta = vector_at(theta_address(d), d.n_theta, real)
+        runs = vector_at(runs_address(d, m), d.layers, np.int64)
+        forward(d.gemm, sizes, runs, theta, work_of(d, sizes, k), m)
         add_span(d, ROWS, began, loaded)
-        add_span(d, FORWARD, loaded, fed)
+        add_span(d, FORWARD, loaded, clock_ns(d.timespec) if d.spans != 0 else 0)
         return loaded
 
     @kernel
+    def shard_output_layer(d, sizes, m, slot, k):
+        units = vector_at(d.units, 1, np.float64)
+        cost, correct = output_layer(sizes, units, work_of(d, sizes, k), m)
+        slot[d.n_theta + COST], slot[d.n_theta + CORRECT] = cost, correct
+
+    @kernel
     def shard_gradient(d, sizes, shard, start, m, slot, total, adds):
-        loaded = shard_forward(d, sizes, shard, start, m, slot, 0)
+        loaded = shard_forward(d, sizes, shard, start, m, 0)
+        shard_output_layer(d, sizes, m, slot, 0)
         work, theta = work_of(d, sizes, 0), vector_at(theta_address(d), d.n_theta, real)
         for l in range(d.layers, 0, -1):
             backward(d.gemm, l, sizes, theta, slot, total, adds, work, m)
@@ -92,7 +118,9 @@ def _make_shards(choice: Choice, views: Views) -> _Shards:
             propagate(d.gemm, l + 1, sizes, theta, work, m)
         layer_gradient(d.gemm, l, sizes, slot, total, adds, work, m)
 
-    return _Shards(shard_forward, shard_gradient, shard_layer)
+    return _Shards(
+        load, shard_layer_forward, shard_forward, shard_output_layer, shard_gradient, shard_layer
+    )
 
 
 @inlined
@@ -137,7 +165,7 @@ def _make_accumulate(choice: Choice, views: Views) -> Scalar:
 def make_batch_gradient(choice: Choice) -> Scalar:
     """Return the kernel that writes the gradients of this rank's shards of a batch."""
     views = make_views(choice)
-    shards, accumulate = _make_shards(choice, views), _make_accumulate(choice, views)
+    shards, accumulate = _make_shards(choice), _make_accumulate(choice, views)
     has_layers = choice.has_messages
     compute_layers = _make_layers(choice, views, shards, accumulate) if has_layers else None
     shard_gradient, slot_address = shards.gradient, views.slot_address
@@ -167,7 +195,8 @@ def make_batch_gradient(choice: Choice) -> Scalar:
 
 def _make_layers(choice: Choice, views: Views, shards: _Shards, accumulate: Scalar) -> Scalar:
     """Return the kernel of the last `layered` shards: forward all of them, then by layers."""
-    forward, layer_gradient, slot_address = shards.forward, shards.layer, views.slot_address
+    forward, output_layer = shards.forward, shards.output_layer
+    layer_gradient, slot_address = shards.layer, views.slot_address
     real, zero = choice.real, choice.real(0)
 
     @kernel
@@ -178,7 +207,9 @@ def _make_layers(choice: Choice, views: Views, shards: _Shards, accumulate: Scal
             slot = vector_at(slot_address(d, place), d.width, real)
             slot[d.n_theta + COST], slot[d.n_theta + CORRECT] = zero, zero
             if m > 0:
-                forward(d, sizes, shard, first + start, m, slot, i - alone)
+                if d.has_forward == 0:
+                    forward(d, sizes, shard, first + start, m, i - alone)
+                output_layer(d, sizes, m, slot, i - alone)
             _write_requests(d, i, slot)
             accumulate(d, place, count, d.n_theta, d.width - d.n_theta)
 
@@ -204,3 +235,23 @@ def _make_layers(choice: Choice, views: Views, shards: _Shards, accumulate: Scal
         add_span(d, BACKPROP, began, clock_ns(d.timespec) if d.spans != 0 else 0)
 
     return compute_layers
+
+
+def make_forward_ahead(choice: Choice) -> Scalar:
+    """Return the kernel of one layer of the forward pass of all shards, which are layered."""
+    shards = _make_shards(choice)
+    load, layer_forward = shards.load, shards.layer_forward
+
+    @kernel
+    def forward_ahead(d):
+        began = clock_ns(d.timespec) if d.spans != 0 else 0
+        sizes, rows = vector_at(d.sizes, d.layers + 1, np.int64), d.n_numbers
+        for i in range(d.tasks):
+            shard, _, _, start, m = _task(d, i, rows)
+            if m > 0:
+                if d.layer == 1:
+                    load(d, sizes, shard, start, m, i)
+                layer_forward(d, sizes, d.layer, m, i)
+        add_span(d, FORWARD, began, clock_ns(d.timespec) if d.spans != 0 else 0)
+
+    return forward_ahead

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-# What the step does next: `phase`. In front of the last three it waits for the other ranks.
-COMPUTE, SUM, UPDATE, COMMIT = range(4)
+# What the step does next: `phase`. In front of SUM, UPDATE and COMMIT it waits for the other ranks.
+# FORWARD_AHEAD is for steps with messages only: a layer of the forward pass of the next step.
+COMPUTE, SUM, UPDATE, COMMIT, FORWARD_AHEAD = range(5)
 # What it returns: all steps are made, or the last one asks for something; or another rank is late.
 DONE, LATE = range(2)
 
@@ -49,8 +50,9 @@ DESCRIPTOR = np.dtype(
             "numbers", "file_numbers", "n_numbers", "batch_size", "epoch", "first_step", "steps",
             "constants", "wants_stop", "wants_save",
             # The last `layered` shards are computed layer by layer, in as many buffers, and
-            # `progress` is the address of a counter of layers: see `parallel.overlap`.
-            "layered", "progress",
+            # `progress` is the address of a counter of layers: see `parallel.overlap`. The layer
+            # that FORWARD_AHEAD computes, and whether COMPUTE finds all of them computed.
+            "layered", "progress", "layer", "has_forward",
             # How far it has come: `costs` and `correct` (steps,) float64 of the steps made, the
             # totals of the last one, and the time in ns.
             "phase", "step", "costs", "correct", "applied", "stop", "save",

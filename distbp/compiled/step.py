@@ -13,7 +13,8 @@
 with a barrier before each of the last three (before `update` only for the norm). A rank that
 waits for long returns to Python in between, where it can sleep and look for failures. Where a
 reduction in Python makes the sums, a call makes one phase: `compute`, with clipping `sum`, which
-then only measures the norm, and `update` for each chunk of θ.
+then only measures the norm, `update` for each chunk of θ, and, while θ of other layers is still
+being summed, a layer of the next step's forward pass.
 """
 
 from collections.abc import Callable
@@ -23,13 +24,14 @@ from numba import cfunc, from_dtype, types
 from numba.extending import intrinsic
 
 from distbp.compiled.atomics import arrive, clock_ns, have_arrived
-from distbp.compiled.batch_gradient import make_batch_gradient
+from distbp.compiled.batch_gradient import make_batch_gradient, make_forward_ahead
 from distbp.compiled.choice import Choice
 from distbp.compiled.descriptor import (
     COMMIT,
     COMPUTE,
     DESCRIPTOR,
     DONE,
+    FORWARD_AHEAD,
     LATE,
     SUM,
     UPDATE,
@@ -63,9 +65,9 @@ def make_step(choice: Choice) -> Any:
 
 
 def _make_one_phase(choice: Choice) -> Callable[[int], int]:
-    """Return the function that makes the phase COMPUTE, SUM or UPDATE of a step."""
-    compute, update = make_batch_gradient(choice), make_slice_update(choice)
-    total, has_clip = make_slice_sum(choice), choice.has_clip
+    """Return the function that makes one phase of a step, or one layer of FORWARD_AHEAD."""
+    compute, forward_ahead = make_batch_gradient(choice), make_forward_ahead(choice)
+    update, total, has_clip = make_slice_update(choice), make_slice_sum(choice), choice.has_clip
 
     def run(address):
         d = _descriptor_at(address)
@@ -73,6 +75,8 @@ def _make_one_phase(choice: Choice) -> Callable[[int], int]:
             compute(d)
         elif d.phase == UPDATE:
             update(d)
+        elif d.phase == FORWARD_AHEAD:
+            forward_ahead(d)
         elif has_clip:
             total(d)
         return DONE

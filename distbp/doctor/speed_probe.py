@@ -22,7 +22,7 @@ from distbp.network.network import Network
 from distbp.network.optimizers import OPTIMIZERS
 from distbp.network.update import Update
 from distbp.parallel import host
-from distbp.parallel.reduction import make_reduction
+from distbp.parallel.reduction_factory import make_reduction
 from distbp.parallel.topology import Topology
 
 _MATRIX = 512  # rows and columns: large enough for full speed, small enough for the caches

@@ -35,6 +35,7 @@ from distbp.parallel.shards import check_shards, default_shards, rank_shards, su
 from distbp.parallel.topology import Topology
 from distbp.training.compiled_engine import choose_engine
 from distbp.training.config import AUTO, ENGINES, Config
+from distbp.training.gradient import MAX_LAYERED_SHARDS
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,7 @@ class PlanRequest:
 
 _MIN_GAIN_PER_RANK = 0.5  # parallel efficiency from which ranks are considered worthwhile
 _BARRIER_CALLS = 2000  # in a run: a single barrier is too short to measure
-_HIDDEN = 0.7  # of what the exchange could hide behind backprop: MPI takes time of the same core
+_HIDDEN = 0.7  # of what computation could hide of the exchange: MPI takes time of the same core
 
 
 @dataclass(frozen=True)
@@ -177,7 +178,7 @@ def plan_report(request: PlanRequest, comm: Topology) -> list[str]:
     )  # fmt: skip
     parameters, itemsize = theta_size(sizes), np.dtype(request.dtype).itemsize
     steps = [
-        predict_step(costs, parameters, itemsize, shards, ranks, per_node, sizes)
+        predict_step(costs, parameters, itemsize, shards, ranks, per_node, sizes, engine)
         for ranks in _rank_counts(request.up_to)
     ]
     source = "measured" if comm.nodes > 1 else "assumed"
@@ -224,6 +225,7 @@ def predict_step(
     ranks: int,
     ranks_a_node: int,
     sizes: Sequence[int] = (),
+    engine: str = "numpy",
 ) -> StepPrediction:
     """Predict a step on `ranks` ranks, `ranks_a_node` on each node but the last.
 
@@ -235,6 +237,7 @@ def predict_step(
     shards, ranks, ranks_a_node : int
     sizes : sequence of int
         Of the layers; without them the exchange is assumed to begin after backprop.
+    engine : {'numpy', 'compiled'}
     """
     runs = [rank_shards(shards, ranks, rank) for rank in range(ranks)]
     firsts = range(0, ranks, ranks_a_node)
@@ -258,7 +261,11 @@ def predict_step(
         messages = (max(trees) + 1) * np.ceil(np.log2(nodes))
         between = max(sum(trees) - 1, 0) * parameters / slices / nodes * costs.add
         network = messages * costs.latency + (max(trees) + 1) * sent / costs.bandwidth + between
-        network -= _HIDDEN * hidden_seconds(sizes, itemsize, busiest * costs.shard, float(network))
+        # Only the compiled engine begins the next forward pass during the exchange.
+        is_ahead = engine == "compiled" and busiest <= MAX_LAYERED_SHARDS
+        network -= _HIDDEN * hidden_seconds(
+            sizes, itemsize, busiest * costs.shard, float(network), is_ahead
+        )
     return StepPrediction(
         ranks, nodes,
         compute=busiest * costs.shard,

@@ -47,7 +47,9 @@ step, the least that any algorithm can send.
 
 The exchange is in parts, layer by layer from the output. Where it gains time, that of a layer
 begins when all ranks of the node have its gradient, while the layers below are still being
-computed, and θ is updated part by part as the sums arrive (see `overlap`).
+computed, and θ is updated part by part as the sums arrive (see `overlap`). What backprop leaves
+over comes in the order of the next forward pass, of which each layer is computed as soon as its θ
+is there; if the step turns out not to be applied, that is forgotten.
 
 Failures
 ========
@@ -78,8 +80,11 @@ rank_errors     what ranks do about the error of one of them
 shared_array    arrays in shared memory
 step_totals     what is summed along with the gradient
 reduction_plan  who adds what, as a value
+exchange_order  which of its messages come first
 internode       how nodes complete a sum together
-overlap         the exchange while the gradient is being computed
+overlap         the exchange while the gradient, or the next forward pass, is being computed
 reduction       from gradients to new parameters
+reduction_factory
+                the reductions by name, with what they need of the communicator
 watchdog        detects and kills hung ranks
 """

@@ -24,6 +24,8 @@ _AlltoallvArguments = tuple[
 ALL_LAYERS = 1 << 30  # more than a network has
 # MPI may look at its sockets in one call of several only: Open MPI does in every 8th.
 _TESTS = 8
+# Exchanges that have begun and not ended. Of more, MPI might send the later ones first.
+_MAX_IN_FLIGHT = 8
 
 
 class Peers:
@@ -125,11 +127,16 @@ class ExchangeQueue:
     Parameters
     ----------
     exchanges : sequence of Exchange
+        In the order of the layers of backprop.
     """
 
     def __init__(self, exchanges: Sequence[Exchange]) -> None:
-        self._exchanges = exchanges
+        self._exchanges = self._in_backprop_order = exchanges
         self._started = self._added = self._ended = 0
+
+    def reorder(self, numbers: Sequence[int]) -> None:
+        """Run the exchanges in this order from now on, between two steps."""
+        self._exchanges = [self._in_backprop_order[i] for i in numbers]
 
     @property
     def is_complete(self) -> bool:
@@ -140,7 +147,10 @@ class ExchangeQueue:
         """Do what can be done without waiting, `depth` layers of the gradient being complete."""
         exchanges = self._exchanges
         for _ in range(_TESTS):
-            while self._started < len(exchanges) and exchanges[self._started].depth <= depth:
+            while (
+                self._started < min(len(exchanges), self._ended + _MAX_IN_FLIGHT)
+                and exchanges[self._started].depth <= depth
+            ):
                 exchanges[self._started].start()
                 self._started += 1
             while self._added < self._started and exchanges[self._added].is_complete():

@@ -13,6 +13,8 @@ which is stored after each layer, behind the numbers of that layer (a release). 
     OFF      nobody: the exchange begins after backprop
     CALLS    what computes, between two products
     THREAD   a thread that looks after it every 0.2 ms; it takes time from the rank's core
+    AHEAD    the thread, also during the forward pass of the next step, of which each layer is
+             computed as soon as its θ is updated, while those above are still being exchanged
 
 Which one is fastest depends on MPI, network, layers and cores. So the first steps of a run try all
 of them in turns, and the ranks agree on the fastest (`ModeTrial`). No bit depends on it: the same
@@ -20,9 +22,9 @@ additions are made in the same order.
 """
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import pairwise
+from contextlib import contextmanager
 from statistics import fmean, median
 from time import perf_counter
 
@@ -30,14 +32,16 @@ import numpy as np
 
 from distbp.network.parameters import layer_runs, theta_size
 from distbp.parallel.barrier import memory_fence
-from distbp.parallel.internode import ExchangeQueue
+from distbp.parallel.exchange_order import ExchangeOrder, completion_times, forward_times
+from distbp.parallel.internode import ALL_LAYERS, ExchangeQueue
 from distbp.parallel.reduction_plan import group_layers
 
-OFF, CALLS, THREAD = "off", "calls", "thread"
+OFF, CALLS, THREAD, AHEAD = "off", "calls", "thread", "ahead"
 _POLL_S = 0.2e-3
 _WARM_UP_STEPS = 2
 _TURNS = 4  # steps of each mode that are compared
-_MIN_GAIN = 0.05  # of a step's time; less may be chance
+_AHEAD_TURNS, _AHEAD_STEPS = 2, 5  # in turns of several steps, as one ahead shortens the next
+_MIN_GAIN, _MIN_AHEAD_GAIN = 0.05, 0.02  # of a step's time; less may be chance
 
 
 class LayerProgress:
@@ -78,7 +82,10 @@ class ModeTrial:
     Parameters
     ----------
     modes : sequence of str
-        OFF is the first.
+    turns : sequence of (mode, whether it counts)
+        Of each step of the trial.
+    min_gain : float
+        The fraction of a step's time by which a mode has to be faster than the first of `modes`.
     allgather : function
         Returns the value of every rank on all of them.
 
@@ -86,36 +93,59 @@ class ModeTrial:
     ----------
     mode : str
         Of the next step.
-    alone_s : float or None
-        Seconds of the exchange without overlap; None before the end of the trial.
+    is_over : bool
+    seconds, wait_s : list of float
+        Of a step in each mode, and of waiting for its exchange, once it is over; the same on all
+        ranks.
     """
 
-    def __init__(self, modes: Sequence[str], allgather: Callable[[list[float]], list[list[float]]]):
-        self._modes, self._allgather = modes, allgather
-        self._steps: dict[str, list[float]] = {mode: [] for mode in modes}
-        self._exchanges: list[float] = []  # seconds of those without overlap
-        self._left = [OFF] * _WARM_UP_STEPS + list(modes) * _TURNS
-        self.mode, self.alone_s = OFF, None if len(modes) > 1 else 0.0
+    def __init__(
+        self,
+        modes: Sequence[str],
+        turns: Sequence[tuple[str, bool]],
+        min_gain: float,
+        allgather: Callable[[list[float]], list[list[float]]],
+    ) -> None:
+        self._modes, self._allgather, self._min_gain = modes, allgather, min_gain
+        self._left = list(turns)
+        self._steps: dict[str, list[tuple[float, float]]] = {mode: [] for mode in modes}
+        self.mode, self._counts, self.is_over = modes[0], False, not turns
+        self.seconds: list[float] = []
+        self.wait_s: list[float] = []
 
     def next(self) -> None:
         """Choose the mode of the next step; collective in the step after the last one tried."""
         if self._left:
-            self.mode = self._left.pop(0)
-        elif self.alone_s is None:
-            own = [median(self._steps[mode]) for mode in self._modes]
-            ranks = self._allgather([*own, median(self._exchanges)])
-            *seconds, self.alone_s = (fmean(times) for times in zip(*ranks, strict=True))
-            best = min(range(len(own)), key=seconds.__getitem__)
-            is_better = seconds[best] < (1.0 - _MIN_GAIN) * seconds[0]
-            self.mode = self._modes[best] if is_better else OFF
+            self.mode, self._counts = self._left.pop(0)
+        elif not self.is_over:
+            own = [median(column) for mode in self._modes
+                   for column in zip(*self._steps[mode], strict=True)]  # fmt: skip
+            means = [fmean(times) for times in zip(*self._allgather(own), strict=True)]
+            self.seconds, self.wait_s = means[::2], means[1::2]
+            best = min(range(len(self._modes)), key=self.seconds.__getitem__)
+            is_better = self.seconds[best] < (1.0 - self._min_gain) * self.seconds[0]
+            self.mode = self._modes[best if is_better else 0]
+            self.is_over = True
 
-    def add(self, step_s: float, exchange_s: float) -> None:
+    def add(self, step_s: float, wait_s: float) -> None:
         """Take down the seconds of a step, and of waiting for its exchange."""
-        tried = len(self._modes) * _TURNS
-        if self.alone_s is None and len(self._left) < tried:
-            self._steps[self.mode].append(step_s)
-            if self.mode == OFF:
-                self._exchanges.append(exchange_s)
+        if self._counts and not self.is_over:
+            self._steps[self.mode].append((step_s, wait_s))
+
+
+def _compare_all(modes: Sequence[str], allgather: Callable[..., list[list[float]]]) -> ModeTrial:
+    """Return the first trial, of modes that take turns step by step; OFF is the first of them."""
+    turns = [(OFF, False)] * _WARM_UP_STEPS + [(mode, True) for mode in modes] * _TURNS
+    return ModeTrial(modes, turns if len(modes) > 1 else [], _MIN_GAIN, allgather)
+
+
+def _compare_ahead(best: str, allgather: Callable[..., list[list[float]]]) -> ModeTrial:
+    """Return the second trial, of AHEAD against the best of the other modes."""
+    turns = [
+        (mode, step > 0)
+        for _ in range(_AHEAD_TURNS) for mode in (best, AHEAD) for step in range(_AHEAD_STEPS)
+    ]  # fmt: skip
+    return ModeTrial((best, AHEAD), turns, _MIN_AHEAD_GAIN, allgather)
 
 
 class Overlap:
@@ -127,27 +157,37 @@ class Overlap:
     Parameters
     ----------
     queue : ExchangeQueue
+    order : ExchangeOrder
+        That of backprop.
     progress : LayerProgress
     has_threads : bool
         Whether another thread may call MPI at the same time.
     allgather : function
         As of `ModeTrial`.
+
+    Attributes
+    ----------
+    order : ExchangeOrder
+        Of this step.
     """
 
     def __init__(
         self,
         queue: ExchangeQueue,
+        order: ExchangeOrder,
         progress: LayerProgress,
         has_threads: bool,
         allgather: Callable[[list[float]], list[list[float]]],
     ) -> None:
-        self._queue, self.progress = queue, progress
-        self._modes, self._allgather = [OFF, CALLS, *([THREAD] if has_threads else [])], allgather
-        self._trial = ModeTrial(self._modes, allgather)
+        self._queue, self.progress, self._allgather = queue, progress, allgather
+        self.order = self._backprop_order = self._ahead_order = order
+        self._make_ahead_order: Callable[[float, float], ExchangeOrder] | None = None
+        self._modes = [OFF, CALLS, *([THREAD] if has_threads else [])]
+        self._trial = _compare_all(self._modes, allgather)
+        self._alone_s = 0.0  # seconds of the exchange without overlap, once they are known
         self._pool = ThreadPoolExecutor(1, "distbp-exchange")
         self._stopped, self._running = threading.Event(), None
-        self._steps, self._exposed_s = 0, 0.0
-        self._began = self._waited_s = 0.0
+        self._steps, self._exposed_s, self._began = 0, 0.0, 0.0
 
     _running: "Future[None] | None"
 
@@ -158,34 +198,65 @@ class Overlap:
 
     @property
     def hidden(self) -> float | None:
-        """Return the fraction of the exchange's time that backprop has hidden so far.
+        """Return the fraction of the exchange's time that computation has hidden so far.
 
         None before the modes were compared.
         """
-        alone_s = self._trial.alone_s
-        if not alone_s or not self._steps:
+        if not self._alone_s or not self._steps:
             return None
         if self.mode == OFF:  # what it waited less than in the trial is chance
             return 0.0
-        return min(max(1.0 - self._exposed_s / self._steps / alone_s, 0.0), 1.0)
+        return min(max(1.0 - self._exposed_s / self._steps / self._alone_s, 0.0), 1.0)
+
+    @property
+    def has_threads(self) -> bool:
+        """Return whether there are modes with a thread; the same on all ranks."""
+        return THREAD in self._modes
+
+    @property
+    def may_be_ahead(self) -> bool:
+        """Return whether the next step can be in the mode AHEAD; the same on all ranks."""
+        has_lost = self._trial.is_over and self.mode != AHEAD
+        return self._make_ahead_order is not None and not has_lost
 
     def exclude_calls(self) -> None:
         """Do without the mode CALLS: before the first step, the same on all ranks."""
         self._modes = [mode for mode in self._modes if mode != CALLS]
-        self._trial = ModeTrial(self._modes, self._allgather)
+        self._trial = _compare_all(self._modes, self._allgather)
+
+    def include_ahead(self, make_order: Callable[[float, float], ExchangeOrder]) -> None:
+        """Try AHEAD as well: before the first step, the same on all ranks.
+
+        `make_order` returns its order, given the seconds of a step's computation and exchange.
+        """
+        self._make_ahead_order = make_order
 
     def disable(self) -> None:
         """Begin every exchange after backprop from now on; the same on all ranks."""
-        self._trial = ModeTrial([OFF], self._allgather)
+        self._trial, self._make_ahead_order = _compare_all([OFF], self._allgather), None
 
     def begin(self) -> bool:
         """Begin a step; return whether its gradient is to be computed layer by layer."""
-        self._trial.next()
+        self._choose_mode()
+        order = self._ahead_order if self.mode == AHEAD else self._backprop_order
+        if order is not self.order:
+            self.order = order
+            self._queue.reorder(order.numbers)
         self._began = perf_counter()
-        if self.mode == THREAD:
-            self._stopped.clear()
-            self._running = self._pool.submit(self._poll)
+        if self.mode in (THREAD, AHEAD):
+            self._start_thread(self.progress.completed)
         return self.mode != OFF
+
+    def _choose_mode(self) -> None:
+        trial = self._trial
+        trial.next()
+        if trial.is_over and trial.seconds and not self._alone_s:
+            self._alone_s = trial.wait_s[0]
+            if self._make_ahead_order is not None:
+                compute_s = trial.seconds[0] - self._alone_s
+                self._ahead_order = self._make_ahead_order(compute_s, self._alone_s)
+                self._trial = _compare_ahead(trial.mode, self._allgather)
+                self._trial.next()
 
     def complete_layer(self, layers: int) -> None:
         """Store that so many layers of the gradient are complete on this rank."""
@@ -197,11 +268,22 @@ class Overlap:
         if self.mode == CALLS:
             self._queue.advance(self.progress.completed())
 
-    def _poll(self) -> None:
-        """Run the exchanges that can be run, until all are or `finish` takes over."""
+    def _start_thread(self, completed: Callable[[], int]) -> None:
+        self._stopped.clear()
+        self._running = self._pool.submit(self._poll, completed)
+
+    def _stop_thread(self) -> None:
+        """Let the thread end; what has failed in it is raised here."""
+        self._stopped.set()
+        if self._running is not None:
+            running, self._running = self._running, None
+            running.result()
+
+    def _poll(self, completed: Callable[[], int]) -> None:
+        """Run the exchanges that can be run, until all are or another thread takes over."""
         main = threading.main_thread()
         while not self._queue.is_complete and main.is_alive():
-            self._queue.advance(self.progress.completed())
+            self._queue.advance(completed())
             if self._stopped.wait(_POLL_S):
                 return
 
@@ -211,30 +293,39 @@ class Overlap:
         As `ExchangeQueue.finish`; what has failed in the thread is raised here.
         """
         began = perf_counter()
-        self._stopped.set()
-        if self._running is not None:
-            running, self._running = self._running, None
-            running.result()
-        self._waited_s = perf_counter() - began + self._queue.finish(on_end)
+        self._stop_thread()
+        waited_s = perf_counter() - began + self._queue.finish(on_end)
         self.progress.store(0)  # the barrier at the end of the step comes before the next counts
-        return self._waited_s
+        return waited_s
 
-    def end(self) -> None:
-        """Note how long the step has taken."""
-        if self._trial.alone_s is not None:
+    @contextmanager
+    def in_thread(self) -> Iterator[None]:
+        """Have the thread run the exchanges meanwhile: in a call of `on_end`, for AHEAD."""
+        self._start_thread(lambda: ALL_LAYERS)
+        try:
+            yield
+        finally:
+            self._stop_thread()
+
+    def end(self, waited_s: float) -> None:
+        """Note how long the step has taken, and how long it has waited for its exchange."""
+        if self._trial.is_over:
             self._steps += 1
-            self._exposed_s += self._waited_s
-        self._trial.add(perf_counter() - self._began, self._waited_s)
+            self._exposed_s += waited_s
+        self._trial.add(perf_counter() - self._began, waited_s)
 
     def cancel(self) -> None:
         """Leave a step that has failed."""
         self._stopped.set()
 
 
-def hidden_seconds(sizes: Sequence[int], itemsize: int, compute: float, network: float) -> float:
-    """Return how long an exchange of `network` seconds can go on during backprop.
+def hidden_seconds(
+    sizes: Sequence[int], itemsize: int, compute: float, network: float, is_ahead: bool = False
+) -> float:
+    """Return how long an exchange of `network` seconds can go on during computation.
 
-    Layer by layer: each is sent when it is computed and those above it have been sent.
+    Layer by layer: each is sent when it is computed and those above it have been sent; in the mode
+    AHEAD, what is left after backprop in the order of the next forward pass.
 
     Parameters
     ----------
@@ -244,19 +335,26 @@ def hidden_seconds(sizes: Sequence[int], itemsize: int, compute: float, network:
     compute : float
         Seconds of the forward pass and backprop.
     network : float
+    is_ahead : bool
     """
     if len(sizes) < 2:
         return 0.0
-    products = [n_in * n_out for n_in, n_out in pairwise(sizes)]
-    # A third of the products is the forward pass; BP4 and BP2 take as long, but for the first BP2.
-    second = compute / (3 * sum(products) - products[0])
-    computed = sent = sum(products) * second
-    parameters, layers = theta_size(sizes), layer_runs(sizes)
-    last = len(products)
-    for group in group_layers(layers, parameters, itemsize):
-        first = len(products) - group.depth
-        done = sum(products[first:last]) + sum(products[first + 1 : last + 1])
-        computed += done * second
-        sent = max(sent, computed) + (group.stop - group.start) / parameters * network
-        last = first
-    return max(compute + network - sent, 0.0)
+    complete = completion_times(sizes, compute)
+    parameters, sent = theta_size(sizes), 0.0
+    for group in group_layers(layer_runs(sizes), parameters, itemsize):
+        sent = max(sent, complete[group.depth - 1])
+        sent += (group.stop - group.start) / parameters * network
+    hidden = max(compute + network - sent, 0.0)
+    if not is_ahead:
+        return hidden
+    early, late = hidden, []  # seconds sent before the end of backprop, and those after it
+    for start, stop in reversed(layer_runs(sizes)):
+        seconds = (stop - start) / parameters * network
+        late.append(max(seconds - early, 0.0))
+        early = max(early - seconds, 0.0)
+    forward = forward_times(sizes, compute)
+    received = ended = 0.0
+    for seconds, layer in zip(reversed(late), forward, strict=True):
+        received += seconds
+        ended = max(ended, received) + layer
+    return hidden + received + sum(forward) - ended

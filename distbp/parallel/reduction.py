@@ -13,10 +13,8 @@ behind the gradient (`step_totals`) are summed along with it.
                         gradient is still being computed where that is faster (`overlap`).
     AllreduceReduction  the textbook: one sum over all ranks, in an order that MPI chooses.
 
-`REDUCTIONS` makes them by name: `node` is the ordered one, `tree` the same as if each rank
-were a node of its own, with messages only, `allreduce` the textbook. The classes are handed
-what they need by these factories, which alone know the communicator: who adds what is in the
-`ReductionPlan`, where it lies in `NodeBuffers`.
+The classes are handed what they need by `reduction_factory`: who adds what is in the
+`ReductionPlan`, where it lies in `NodeBuffers`, the order of exchanges in an `ExchangeOrder`.
 """
 
 import math
@@ -27,10 +25,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from distbp.errors import DistbpError
-from distbp.network.parameters import THETA_BLOCK, layer_runs
+from distbp.network.parameters import layer_runs
 from distbp.network.update import UPDATE_CHUNK, ChunkUpdate, Update, is_finite
-from distbp.parallel.barrier import COUNTER_STRIDE
+from distbp.parallel.exchange_order import (
+    ExchangeOrder,
+    completion_times,
+    count_early,
+    order_exchanges,
+)
 from distbp.parallel.internode import (
     BoundAddition,
     ExchangeQueue,
@@ -39,21 +41,12 @@ from distbp.parallel.internode import (
     bind_additions,
     make_exchanges,
 )
-from distbp.parallel.overlap import LayerProgress, Overlap
-from distbp.parallel.reduction_plan import ReductionPlan, plan_reduction
+from distbp.parallel.overlap import Overlap
+from distbp.parallel.reduction_plan import ReductionPlan
 from distbp.parallel.shards import Addition, Interval
-from distbp.parallel.shared_array import SharedArray
 from distbp.parallel.step_totals import STATS_WIDTH, StepTotals
-from distbp.parallel.topology import Topology
 
-_SLOT_ALIGNMENT = 16  # numbers; shared vectors start at a multiple of it: at a cache line
-
-# Makes an array (shape, dtype) of which this rank will use the rows [start, stop) most.
-_Allocate = Callable[[tuple[int, ...], np.dtype, Interval], np.ndarray]
-
-
-class _NotSharedError(DistbpError):
-    """The ranks of a node cannot share memory."""
+ForwardAhead = Callable[[int], None]  # of a layer, from 1
 
 
 class GradientReduction(ABC):
@@ -128,10 +121,14 @@ class GradientReduction(ABC):
         self.wait_s += perf_counter() - began
 
     @abstractmethod
-    def reduce_and_update(self, rows: int, learning_rate: float) -> StepTotals:
+    def reduce_and_update(
+        self, rows: int, learning_rate: float, forward_ahead: ForwardAhead | None = None
+    ) -> StepTotals:
         """Update θ by the sum over all shards of all ranks, of `rows` rows; collective.
 
         If the cost or a new number is not finite, nothing changes and the result says so.
+        `forward_ahead`, for a step in the mode AHEAD, is called with each layer, from 1, once its
+        θ in the other version is what this step makes of it.
         """
 
 
@@ -158,7 +155,10 @@ class AllreduceReduction(GradientReduction):
         self._allreduce, self._total = allreduce, slots[0]
         self._gradient, self._others = slots[0][: plan.size], list(slots[1 : len(plan.partials)])
 
-    def reduce_and_update(self, rows: int, learning_rate: float) -> StepTotals:
+    def reduce_and_update(
+        self, rows: int, learning_rate: float, forward_ahead: ForwardAhead | None = None
+    ) -> StepTotals:
+        del forward_ahead  # which there is where exchanges overlap
         if not self.schedule:
             self._total.fill(0.0)
         for other in self._others:
@@ -191,27 +191,6 @@ class NodeBuffers(NamedTuple):
     flags: np.ndarray
 
 
-def _allocate_buffers(plan: ReductionPlan, update: Update, allocate: _Allocate) -> NodeBuffers:
-    """Return a node's buffers; collective if `allocate` is."""
-    dtype, is_first = update.network.dtype, plan.node_rank == 0
-    aligned = -(-plan.width // _SLOT_ALIGNMENT) * _SLOT_ALIGNMENT
-    slots = allocate((plan.node_slots, aligned), dtype, plan.slots)[:, : plan.width]
-    versions = [
-        [
-            allocate((plan.size,), dtype, plan.owned_theta)
-            for _ in range(1 + len(update.store.state))
-        ]
-        for _ in range(2)
-    ]
-    blocks, flags = -(-plan.size // THETA_BLOCK), STATS_WIDTH + plan.node_size
-    return NodeBuffers(
-        slots,
-        versions,
-        squares=allocate((blocks,), np.dtype(np.float64), (0, blocks if is_first else 0)),
-        flags=allocate((flags,), dtype, (0, flags if is_first else 0)),
-    )
-
-
 class OrderedReduction(GradientReduction):
     """The sum in tree order: slice by slice in a node's memory, then between nodes.
 
@@ -226,7 +205,7 @@ class OrderedReduction(GradientReduction):
     peers : Peers, optional
         The owners of this slice on all nodes, where the plan has exchanges.
     make_overlap : function, optional
-        Makes the `Overlap` of a queue of exchanges.
+        Makes the `Overlap` of a queue of exchanges, and their order.
 
     Attributes
     ----------
@@ -242,7 +221,7 @@ class OrderedReduction(GradientReduction):
         buffers: NodeBuffers,
         barrier: Callable[[], None],
         peers: Peers | None,
-        make_overlap: Callable[[ExchangeQueue], Overlap] | None = None,
+        make_overlap: Callable[[ExchangeQueue, ExchangeOrder], Overlap] | None = None,
     ) -> None:
         super().__init__(plan, update, buffers.slots[slice(*plan.slots)])
         self.has_replica = plan.node_rank == 0
@@ -256,7 +235,8 @@ class OrderedReduction(GradientReduction):
         if not exchanges and plan.node_sums:  # a node without shards has no sum
             total = partials[plan.node_sums[0]]
         queue = ExchangeQueue(exchanges)
-        self.overlap = make_overlap(queue) if make_overlap is not None else None
+        order = self._order = self._make_order(len(plan.exchanges))
+        self.overlap = make_overlap(queue, order) if make_overlap is not None else None
         self._queue = self.overlap or (queue if exchanges else None)
         # Without a norm or a message in between, additions and update of a chunk follow each
         # other: its sums stay in the cache, and no other rank's memory is written.
@@ -267,21 +247,34 @@ class OrderedReduction(GradientReduction):
                                          self._is_one_pass))  # fmt: skip
         stats = [one[len(self._gradient) :] for one in partials]
         self._stats_additions = list(bind_additions(additions, stats))
-        self._chunks_of = _chunks_by_exchange(plan, update.chunks)
         self._owns_stats = plan.owns_statistics
         self._stats_copy = buffers.flags[:STATS_WIDTH], total[-STATS_WIDTH:]
         self._barrier()
 
-    def reduce_and_update(self, rows: int, learning_rate: float) -> StepTotals:
+    def _make_order(self, early: int) -> ExchangeOrder:
+        layers = layer_runs(self.update.network.sizes)
+        return order_exchanges(self.plan, self.update.chunks, layers, early)
+
+    def order_ahead(self, compute_s: float, exchange_s: float) -> ExchangeOrder:
+        """Return the order of exchanges that lets the next forward pass begin early.
+
+        Its arguments are the seconds of a step's computation and exchange.
+        """
+        complete = completion_times(self.update.network.sizes, compute_s)
+        return self._make_order(count_early(self.plan.exchanges, complete, exchange_s))
+
+    def reduce_and_update(
+        self, rows: int, learning_rate: float, forward_ahead: ForwardAhead | None = None
+    ) -> StepTotals:
         update, self.wait_s, self._is_bad = self.update, 0.0, False
         self._timed_wait(self._barrier)  # for the partial sums of all
+        sums_s = self.wait_s
         if self._owns_stats:
             add_all(self._stats_additions)
         if update.clip_norm is None:
             self.chunk_update.begin(rows, learning_rate)
             if self._queue is not None:
-                # The chunks of θ whose gradient is complete with an exchange.
-                self._exchange(self._queue, lambda i: self._apply_chunks(self._chunks_of[i]))
+                self._exchange_and_update(self._queue, forward_ahead)
         else:
             for additions, _ in self._chunks:
                 add_all(additions)
@@ -292,6 +285,7 @@ class OrderedReduction(GradientReduction):
             self.chunk_update.begin(rows, learning_rate)
         if self._queue is None or update.clip_norm is not None:
             self._apply_chunks(range(len(self._chunks)))
+        exchange_s = self.wait_s - sums_s
         self._flags[self._flag] = self._is_bad
         if self._owns_stats:
             np.copyto(*self._stats_copy)
@@ -302,12 +296,33 @@ class OrderedReduction(GradientReduction):
         if applied:
             update.store.commit()
         if self.overlap is not None:
-            self.overlap.end()
+            self.overlap.end(exchange_s)
         return StepTotals(cost, correct, stop, save, applied)
 
     def _exchange(self, queue: ExchangeQueue | Overlap, on_end: Callable[[int], None]) -> None:
         """Complete the exchanges; `on_end`, called after each, does not count as waiting."""
-        self.wait_s += queue.finish(on_end)
+        waited_s = queue.finish(on_end)
+        self.wait_s += waited_s  # not before the call, in which it may grow
+
+    def _exchange_and_update(
+        self, queue: ExchangeQueue | Overlap, forward_ahead: ForwardAhead | None
+    ) -> None:
+        """Complete the exchanges, and update the chunks of θ that are complete with each."""
+        order = self._order if self.overlap is None else self.overlap.order
+        left = list(enumerate(order.needed, 1)) if forward_ahead is not None else []
+
+        def feed_ahead(ended: int) -> None:
+            while left and left[0][1] <= ended and forward_ahead and self.overlap:
+                with self.overlap.in_thread():
+                    self._timed_wait(self._barrier)  # for all slices of the layer
+                    forward_ahead(left.pop(0)[0])
+
+        def on_end(i: int) -> None:
+            self._apply_chunks(order.chunks[i])
+            feed_ahead(i + 1)
+
+        self._exchange(queue, on_end)
+        feed_ahead(len(order.numbers))
 
     def _apply_chunks(self, chunks: Sequence[int]) -> None:
         for i in chunks:
@@ -315,19 +330,6 @@ class OrderedReduction(GradientReduction):
             if self._is_one_pass:
                 add_all(additions)
             self._is_bad |= self.chunk_update.apply_chunk(i, gradient)
-
-
-def _chunks_by_exchange(plan: ReductionPlan, chunks: Sequence[slice]) -> list[list[int]]:
-    """Return, for each exchange, which chunks of θ no later exchange has a part of."""
-    found: list[list[int]] = [[] for _ in plan.exchanges]
-    first = plan.owned[0]
-    for i, chunk in enumerate(chunks if plan.exchanges else ()):
-        last = max(
-            j for j, one in enumerate(plan.exchanges)
-            if first + one.part[0] < chunk.stop and first + one.part[1] > chunk.start
-        )  # fmt: skip
-        found[last].append(i)
-    return found
 
 
 def _bind_chunks(
@@ -351,100 +353,3 @@ def _bind_chunks(
         results = [scratch[i][: cut.stop - cut.start] for i in buffer_of]
         additions = bind_additions(node_additions, [one[cut] for one in partials], results)
         yield list(additions), results[-1] if results else gradient[cut]
-
-
-def _make_plan(
-    comm: Topology, shards: int, update: Update, node_sizes: Sequence[int]
-) -> ReductionPlan:
-    theta, layers = update.network.theta, layer_runs(update.network.sizes)
-    return plan_reduction(
-        theta.size, STATS_WIDTH, shards, node_sizes, comm.rank, theta.itemsize, layers
-    )
-
-
-def _make_node(comm: Topology, shards: int, update: Update) -> tuple[GradientReduction, str | None]:
-    """Return the ordered sum with one copy of everything per node."""
-    reasons: list[str] = []
-
-    def allocate(shape: tuple[int, ...], dtype: np.dtype, rows: Interval) -> np.ndarray:
-        shared = SharedArray(comm, shape, dtype, rows)
-        known = comm.world.allgather([shared.is_shared, shared.reason])
-        reasons.extend(text for _, text in known if text)
-        if not all(is_shared for is_shared, _ in known):
-            raise _NotSharedError(reasons[0])
-        return shared.array
-
-    plan = _make_plan(comm, shards, update, comm.node_sizes)
-    barrier = comm.node_barrier()
-    try:
-        buffers = _allocate_buffers(plan, update, allocate)
-        make_overlap = _overlap_maker(plan, comm, allocate)
-    except _NotSharedError as error:  # on all ranks
-        return _make_tree(comm, shards, update)[0], (
-            f"the ranks of a node cannot share memory ({error}): they send messages instead, as "
-            f"with --combine tree. The result is the same, but slower."
-        )
-    warning = None
-    if reasons:
-        warning = (
-            f"the memory that ranks share is not where it is fastest ({reasons[0]}), but in "
-            f"the folder for temporary files. Give /dev/shm more room, or choose one by TMPDIR."
-        )
-    peers = None
-    if comm.cross_node is not None and comm.cross_node_results is not None:
-        peers = Peers(comm.cross_node, comm.cross_node_results)
-    return OrderedReduction(plan, update, buffers, barrier, peers, make_overlap), warning
-
-
-def _overlap_maker(
-    plan: ReductionPlan, comm: Topology, allocate: _Allocate
-) -> Callable[[ExchangeQueue], Overlap] | None:
-    """Return what makes the overlap of exchanges; None if none can begin early; collective."""
-    if len(plan.depths) < 2:
-        return None
-    shape, is_first = (plan.node_size, COUNTER_STRIDE), plan.node_rank == 0
-    counters = allocate(shape, np.dtype(np.int64), (0, plan.node_size if is_first else 0))
-    progress = LayerProgress(counters, plan.node_rank)
-    has_threads = all(comm.world.allgather(comm.world.allows_threads()))
-    return lambda queue: Overlap(queue, progress, has_threads, comm.world.allgather)
-
-
-def _make_tree(comm: Topology, shards: int, update: Update) -> tuple[GradientReduction, str | None]:
-    """Return the ordered sum as if each rank were a node of its own: by messages only."""
-    plan = _make_plan(comm, shards, update, [1] * comm.size)
-    buffers = _allocate_buffers(plan, update, lambda shape, dtype, _: np.zeros(shape, dtype))
-    peers = Peers(comm.world, comm.world)
-    return OrderedReduction(plan, update, buffers, lambda: None, peers), None
-
-
-def _make_allreduce(
-    comm: Topology, shards: int, update: Update
-) -> tuple[GradientReduction, str | None]:
-    """Return the textbook's sum, of which every rank updates a copy of θ of its own."""
-    plan = _make_plan(comm, shards, update, [1] * comm.size)
-    slots = np.zeros((plan.node_slots, plan.width), update.network.dtype)
-    return AllreduceReduction(plan, update, slots, comm.world.allreduce), None
-
-
-# By the names of --combine; the text says why a reduction is slower than it could be.
-REDUCTIONS: dict[str, Callable[[Topology, int, Update], tuple[GradientReduction, str | None]]] = {
-    "node": _make_node,
-    "tree": _make_tree,
-    "allreduce": _make_allreduce,
-}
-
-
-def make_reduction(
-    name: str, comm: Topology, shards: int, update: Update
-) -> tuple[GradientReduction, str | None]:
-    """Return a reduction, and a warning if it is slower than it could be; collective.
-
-    Parameters
-    ----------
-    name : {'node', 'tree', 'allreduce'}
-    comm : Topology
-    shards : int
-        S, of a batch.
-    update : Update
-    """
-    return REDUCTIONS[name](comm, shards, update)

@@ -10,7 +10,9 @@ import json
 import logging
 import os
 from collections.abc import Mapping, Sequence
+from functools import partial
 from time import perf_counter
+from typing import NamedTuple
 
 import numpy as np
 
@@ -19,19 +21,20 @@ from distbp.compiled import objects
 from distbp.compiled.arrays import can_load
 from distbp.compiled.blas import find_gemm
 from distbp.compiled.choice import Choice
-from distbp.compiled.descriptor import COMPUTE, LATE, Binding, address
+from distbp.compiled.descriptor import COMPUTE, FORWARD_AHEAD, LATE, Binding, address
 from distbp.compiled.step_constants import COUNT
 from distbp.data.dataset import DataSet
 from distbp.errors import ConfigError
 from distbp.parallel import host
 from distbp.parallel.barrier import Barrier
+from distbp.parallel.overlap import AHEAD, Overlap
 from distbp.parallel.rank_errors import collective_errors
 from distbp.parallel.reduction import OrderedReduction
 from distbp.parallel.step_totals import StepTotals
 from distbp.parallel.topology import Topology
 from distbp.training.compiled_update import CompiledUpdate, constants_of
 from distbp.training.config import ENGINES, Config
-from distbp.training.engine import Advance, Engine
+from distbp.training.engine import NO_ROWS, Advance, Engine
 from distbp.training.step_binding import (
     StepParts,
     bind_barrier,
@@ -46,6 +49,17 @@ logger = logging.getLogger(__name__)
 # multiplications take about 10 ms.
 _MULTIPLICATIONS_A_CALL, _MAX_STEPS_A_CALL = 500_000_000, 256
 _TIMES = ("compute_ns", "wait_ns", "update_ns")  # of the descriptor
+
+
+class _Batch(NamedTuple):
+    """The rows of one or more mini-batches, and the (epoch, step) of the first of them."""
+
+    numbers: np.ndarray
+    file_numbers: np.ndarray
+    position: tuple[int, int]
+
+    def is_same(self, other: "_Batch") -> bool:
+        return self.position == other.position and np.array_equal(self.numbers, other.numbers)
 
 
 class CompiledEngine(Engine):
@@ -69,6 +83,7 @@ class CompiledEngine(Engine):
         is_on_one_node = not plan.exchanges and plan.node_size == comm.size
         whole = reduction if is_on_one_node and isinstance(reduction, OrderedReduction) else None
         self._is_whole = whole is not None
+        self._ahead: _Batch | None = None  # of which the forward pass has been computed
         choice = make_choice(parts, has_messages=whole is None)
         self._function = _load_step(choice, comm, parts.config.quiet)
         self._binding = Binding()
@@ -84,8 +99,25 @@ class CompiledEngine(Engine):
             self._bind_sum(whole, parts, comm)
         else:
             reduction.chunk_update = CompiledUpdate(self._binding, self._function, parts.update)
-        if reduction.overlap is not None:
+        if isinstance(reduction, OrderedReduction) and reduction.overlap is not None:
             reduction.overlap.exclude_calls()  # it makes none between two products
+            self._include_ahead(reduction, reduction.overlap, comm)
+
+    def _include_ahead(self, reduction: OrderedReduction, overlap: Overlap, comm: Topology) -> None:
+        """Let the forward pass of the next step begin early, where that is possible; collective."""
+        has_buffers = len(reduction.schedule) <= len(self.gradient.loaders)  # for all its shards
+        # To clip, θ is updated at the end, all at once.
+        can_be_ahead = overlap.has_threads and has_buffers and self._update.clip_norm is None
+        if all(comm.world.allgather(can_be_ahead)):
+            overlap.include_ahead(reduction.order_ahead)
+
+    @property
+    def looks_ahead(self) -> bool:
+        overlap = self.reduction.overlap
+        return overlap is not None and overlap.may_be_ahead
+
+    def forget_ahead(self) -> None:
+        self._ahead = None
 
     def _bind_sum(self, reduction: OrderedReduction, parts: StepParts, comm: Topology) -> None:
         """Bind what whole steps need, of which one call makes many."""
@@ -105,18 +137,35 @@ class CompiledEngine(Engine):
         rates: Sequence[float],
         requests: tuple[float, float],
         advance: Advance,
+        following: np.ndarray = NO_ROWS,
     ) -> StepTotals:
-        fields, numbers = self._fields, np.ascontiguousarray(numbers, np.int64)
-        file_numbers = np.ascontiguousarray(self._split.file_rows(numbers), np.int64)
-        fields["numbers"], fields["file_numbers"] = address(numbers), address(file_numbers)
-        fields["n_numbers"], fields["steps"] = len(numbers), len(rates)
-        fields["epoch"], fields["first_step"] = position
+        fields, batch = self._fields, self._batch(numbers, position)
+        self._bind_batch(batch)
+        fields["steps"] = len(rates)
         fields["wants_stop"], fields["wants_save"] = requests
         fields["phase"], fields["step"] = COMPUTE, 0
         fields["version"] = self._update.store.current
         if self._is_whole:
             return self._make_steps(rates, advance)
-        return self._make_step_with_messages(len(numbers), rates[0], advance)
+        ahead, self._ahead = self._ahead, None
+        fields["has_forward"] = ahead is not None and ahead.is_same(batch)
+        after = self._batch(following, (position[0], position[1] + 1)) if len(following) else None
+        return self._make_step_with_messages(len(numbers), rates[0], advance, after)
+
+    def _batch(self, numbers: np.ndarray, position: tuple[int, int]) -> "_Batch":
+        file_numbers = self._split.file_rows(numbers)
+        return _Batch(
+            np.ascontiguousarray(numbers, np.int64),
+            np.ascontiguousarray(file_numbers, np.int64),
+            position,
+        )
+
+    def _bind_batch(self, batch: "_Batch") -> None:
+        """Bind the rows of a call, which the caller keeps alive."""
+        fields = self._fields
+        fields["numbers"], fields["file_numbers"] = map(address, batch[:2])
+        fields["n_numbers"] = len(batch.numbers)
+        fields["epoch"], fields["first_step"] = batch.position
 
     def call(self) -> int:
         """Call the compiled code; return DONE or LATE."""
@@ -159,21 +208,38 @@ class CompiledEngine(Engine):
             int(fields["stop"]), int(fields["save"]), bool(fields["applied"]),
         )  # fmt: skip
 
-    def _make_step_with_messages(self, rows: int, rate: float, advance: Advance) -> StepTotals:
+    def _make_step_with_messages(
+        self, rows: int, rate: float, advance: Advance, after: "_Batch | None"
+    ) -> StepTotals:
         """Compute the gradients in compiled code; the reduction sums them and has θ updated."""
         began = perf_counter()
-        overlap, fields = self.reduction.overlap, self._fields
+        overlap, fields, forward_ahead = self.reduction.overlap, self._fields, None
         fields["layered"] = fields["progress"] = 0
         if overlap is not None and overlap.begin():
             fields["layered"] = min(len(self.gradient.loaders), len(self.reduction.schedule))
             fields["progress"] = address(overlap.progress.own)
+            if overlap.mode == AHEAD and after is not None:
+                forward_ahead = partial(self._forward_ahead, after)
         self.call()
-        computed = perf_counter()
-        totals = self.reduction.reduce_and_update(rows, rate)
+        computed, self._ahead_s = perf_counter(), 0.0
+        totals = self.reduction.reduce_and_update(rows, rate, forward_ahead)
+        computed += self._ahead_s
         self.timing.add_step(began, computed, perf_counter(), self.reduction.wait_s)
         if totals.applied:
+            self._ahead = after if forward_ahead is not None else None
             advance((totals.cost,), (totals.correct,))
         return totals
+
+    def _forward_ahead(self, batch: "_Batch", layer: int) -> None:
+        """Compute a layer of the forward pass of the next batch, by the θ that is being made."""
+        began, fields = perf_counter(), self._fields
+        rows, version = int(fields["n_numbers"]), int(fields["version"])
+        self._bind_batch(batch)
+        fields["version"], fields["layer"] = 1 - version, layer
+        fields["phase"] = FORWARD_AHEAD
+        self.call()
+        fields["n_numbers"], fields["version"] = rows, version  # for the chunks still to update
+        self._ahead_s += perf_counter() - began
 
     def _set_constants(self, rates: Sequence[float]) -> None:
         """Set what the elements of an update share, for each step of a call."""

@@ -36,7 +36,7 @@ from distbp.training.folds import check_fold
 GROUPS = (
     "data", "network", "optimization", "run and checkpoints", "parallelism", "robustness",
 )  # fmt: skip
-# The names of `parallel.reduction.REDUCTIONS`, which is not imported because it loads the
+# The names of `parallel.reduction_factory.REDUCTIONS`, which is not imported because it loads the
 # communicator. Exact ones give the same bits, so a resumed run may change between them.
 EXACT_REDUCTIONS = ("node", "tree")
 REDUCTION_NAMES = (*EXACT_REDUCTIONS, "allreduce")

@@ -18,6 +18,7 @@ from distbp.training.timing import Timing
 
 # Is called with the summed costs and the numbers of correct answers of steps that were applied.
 Advance = Callable[[Sequence[float], Sequence[float]], None]
+NO_ROWS = np.zeros(0, np.int64)
 
 
 class Engine(ABC):
@@ -49,6 +50,7 @@ class Engine(ABC):
         rates: Sequence[float],
         requests: tuple[float, float],
         advance: Advance,
+        following: np.ndarray = NO_ROWS,
     ) -> StepTotals:
         """Make steps until one is not applied, or a rank requests something; collective.
 
@@ -64,6 +66,8 @@ class Engine(ABC):
             This rank's, 1 or 0 each.
         advance : function
             Called for the steps that were applied, also if a later one raises an exception.
+        following : (rows,) int64 array
+            Row numbers of the mini-batch after them, if it is known.
 
         Returns
         -------
@@ -74,6 +78,15 @@ class Engine(ABC):
     def repeat(self, numbers: np.ndarray, position: tuple[int, int], rate: float) -> None:
         """Make the step of one mini-batch again, after a roll-back; collective."""
         self.run(numbers, position, [rate], (0, 0), lambda costs, correct: None)
+
+    @property
+    def looks_ahead(self) -> bool:
+        """Return whether it is faster if it knows the mini-batch that follows; on all ranks."""
+        return False
+
+    def forget_ahead(self) -> None:
+        """Drop what was computed of a later step, because θ has been changed since."""
+        return
 
 
 class NumpyEngine(Engine):
@@ -86,7 +99,9 @@ class NumpyEngine(Engine):
         rates: Sequence[float],
         requests: tuple[float, float],
         advance: Advance,
+        following: np.ndarray = NO_ROWS,
     ) -> StepTotals:
+        del following
         began = perf_counter()
         self.gradient.compute(numbers, *position, requests)
         computed = perf_counter()

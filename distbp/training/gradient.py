@@ -25,7 +25,7 @@ from distbp.parallel.step_totals import CORRECT, COST, SAVE_REQUESTS, STOP_REQUE
 from distbp.training.accuracy import count_correct
 
 # Shards that are computed layer by layer, the last ones of a rank: each has activations of its own.
-_MAX_LAYERED_SHARDS = 8
+MAX_LAYERED_SHARDS = 8
 
 
 @dataclass
@@ -86,7 +86,7 @@ class BatchGradient:
         batches = {min(batch_size, len(split)), len(split) % batch_size}
         runs = [shard_rows(b, shards, shard) for b in batches for shard, _ in reduction.schedule]
         counts = {hi - lo for lo, hi in runs} - {0}
-        layered = min(len(reduction.schedule), _MAX_LAYERED_SHARDS) if reduction.overlap else 0
+        layered = min(len(reduction.schedule), MAX_LAYERED_SHARDS) if reduction.overlap else 0
         self._layered = [
             _Shard(
                 BatchLoader(

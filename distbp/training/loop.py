@@ -8,7 +8,7 @@ passes: it moves the `Progress` on, and does what `recovery` decides if a step w
 import platform
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,6 @@ import numpy as np
 
 from distbp.data.arrays import Arrays
 from distbp.errors import ConfigError, DivergedError, StoppedError
-from distbp.network.network import Network
 from distbp.network.parameters import digest
 from distbp.parallel import host
 from distbp.parallel.environment import LaunchEnvironment
@@ -25,6 +24,7 @@ from distbp.parallel.step_totals import StepTotals
 from distbp.parallel.topology import Topology, connect
 from distbp.training.callbacks import SAVE, STOP, check_requests, start_callbacks
 from distbp.training.config import Config
+from distbp.training.engine import NO_ROWS
 from distbp.training.inputs import (
     check_same_source,
     check_source,
@@ -38,7 +38,7 @@ from distbp.training.messages import (
     rolled_back_message,
     stopped_message,
 )
-from distbp.training.model import Model
+from distbp.training.model import Model, Result
 from distbp.training.profiling import profiled
 from distbp.training.rates import learning_rate, learning_rates
 from distbp.training.recovery import (
@@ -54,35 +54,6 @@ from distbp.training.recovery import (
 from distbp.training.setup import RunParts, assemble, restore
 from distbp.training.state import costs_and_accuracies
 from distbp.training.timing import RankTime, checkpoint_hint, timing_summary
-
-
-@dataclass(frozen=True)
-class Result:
-    """The result of a run.
-
-    Attributes
-    ----------
-    network : Network
-        With `config.ema`, that of the averaged parameters.
-    history : list of dict
-        One record per epoch, as in metrics.jsonl.
-    path : Path or None
-        The run's directory, if it has one.
-    digest : str
-        SHA-256 of θ in training.
-    model : Model
-        The same network, with all that is needed to use it on new rows.
-    best : Model or None
-        That of the epoch with the best score, of a run without a directory and with `patience`;
-        with a directory it is best.h5.
-    """
-
-    network: Network
-    history: list[dict[str, Any]]
-    path: Path | None
-    digest: str
-    model: Model
-    best: Model | None = None
 
 
 def train(
@@ -250,8 +221,8 @@ class Run:
         parts.order.start(*self.progress.position[:2])
         parts.recorder.on_epoch_start(self.progress)
         while (first := self.progress.position.step) < parts.steps_per_epoch:
-            numbers = parts.order.batches(first, self._steps_at_once())
-            totals, progress = self.step(numbers), self.progress
+            numbers, following = self._next_batches(first)
+            totals, progress = self.step(numbers, following), self.progress
             updates, step = progress.position.updates, progress.position.step - totals.applied
             batch = numbers[(step - first) * batch_size : (step - first + 1) * batch_size]
             is_due = totals.save > 0 or parts.schedule.is_due_after_step(updates)
@@ -265,7 +236,7 @@ class Run:
                 return
         self._end_epoch(time.monotonic() - began, max(len(parts.rows) - done_before, 0))
 
-    def step(self, numbers: np.ndarray) -> StepTotals:
+    def step(self, numbers: np.ndarray, following: np.ndarray = NO_ROWS) -> StepTotals:
         """Update θ by the gradients of one or more consecutive mini-batches; collective.
 
         The engine makes fewer steps if one is not applied, or if a rank requests something.
@@ -274,6 +245,8 @@ class Run:
         ----------
         numbers : (rows,) int64 array
             Row numbers, batch by batch, the same on all ranks.
+        following : (rows,) int64 array
+            Those of the batch after them, if the engine `looks_ahead`.
 
         Returns
         -------
@@ -286,7 +259,7 @@ class Run:
         requests = parts.stop_request.is_pending(), parts.schedule.is_due_by_time()
         count = -(-len(numbers) // parts.config.batch_size)
         rates = learning_rates(parts.config, progress, count, parts.steps_per_epoch)
-        return parts.engine.run(numbers, (epoch, step), rates, requests, self._advance)
+        return parts.engine.run(numbers, (epoch, step), rates, requests, self._advance, following)
 
     def _advance(self, costs: Sequence[float], correct: Sequence[float]) -> None:
         """Move on by steps that were applied, given their sums over the rows."""
@@ -295,6 +268,15 @@ class Run:
             costs = [cost * unit for cost in costs]
             self.previous = self.progress.after_steps(costs[:-1], correct[:-1])
             self.progress = self.previous.after_step(costs[-1], correct[-1])
+
+    def _next_batches(self, first: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the rows of the next steps, and of the step after them if the engine wants it."""
+        parts, count = self.parts, self._steps_at_once()
+        limit = min(parts.steps_per_epoch - first, parts.order.max_batches)
+        ahead = 1 if parts.engine.looks_ahead and count < limit else 0
+        numbers = parts.order.batches(first, count + ahead)
+        rows = count * parts.config.batch_size
+        return numbers[:rows], numbers[rows:]
 
     def _steps_at_once(self) -> int:
         """Return how many steps can be made before anything else has to be done."""
@@ -309,6 +291,7 @@ class Run:
 
     def _recover(self, diagnosis: Diagnosis, rows: int) -> Action:
         """Do what is to be done about a fault, in a step of so many rows; return it."""
+        self.parts.engine.forget_ahead()
         progress, recorder, text = self.progress, self.parts.recorder, diagnosis.message
         batch = progress.position.batch
         action = decide(self.parts.config.on_nan, diagnosis, progress, self._attempts)

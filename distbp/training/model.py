@@ -10,6 +10,7 @@ columns of a table are part of it.
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, overload
 
@@ -227,6 +228,35 @@ def describe_score(score: Score, checkpoint: Checkpoint) -> dict[str, Any]:
 def _number(name: str) -> float:
     """Return the number that is the name of a class; an integer exactly."""
     return int(name) if name.lstrip("-").isdecimal() else float(name)
+
+
+@dataclass(frozen=True)
+class Result:
+    """The result of a run.
+
+    Attributes
+    ----------
+    network : Network
+        With `config.ema`, that of the averaged parameters.
+    history : list of dict
+        One record per epoch, as in metrics.jsonl.
+    path : Path or None
+        The run's directory, if it has one.
+    digest : str
+        SHA-256 of θ in training.
+    model : Model
+        The same network, with all that is needed to use it on new rows.
+    best : Model or None
+        That of the epoch with the best score, of a run without a directory and with `patience`;
+        with a directory it is best.h5.
+    """
+
+    network: Network
+    history: list[dict[str, Any]]
+    path: Path | None
+    digest: str
+    model: Model
+    best: Model | None = None
 
 
 AnyModel = Model | str | Path | Sequence[Model | str | Path]

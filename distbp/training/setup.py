@@ -26,7 +26,8 @@ from distbp.options import flag
 from distbp.parallel import host
 from distbp.parallel.environment import LaunchEnvironment
 from distbp.parallel.rank_errors import collective_errors
-from distbp.parallel.reduction import GradientReduction, make_reduction
+from distbp.parallel.reduction import GradientReduction
+from distbp.parallel.reduction_factory import make_reduction
 from distbp.parallel.topology import Topology
 from distbp.parallel.watchdog import Watchdog
 from distbp.storage.checkpoint import Checkpoint

@@ -9,7 +9,7 @@ from turns import take_turns
 from distbp.network.network import Network
 from distbp.network.optimizers import OPTIMIZERS
 from distbp.network.update import Update
-from distbp.parallel.reduction import make_reduction
+from distbp.parallel.reduction_factory import make_reduction
 from distbp.parallel.topology import Topology, connect
 
 REDUCTION = {"write": "node", "local": "node"}

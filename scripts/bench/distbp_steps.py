@@ -107,10 +107,12 @@ def main():
     order = np.random.default_rng(1).permutation(ROWS)
     size = batch_size * count
     batches = cycle([order[i : i + size] for i in range(0, ROWS - size + 1, size)])
+    ahead = [next(batches)]
 
     def steps():
-        run.progress = parts.start
-        run.step(next(batches))
+        ahead.append(next(batches))
+        following = ahead[1][:batch_size] if parts.engine.looks_ahead else ahead[1][:0]
+        run.step(ahead.pop(0), following)
 
     with profiled(parts):
         take_turns(folder, comm.rank == 0, steps, comm.world.allgather, count)

@@ -3,14 +3,16 @@
 import numpy as np
 import pytest
 
-from distbp.parallel import overlap
+from distbp.parallel import overlap, reduction
 from distbp.parallel.topology import Topology
+from distbp.training.compiled_engine import CompiledEngine
 from distbp.training.config import Config
 from distbp.training.loop import train
 
 pytestmark = pytest.mark.mpi
 
 ROWS = 600
+STEPS = -(-ROWS // 45)  # of an epoch
 OPTIONS = {
     "hidden": (300, 300), "batch_size": 45, "shards": 11, "epochs": 2, "optimizer": "adam",
     "dropout": 0.2, "quiet": True, "engine": "numpy",
@@ -21,7 +23,10 @@ def run(comm: Topology, **more) -> str:
     """Train on random rows; return the digest."""
     random = np.random.default_rng(3)
     x, y = random.random((ROWS, 300), np.float32), random.integers(0, 4, ROWS)
-    return train(Config(**OPTIONS | more), x, y, comm=comm, task="classification").digest
+    if "on_nan" in more:
+        x[77] = 1e38  # of which a sum overflows
+    options = {"task": "classification", "scaling": "none"}
+    return train(Config(**OPTIONS | more), x, y, comm=comm, **options).digest
 
 
 @pytest.fixture(scope="module")
@@ -30,20 +35,87 @@ def alone() -> dict:
     return {None: run(Topology()), 0.5: run(Topology(), clip_norm=0.5)}
 
 
-def test_compiled_steps_overlap_as_well(comm, everywhere, monkeypatch):
-    """They store to the counter themselves; without any trial, to the bits of one process."""
+def compiled(comm: Topology, **more) -> str:
+    """Train by compiled steps, enough for the trials; return the digest."""
+    return run(comm, engine="compiled", epochs=4, **more)
+
+
+@pytest.fixture(scope="module")
+def compiled_alone() -> str:
+    """Return the digest of one process, of compiled steps."""
     pytest.importorskip("numba")
-    begin, begun = overlap.Overlap.begin, []
+    return compiled(Topology())
 
-    def threaded(self):
-        self._trial.next = lambda: setattr(self._trial, "mode", overlap.THREAD)
-        begun.append(begin(self))
-        return begun[-1]
 
-    monkeypatch.setattr(overlap.Overlap, "begin", threaded)
-    digest = run(comm, engine="compiled")
-    assert set(everywhere(digest)) == {run(Topology(), engine="compiled")}
-    assert all(everywhere(bool(begun) == (comm.nodes > 1)))
+@pytest.fixture
+def seen(monkeypatch) -> list:
+    """Return a list of the modes of steps, and of the layers that were computed ahead."""
+    found = []
+    begin, forward_ahead = overlap.Overlap.begin, CompiledEngine._forward_ahead
+
+    def begin_noted(self):
+        is_layered = begin(self)
+        found.append(self.mode)
+        return is_layered
+
+    def forward_noted(self, batch, layer):
+        found.append(layer)
+        forward_ahead(self, batch, layer)
+
+    monkeypatch.setattr(overlap.Overlap, "begin", begin_noted)
+    monkeypatch.setattr(CompiledEngine, "_forward_ahead", forward_noted)
+    return found
+
+
+def test_compiled_steps_overlap_as_well(comm, everywhere, compiled_alone, seen):
+    """They store to the counter themselves; the trials run through all modes without calls."""
+    digest = compiled(comm)
+    assert set(everywhere(digest)) == {compiled_alone}
+    modes = {overlap.OFF, overlap.THREAD, overlap.AHEAD, 1, 2, 3} if comm.nodes > 1 else set()
+    assert all(found == modes for found in everywhere(set(seen)))
+
+
+@pytest.fixture
+def always_ahead(monkeypatch) -> None:
+    """Let all steps be in the mode AHEAD, from the first one on."""
+
+    def include(self, make_order):
+        self._make_ahead_order, self._ahead_order = make_order, make_order(1.0, 1.0)
+        self._trial = overlap.ModeTrial([overlap.AHEAD], [], 0.0, self._allgather)
+
+    monkeypatch.setattr(overlap.Overlap, "include_ahead", include)
+
+
+@pytest.mark.parametrize("early", [0, 1, 2, 100])
+def test_the_next_forward_pass_begins_early(
+    comm, everywhere, monkeypatch, compiled_alone, always_ahead, seen, early
+):
+    """Whatever number of exchanges begins in the order of backprop."""
+    if comm.nodes == 1:
+        pytest.skip("nothing is exchanged")
+    monkeypatch.setattr(reduction, "count_early", lambda exchanges, *_: min(early, len(exchanges)))
+    digest = compiled(comm)
+    assert set(everywhere(digest)) == {compiled_alone}
+    step = [overlap.AHEAD, 1, 2, 3]
+    epoch = step * (STEPS - 1) + [overlap.AHEAD]  # the last step has none after it
+    assert all(found == epoch * 4 for found in everywhere(seen))
+
+
+@pytest.mark.parametrize("options", [{"check_every": 3}, {"on_nan": "skip"}])
+def test_a_forward_pass_is_forgotten_if_its_step_does_not_follow(
+    comm, everywhere, always_ahead, caplog, options
+):
+    """When a step is repeated to check it, or not applied because a number is not finite.
+
+    By a θ that is not finite, the next step could not be applied either: a second warning.
+    """
+    pytest.importorskip("numba")
+    expected = compiled(Topology(), **options)
+    warnings = len(caplog.records)
+    caplog.clear()
+    digest = compiled(comm, **options)
+    assert set(everywhere(digest)) == {expected}
+    assert max(everywhere(len(caplog.records))) == warnings == (4 if "on_nan" in options else 0)
 
 
 @pytest.mark.parametrize("mode", ["trial", overlap.OFF, overlap.CALLS, overlap.THREAD])
@@ -65,8 +137,7 @@ def test_every_mode_has_the_bits_of_one_process(
     digest = run(comm, clip_norm=clip_norm)
     assert set(everywhere(digest)) == {alone[clip_norm]}
     if comm.nodes > 1:
-        steps = 2 * -(-ROWS // 45)
-        assert all(everywhere(len(begun) == steps))
+        assert all(everywhere(len(begun) == 2 * STEPS))
         expected = {overlap.OFF: {False}, "trial": {True, False}}.get(mode, {True})
         assert mode == "trial" or all(everywhere(set(begun) == expected))
     else:

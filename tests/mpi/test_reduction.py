@@ -9,7 +9,7 @@ from mpi4py import MPI
 from distbp.network.network import Network
 from distbp.network.optimizers import OPTIMIZERS
 from distbp.network.update import Update
-from distbp.parallel.reduction import REDUCTIONS, make_reduction
+from distbp.parallel.reduction_factory import REDUCTIONS, make_reduction
 from distbp.parallel.step_totals import STATS_WIDTH
 from distbp.parallel.topology import Topology
 

@@ -15,7 +15,8 @@ from distbp.data.row_file import RowFile
 from distbp.errors import ConfigError, DataError, DistbpError, StoppedError
 from distbp.network.parameter_store import ParameterStore
 from distbp.parallel.topology import Topology
-from distbp.training.loop import Result, Run, train
+from distbp.training.loop import Run, train
+from distbp.training.model import Result
 from distbp.training.setup import assemble
 from distbp.training.stop_request import StopRequest
 

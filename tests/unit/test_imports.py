@@ -47,8 +47,8 @@ MODULES = {
     ],
     "parallel": [
         "shards", "cgroup", "host", "environment", "mpi", "comm", "shared_memory", "barrier",
-        "topology", "rank_errors", "shared_array", "step_totals", "reduction_plan", "internode",
-        "overlap", "reduction", "watchdog",
+        "topology", "rank_errors", "shared_array", "step_totals", "reduction_plan",
+        "exchange_order", "internode", "overlap", "reduction", "reduction_factory", "watchdog",
     ],
     "compiled": [
         "blas", "step_constants", "arrays", "product_choice", "choice", "descriptor", "objects",

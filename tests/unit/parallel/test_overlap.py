@@ -13,18 +13,27 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distbp.parallel.internode import ExchangeQueue
+from distbp.parallel.exchange_order import ExchangeOrder
+from distbp.parallel.internode import ALL_LAYERS, ExchangeQueue
 from distbp.parallel.overlap import (
+    AHEAD,
     CALLS,
     OFF,
     THREAD,
     LayerProgress,
     ModeTrial,
     Overlap,
+    _compare_ahead,
+    _compare_all,
     hidden_seconds,
 )
 
 MODES = (OFF, CALLS, THREAD)
+
+
+def in_order(numbers):
+    """Return an order of exchanges that complete nothing."""
+    return ExchangeOrder(numbers, [[] for _ in numbers], [])
 
 
 class Fake:
@@ -59,8 +68,9 @@ def make(depths, mode, looks=3, error=None):
     log = []
     queue = ExchangeQueue([Fake(i, depth, looks, log, error) for i, depth in enumerate(depths)])
     progress = LayerProgress(np.zeros((1, 16), np.int64), 0)
-    overlap = Overlap(queue, progress, True, lambda value: [value])
-    overlap._trial.next = lambda: setattr(overlap._trial, "mode", mode)
+    order = in_order(range(len(depths)))
+    overlap = Overlap(queue, order, progress, True, lambda value: [value])
+    overlap._trial = ModeTrial([mode], [], 0.0, lambda value: [value])
     return overlap, log
 
 
@@ -75,7 +85,7 @@ def test_all_exchanges_run_in_order_in_every_step(mode, looks):
             for layers in (1, 2, 3):
                 overlap.complete_layer(layers)
         assert overlap.finish(ended.append) >= 0.0
-        overlap.end()
+        overlap.end(0.0)
         assert ended == [0, 1, 2, 3]
         for kind in ("start", "add"):
             assert [name for found, name in log if found == kind] == ended
@@ -164,7 +174,7 @@ def test_the_thread_ends_with_the_overlap():
     assert count_threads() == 0
 
 
-def run_trial(seconds, exchange=0.01, steps=40, others=()):
+def run_trial(seconds, exchange=0.01, others=()):
     """Return the mode and the exchange's time after a trial with given seconds of a step."""
     calls = []
 
@@ -172,13 +182,14 @@ def run_trial(seconds, exchange=0.01, steps=40, others=()):
         calls.append(value)
         return [value, *others]
 
-    trial = ModeTrial(list(seconds), allgather)
+    trial = _compare_all(list(seconds), allgather)
     noise = count()
-    for _ in range(steps):
+    for _ in range(40):
         trial.next()
         trial.add(seconds[trial.mode] * (1 + 0.001 * (next(noise) % 3)), exchange)
     assert len(calls) == 1
-    return trial.mode, trial.alone_s
+    assert trial.is_over
+    return trial.mode, trial.wait_s[0]
 
 
 @pytest.mark.parametrize(
@@ -196,14 +207,88 @@ def test_the_fastest_mode_is_taken(seconds, mode):
 def test_all_ranks_take_the_same_mode():
     """That which is fastest on average; a rank whose own clock says otherwise follows."""
     seconds = dict(zip(MODES, (1.0, 0.8, 0.9), strict=True))
-    assert run_trial(seconds, others=[[1.0, 1.5, 0.7, 0.01]])[0] == THREAD
+    others = [[1.0, 0.01, 1.5, 0.01, 0.7, 0.01]]
+    assert run_trial(seconds, others=others)[0] == THREAD
+
+
+@pytest.mark.parametrize(("ahead_s", "mode"), [(0.9, AHEAD), (0.99, THREAD), (1.1, THREAD)])
+def test_a_forward_pass_that_was_computed_ahead_does_not_count_for_the_next_mode(ahead_s, mode):
+    """The first step of a turn is shorter, or longer, than the others of its mode."""
+    trial, before = _compare_ahead(THREAD, lambda value: [value]), THREAD
+    for _ in range(30):
+        trial.next()
+        seconds = {THREAD: 1.0, AHEAD: ahead_s}[trial.mode]
+        if before != trial.mode:
+            seconds += 0.5 if trial.mode == AHEAD else -0.5
+        before = trial.mode
+        trial.add(seconds, 0.0)
+    assert trial.is_over
+    assert trial.mode == mode
+
+
+def test_the_second_trial_follows_the_first():
+    """With an order that is made of what the first one has measured; others have their own."""
+    overlap, log = make([1, 1, 2, 3], OFF)
+    overlap._trial = _compare_all([OFF, THREAD], overlap._allgather)
+    made = []
+
+    def make_order(compute_s, exchange_s):
+        made.append((compute_s, exchange_s))
+        return in_order([0, 3, 2, 1])
+
+    overlap.include_ahead(make_order)
+    modes, starts = [], {OFF: set(), THREAD: set(), AHEAD: set()}
+    for _ in range(40):
+        log.clear()
+        may_be_ahead = overlap.may_be_ahead
+        if overlap.begin():
+            for layers in (1, 2, 3):
+                overlap.complete_layer(layers)
+        overlap.finish(lambda _: None)
+        modes.append(overlap.mode)
+        assert may_be_ahead or overlap.mode != AHEAD
+        starts[overlap.mode].add(tuple(name for kind, name in log if kind == "start"))
+        overlap.end(0.001)
+    assert len(made) == 1
+    assert made[0][1] == pytest.approx(0.001)
+    assert starts == {OFF: {(0, 1, 2, 3)}, THREAD: {(0, 1, 2, 3)}, AHEAD: {(0, 3, 2, 1)}}
+    assert AHEAD not in modes[:10]
+    assert modes[-1] == modes[-9]
+
+
+def test_exchanges_go_on_in_the_thread_while_a_layer_is_computed_ahead():
+    """In a call from `finish`, which goes on itself after it."""
+    overlap, log = make([1] * 12, AHEAD, looks=2)
+    overlap.begin()
+    overlap.complete_layer(1)
+    ended = []
+
+    def on_end(i):
+        ended.append(i)
+        if i == 0:
+            with overlap.in_thread():
+                deadline = time.monotonic() + 5
+                while ("add", 11) not in log and time.monotonic() < deadline:
+                    time.sleep(0.001)
+            assert ("add", 11) in log
+
+    overlap.finish(on_end)
+    assert ended == list(range(12))
+
+
+def test_few_exchanges_are_in_flight():
+    """So that the first ones end first."""
+    log = []
+    queue = ExchangeQueue([Fake(i, 1, 10**6, log) for i in range(20)])
+    queue.advance(ALL_LAYERS)
+    assert [name for _, name in log] == list(range(8))
 
 
 def test_the_hidden_fraction():
     """Of the time that the exchange takes alone: what the steps did not wait for."""
     overlap, _ = make([1], OFF)
     assert overlap.hidden is None
-    overlap._trial.alone_s = 0.1
+    overlap._alone_s = 0.1
     overlap._steps, overlap._exposed_s = 10, 0.4
     assert overlap.hidden == 0.0
     overlap._trial.mode = THREAD
@@ -222,3 +307,14 @@ def test_the_seconds_that_an_exchange_can_hide():
     assert hidden_seconds(sizes, 4, compute, 30.0) == pytest.approx(4.0)
     assert hidden_seconds((), 4, compute, 3.0) == 0.0
     assert hidden_seconds((20, 10, 5), 4, compute, 3.0) == 0.0
+
+
+def test_the_seconds_that_the_next_forward_pass_can_hide():
+    """Of three equal layers, a second each; backprop alone does not hide the exchange."""
+    sizes, compute = (512, 512, 512, 512), 8.0
+    # 4 s pass between the first gradient and the end of backprop: 12 of 30 s are left for each of
+    # layers 1 and 2, and 2 s for the third. The forward pass of the last one comes after them.
+    assert hidden_seconds(sizes, 4, compute, 30.0, is_ahead=True) == pytest.approx(4.0 + 2.0)
+    # 1 s for the last layer of the gradient: layers 2 and 3 of the forward pass are not delayed.
+    assert hidden_seconds(sizes, 4, compute, 3.0, is_ahead=True) == pytest.approx(2.0)
+    assert hidden_seconds((), 4, compute, 3.0, is_ahead=True) == 0.0

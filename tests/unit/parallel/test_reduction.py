@@ -18,7 +18,7 @@ from distbp.network.network import Network
 from distbp.network.optimizers import OPTIMIZERS
 from distbp.network.parameters import THETA_BLOCK
 from distbp.network.update import UPDATE_CHUNK, Update
-from distbp.parallel.reduction import REDUCTIONS, make_reduction
+from distbp.parallel.reduction_factory import REDUCTIONS, make_reduction
 from distbp.parallel.reduction_plan import _slice_cuts
 from distbp.parallel.shards import middle
 from distbp.parallel.shared_array import SharedArray
@@ -40,7 +40,7 @@ def threads_share_memory():
         return share(*arguments)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("distbp.parallel.reduction.SharedArray", shared_array)
+        patch.setattr("distbp.parallel.reduction_factory.SharedArray", shared_array)
         yield
 
 

@@ -41,7 +41,8 @@ _POLL_S = 0.2e-3
 _WARM_UP_STEPS = 2
 _TURNS = 4  # steps of each mode that are compared
 _AHEAD_TURNS, _AHEAD_STEPS = 2, 5  # in turns of several steps, as one ahead shortens the next
-_MIN_GAIN, _MIN_AHEAD_GAIN = 0.05, 0.02  # of a step's time; less may be chance
+# Of a step's time; less may be chance. A second one, for where a thread has been worth it already.
+_MIN_GAIN, _MIN_AHEAD_GAIN = 0.05, 0.02
 
 
 class LayerProgress:
@@ -145,7 +146,8 @@ def _compare_ahead(best: str, allgather: Callable[..., list[list[float]]]) -> Mo
         (mode, step > 0)
         for _ in range(_AHEAD_TURNS) for mode in (best, AHEAD) for step in range(_AHEAD_STEPS)
     ]  # fmt: skip
-    return ModeTrial((best, AHEAD), turns, _MIN_AHEAD_GAIN, allgather)
+    min_gain = _MIN_GAIN if best == OFF else _MIN_AHEAD_GAIN
+    return ModeTrial((best, AHEAD), turns, min_gain, allgather)
 
 
 class Overlap:
@@ -212,6 +214,12 @@ class Overlap:
     def has_threads(self) -> bool:
         """Return whether there are modes with a thread; the same on all ranks."""
         return THREAD in self._modes
+
+    @property
+    def is_settled(self) -> bool:
+        """Return whether the modes have been compared: the mode does not change any more."""
+        is_last = self._make_ahead_order is None or self._ahead_order is not self._backprop_order
+        return self._trial.is_over and is_last
 
     @property
     def may_be_ahead(self) -> bool:

@@ -111,7 +111,7 @@ class GradientReduction(ABC):
 
     @property
     def hidden(self) -> float | None:
-        """Return the fraction of the exchange between nodes that was hidden behind backprop."""
+        """Return the fraction of the exchange between nodes that computation has hidden."""
         return self.overlap.hidden if self.overlap is not None else None
 
     def _timed_wait(self, wait: Callable[..., None], *arguments: Any) -> None:
@@ -311,7 +311,7 @@ class OrderedReduction(GradientReduction):
         order = self._order if self.overlap is None else self.overlap.order
         left = list(enumerate(order.needed, 1)) if forward_ahead is not None else []
 
-        def feed_ahead(ended: int) -> None:
+        def forward_layers(ended: int) -> None:
             while left and left[0][1] <= ended and forward_ahead and self.overlap:
                 with self.overlap.in_thread():
                     self._timed_wait(self._barrier)  # for all slices of the layer
@@ -319,10 +319,10 @@ class OrderedReduction(GradientReduction):
 
         def on_end(i: int) -> None:
             self._apply_chunks(order.chunks[i])
-            feed_ahead(i + 1)
+            forward_layers(i + 1)
 
         self._exchange(queue, on_end)
-        feed_ahead(len(order.numbers))
+        forward_layers(len(order.numbers))
 
     def _apply_chunks(self, chunks: Sequence[int]) -> None:
         for i in chunks:

@@ -2,7 +2,8 @@
 
 `CompiledEngine` binds a run's arrays to the descriptor of `compiled.step`, once, and then only
 calls it. On one node a call makes whole steps, sums and updates included. Where a reduction sums by
-messages, a call computes the gradient of one step, and the reduction calls `CompiledUpdate`.
+messages, a call computes the gradient of one step, and the reduction calls `CompiledUpdate`; while
+it waits for the sums of other layers, it has layers of the next step's forward pass computed.
 """
 
 import base64

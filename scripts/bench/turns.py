@@ -6,6 +6,7 @@ from pathlib import Path
 
 # The tests of these scripts shorten it, for they look at the output only.
 TURN_S = float(os.environ.get("DISTBP_BENCH_TURN_S", "0.7"))
+WARM_UP_CALLS = 3  # before the first turn
 
 
 def take_turns(folder, is_first, step, gather, steps_a_call=1):
@@ -19,7 +20,7 @@ def take_turns(folder, is_first, step, gather, steps_a_call=1):
     gather : function that returns the numbers of all processes as a list, on each of them
     steps_a_call : how many steps one call of `step()` runs
     """
-    for _ in range(3):
+    for _ in range(WARM_UP_CALLS):
         step()
     gather(0)  # MPI may have something left to send of the last step, which it does in calls only
     if is_first:

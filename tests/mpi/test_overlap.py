@@ -90,15 +90,13 @@ def always_ahead(monkeypatch) -> None:
 def test_the_next_forward_pass_begins_early(
     comm, everywhere, monkeypatch, compiled_alone, always_ahead, seen, early
 ):
-    """Whatever number of exchanges begins in the order of backprop."""
-    if comm.nodes == 1:
-        pytest.skip("nothing is exchanged")
+    """Whatever number of exchanges begins in the order of backprop; on one node there are none."""
     monkeypatch.setattr(reduction, "count_early", lambda exchanges, *_: min(early, len(exchanges)))
     digest = compiled(comm)
     assert set(everywhere(digest)) == {compiled_alone}
     step = [overlap.AHEAD, 1, 2, 3]
     epoch = step * (STEPS - 1) + [overlap.AHEAD]  # the last step has none after it
-    assert all(found == epoch * 4 for found in everywhere(seen))
+    assert all(found == (epoch * 4 if comm.nodes > 1 else []) for found in everywhere(seen))
 
 
 @pytest.mark.parametrize("options", [{"check_every": 3}, {"on_nan": "skip"}])
@@ -111,11 +109,11 @@ def test_a_forward_pass_is_forgotten_if_its_step_does_not_follow(
     """
     pytest.importorskip("numba")
     expected = compiled(Topology(), **options)
-    warnings = len(caplog.records)
     caplog.clear()
     digest = compiled(comm, **options)
     assert set(everywhere(digest)) == {expected}
-    assert max(everywhere(len(caplog.records))) == warnings == (4 if "on_nan" in options else 0)
+    warnings = caplog.text.count("is not a finite number")
+    assert max(everywhere(warnings)) == (4 if "on_nan" in options else 0)
 
 
 @pytest.mark.parametrize("mode", ["trial", overlap.OFF, overlap.CALLS, overlap.THREAD])

@@ -26,6 +26,7 @@ ALL_LAYERS = 1 << 30  # more than a network has
 _TESTS = 8
 # Exchanges that have begun and not ended. Of more, MPI might send the later ones first.
 _MAX_IN_FLIGHT = 8
+_NO_LIMIT = 1 << 30
 
 
 class Peers:
@@ -37,11 +38,13 @@ class Peers:
     Attributes
     ----------
     sums, results : Group
-        For partial sums, and for what they add up to.
+        For partial sums, and for what they add up to. Where they are the same, all sums are started
+        before any result: else the order would depend on who is how fast.
     """
 
     def __init__(self, sums: Group, results: Group) -> None:
         self.sums, self.results = sums, results
+        self.max_in_flight = _NO_LIMIT if sums is results else _MAX_IN_FLIGHT
 
 
 class Exchange:
@@ -128,10 +131,13 @@ class ExchangeQueue:
     ----------
     exchanges : sequence of Exchange
         In the order of the layers of backprop.
+    max_in_flight : int
+        How many may have begun and not ended; see `Peers`.
     """
 
-    def __init__(self, exchanges: Sequence[Exchange]) -> None:
+    def __init__(self, exchanges: Sequence[Exchange], max_in_flight: int = _NO_LIMIT) -> None:
         self._exchanges = self._in_backprop_order = exchanges
+        self._max_in_flight = max_in_flight
         self._started = self._added = self._ended = 0
 
     def reorder(self, numbers: Sequence[int]) -> None:
@@ -148,7 +154,7 @@ class ExchangeQueue:
         exchanges = self._exchanges
         for _ in range(_TESTS):
             while (
-                self._started < min(len(exchanges), self._ended + _MAX_IN_FLIGHT)
+                self._started < min(len(exchanges), self._ended + self._max_in_flight)
                 and exchanges[self._started].depth <= depth
             ):
                 exchanges[self._started].start()
@@ -162,8 +168,8 @@ class ExchangeQueue:
     def finish(self, on_end: Callable[[int], None]) -> float:
         """Run all exchanges to their end, and get ready for those of the next step.
 
-        Calls `on_end` with the number of each that has ended, while others go on, and returns
-        the seconds spent otherwise.
+        Calls `on_end` with the position of each that has ended in the order of this step, while
+        others go on, and returns the seconds spent otherwise.
         """
         began, called_s, reported = perf_counter(), 0.0, 0
         while reported < len(self._exchanges):

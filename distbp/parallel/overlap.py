@@ -23,7 +23,7 @@ additions are made in the same order.
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from statistics import fmean, median
 from time import perf_counter
@@ -38,6 +38,7 @@ from distbp.parallel.reduction_plan import group_layers
 
 OFF, CALLS, THREAD, AHEAD = "off", "calls", "thread", "ahead"
 _POLL_S = 0.2e-3
+_CANCEL_S = 1.0  # calls that do not wait for messages take less
 _WARM_UP_STEPS = 2
 _TURNS = 4  # steps of each mode that are compared
 _AHEAD_TURNS, _AHEAD_STEPS = 2, 5  # in turns of several steps, as one ahead shortens the next
@@ -195,7 +196,7 @@ class Overlap:
 
     @property
     def mode(self) -> str:
-        """Return the mode of the last step."""
+        """Return the mode of this step."""
         return self._trial.mode
 
     @property
@@ -323,8 +324,10 @@ class Overlap:
         self._trial.add(perf_counter() - self._began, waited_s)
 
     def cancel(self) -> None:
-        """Leave a step that has failed."""
+        """Leave a step that has failed: nothing is sent any more when this returns."""
         self._stopped.set()
+        if self._running is not None:
+            wait([self._running], _CANCEL_S)  # what failed in it is not the first failure
 
 
 def hidden_seconds(

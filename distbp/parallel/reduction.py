@@ -20,6 +20,7 @@ The classes are handed what they need by `reduction_factory`: who adds what is i
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from time import perf_counter
 from typing import Any, NamedTuple
 
@@ -113,6 +114,16 @@ class GradientReduction(ABC):
     def hidden(self) -> float | None:
         """Return the fraction of the exchange between nodes that computation has hidden."""
         return self.overlap.hidden if self.overlap is not None else None
+
+    @contextmanager
+    def cancelling(self) -> Iterator[None]:
+        """Leave a step that fails in this block, its overlap included."""
+        try:
+            yield
+        except BaseException:
+            if self.overlap is not None:
+                self.overlap.cancel()
+            raise
 
     def _timed_wait(self, wait: Callable[..., None], *arguments: Any) -> None:
         """Call what waits for other ranks, and record how long it takes."""
@@ -231,10 +242,13 @@ class OrderedReduction(GradientReduction):
         update.move(buffers.versions, plan.owned_theta, buffers.squares)
         partials = [buffers.slots[slot, slice(*plan.owned)] for slot in plan.node_partials]
         total = np.empty(plan.owned[1] - plan.owned[0], update.network.dtype)
-        exchanges = make_exchanges(plan, peers, partials, total) if peers is not None else []
+        exchanges, max_in_flight = [], 0
+        if peers is not None:
+            exchanges = make_exchanges(plan, peers, partials, total)
+            max_in_flight = peers.max_in_flight
         if not exchanges and plan.node_sums:  # a node without shards has no sum
             total = partials[plan.node_sums[0]]
-        queue = ExchangeQueue(exchanges)
+        queue = ExchangeQueue(exchanges, max_in_flight)
         order = self._order = self._make_order(len(plan.exchanges))
         self.overlap = make_overlap(queue, order) if make_overlap is not None else None
         self._queue = self.overlap or (queue if exchanges else None)
@@ -322,7 +336,8 @@ class OrderedReduction(GradientReduction):
             forward_layers(i + 1)
 
         self._exchange(queue, on_end)
-        forward_layers(len(order.numbers))
+        if not order.numbers:  # a rank that owns nothing still meets the others at the barriers
+            forward_layers(0)
 
     def _apply_chunks(self, chunks: Sequence[int]) -> None:
         for i in chunks:

@@ -160,6 +160,13 @@ class CheckpointWriter:
             self._write_last(last, is_new_best=best is last)
         self._wait_and_log()
 
+    def forget(self) -> None:
+        """Drop what could not be written: of a run that ends, or returns to a checkpoint before it.
+
+        A run that returns reaches it again, as the last.h5 that it returns to is older.
+        """
+        self._deferred.last = self._deferred.best = None
+
     def finish(self) -> None:
         """Wait for what is under way, after a `flush`, and repeat a best.h5 that failed in it.
 

@@ -85,6 +85,7 @@ class CompiledEngine(Engine):
         whole = reduction if is_on_one_node and isinstance(reduction, OrderedReduction) else None
         self._is_whole = whole is not None
         self._ahead: _Batch | None = None  # of which the forward pass has been computed
+        self._ahead_s = 0.0  # seconds that this took in a step
         choice = make_choice(parts, has_messages=whole is None)
         self._function = _load_step(choice, comm, parts.config.quiet)
         self._binding = Binding()
@@ -102,13 +103,17 @@ class CompiledEngine(Engine):
             reduction.chunk_update = CompiledUpdate(self._binding, self._function, parts.update)
         if isinstance(reduction, OrderedReduction) and reduction.overlap is not None:
             reduction.overlap.exclude_calls()  # it makes none between two products
-            self._include_ahead(reduction, reduction.overlap, comm)
+            self._include_ahead(reduction, reduction.overlap, comm, parts.config.batch_size)
 
-    def _include_ahead(self, reduction: OrderedReduction, overlap: Overlap, comm: Topology) -> None:
+    def _include_ahead(
+        self, reduction: OrderedReduction, overlap: Overlap, comm: Topology, batch_size: int
+    ) -> None:
         """Let the forward pass of the next step begin early, where that is possible; collective."""
         has_buffers = len(reduction.schedule) <= len(self.gradient.loaders)  # for all its shards
+        has_next = len(self._split) > batch_size  # in an epoch
         # To clip, θ is updated at the end, all at once.
-        can_be_ahead = overlap.has_threads and has_buffers and self._update.clip_norm is None
+        is_at_once = self._update.clip_norm is not None
+        can_be_ahead = overlap.has_threads and has_buffers and has_next and not is_at_once
         if all(comm.world.allgather(can_be_ahead)):
             overlap.include_ahead(reduction.order_ahead)
 
@@ -221,9 +226,10 @@ class CompiledEngine(Engine):
             fields["progress"] = address(overlap.progress.own)
             if overlap.mode == AHEAD and after is not None:
                 forward_ahead = partial(self._forward_ahead, after)
-        self.call()
-        computed, self._ahead_s = perf_counter(), 0.0
-        totals = self.reduction.reduce_and_update(rows, rate, forward_ahead)
+        with self.reduction.cancelling():
+            self.call()
+            computed, self._ahead_s = perf_counter(), 0.0
+            totals = self.reduction.reduce_and_update(rows, rate, forward_ahead)
         computed += self._ahead_s
         self.timing.add_step(began, computed, perf_counter(), self.reduction.wait_s)
         if totals.applied:

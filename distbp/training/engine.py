@@ -103,9 +103,10 @@ class NumpyEngine(Engine):
     ) -> StepTotals:
         del following
         began = perf_counter()
-        self.gradient.compute(numbers, *position, requests)
-        computed = perf_counter()
-        totals = self.reduction.reduce_and_update(len(numbers), rates[0])
+        with self.reduction.cancelling():
+            self.gradient.compute(numbers, *position, requests)
+            computed = perf_counter()
+            totals = self.reduction.reduce_and_update(len(numbers), rates[0])
         self.timing.add_step(began, computed, perf_counter(), self.reduction.wait_s)
         if totals.applied:
             advance((totals.cost,), (totals.correct,))

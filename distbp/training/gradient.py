@@ -141,13 +141,9 @@ class BatchGradient:
         if overlap is None or not overlap.begin():
             self._compute_shards(batch, position, requests, count)
             return
-        try:
-            alone = max(count - len(self._layered), 0)
-            self._compute_shards(batch, position, requests, alone)
-            self._compute_layers(batch, position, requests, overlap, alone)
-        except BaseException:
-            overlap.cancel()
-            raise
+        alone = max(count - len(self._layered), 0)
+        self._compute_shards(batch, position, requests, alone)
+        self._compute_layers(batch, position, requests, overlap, alone)
 
     def _compute_shards(
         self,

@@ -290,6 +290,7 @@ class RunRecorder(NullRecorder):
 
     def flush(self) -> None:
         self._writer.flush()
+        self._writer.forget()
 
     def close(self) -> None:
         try:

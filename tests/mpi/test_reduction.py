@@ -9,6 +9,7 @@ from mpi4py import MPI
 from distbp.network.network import Network
 from distbp.network.optimizers import OPTIMIZERS
 from distbp.network.update import Update
+from distbp.parallel import reduction_plan
 from distbp.parallel.reduction_factory import REDUCTIONS, make_reduction
 from distbp.parallel.step_totals import STATS_WIDTH
 from distbp.parallel.topology import Topology
@@ -81,6 +82,15 @@ def test_the_bits_are_those_of_one_process(comm, everywhere, name, shards):
     for size, dtype in product(SIZES, ("float32", "float64")):
         found = steps(comm, name, shards, size, dtype)
         assert all(everywhere(is_same(found, expected(shards, size, dtype)))), (size, dtype)
+
+
+@pytest.mark.parametrize("name", ["node", "tree"])
+@pytest.mark.parametrize("shards", [2, 5])
+def test_a_large_vector_has_the_bits_of_one_process(comm, everywhere, monkeypatch, name, shards):
+    """It is exchanged in more parts than are in flight, whose messages are in one order."""
+    monkeypatch.setattr(reduction_plan, "_MIN_MESSAGE_BYTES", 2000)
+    found = steps(comm, name, shards, 300_000, "float32")
+    assert all(everywhere(is_same(found, expected(shards, 300_000, "float32"))))
 
 
 @pytest.mark.parametrize("shards", [5, 8, 13])

@@ -13,8 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from distbp.parallel.comm import Group
 from distbp.parallel.exchange_order import ExchangeOrder
-from distbp.parallel.internode import ALL_LAYERS, ExchangeQueue
+from distbp.parallel.internode import ALL_LAYERS, ExchangeQueue, Peers
 from distbp.parallel.overlap import (
     AHEAD,
     CALLS,
@@ -279,9 +280,20 @@ def test_exchanges_go_on_in_the_thread_while_a_layer_is_computed_ahead():
 def test_few_exchanges_are_in_flight():
     """So that the first ones end first."""
     log = []
-    queue = ExchangeQueue([Fake(i, 1, 10**6, log) for i in range(20)])
-    queue.advance(ALL_LAYERS)
-    assert [name for _, name in log] == list(range(8))
+    one, other = Group(), Group()
+    exchanges = [Fake(i, 1, 10**6, log) for i in range(20)]
+    ExchangeQueue(exchanges, Peers(one, other).max_in_flight).advance(ALL_LAYERS)
+    assert log == [("start", i) for i in range(8)]
+
+
+def test_with_one_group_all_sums_are_started_before_any_result():
+    """For messages of a group have to be started in the same order by all."""
+    log, group = [], Group()
+    queue = ExchangeQueue(
+        [Fake(i, 1, 0, log) for i in range(20)], Peers(group, group).max_in_flight
+    )
+    queue.finish(lambda _: None)
+    assert log == [(kind, i) for kind in ("start", "add") for i in range(20)]
 
 
 def test_the_hidden_fraction():

@@ -179,9 +179,19 @@ class Job:
             for pid in pids:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, number)
-            time.sleep(0.3)
-        files = sorted((self.scratch / "stacks").iterdir())
-        return "".join(f"{path.name}:\n{text}\n" for path in files if (text := path.read_text()))
+            self._wait_for_stacks()
+        texts = {path.name: path.read_text() for path in self._stack_files()}
+        return "".join(f"{name}:\n{text}\n" for name, text in texts.items() if text)
+
+    def _wait_for_stacks(self) -> None:
+        """Wait until no more is printed, which takes a while where many processes share a core."""
+        deadline, before, size = time.monotonic() + 1.2, -1, 0
+        while size != before and time.monotonic() < deadline:
+            time.sleep(0.4)
+            before, size = size, sum(one.stat().st_size for one in self._stack_files())
+
+    def _stack_files(self) -> list[Path]:
+        return sorted((self.scratch / "stacks").iterdir())
 
     def end(self) -> None:
         """Kill all processes of this job; none is running when this returns."""

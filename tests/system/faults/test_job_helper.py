@@ -15,7 +15,7 @@ TRAIN = ("--batch-size", 50, "--epochs", 5, "--shards", 4)
 @pytest.mark.parametrize("kind", ["stop", "sleep"] if FULL else ["stop"])
 def test_a_deadlock_is_a_failure_with_stacks(tmp_path, data, kind):
     """One rank hangs in its third step: reported within limit + 3 s, with all stacks."""
-    limit = 6.0
+    limit = 12.0  # of which the start may take most, where other tests are running
     command = command_of(["train", data["digits"], "--out", "run", *TRAIN], n=3)
     job = Job(command, tmp_path, fault(tmp_path, 1, "combine", kind, 3), limit)
     with pytest.raises(pytest.fail.Exception) as caught:
@@ -25,10 +25,8 @@ def test_a_deadlock_is_a_failure_with_stacks(tmp_path, data, kind):
     assert f"did not end within {limit:g} s" in report
     for rank in range(3):
         assert f"rank-{rank}-" in report, report
-    assert "inject_fault.py" in report, "the stack of the rank that hangs is missing"
-    assert report.count("in reduce_and_update") >= 2, (
-        "the stacks of the ranks that wait are missing"
-    )
+    assert "inject_fault.py" in report, f"no stack of the rank that hangs: {report}"
+    assert report.count("in reduce_and_update") >= 2, f"no stacks of those that wait: {report}"
     assert "epoch" in report or "parameters" in report, "the output is missing"
     assert limit <= seconds < limit + 3
     assert job.processes() == []

@@ -11,8 +11,8 @@ short, the others are deferred, as copies in memory. So while the run trains, la
 are up to that second, and the time of a write, behind. What is deferred is written at the end of
 the run, when it stops by a signal, a time limit or an error, and before it is rolled back: then
 they are as if each epoch had been written. A process that is killed leaves the files as they are.
-A better best.h5 is always written before a later last.h5, so that the run that resumes from there
-reaches that best epoch, and all epochs since, again.
+A better best.h5 is written before a later last.h5, unless that write fails: so the run that resumes
+from there reaches that best epoch, and all epochs since, again.
 """
 
 import logging

@@ -52,8 +52,7 @@ class _Shards(NamedTuple):
     layer: Scalar
 
 
-@cache
-def _make_shards(choice: Choice) -> _Shards:
+def _make_load(choice: Choice) -> Scalar:
     real, has_dropout = choice.real, choice.has_dropout
     table_of, work_of, _ = make_views(choice)
     draw = make_draw(real)
@@ -61,11 +60,6 @@ def _make_shards(choice: Choice) -> _Shards:
         real, np.dtype(choice.x_dtype), np.dtype(choice.y_dtype), choice.targets,
         choice.is_shifted, choice.is_scaled, choice.has_weights,
     )  # fmt: skip
-    passes = make_passes(
-        real, choice.activation, choice.output, choice.cost, choice.task, choice.has_units,
-        choice.has_weights, has_dropout, choice.lane_bytes,
-    )  # fmt: skip
-    forward, output_layer, backward, layer_forward, layer_gradient, propagate = passes
 
     @kernel
     def load(d, sizes, shard, start, m, k):
@@ -76,6 +70,18 @@ def _make_shards(choice: Choice) -> _Shards:
         if has_dropout:
             draw(work.keep, m * (work.keep.size // d.rows), d.keep_threshold, d.keep_scale, d.seed,
                  d.epoch, d.first_step + d.step, shard)  # fmt: skip
+
+    return load
+
+
+@cache
+def _make_shards(choice: Choice) -> _Shards:
+    real, load, work_of = choice.real, _make_load(choice), make_views(choice).work
+    passes = make_passes(
+        real, choice.activation, choice.output, choice.cost, choice.task, choice.has_units,
+        choice.has_weights, choice.has_dropout, choice.lane_bytes,
+    )  # fmt: skip
+    forward, output_layer, backward, layer_forward, layer_gradient, propagate = passes
 
     @kernel
     def shard_layer_forward(d, sizes, l, m, k):

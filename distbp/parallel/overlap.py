@@ -219,14 +219,12 @@ class Overlap:
     @property
     def is_settled(self) -> bool:
         """Return whether the modes have been compared: the mode does not change any more."""
-        is_last = self._make_ahead_order is None or self._ahead_order is not self._backprop_order
-        return self._trial.is_over and is_last
+        return self._trial.is_over
 
     @property
     def may_be_ahead(self) -> bool:
         """Return whether the next step can be in the mode AHEAD; the same on all ranks."""
-        has_lost = self._trial.is_over and self.mode != AHEAD
-        return self._make_ahead_order is not None and not has_lost
+        return self._make_ahead_order is not None and (self.mode == AHEAD or not self.is_settled)
 
     def exclude_calls(self) -> None:
         """Do without the mode CALLS: before the first step, the same on all ranks."""
@@ -318,7 +316,7 @@ class Overlap:
 
     def end(self, waited_s: float) -> None:
         """Note how long the step has taken, and how long it has waited for its exchange."""
-        if self._trial.is_over:
+        if self.is_settled:
             self._steps += 1
             self._exposed_s += waited_s
         self._trial.add(perf_counter() - self._began, waited_s)

@@ -17,8 +17,8 @@ from distbp.errors import LaunchError
 
 _KILL_TIMEOUT_S = 5.0  # for a process to exit after SIGKILL
 _SHM_FOLDER = Path("/dev/shm")  # noqa: S108 (nothing is created there)
-# A segment of distbp is named after the process that creates it, and unlinked once all ranks
-# have mapped it: it is left behind only by ranks that died in between.
+# A segment of distbp has a name only where it needs one, and only until all ranks have mapped it:
+# it is left behind by ranks that died in between. It is named after the process that created it.
 _DISTBP_SEGMENTS = "distbp-*"
 _MPI_SEGMENTS = ("mpich_shm_*", "sm_segment.*", "vader_segment.*")
 _MAPPING_DELAY_S = 0.1  # from the creation of a segment until some process has mapped it

@@ -21,8 +21,7 @@ checkpoint records all of them, and a run on a mixture warns.
 One node
 ========
 A node has one copy of everything. The parameters θ, the optimizer state and the gradients of
-all its ranks lie in shared memory, which is a file in `/dev/shm`, unlinked as soon as all ranks
-have mapped it. A step is
+all its ranks lie in shared memory, which is a file without a name in `/dev/shm`. A step is
 
     backprop            each rank: its shards' gradients, added up into its partial sums
     barrier

@@ -1,19 +1,24 @@
 """Memory that the ranks of a node share: a file that all of them map.
 
 Rank 0 of the node creates the file in `/dev/shm`, or if there is no room in the folder for
-temporary files, and unlinks it as soon as all ranks have mapped it: whatever kills them,
-nothing is left behind. What lies in the memory is up to `barrier` and `shared_array`.
+temporary files. The file has no name, and the other ranks open it by its descriptor in rank 0's
+`/proc/PID/fd`: whatever kills them, and when, nothing is left behind. Where that does not work
+(without /proc, between containers, on some file systems) it has a name until all ranks have
+mapped it. What lies in the memory is up to `barrier` and `shared_array`.
 """
 
+import itertools
 import mmap
 import os
 import secrets
+import stat
 import tempfile
 from pathlib import Path
 
 from distbp.parallel.comm import Group
 
 _FOLDERS = ("/dev/shm", tempfile.gettempdir())  # noqa: S108 (a random name, O_EXCL)
+_O_TMPFILE = getattr(os, "O_TMPFILE", 0)  # without it, opening a folder to write fails
 _TOKEN_BYTES = 16  # at the end of the file: proof that two ranks have mapped the same one
 
 
@@ -37,67 +42,81 @@ def allocate_shared(node: Group, size: int, own: tuple[int, int]) -> tuple[mmap.
     str
         Why the first folder could not be used; empty if it could.
     """
-    reasons: list[str] = []
-    for folder in _FOLDERS:
-        memory, reason = _allocate_in(folder, node, size, own)
+    reasons: dict[str, str] = {}
+    for folder, has_name in itertools.product(_FOLDERS, (False, True)):
+        memory, reason = _allocate_in(folder, has_name, node, size, own)
         if memory is not None:
-            return memory, "; ".join(reasons)
-        reasons.append(reason)
-    return None, "; ".join(reasons)
+            reasons.pop(folder, None)
+            return memory, "; ".join(reasons.values())
+        reasons[folder] = reason
+    return None, "; ".join(reasons.values())
 
 
 def _allocate_in(
-    folder: str, node: Group, size: int, own: tuple[int, int]
+    folder: str, has_name: bool, node: Group, size: int, own: tuple[int, int]
 ) -> tuple[mmap.mmap | None, str]:
-    """Try one folder; return the memory, or None and the reason."""
-    path, token, reason = _create_shared_file(folder, size) if node.rank == 0 else ("", "", "")
-    path, token, reason = node.broadcast([path, token, reason])
-    if not path:
-        return None, reason
-    memory, reason = _map_file(path, size, token, own)
-    reasons = [text for text in node.allgather(reason) if text]
-    if node.rank == 0:
-        Path(path).unlink(missing_ok=True)
-    return (None, reasons[0]) if reasons else (memory, "")
+    """Try a file with or without a name in a folder; return the memory, or None and the reason."""
+    descriptor, path, token, reason = -1, "", "", ""
+    try:
+        if node.rank == 0:
+            descriptor, path, token, reason = _create_file(folder, has_name, size)
+        path, token, reason = node.broadcast([path, token, reason])
+        if not path:
+            return None, reason
+        memory, reason = _map_file(folder, path, token, size, own)
+        reasons = [text for text in node.allgather(reason) if text]
+        return (None, reasons[0]) if reasons else (memory, "")
+    finally:
+        if descriptor >= 0:
+            os.close(descriptor)
+            if has_name:
+                Path(path).unlink(missing_ok=True)
 
 
-def _create_shared_file(folder: str, size: int) -> tuple[str, str, str]:
-    """Create a file for `size` bytes and a token behind them; return path, token and reason."""
+def _create_file(folder: str, has_name: bool, size: int) -> tuple[int, str, str, str]:
+    """Create a file for `size` bytes and a token; return descriptor, path, token and reason."""
     token = secrets.token_bytes(_TOKEN_BYTES)
-    path = Path(folder, f"distbp-{os.getpid()}-{secrets.token_hex(4)}")
+    named = Path(folder, f"distbp-{os.getpid()}-{secrets.token_hex(4)}")
+    descriptor = -1
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
-    except OSError as error:
-        return "", "", f"{folder}: {error.strerror}"
-    try:
+        if has_name:
+            descriptor = os.open(named, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+        else:
+            descriptor = os.open(folder, os.O_RDWR | _O_TMPFILE, 0o600)
         os.ftruncate(descriptor, size + _TOKEN_BYTES)
         _reserve(descriptor, size, size + _TOKEN_BYTES)
         os.pwrite(descriptor, token, size)
     except OSError as error:
-        path.unlink()
-        return "", "", f"{folder}: {error.strerror}"
-    finally:
-        os.close(descriptor)
-    return str(path), token.hex(), ""
+        if descriptor >= 0:
+            os.close(descriptor)
+            if has_name:
+                named.unlink()
+        return -1, "", "", f"{folder}: {error.strerror}"
+    path = str(named) if has_name else f"/proc/{os.getpid()}/fd/{descriptor}"
+    return descriptor, path, token.hex(), ""
 
 
 def _map_file(
-    path: str, size: int, token: str, own: tuple[int, int]
+    folder: str, path: str, token: str, size: int, own: tuple[int, int]
 ) -> tuple[mmap.mmap | None, str]:
     """Reserve this rank's bytes of the file and map all of it; return it, or the reason."""
-    folder = str(Path(path).parent)
+    # Ranks of a node may run in different containers, where the path can be any other file's.
+    other = f"{folder}: not the same folder for all ranks of the node"
     try:
+        if not _has_size(path, size + _TOKEN_BYTES):
+            return None, other
         with open(path, "r+b") as file:
+            if os.pread(file.fileno(), _TOKEN_BYTES, size).hex() != token:
+                return None, other
             _reserve(file.fileno(), *own)
-            memory = mmap.mmap(file.fileno(), size + _TOKEN_BYTES)
+            return mmap.mmap(file.fileno(), size + _TOKEN_BYTES), ""
     except OSError as error:
         return None, f"{folder}: {error.strerror}"
-    except ValueError:  # it is smaller
-        return None, f"{folder}: another file has the same name"
-    # Ranks of a node may run in different containers, each with a folder of this name.
-    if memory[size:].hex() != token:
-        return None, f"{folder}: not the same folder for all ranks of the node"
-    return memory, ""
+
+
+def _has_size(path: str, nbytes: int) -> bool:
+    about = os.stat(path)
+    return stat.S_ISREG(about.st_mode) and about.st_size == nbytes
 
 
 def _reserve(descriptor: int, start: int, stop: int) -> None:

@@ -68,33 +68,27 @@ def test_filled_shared_array(comm, everywhere):
     assert everywhere((array.tolist(), array.dtype.name)) == [([[7] * 3] * 2, "uint8")] * comm.size
 
 
-def test_the_file_is_unlinked_while_the_memory_is_in_use(comm, everywhere, monkeypatch):
-    """As soon as all ranks have mapped it: whatever kills them, it is not left behind."""
-    names = []
-    monkeypatch.setattr(
-        shared_memory,
-        "_create_shared_file",
-        recording_paths(names, shared_memory._create_shared_file),
-    )
+@pytest.mark.parametrize("named", [False, True])
+def test_the_file_has_no_name_while_it_is_mapped(comm, everywhere, monkeypatch, named):
+    """Or not for long: whatever kills the ranks, it is not left behind."""
+    names, real = [], shared_memory._map_file
+
+    def recorded(*arguments):
+        memory, reason = real(*arguments)
+        names.append({path.name for path in Path("/dev/shm").glob(f"distbp-{first_pid}-*")})
+        return memory, reason
+
+    first_pid = comm.node.broadcast(os.getpid())
+    monkeypatch.setattr(shared_memory, "_map_file", recorded)
+    if named:
+        monkeypatch.setattr(shared_memory, "_O_TMPFILE", 0)  # as on systems without it
     shared = SharedArray(comm, (4,), np.dtype(np.int64))
-    created = everywhere(len(names))
-    assert sum(created) == (0 if comm.size == comm.nodes else sharing_nodes(comm, everywhere))
-    assert not any(everywhere(any(Path(name).exists() for name in names)))
+    expected = 0 if comm.node_size == 1 else 1
+    assert everywhere(len(names)) == everywhere(expected)
+    assert all(everywhere(all(bool(found) == named for found in names)))
     shared.fill(written_by(comm, 0))
-
-
-def recording_paths(names: list[str], offer):
-    def recorded(folder: str, size: int):
-        path, token, reason = offer(folder, size)
-        names.append(path)
-        return path, token, reason
-
-    return recorded
-
-
-def sharing_nodes(comm: Topology, everywhere) -> int:
-    """Return how many nodes have more than one rank."""
-    return len({node for node, size in everywhere((comm.node_index, comm.node_size)) if size > 1})
+    assert all(everywhere((shared.array == first_of_node(comm)).all()))
+    assert not any(everywhere(list(Path("/dev/shm").glob(f"distbp-{os.getpid()}-*"))))
 
 
 def test_an_error_of_the_owner_is_raised_on_all_ranks(comm, everywhere):
@@ -124,22 +118,40 @@ def test_if_one_rank_cannot_map_all_of_its_node_have_copies(comm, everywhere, mo
         assert all(everywhere((shared.array == 2000 + owner).all()))
 
 
-def test_another_file_of_the_same_name_is_detected(comm, everywhere, monkeypatch, tmp_path):
-    """A rank that maps another file, as in another container, does not find the token."""
+@pytest.mark.parametrize("contents", [bytes(10_000), bytes(24 + 16), None])
+def test_another_file_of_the_same_path_is_detected(
+    comm, everywhere, monkeypatch, tmp_path, contents
+):
+    """In another container the path is another file's, which is not written to, or no file's."""
     decoy = tmp_path / "decoy"
-    decoy.write_bytes(bytes(10_000))
+    if contents is not None:
+        decoy.write_bytes(contents)
     real = shared_memory._map_file
     if comm.node_rank == comm.node_size - 1:
         monkeypatch.setattr(
-            shared_memory,
-            "_map_file",
-            lambda path, size, token, own: real(str(decoy), size, token, own),
+            shared_memory, "_map_file", lambda folder, path, *more: real(folder, str(decoy), *more)
         )
     shared = SharedArray(comm, (6,), np.dtype(np.float32))
     shared.fill(written_by(comm, 3))
     MPI.COMM_WORLD.Barrier()
     assert all(everywhere(shared.is_owner and (shared.array == 3000 + comm.rank).all()))
-    assert not any(everywhere(any(decoy.read_bytes())))
+    found = decoy.read_bytes() if decoy.exists() else None
+    assert all(everywhere(found == contents))
+
+
+def test_a_path_that_only_one_rank_can_open(comm, everywhere, monkeypatch):
+    """As in containers that have a folder in common, but not their processes: it gets a name."""
+    real = shared_memory._map_file
+    if comm.node_rank == comm.node_size - 1:
+        monkeypatch.setattr(
+            shared_memory,
+            "_map_file",
+            lambda folder, path, *more: real(folder, path.replace("/proc/", "/dev/null/"), *more),
+        )
+    shared = SharedArray(comm, (6,), np.dtype(np.float32))
+    shared.fill(written_by(comm, 3))
+    assert all(everywhere((shared.array == 3000 + first_of_node(comm)).all()))
+    assert everywhere((shared.is_shared, shared.reason)) == [(True, "")] * comm.size
 
 
 def test_without_room_each_rank_has_a_copy(comm, everywhere, monkeypatch):
@@ -160,7 +172,7 @@ def test_the_second_folder_is_used_if_the_first_is_full(comm, everywhere, monkey
 
     def full_at_first(*arguments: int) -> None:
         calls.append(arguments)
-        if len(calls) == 1:
+        if len(calls) <= 2:  # without a name, and with one
             raise OSError(28, "No space left on device")
         real(*arguments)
 
@@ -169,3 +181,5 @@ def test_the_second_folder_is_used_if_the_first_is_full(comm, everywhere, monkey
     shared.fill(written_by(comm, 5))
     assert all(everywhere((shared.array == 5000 + first_of_node(comm)).all()))
     assert everywhere(shared.is_owner) == everywhere(comm.node_rank == 0)
+    reason = "/dev/shm: No space left on device" if comm.node_size > 1 else ""
+    assert all(everywhere(shared.reason == reason))

@@ -80,6 +80,17 @@ def test_a_rank_is_killed(tmp_path, data, reference, place, call, rank):
     assert_continued(err, rank)
 
 
+@pytest.mark.parametrize("rank", [0, 2])
+def test_a_rank_is_killed_before_it_has_mapped_shared_memory(tmp_path, data, rank):
+    """What the others have mapped is not left behind, for which `Job` looks."""
+    words = ["train", data["digits"], "--out", "run", *WORDS]
+    environment = fault(tmp_path, rank, "shared memory", "kill")
+    job = Job([*fault_tolerant_launcher(N), *command_of(words)], tmp_path, environment)
+    ended = job.wait()
+    assert ended.status != 0, str(ended)
+    assert (tmp_path / "fault").exists(), str(ended)
+
+
 def test_rank_0_is_killed_while_it_saves(tmp_path, data, reference):
     """The interrupted save is repeated, and leaves no temporary file."""
     environment = fault(tmp_path, 0, "rename", "kill", 6)

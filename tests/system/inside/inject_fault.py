@@ -21,6 +21,7 @@ PLACES = {
     "configuration": ("distbp.training.config", "Config.__post_init__"),
     "connect": ("distbp.parallel.topology", "connect"),
     "start": ("distbp.parallel.topology", "make_topology"),
+    "shared memory": ("distbp.parallel.shared_memory", "_map_file"),
     "data": ("distbp.data.dataset", "DataSet.__init__"),
     "backprop": ("distbp.network.network", "Network.backprop"),
     "layer": ("distbp.network.network", "Network.backprop_layer"),

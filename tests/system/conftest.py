@@ -14,9 +14,10 @@ import ranks
 # Slow tests that mostly wait: other files can run at the same time.
 RUN_FIRST = ("test_slurm_jobs.py", "test_scripts.py", "test_benchmarks.py", "test_packaging.py")
 
-# These hardly start ranks: where both MPIs are tested, they are not tested with Open MPI again.
+# These hardly start ranks, or are for developers: where both MPIs are tested, they are not tested
+# with Open MPI again.
 INDEPENDENT_OF_MPI = (
-    "test_completion.py", "test_doctor_faults.py", "test_fashion_mnist.py",
+    "test_benchmarks.py", "test_completion.py", "test_doctor_faults.py", "test_fashion_mnist.py",
     "test_hdf5_sources.py", "test_interop.py", "test_old_files.py", "test_own_parts.py",
     "test_report.py", "test_scripts.py", "test_sweep.py", "test_tables.py", "test_tasks.py",
     "test_terminal.py", "test_verify.py", "test_watch.py",

@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from ranks import ROOT, Job, is_open_mpi
@@ -50,15 +51,32 @@ def test_demo(clone, mpi):
     assert "creating" not in again.out + again.err
 
 
-def test_quick_tests(clone, mpi, tmp_path):
-    """They pass, in a virtual environment that the script creates; here with some of the tests."""
+@pytest.fixture
+def installed(clone, mpi, tmp_path):
+    """Return a folder with this environment, as if scripts/test had created it for the clone."""
+    environment = tmp_path / "home" / mpi
+    environment.mkdir(parents=True)
+    for path in Path(sys.prefix).iterdir():
+        if path.name != "distbp-stamp":
+            (environment / path.name).symlink_to(path)
+    about = [str(clone), str(environment), f"{mpi},test", (clone / "pyproject.toml").read_text()]
+    (environment / "distbp-stamp").write_text("\n".join(about))
+    return environment.parent
+
+
+def test_quick_tests(clone, installed, mpi):
+    """They pass; here only some of them, in an environment that exists, as creating it takes long.
+
+    Without the options, scripts/test is what runs these tests.
+    """
     some = {"PYTEST_ADDOPTS": "-k 'rank or shard'"}
-    environment = FRESH | {"DISTBP_TEST_HOME": str(tmp_path / "home")} | some
+    environment = FRESH | {"DISTBP_TEST_HOME": str(installed)} | some
     ended = Job(["scripts/test", "--quick", "--mpi", mpi], clone, environment, LIMIT).wait()
     assert ended.status == 0, str(ended)
     counted = re.search(r"^(\d+) passed, 0 failed$", ended.out, re.M)
     assert counted is not None, str(ended)
     assert int(counted[1]) > 100
+    assert not re.search("creating|updating", ended.out + ended.err), str(ended)
 
 
 @pytest.fixture

@@ -1,19 +1,22 @@
 """Which forward product a layer takes: by BLAS, whole or in runs of rows, or as dot products.
 
 A BLAS packs w before it computes a wᵀ, and OpenBLAS's kernels that need no packing take only small
-products: dot products (see `dot_products`) are often faster. Measured on AMD Zen 5, in µs, rows ×
-n_in × n_out in float32, by OpenBLAS 0.3.31 whole / in runs / as dot products:
+products: dot products (see `dot_products`) are often faster. Measured on AMD, in µs, rows × n_in ×
+n_out in float32, by OpenBLAS 0.3.31 whole / in runs / as dot products:
 
-    kernels   5×784×30   32×784×100  128×784×100  32×1024×1024  128×784×1024
-    SkylakeX  2.0/–/2.0  50/27/27    115/97/89    680/–/365     1109/–/944
-    Haswell   8.8/–/2.6  52/–/40     173/–/158    647/–/545     1687/–/1646
+    kernels          5×784×30    32×784×100  128×784×100  32×1024×1024  128×784×1024
+    SkylakeX, Zen 5  2.0/–/2.0   50/27/27    115/97/89    680/–/365     1109/–/944
+    Haswell, Zen 5   8.8/–/2.6   52/–/40     173/–/158    647/–/545     1687/–/1646
+    Haswell, Zen 3   14.7/–/4.7  97/–/122    304/–/505    995/–/1601    3172/–/5321
 
-    kernels   128×100×10    128×64×64    128×64×3
-    SkylakeX  4.4/2.5/3.0   6.5/7.1/10   1.2/–/1.1
-    Haswell   4.2/–/3.6     9.6/–/12     2.5/–/1.1
+    kernels          128×100×10   128×64×64   128×64×3   8×1024×1024  16×784×30  16×64×64
+    SkylakeX, Zen 5  4.4/2.5/3.0  6.5/7.1/10  1.2/–/1.1
+    Haswell, Zen 5   4.2/–/3.6    9.6/–/12    2.5/–/1.1
+    Haswell, Zen 3   8.0/–/9.7                4.2/–/2.1  559/–/389    23/–/19    3.6/–/4.0
 
-The choice depends on shapes and on the kernels that are in use, never on the number of ranks, and
-so do the bits.
+The choice depends on shapes and on the kernels that are in use, never on the number of ranks nor
+otherwise on the CPU, and so do the bits. For Haswell's kernels it follows Zen 3, as Zen 5 takes
+its own.
 """
 
 import os
@@ -65,7 +68,7 @@ def _run_length(rows: int, n_in: int, n_out: int, itemsize: int, has_small: bool
     if n_out < BLOCK and n_in >= _SMALL_INPUTS:
         return AS_DOT_PRODUCTS
     if not has_small:
-        return AS_DOT_PRODUCTS if _pays_without_small(rows, n_in, n_out, itemsize) else rows
+        return AS_DOT_PRODUCTS if _pays_without_small(rows, n_in, n_out) else rows
     run = min(_SMALL_PRODUCT // (n_in * n_out), _SMALL_RESULT // n_out) // 4 * 4
     if rows <= run or n_in < _SMALL_INPUTS:
         return rows
@@ -76,12 +79,9 @@ def _run_length(rows: int, n_in: int, n_out: int, itemsize: int, has_small: bool
     return run if is_worth_it else rows
 
 
-def _pays_without_small(rows: int, n_in: int, n_out: int, itemsize: int) -> bool:
+def _pays_without_small(rows: int, n_in: int, n_out: int) -> bool:
     """Return whether dot products are faster than kernels that pack both operands."""
-    if n_in >= 256:
-        return rows <= 128 and rows * n_in * itemsize <= _CACHED_BYTES
-    few = 128 if n_out <= 16 else 32 if n_in >= 100 else 16
-    return rows <= few and n_in >= (64 if n_out <= 16 and rows > 16 else 24)
+    return rows <= (16 if n_out <= 16 or n_in >= 512 else 8) and n_in >= 24
 
 
 @cache

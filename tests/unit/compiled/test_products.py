@@ -132,9 +132,11 @@ def test_what_is_chosen(monkeypatch):
     assert product_choice.run_lengths(sizes, 32, single).tolist() == [12, 32]
     assert product_choice.run_lengths((784, 100, 10), 32, single).tolist() == [0, 32]
     assert product_choice.run_lengths((1024, 1024, 3), 32, single).tolist() == [0, 0]
-    assert product_choice.run_lengths(sizes, 32, single, is_numpy_blas=False).tolist() == [0, 0]
+    assert product_choice.run_lengths(sizes, 16, single, is_numpy_blas=False).tolist() == [0, 0]
     monkeypatch.setattr(product_choice, "has_small_kernels", lambda: False)
     assert product_choice.lane_bytes() == 32
-    assert product_choice.run_lengths(sizes, 32, single).tolist() == [0, 0]
+    assert product_choice.run_lengths((512, 100, 100, 10), 16, single).tolist() == [0, 16, 0]
+    assert product_choice.run_lengths((512, 100, 100, 10), 8, single).tolist() == [0, 0, 0]
+    assert product_choice.run_lengths(sizes, 128, single).tolist() == [128, 128]
     monkeypatch.setattr(product_choice, "_can_fuse", lambda: False)
-    assert product_choice.run_lengths(sizes, 32, single).tolist() == [32, 32]
+    assert product_choice.run_lengths(sizes, 16, single).tolist() == [16, 16]

@@ -13,6 +13,8 @@ import os
 import secrets
 import stat
 import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 
 from distbp.parallel.comm import Group
@@ -20,6 +22,7 @@ from distbp.parallel.comm import Group
 _FOLDERS = ("/dev/shm", tempfile.gettempdir())  # noqa: S108 (a random name, O_EXCL)
 _O_TMPFILE = getattr(os, "O_TMPFILE", 0)  # without it, opening a folder to write fails
 _TOKEN_BYTES = 16  # at the end of the file: proof that two ranks have mapped the same one
+_NO_FILE = ["", "", ""]
 
 
 def allocate_shared(node: Group, size: int, own: tuple[int, int]) -> tuple[mmap.mmap | None, str]:
@@ -56,44 +59,40 @@ def _allocate_in(
     folder: str, has_name: bool, node: Group, size: int, own: tuple[int, int]
 ) -> tuple[mmap.mmap | None, str]:
     """Try a file with or without a name in a folder; return the memory, or None and the reason."""
-    descriptor, path, token, reason = -1, "", "", ""
-    try:
-        if node.rank == 0:
-            descriptor, path, token, reason = _create_file(folder, has_name, size)
-        path, token, reason = node.broadcast([path, token, reason])
+    is_first = node.rank == 0
+    with _created_file(folder, has_name, size) if is_first else nullcontext(_NO_FILE) as created:
+        path, token, reason = node.broadcast(created)
         if not path:
             return None, reason
         memory, reason = _map_file(folder, path, token, size, own)
         reasons = [text for text in node.allgather(reason) if text]
         return (None, reasons[0]) if reasons else (memory, "")
-    finally:
-        if descriptor >= 0:
-            os.close(descriptor)
-            if has_name:
-                Path(path).unlink(missing_ok=True)
 
 
-def _create_file(folder: str, has_name: bool, size: int) -> tuple[int, str, str, str]:
-    """Create a file for `size` bytes and a token; return descriptor, path, token and reason."""
+@contextmanager
+def _created_file(folder: str, has_name: bool, size: int) -> Iterator[list[str]]:
+    """Create a file for `size` bytes and a token; yield [path, token, reason].
+
+    The path is that of other ranks, in this block only; empty if there is a reason why not.
+    """
     token = secrets.token_bytes(_TOKEN_BYTES)
     named = Path(folder, f"distbp-{os.getpid()}-{secrets.token_hex(4)}")
-    descriptor = -1
-    try:
-        if has_name:
-            descriptor = os.open(named, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
-        else:
-            descriptor = os.open(folder, os.O_RDWR | _O_TMPFILE, 0o600)
-        os.ftruncate(descriptor, size + _TOKEN_BYTES)
-        _reserve(descriptor, size, size + _TOKEN_BYTES)
-        os.pwrite(descriptor, token, size)
-    except OSError as error:
-        if descriptor >= 0:
-            os.close(descriptor)
+    with ExitStack() as stack:
+        try:
             if has_name:
-                named.unlink()
-        return -1, "", "", f"{folder}: {error.strerror}"
-    path = str(named) if has_name else f"/proc/{os.getpid()}/fd/{descriptor}"
-    return descriptor, path, token.hex(), ""
+                descriptor = os.open(named, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+                stack.callback(named.unlink, missing_ok=True)
+            else:
+                descriptor = os.open(folder, os.O_RDWR | _O_TMPFILE, 0o600)
+            stack.callback(os.close, descriptor)
+            os.ftruncate(descriptor, size + _TOKEN_BYTES)
+            _reserve(descriptor, size, size + _TOKEN_BYTES)
+            os.pwrite(descriptor, token, size)
+            path = str(named) if has_name else f"/proc/{os.getpid()}/fd/{descriptor}"
+            created = [path, token.hex(), ""]
+        except OSError as error:
+            created = ["", "", f"{folder}: {error.strerror}"]
+        yield created
 
 
 def _map_file(
@@ -103,7 +102,8 @@ def _map_file(
     # Ranks of a node may run in different containers, where the path can be any other file's.
     other = f"{folder}: not the same folder for all ranks of the node"
     try:
-        if not _has_size(path, size + _TOKEN_BYTES):
+        about = os.stat(path)
+        if not stat.S_ISREG(about.st_mode) or about.st_size != size + _TOKEN_BYTES:
             return None, other
         with open(path, "r+b") as file:
             if os.pread(file.fileno(), _TOKEN_BYTES, size).hex() != token:
@@ -112,11 +112,6 @@ def _map_file(
             return mmap.mmap(file.fileno(), size + _TOKEN_BYTES), ""
     except OSError as error:
         return None, f"{folder}: {error.strerror}"
-
-
-def _has_size(path: str, nbytes: int) -> bool:
-    about = os.stat(path)
-    return stat.S_ISREG(about.st_mode) and about.st_size == nbytes
 
 
 def _reserve(descriptor: int, start: int, stop: int) -> None:

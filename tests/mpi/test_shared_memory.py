@@ -85,7 +85,7 @@ def test_the_file_has_no_name_while_it_is_mapped(comm, everywhere, monkeypatch, 
     shared = SharedArray(comm, (4,), np.dtype(np.int64))
     expected = 0 if comm.node_size == 1 else 1
     assert everywhere(len(names)) == everywhere(expected)
-    assert all(everywhere(all(bool(found) == named for found in names)))
+    assert all(everywhere(all(len(found) == named for found in names)))
     shared.fill(written_by(comm, 0))
     assert all(everywhere((shared.array == first_of_node(comm)).all()))
     assert not any(everywhere(list(Path("/dev/shm").glob(f"distbp-{os.getpid()}-*"))))

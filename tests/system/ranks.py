@@ -102,7 +102,7 @@ class Job:
             "TMPDIR": str(self.scratch),
             "DISTBP_TEST_STACKS": str(stacks),
         }
-        self._segments_before, self._orphans_before = mpi_segments(), orphaned_segments()
+        self._segments_before = mpi_segments()
         self.began = time.monotonic()
         with self._file("out").open("wb") as out, self._file("err").open("wb") as err:
             self.process = subprocess.Popen(
@@ -156,11 +156,12 @@ class Job:
             seconds=time.monotonic() - self.began,
             ended_at=ended_at,
         )
-        segments = orphaned_segments() - self._orphans_before
-        files = [str(path) for path in [*self.scratch.glob("distbp-*"), *segments]]
+        left_files = [*self.scratch.glob("distbp-*"), *orphaned_segments()]
+        for path in left_files:  # reported here, and not by all later jobs as well
+            path.unlink(missing_ok=True)
         self.clear()
-        if files:
-            failure += f"left {', '.join(files)} behind\n"
+        if left_files:
+            failure += f"left {', '.join(map(str, left_files))} behind\n"
         if failure:
             pytest.fail(f"{failure}\n{result}", pytrace=False)
         return result
@@ -372,10 +373,10 @@ def mpi_segments() -> set[Path]:
     return {path for pattern in MPI_SEGMENTS for path in Path("/dev/shm").glob(pattern)}
 
 
-def orphaned_segments() -> set[Path]:
+def orphaned_segments() -> list[Path]:
     """Return the shared memory segments of distbp whose process has exited."""
     found = Path("/dev/shm").glob("distbp-*")
-    return {path for path in found if start_time(int(path.name.split("-")[1])) is None}
+    return [path for path in found if start_time(int(path.name.split("-")[1])) is None]
 
 
 def mapped_segments() -> str:

@@ -69,16 +69,13 @@ def test_quick_tests(clone, installed, mpi):
 
     Without the options, scripts/test is what runs these tests.
     """
-    some = {
-        "PYTEST_ADDOPTS": "-k 'shard or topology'",
-        "MYPY_CACHE_DIR": str(ROOT / ".mypy_cache"),
-    }
+    some = {"PYTEST_ADDOPTS": "-k 'rank or shard'", "MYPY_CACHE_DIR": str(ROOT / ".mypy_cache")}
     environment = FRESH | {"DISTBP_TEST_HOME": str(installed)} | some
     ended = Job(["scripts/test", "--quick", "--mpi", mpi], clone, environment, LIMIT).wait()
     assert ended.status == 0, str(ended)
     counted = re.search(r"^(\d+) passed, 0 failed$", ended.out, re.M)
     assert counted is not None, str(ended)
-    assert int(counted[1]) > 50
+    assert int(counted[1]) > 100
     assert not re.search("creating|updating", ended.out + ended.err), str(ended)
 
 

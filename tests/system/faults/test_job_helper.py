@@ -42,6 +42,15 @@ def test_a_process_left_behind_is_a_failure(tmp_path, monkeypatch):
     assert job.processes() == []
 
 
+def test_a_file_left_behind_is_a_failure_once(tmp_path):
+    """Shared memory that has the name of a process that has exited."""
+    code = "import os; open(f'/dev/shm/distbp-{os.getpid()}-left', 'w').close()"
+    job = Job([sys.executable, "-c", code], tmp_path)
+    with pytest.raises(pytest.fail.Exception, match=rf"left /dev/shm/distbp-{job.process.pid}-"):
+        job.wait()
+    assert distbp("--version", folder=tmp_path).status == 0
+
+
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_ranks_end_with_their_launcher(tmp_path, data, number):
     """Ranks whose launcher is killed do not keep running: the next run needs the cores."""

@@ -77,11 +77,10 @@ def _make_load(choice: Choice) -> Scalar:
 @cache
 def _make_shards(choice: Choice) -> _Shards:
     real, load, work_of = choice.real, _make_load(choice), make_views(choice).work
-    passes = make_passes(
+    forward, output_layer, backward, layer_forward, layer_gradient, propagate = make_passes(
         real, choice.activation, choice.output, choice.cost, choice.task, choice.has_units,
         choice.has_weights, choice.has_dropout, choice.lane_bytes,
     )  # fmt: skip
-    forward, output_layer, backward, layer_forward, layer_gradient, propagate = passes
 
     @kernel
     def shard_layer_forward(d, sizes, l, m, k):

@@ -15,8 +15,8 @@ n_out in float32, by OpenBLAS 0.3.31 whole / in runs / as dot products:
     Haswell, Zen 3   8.0/–/9.7                4.2/–/2.1  559/–/389    23/–/19    3.6/–/4.0
 
 The choice depends on shapes and on the kernels that are in use, never on the number of ranks nor
-otherwise on the CPU, and so do the bits. For Haswell's kernels it follows Zen 3, as Zen 5 takes
-its own.
+otherwise on the CPU, and so do the bits. For Haswell's kernels it follows Zen 3: on Zen 5 those
+are used only where the user asks for them.
 """
 
 import os

@@ -62,7 +62,8 @@ class FullShuffle:
         if in_blocks:
             row_bytes = split.x.shape[1] + split.y.shape[1]
             self._blocks = BlockOrder(len(split), row_bytes, batch_size, seed)
-        self._shared = SharedArray(topology, (len(split),), np.dtype(np.int64))
+        # The last rank makes the next order while the first one records the epoch.
+        self._shared = SharedArray(topology, (len(split),), np.dtype(np.int64), owner=-1)
         self.array = self._shared.array
 
     def start(self, epoch: int, step: int) -> None:

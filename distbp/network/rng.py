@@ -6,7 +6,10 @@ the numbers, so any process can draw its part without drawing what comes before.
 next. Source: Salmon et al., Parallel random numbers: as easy as 1, 2, 3 (SC11).
 """
 
+from typing import Any
+
 import numpy as np
+from numpy.random.bit_generator import ISeedSequence
 
 # Purposes: each has an independent stream of the same seed.
 WEIGHTS, SHUFFLE, HOLDOUT, DROPOUT, BLOCKS, WINDOW, FOLDS = range(7)
@@ -16,11 +19,25 @@ _DRAW_CHUNK = 256  # uint64 numbers
 _NORMAL_CHUNK = 1 << 16  # weights; each takes about 100 bytes while it is computed
 
 
+class _Key(ISeedSequence):
+    """The key of a stream, in place of a seed: given a key, NumPy asks the system for a seed, too.
+
+    That takes as long as drawing 2,000 numbers.
+    """
+
+    def __init__(self, seed: int, purpose: int) -> None:
+        self._words = np.array([seed, purpose], np.uint64)
+
+    def generate_state(self, n_words: int, dtype: Any = np.uint64) -> np.ndarray:
+        return self._words
+
+
 def _stream(seed: int, purpose: int, *position: int) -> np.random.Philox:
     """Return the generator of a position: up to three numbers, such as epoch, step, shard."""
     counter = np.zeros(4, np.uint64)
     counter[1 : 1 + len(position)] = position
-    return np.random.Philox(key=np.array([seed, purpose], np.uint64), counter=counter)
+    key: Any = _Key(seed, purpose)
+    return np.random.Philox(seed=key, counter=counter)
 
 
 def normal(seed: int, layer: int, count: int) -> np.ndarray:
@@ -50,11 +67,23 @@ def permutation(count: int, seed: int, purpose: int, *position: int) -> np.ndarr
 
 def _stable_order(keys: np.ndarray) -> np.ndarray:
     """Return the indices that sort `keys`; equal ones stay in their order."""
-    # Up to five times as fast as a stable sort, which has the same result if all keys differ.
-    order = np.argsort(keys)
-    in_order = keys[order]
-    has_equal = len(keys) > 1 and bool((in_order[1:] == in_order[:-1]).any())
-    return np.argsort(keys, kind="stable") if has_equal else order
+    # Up to four times as fast as sorting indices: each index takes the place of its key's last
+    # bits, which matter only where all others are equal.
+    bits = len(keys).bit_length()
+    last = np.uint64((1 << bits) - 1)
+    packed = keys & ~last
+    packed |= np.arange(len(keys), dtype=np.uint64)
+    packed.sort()
+    order = (packed & last).view(np.int64)
+    packed >>= np.uint64(bits)
+    is_tied = packed[1:] == packed[:-1]
+    if is_tied.any():
+        places = np.zeros(len(keys), bool)
+        places[1:] = is_tied
+        places[:-1] |= is_tied
+        tied = order[places]
+        order[places] = tied[np.argsort(keys[tied], kind="stable")]
+    return order
 
 
 class Bits:

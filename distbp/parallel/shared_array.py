@@ -22,7 +22,9 @@ class SharedArray:
     dtype : dtype
     rows : (start, stop), optional
         The part of the first axis that this rank reserves; together the ranks of a node
-        reserve all. By default the first rank of the node does.
+        reserve all. By default the owner does.
+    owner : int, optional
+        The rank of the node that is to fill the array; −1 is the last one.
 
     Attributes
     ----------
@@ -42,15 +44,17 @@ class SharedArray:
         shape: tuple[int, ...],
         dtype: np.dtype,
         rows: tuple[int, int] | None = None,
+        owner: int = 0,
     ) -> None:
         self._topology, node = topology, topology.node
+        is_owner = node.rank == owner % node.size
         memory, self.reason = None, ""
         if node.size > 1:
             row = math.prod(shape[1:]) * dtype.itemsize
-            start, stop = rows or (0, shape[0] if node.rank == 0 else 0)
+            start, stop = rows or (0, shape[0] if is_owner else 0)
             memory, self.reason = allocate_shared(node, shape[0] * row, (start * row, stop * row))
         self.is_shared = memory is not None or node.size == 1
-        self.is_owner = memory is None or node.rank == 0
+        self.is_owner = memory is None or is_owner
         if memory is None:
             self.array = np.zeros(shape, dtype)
         else:

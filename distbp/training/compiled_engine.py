@@ -250,18 +250,16 @@ class CompiledEngine(Engine):
 
     def _set_constants(self, rates: Sequence[float]) -> None:
         """Set what the elements of an update share, for each step of a call."""
-        last = len(rates) - 1
 
         def constants(i: int) -> list[float]:
             return constants_of(self._update, rates[i], self._update.store.steps + i)
 
-        self._constants[0], self._constants[last] = constants(0), constants(last)
+        first, last = constants(0), constants(len(rates) - 1)
         # What depends on t grows or falls with it: if the ends are equal, so is all in between.
-        if min(rates) == max(rates) and (self._constants[0] == self._constants[last]).all():
-            self._constants[1:last] = self._constants[0]
-        else:
-            for i in range(1, last):
-                self._constants[i] = constants(i)
+        is_constant = first == last and min(rates) == max(rates)
+        self._constants[: len(rates)] = (
+            first if is_constant else [constants(i) for i in range(len(rates))]
+        )
 
 
 def choose_engine(

@@ -63,6 +63,14 @@ def test_a_shared_array_can_be_refilled(comm, everywhere):
         MPI.COMM_WORLD.Barrier()
 
 
+def test_the_owner_may_be_another_rank(comm, everywhere):
+    shared = SharedArray(comm, (3,), np.dtype(np.int64), owner=-1)
+    shared.fill(written_by(comm, 1))
+    last = first_of_node(comm) + comm.node_size - 1
+    assert everywhere(shared.is_owner) == everywhere(comm.rank == last)
+    assert all(everywhere((shared.array == 1000 + last).all()))
+
+
 def test_filled_shared_array(comm, everywhere):
     array = filled_shared_array(comm, (2, 3), np.dtype("uint8"), lambda out: out.fill(7))
     assert everywhere((array.tolist(), array.dtype.name)) == [([[7] * 3] * 2, "uint8")] * comm.size

@@ -92,7 +92,7 @@ class CompiledEngine(Engine):
         self._fields = self._binding.fields
         self._barrier: Barrier | None = None  # of whole steps of several ranks
         with collective_errors(comm):
-            self._fields["gemm"] = find_gemm(parts.gradient.network.dtype, parts.config.blas)
+            self._fields.gemm = find_gemm(parts.gradient.network.dtype, parts.config.blas)
             if parts.config.blas:  # loaded only now, with as many threads as it likes
                 host.forget_blas_libraries()
                 host.set_blas_threads(parts.config.threads)
@@ -147,14 +147,14 @@ class CompiledEngine(Engine):
     ) -> StepTotals:
         fields, batch = self._fields, self._batch(numbers, position)
         self._bind_batch(batch)
-        fields["steps"] = len(rates)
-        fields["wants_stop"], fields["wants_save"] = requests
-        fields["phase"], fields["step"] = COMPUTE, 0
-        fields["version"] = self._update.store.current
+        fields.steps = len(rates)
+        fields.wants_stop, fields.wants_save = map(int, requests)
+        fields.phase, fields.step = COMPUTE, 0
+        fields.version = self._update.store.current
         if self._is_whole:
             return self._make_steps(rates, advance)
         ahead, self._ahead = self._ahead, None
-        fields["has_forward"] = ahead is not None and ahead.is_same(batch)
+        fields.has_forward = ahead is not None and ahead.is_same(batch)
         after = self._batch(following, (position[0], position[1] + 1)) if len(following) else None
         return self._make_step_with_messages(len(numbers), rates[0], advance, after)
 
@@ -169,9 +169,9 @@ class CompiledEngine(Engine):
     def _bind_batch(self, batch: "_Batch") -> None:
         """Bind the rows of a call, which the caller keeps alive."""
         fields = self._fields
-        fields["numbers"], fields["file_numbers"] = map(address, batch[:2])
-        fields["n_numbers"] = len(batch.numbers)
-        fields["epoch"], fields["first_step"] = batch.position
+        fields.numbers, fields.file_numbers = map(address, batch[:2])
+        fields.n_numbers = len(batch.numbers)
+        fields.epoch, fields.first_step = batch.position
 
     def call(self) -> int:
         """Call the compiled code; return DONE or LATE."""
@@ -180,38 +180,38 @@ class CompiledEngine(Engine):
     def record_spans(self, spans: np.ndarray | None) -> None:
         """Add a span for each part of a step to a circular array (n, 3) of a profile, or stop."""
         if spans is None:
-            self._fields["spans"] = 0
+            self._fields.spans = 0
             return
         self._binding.put(spans=spans)
-        self._fields["spans_size"] = spans.size
+        self._fields.spans_size = spans.size
 
     @property
     def span_place(self) -> tuple[int, int]:
         """The place of the next span, in numbers, and how often the array was full."""
-        return int(self._fields["spans_place"]), int(self._fields["spans_rounds"])
+        return self._fields.spans_place, self._fields.spans_rounds
 
     @span_place.setter
     def span_place(self, value: tuple[int, int]) -> None:
-        self._fields["spans_place"], self._fields["spans_rounds"] = value
+        self._fields.spans_place, self._fields.spans_rounds = value
 
     def _make_steps(self, rates: Sequence[float], advance: Advance) -> StepTotals:
         """Make whole steps in compiled code."""
         fields = self._fields
         self._set_constants(rates)
-        before = [int(fields[name]) for name in _TIMES]
+        before = [getattr(fields, name) for name in _TIMES]
         try:
             while self.call() == LATE and self._barrier is not None:
                 self._barrier.finish_wait()
         finally:  # also if another rank has died: the steps before that are made
-            made = int(fields["step"])
-            applied = made - (made > 0 and not fields["applied"])
+            made = fields.step
+            applied = made - (made > 0 and not fields.applied)
             self._update.store.commit(applied)
-            times = [int(fields[name]) - was for name, was in zip(_TIMES, before, strict=True)]
+            times = [getattr(fields, name) - was for name, was in zip(_TIMES, before, strict=True)]
             self.timing.add_steps(made, *(ns * 1e-9 for ns in times))
             advance(self._costs[:applied].tolist(), self._correct[:applied].tolist())
         return StepTotals(
             float(self._costs[made - 1]), float(self._correct[made - 1]),
-            int(fields["stop"]), int(fields["save"]), bool(fields["applied"]),
+            fields.stop, fields.save, bool(fields.applied),
         )  # fmt: skip
 
     def _make_step_with_messages(
@@ -220,10 +220,10 @@ class CompiledEngine(Engine):
         """Compute the gradients in compiled code; the reduction sums them and has θ updated."""
         began = perf_counter()
         overlap, fields, forward_ahead = self.reduction.overlap, self._fields, None
-        fields["layered"] = fields["progress"] = 0
+        fields.layered = fields.progress = 0
         if overlap is not None and overlap.begin():
-            fields["layered"] = min(len(self.gradient.loaders), len(self.reduction.schedule))
-            fields["progress"] = address(overlap.progress.own)
+            fields.layered = min(len(self.gradient.loaders), len(self.reduction.schedule))
+            fields.progress = address(overlap.progress.own)
             if overlap.mode == AHEAD and after is not None:
                 forward_ahead = partial(self._forward_ahead, after)
         with self.reduction.cancelling():
@@ -240,12 +240,12 @@ class CompiledEngine(Engine):
     def _forward_ahead(self, batch: "_Batch", layer: int) -> None:
         """Compute a layer of the forward pass of the next batch, by the θ that is being made."""
         began, fields = perf_counter(), self._fields
-        rows, version = int(fields["n_numbers"]), int(fields["version"])
+        rows, version = fields.n_numbers, fields.version
         self._bind_batch(batch)
-        fields["version"], fields["layer"] = 1 - version, layer
-        fields["phase"] = FORWARD_AHEAD
+        fields.version, fields.layer = 1 - version, layer
+        fields.phase = FORWARD_AHEAD
         self.call()
-        fields["n_numbers"], fields["version"] = rows, version  # for the chunks still to update
+        fields.n_numbers, fields.version = rows, version  # for the chunks still to update
         self._ahead_s += perf_counter() - began
 
     def _set_constants(self, rates: Sequence[float]) -> None:

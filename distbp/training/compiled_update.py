@@ -42,13 +42,13 @@ class CompiledUpdate(ChunkUpdate):
         # Where `compiled.slice_update` puts whether the owner of a slice has computed a bad number.
         self._flags = np.zeros(STATS_WIDTH + 1, update.network.dtype)
         binding.put(constants=self._constants, flags=self._flags)
-        self._fields["gradient_moves"] = self._fields["ranks"] = 1
+        self._fields.gradient_moves = self._fields.ranks = 1
 
     def measure_squares(self, total: np.ndarray) -> None:
         self._call_phase(SUM, total, *self._update.store.owned)
 
     def begin(self, rows: int, learning_rate: float) -> None:
-        self._fields["n_numbers"] = rows
+        self._fields.n_numbers = rows
         self._constants[0] = constants_of(self._update, learning_rate, self._update.store.steps)
 
     def apply_chunk(self, i: int, g: np.ndarray) -> bool:
@@ -58,6 +58,6 @@ class CompiledUpdate(ChunkUpdate):
 
     def _call_phase(self, phase: int, gradient: np.ndarray, start: int, stop: int) -> None:
         fields = self._fields
-        fields["phase"], fields["gradient"] = phase, address(gradient)
-        fields["own_start"], fields["own_stop"] = start, stop
+        fields.phase, fields.gradient = phase, address(gradient)
+        fields.own_start, fields.own_stop = start, stop
         self._function(self._binding.address)

@@ -87,7 +87,7 @@ def bind_step(binding: Binding, parts: StepParts) -> None:
     _bind_shards(binding, parts)
     config, _, gradient, update = parts
     fields, sizes = binding.fields, gradient.network.sizes
-    fields["layers"], fields["n_theta"] = len(sizes) - 1, gradient.network.theta.size
+    fields.layers, fields.n_theta = len(sizes) - 1, gradient.network.theta.size
     units, versions = _unit_weights(parts), update.store.versions
     if len(versions) == 1:  # read and written
         versions = [versions[0], versions[0]]
@@ -97,11 +97,11 @@ def bind_step(binding: Binding, parts: StepParts) -> None:
         versions=np.array([[address(one) for one in version] for version in versions]),
         squares=update.squares,
     )
-    fields["clip_norm"] = math.inf if update.clip_norm is None else update.clip_norm
-    fields["arrays"] = len(versions[0])
-    fields["seed"], fields["batch_size"] = config.seed, config.batch_size
-    fields["keep_threshold"] = keep_threshold(config.dropout)
-    fields["keep_scale"] = keep_scale(config.dropout)
+    fields.clip_norm = math.inf if update.clip_norm is None else update.clip_norm
+    fields.arrays = len(versions[0])
+    fields.seed, fields.batch_size = config.seed, config.batch_size
+    fields.keep_threshold = keep_threshold(config.dropout)
+    fields.keep_scale = keep_scale(config.dropout)
 
 
 def _bind_rows(binding: Binding, parts: StepParts) -> None:
@@ -119,7 +119,7 @@ def _bind_rows(binding: Binding, parts: StepParts) -> None:
         y_scale=_NOTHING if target is None else target.scale,
         weights=_NOTHING if loader.weights is None else loader.weights,
     )
-    binding.fields["x_bytes"], binding.fields["y_bytes"] = split.x.nbytes, split.y.nbytes
+    binding.fields.x_bytes, binding.fields.y_bytes = split.x.nbytes, split.y.nbytes
 
 
 def _bind_shards(binding: Binding, parts: StepParts) -> None:
@@ -142,19 +142,19 @@ def _bind_shards(binding: Binding, parts: StepParts) -> None:
     binding.put(
         runs=np.array(products, np.int64), schedule=np.array(schedule, np.int64), slots=slots
     )
-    fields["rows"], fields["shard_sizes"], fields["shards"] = counts[-1], len(counts), shards
-    fields["tasks"], fields["width"] = len(plan.schedule), plan.width
-    fields["adds_products"] = (
+    fields.rows, fields.shard_sizes, fields.shards = counts[-1], len(counts), shards
+    fields.tasks, fields.width = len(plan.schedule), plan.width
+    fields.adds_products = (
         any(task.additions for task in plan.schedule)
         and config.blas is None
         and host.loaded_kernels() != ""  # other libraries may depend on where an array begins
         and all(
-            adds_exactly(int(fields["gemm"]), network.dtype, m, n_in, n_out)
+            adds_exactly(fields.gemm, network.dtype, m, n_in, n_out)
             for m in counts
             for n_in, n_out in set(pairwise(network.sizes))
         )
     )
-    fields["stride"] = slots.strides[0] // slots.itemsize
+    fields.stride = slots.strides[0] // slots.itemsize
 
 
 def bind_sum(binding: Binding, reduction: OrderedReduction, update: Update) -> None:
@@ -171,7 +171,7 @@ def bind_sum(binding: Binding, reduction: OrderedReduction, update: Update) -> N
         result = sums[into] if update.clip_norm is not None else (address(scratch[buffer]), 0)
         additions.append((*sums[into], *sums[other], result[0]))
         sums[into] = result
-    fields["gradient"], fields["gradient_moves"] = sums[plan.node_sums[0]]
+    fields.gradient, fields.gradient_moves = sums[plan.node_sums[0]]
     stats = [address(one[plan.size :]) for one in partials]
     stats_additions = [(stats[into], stats[other]) for into, other in plan.node_additions]
     binding.put(
@@ -181,14 +181,14 @@ def bind_sum(binding: Binding, reduction: OrderedReduction, update: Update) -> N
     )
     binding.keep("scratch", scratch)
     binding.keep("partials", buffers.slots)
-    fields["n_additions"] = fields["n_stats_additions"] = len(additions)
-    fields["own_start"], fields["own_stop"] = start, stop
-    fields["owns_stats"], fields["stats"] = plan.owns_statistics, stats[plan.node_sums[0]]
-    fields["rank"], fields["ranks"] = plan.node_rank, plan.node_size
+    fields.n_additions = fields.n_stats_additions = len(additions)
+    fields.own_start, fields.own_stop = start, stop
+    fields.owns_stats, fields.stats = plan.owns_statistics, stats[plan.node_sums[0]]
+    fields.rank, fields.ranks = plan.node_rank, plan.node_size
 
 
 def bind_barrier(binding: Binding, barrier: Barrier | None) -> None:
     """Bind the barrier of the node's ranks; None for one rank alone."""
     counters = np.zeros(COUNTER_STRIDE, np.int64) if barrier is None else barrier.counters
     binding.put(counters=counters)
-    binding.fields["spins"] = 0 if barrier is None else barrier.spins * _SPINS_FACTOR
+    binding.fields.spins = 0 if barrier is None else barrier.spins * _SPINS_FACTOR

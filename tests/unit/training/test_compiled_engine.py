@@ -75,12 +75,11 @@ def test_the_bits_do_not_depend_on_who_adds_products(
     """BLAS as it computes them, or the step afterwards: where BLAS would add in another order."""
     config = configured(name, data_sets, tmp_path / "run", engine="compiled", shards=shards)
     parts = assemble(config, Topology())
-    assert parts.engine._fields["adds_products"]
+    assert parts.engine._fields.adds_products
     expected = train(replace(config, out=str(tmp_path / "a")), comm=Topology())
     monkeypatch.setattr(step_binding, "adds_exactly", lambda *_: False)
-    assert not assemble(replace(config, out=str(tmp_path / "b")), Topology()).engine._fields[
-        "adds_products"
-    ]
+    parts = assemble(replace(config, out=str(tmp_path / "b")), Topology())
+    assert not parts.engine._fields.adds_products
     other = train(replace(config, out=str(tmp_path / "c")), comm=Topology())
     assert other.digest == expected.digest
 

@@ -101,8 +101,6 @@ class History:
     ----------
     records : list of dict
         One per epoch, as in metrics.jsonl.
-    lines : list of str
-        The same as JSON, each with its newline.
     scores : list of float
         What plateau, patience and best.h5 go by: the monitor's score, lower is better.
     epochs_without_improvement : int
@@ -112,7 +110,7 @@ class History:
     def __init__(self, records: Iterable[EpochRecord] = (), monitor: Monitor | None = None) -> None:
         self._monitor = monitor
         self.records: list[EpochRecord] = []
-        self.lines: list[str] = []
+        self._lines: list[str] = []
         self.scores: list[float] = []
         self.epochs_without_improvement, self._best = 0, math.inf
         self._plateau: tuple[int, float, int, float] | None = None
@@ -133,8 +131,14 @@ class History:
         )
         self._best = min(self._best, score)
         self.records.append(record)
-        self.lines.append(f"{json.dumps(record)}\n")
         self.scores.append(score)
+
+    @property
+    def lines(self) -> list[str]:
+        """The records as JSON, each with its newline; only a rank that asks for them makes them."""
+        for record in self.records[len(self._lines) :]:
+            self._lines.append(f"{json.dumps(record)}\n")
+        return self._lines
 
     def truncated(self, epochs: int) -> "History":
         """Return the history as it was after so many epochs."""

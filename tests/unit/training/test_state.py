@@ -107,6 +107,7 @@ def test_a_monitor_is_kept():
     assert progress.history.scores == progress.restored().history.scores == [-0.5, -0.75, -0.25]
     lines = progress.history.lines
     stored = read_progress(progress.to_dict(), lines, "run", monitor).history
+    assert stored.lines == lines  # made by both, before their attributes are compared
     assert vars(stored) == vars(progress.history)
     with pytest.raises(CheckpointError, match="history is not valid"):
         read_progress(STORED, LINES, "run", monitor)

@@ -282,6 +282,17 @@ def memory_limit() -> int:
     return min([machine, *cgroup.memory_limits()])
 
 
+def cpu_delay_s() -> float:
+    """Return the seconds for which this thread was ready to run and had no core.
+
+    That is because others use it; 0 where the kernel does not tell.
+    """
+    try:
+        return int(Path("/proc/thread-self/schedstat").read_text().split()[1]) * 1e-9
+    except (OSError, IndexError):
+        return 0.0
+
+
 def process_state(pid: int) -> str:
     """Return what Linux says about a process: running, sleeping, stopped, …"""
     try:

@@ -8,10 +8,11 @@ additions of a plan, which are pairs of positions, are bound to arrays by `bind_
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from time import perf_counter
+from time import perf_counter, sleep
 
 import numpy as np
 
+from distbp.parallel import host
 from distbp.parallel.comm import Group
 from distbp.parallel.reduction_plan import ExchangePlan, ReductionPlan
 from distbp.parallel.shards import Addition
@@ -27,6 +28,10 @@ _TESTS = 8
 # Exchanges that have begun and not ended. Of more, MPI might send the later ones first.
 _MAX_IN_FLIGHT = 8
 _NO_LIMIT = 1 << 30
+# MPI keeps a core busy while it waits. Where others want that core, a rank sleeps in between.
+_PAUSE_S = 0.5e-3
+_PRESSURE_WINDOW_S = 0.25
+_HIGH_PRESSURE = 0.05  # the fraction of the time for which this thread is denied a core
 
 
 class Peers:
@@ -122,6 +127,28 @@ class Exchange:
             request.Wait()
 
 
+class CpuPressure:
+    """Notices when this thread shares its core with others that compute.
+
+    Attributes
+    ----------
+    is_high : bool
+        Whether it did so in the last window of time.
+    """
+
+    def __init__(self) -> None:
+        self.is_high = False
+        self._began, self._delay_s = perf_counter(), host.cpu_delay_s()
+
+    def update(self) -> None:
+        """Look at it again, if a window of time is over."""
+        seconds = perf_counter() - self._began
+        if seconds >= _PRESSURE_WINDOW_S:
+            delay_s = host.cpu_delay_s()
+            self.is_high = delay_s - self._delay_s > _HIGH_PRESSURE * seconds
+            self._began, self._delay_s = self._began + seconds, delay_s
+
+
 class ExchangeQueue:
     """Runs the exchanges of a slice, which begin, are added up and end in their order.
 
@@ -139,6 +166,7 @@ class ExchangeQueue:
         self._exchanges = self._in_backprop_order = exchanges
         self._max_in_flight = max_in_flight
         self._started = self._added = self._ended = 0
+        self._pressure = CpuPressure()
 
     def reorder(self, numbers: Sequence[int]) -> None:
         """Run the exchanges in this order from now on, between two steps."""
@@ -179,9 +207,12 @@ class ExchangeQueue:
                 on_end(reported)
                 called_s += perf_counter() - called
                 reported += 1
+            elif self._pressure.is_high:
+                sleep(_PAUSE_S)
             else:  # while MPI waits for one of them, it makes progress with all
                 is_added = self._added == self._started
                 self._exchanges[self._ended if is_added else self._added].wait()
+        self._pressure.update()
         self._started = self._added = self._ended = 0
         return perf_counter() - began - called_s
 

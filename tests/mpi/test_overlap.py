@@ -1,9 +1,11 @@
 """The exchange between nodes during backprop: the same bits in every mode, on any layout."""
 
+from time import sleep
+
 import numpy as np
 import pytest
 
-from distbp.parallel import overlap, reduction, reduction_plan
+from distbp.parallel import internode, overlap, reduction, reduction_plan
 from distbp.parallel.topology import Topology
 from distbp.training.compiled_engine import CompiledEngine
 from distbp.training.config import Config
@@ -115,6 +117,19 @@ def test_a_forward_pass_is_forgotten_if_its_step_does_not_follow(
     assert set(everywhere(digest)) == {expected}
     warnings = caplog.text.count("is not a finite number")
     assert max(everywhere(warnings)) == (4 if "on_nan" in options else 0)
+
+
+def test_a_rank_that_shares_its_core_has_the_bits_of_one_process(
+    comm, everywhere, monkeypatch, alone
+):
+    """It sleeps while it waits for messages."""
+    pauses = []
+    monkeypatch.setattr(internode, "_PRESSURE_WINDOW_S", 0.0)
+    monkeypatch.setattr(internode, "_HIGH_PRESSURE", -1.0)
+    monkeypatch.setattr(internode, "sleep", lambda seconds: (pauses.append(1), sleep(seconds)))
+    digest = run(comm)
+    assert set(everywhere(digest)) == {alone[None]}
+    assert any(everywhere(len(pauses) > 0)) == (comm.nodes > 1)
 
 
 @pytest.mark.parametrize("mode", ["trial", overlap.OFF, overlap.CALLS, overlap.THREAD])

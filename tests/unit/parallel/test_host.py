@@ -1,6 +1,9 @@
 """The machine: its BLAS obeys --threads, and what determines rounding is known."""
 
 import os
+import subprocess
+import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
 from pathlib import Path
@@ -187,3 +190,26 @@ def test_the_cores_of_a_node(shares, cores):
 def test_states_of_processes():
     assert host.process_state(os.getpid()) in ("running", "sleeping")
     assert host.process_state(2**22 + 1) == "state unknown"
+
+
+def test_waiting_for_a_core_is_counted():
+    """With more processes that compute than cores, this one has to wait for one."""
+    command = [sys.executable, "-c", "while True: pass"]
+    busy = [subprocess.Popen(command) for _ in os.sched_getaffinity(0)]
+    try:
+        before, end = host.cpu_delay_s(), time.monotonic() + 10.0
+        while host.cpu_delay_s() < before + 0.05 and time.monotonic() < end:
+            pass
+        assert host.cpu_delay_s() >= before + 0.05
+    finally:
+        for one in busy:
+            one.kill()
+            one.wait()
+
+
+def test_a_kernel_that_does_not_count_it(monkeypatch):
+    def refuse(path):
+        raise FileNotFoundError(path)
+
+    monkeypatch.setattr(Path, "read_text", refuse)
+    assert host.cpu_delay_s() == 0.0

@@ -13,9 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from distbp.parallel import internode
 from distbp.parallel.comm import Group
 from distbp.parallel.exchange_order import ExchangeOrder
-from distbp.parallel.internode import ALL_LAYERS, ExchangeQueue, Peers
+from distbp.parallel.internode import ALL_LAYERS, CpuPressure, ExchangeQueue, Peers
 from distbp.parallel.overlap import (
     AHEAD,
     CALLS,
@@ -104,6 +105,34 @@ def test_an_exchange_begins_when_its_layers_are_complete(depths, looks, layers):
     begun = [name for kind, name in log if kind == "start"]
     assert begun == [i for i, depth in enumerate(depths) if depth <= layers]
     assert queue.is_complete == (len(begun) == len(depths))
+
+
+def test_pressure_is_the_time_without_a_core(monkeypatch):
+    """Of the last window: it is high as long as others use the core, and no longer."""
+    clock, delay = [0.0], [7.0]
+    monkeypatch.setattr(internode, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(internode.host, "cpu_delay_s", lambda: delay[0])
+    pressure, found = CpuPressure(), []
+    for seconds, without_core in ((0.1, 0.1), (0.2, 0.0), (0.3, 0.01), (1.0, 0.1), (0.3, 0.0)):
+        clock[0] += seconds
+        delay[0] += without_core
+        pressure.update()
+        found.append(pressure.is_high)
+    assert found == [False, True, False, True, False]
+
+
+@pytest.mark.parametrize("is_high", [False, True])
+def test_a_rank_waits_in_mpi_unless_others_want_its_core(is_high, monkeypatch):
+    overlap, _ = make([1, 2], OFF, looks=50)
+    waits, pauses, ended = [], [], []
+    wait = Fake.wait
+    monkeypatch.setattr(Fake, "wait", lambda fake: (waits.append(fake.name), wait(fake)))
+    monkeypatch.setattr(internode, "sleep", pauses.append)
+    overlap._queue._pressure.is_high = is_high
+    overlap.begin()
+    overlap.finish(ended.append)
+    assert ended == [0, 1]
+    assert (bool(waits), bool(pauses)) == (not is_high, is_high)
 
 
 def test_without_overlap_nothing_begins_before_the_end():

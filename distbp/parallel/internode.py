@@ -13,7 +13,7 @@ from time import perf_counter, sleep
 import numpy as np
 
 from distbp.parallel import host
-from distbp.parallel.comm import Group
+from distbp.parallel.comm import Group, is_complete
 from distbp.parallel.reduction_plan import ExchangePlan, ReductionPlan
 from distbp.parallel.shards import Addition
 
@@ -23,8 +23,6 @@ _AlltoallvArguments = tuple[
     np.ndarray, tuple[np.ndarray, np.ndarray], np.ndarray, tuple[np.ndarray, np.ndarray]
 ]
 ALL_LAYERS = 1 << 30  # more than a network has
-# MPI may look at its sockets in one call of several only: Open MPI does in every 8th.
-_TESTS = 8
 # Exchanges that have begun and not ended. Of more, MPI might send the later ones first.
 _MAX_IN_FLIGHT = 8
 _NO_LIMIT = 1 << 30
@@ -119,7 +117,7 @@ class Exchange:
 
     def is_complete(self) -> bool:
         """Return whether what was begun last has arrived, without waiting for it."""
-        return all(request.Test() for request in self._requests)
+        return all(map(is_complete, self._requests))
 
     def wait(self) -> None:
         """Wait for what was begun last."""
@@ -179,8 +177,9 @@ class ExchangeQueue:
 
     def advance(self, depth: int) -> None:
         """Do what can be done without waiting, `depth` layers of the gradient being complete."""
-        exchanges = self._exchanges
-        for _ in range(_TESTS):
+        exchanges, seen = self._exchanges, -1
+        while seen < self._added + self._ended:  # what has ended lets others begin
+            seen = self._added + self._ended
             while (
                 self._started < min(len(exchanges), self._ended + self._max_in_flight)
                 and exchanges[self._started].depth <= depth

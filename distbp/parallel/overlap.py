@@ -12,7 +12,7 @@ which is stored after each layer, behind the numbers of that layer (a release). 
 
     OFF      nobody: the exchange begins after backprop
     CALLS    what computes, between two products
-    THREAD   a thread that looks after it every 0.2 ms; it takes time from the rank's core
+    THREAD   a thread that looks after it every ms; it takes time from the rank's core
     AHEAD    the thread, also during the forward pass of the next step, of which each layer is
              computed as soon as its θ is updated, while those above are still being exchanged
 
@@ -37,11 +37,11 @@ from distbp.parallel.internode import ALL_LAYERS, ExchangeQueue
 from distbp.parallel.reduction_plan import group_layers
 
 OFF, CALLS, THREAD, AHEAD = "off", "calls", "thread", "ahead"
-_POLL_S = 0.2e-3
+_POLL_S = 1e-3
 _CANCEL_S = 1.0  # calls that do not wait for messages take less
 _WARM_UP_STEPS = 2
 _TURNS = 4  # steps of each mode that are compared
-_AHEAD_TURNS, _AHEAD_STEPS = 2, 5  # in turns of several steps, as one ahead shortens the next
+_AHEAD_TURNS, _AHEAD_STEPS = 4, 5  # in turns of several steps, as one ahead shortens the next
 # Of a step's time; less may be chance. A second one, for where a thread has been worth it already.
 _MIN_GAIN, _MIN_AHEAD_GAIN = 0.05, 0.02
 

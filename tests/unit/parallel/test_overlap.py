@@ -100,7 +100,7 @@ def test_an_exchange_begins_when_its_layers_are_complete(depths, looks, layers):
     log = []
     depths = sorted(depths)
     queue = ExchangeQueue([Fake(i, depth, looks, log) for i, depth in enumerate(depths)])
-    for _ in range(30):
+    for _ in range(400):
         queue.advance(layers)
     begun = [name for kind, name in log if kind == "start"]
     assert begun == [i for i, depth in enumerate(depths) if depth <= layers]
@@ -245,7 +245,7 @@ def test_all_ranks_take_the_same_mode():
 def test_a_forward_pass_that_was_computed_ahead_does_not_count_for_the_next_mode(ahead_s, mode):
     """The first step of a turn is shorter, or longer, than the others of its mode."""
     trial, before = _compare_ahead(THREAD, lambda value: [value]), THREAD
-    for _ in range(30):
+    for _ in range(50):
         trial.next()
         seconds = {THREAD: 1.0, AHEAD: ahead_s}[trial.mode]
         if before != trial.mode:
@@ -268,7 +268,7 @@ def test_the_second_trial_follows_the_first():
 
     overlap.include_ahead(make_order)
     modes, starts = [], {OFF: set(), THREAD: set(), AHEAD: set()}
-    for _ in range(40):
+    for _ in range(60):
         log.clear()
         may_be_ahead = overlap.may_be_ahead
         if overlap.begin():

@@ -29,7 +29,9 @@ _NO_LIMIT = 1 << 30
 # MPI keeps a core busy while it waits. Where others want that core, a rank sleeps in between.
 _PAUSE_S = 0.5e-3
 _PRESSURE_WINDOW_S = 0.25
-_HIGH_PRESSURE = 0.05  # the fraction of the time for which this thread is denied a core
+# The fraction of the time for which this thread is denied a core. The thread of `overlap`, which
+# polls, takes up to a tenth of it.
+_HIGH_PRESSURE = 0.15
 
 
 class Peers:

@@ -113,7 +113,7 @@ def test_pressure_is_the_time_without_a_core(monkeypatch):
     monkeypatch.setattr(internode, "perf_counter", lambda: clock[0])
     monkeypatch.setattr(internode.host, "cpu_delay_s", lambda: delay[0])
     pressure, found = CpuPressure(), []
-    for seconds, without_core in ((0.1, 0.1), (0.2, 0.0), (0.3, 0.01), (1.0, 0.1), (0.3, 0.0)):
+    for seconds, without_core in ((0.1, 0.1), (0.2, 0.0), (0.3, 0.03), (1.0, 0.2), (0.3, 0.0)):
         clock[0] += seconds
         delay[0] += without_core
         pressure.update()

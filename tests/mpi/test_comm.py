@@ -1,8 +1,11 @@
 """Messages: what one rank sends is what the others receive."""
 
+import time
+
 import numpy as np
 import pytest
 
+from distbp.parallel.comm import is_complete
 from distbp.parallel.rank_errors import timed_barrier
 from distbp.parallel.topology import Topology
 
@@ -21,6 +24,19 @@ def test_a_lone_group_sends_nothing():
     assert timed_barrier(alone)
     assert array.tolist() == [0.0, 1.0, 2.0]
     assert alone.heartbeat() == 0
+
+
+def test_an_operation_proceeds_whenever_it_is_asked_for(comm, everywhere):
+    """Also one that is too large to be sent at once."""
+    counts = np.full(comm.size, 1 << 19)
+    array = np.repeat(np.arange(comm.size), counts)
+    array[array != comm.rank] = -1
+    request = comm.world.start_allgatherv(array, counts)
+    end = time.monotonic() + 60
+    while not is_complete(request) and time.monotonic() < end:
+        time.sleep(1e-3)
+    expected = np.repeat(np.arange(comm.size), counts)
+    assert everywhere(np.array_equal(array, expected)) == [True] * comm.size
 
 
 def test_allgather_int(comm, everywhere):

@@ -33,7 +33,8 @@ FULL = os.environ.get("DISTBP_TEST_FULL") == "1"
 INSIDE = Path(__file__).parent / "inside"
 ROOT = Path(__file__).parents[2]
 running: list["Job"] = []  # jobs that have not been waited for
-MPI_SEGMENTS = ("mpich_shm_*", "sm_segment.*", "vader_segment.*")  # in /dev/shm
+SHARED_MEMORY = Path("/dev/shm")
+MPI_SEGMENTS = ("mpich_shm_*", "sm_segment.*", "vader_segment.*")
 
 
 @dataclass(frozen=True)
@@ -370,12 +371,12 @@ def handles_signal(pid: int, number: int) -> bool:
 
 def mpi_segments() -> set[Path]:
     """Return the shared memory segments of MPI libraries."""
-    return {path for pattern in MPI_SEGMENTS for path in Path("/dev/shm").glob(pattern)}
+    return {path for pattern in MPI_SEGMENTS for path in SHARED_MEMORY.glob(pattern)}
 
 
 def orphaned_segments() -> list[Path]:
     """Return the shared memory segments of distbp whose process has exited."""
-    found = Path("/dev/shm").glob("distbp-*")
+    found = SHARED_MEMORY.glob("distbp-*")
     return [path for path in found if start_time(int(path.name.split("-")[1])) is None]
 
 

@@ -7,7 +7,7 @@ import time
 
 import pytest
 import ranks
-from ranks import FULL, Job, command_of, distbp, fault, mpiexec
+from ranks import FULL, Job, command_of, distbp, fault, mpiexec, orphaned_segments
 
 TRAIN = ("--batch-size", 50, "--epochs", 5, "--shards", 4)
 
@@ -42,12 +42,17 @@ def test_a_process_left_behind_is_a_failure(tmp_path, monkeypatch):
     assert job.processes() == []
 
 
-def test_a_file_left_behind_is_a_failure_once(tmp_path):
-    """Shared memory that has the name of a process that has exited."""
-    code = "import os; open(f'/dev/shm/distbp-{os.getpid()}-left', 'w').close()"
+def test_a_file_left_behind_is_a_failure_once(tmp_path, monkeypatch):
+    """Shared memory that has the name of a process that has exited.
+
+    Not in /dev/shm, where the jobs of tests that run at the same time would find it first.
+    """
+    monkeypatch.setattr(ranks, "SHARED_MEMORY", tmp_path)
+    code = "import os; open(f'distbp-{os.getpid()}-left', 'w').close()"
     job = Job([sys.executable, "-c", code], tmp_path)
-    with pytest.raises(pytest.fail.Exception, match=rf"left /dev/shm/distbp-{job.process.pid}-"):
+    with pytest.raises(pytest.fail.Exception, match=rf"left .*/distbp-{job.process.pid}-left"):
         job.wait()
+    assert orphaned_segments() == []
     assert distbp("--version", folder=tmp_path).status == 0
 
 

@@ -381,9 +381,9 @@ def orphaned_segments() -> list[Path]:
 
 
 def mapped_segments() -> str:
-    """Return the lines of all running processes' memory mappings that name /dev/shm."""
-    mapped = []
+    """Return the lines of all running processes' memory mappings that name shared memory."""
+    mapped, folder = [], f"{SHARED_MEMORY}/"
     for path in Path("/proc").glob("[0-9]*/maps"):
         with contextlib.suppress(OSError):
-            mapped += [line for line in path.read_text().splitlines() if "/dev/shm/" in line]
+            mapped += [line for line in path.read_text().splitlines() if folder in line]
     return "\n".join(mapped)

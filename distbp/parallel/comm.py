@@ -153,10 +153,6 @@ class Group:
         """Start to wait for all ranks."""
         return self._mpi.Ibarrier()
 
-    def start_allgatherv(self, array: np.ndarray, counts: np.ndarray) -> "mpi.Request":
-        """Start to complete `array`, of which each rank has the slice at its place in `counts`."""
-        return self._mpi.Iallgatherv(mpi.init().IN_PLACE, [array, counts])
-
     def start_alltoallv(
         self, send: np.ndarray, send_layout: _Layout, receive: np.ndarray, receive_layout: _Layout
     ) -> "mpi.Request":

@@ -87,11 +87,11 @@ class Exchange:
             self._additions = list(bind_additions(plan.additions, operands, [total]))
             return
         self._share = total[slice(*plan.share)]
-        self._share_sizes = np.array(plan.share_sizes)
         # This peer's share of all partial sums, from left to right in the tree.
         self._received = np.empty((sum(plan.sums), len(self._share)), total.dtype)
         self._additions = list(bind_additions(plan.additions, list(self._received)))
         self._messages = [self._message(plan, k, sums) for k in range(max(plan.sums))]
+        self._result_message = self._message_of_result(plan)
 
     def _message(self, plan: ExchangePlan, k: int, sums: list[np.ndarray]) -> _AlltoallvArguments:
         """Return the arguments that exchange everybody's k-th sum, for those who have one."""
@@ -100,6 +100,20 @@ class Exchange:
             (np.array(plan.send_counts(k)), np.array(plan.cuts[:-1])),
             self._received,
             (np.array(plan.receive_counts(k)), np.array(plan.receive_places(k))),
+        )
+
+    def _message_of_result(self, plan: ExchangePlan) -> _AlltoallvArguments:
+        """Return the arguments that send this peer's result to all others, and receive theirs.
+
+        MPI's Iallgatherv does the same, but MPICH's passes the results round from peer to peer,
+        each time waiting until MPI is called.
+        """
+        others = np.arange(len(plan.sums)) != plan.peer
+        return (
+            self._received[0],
+            (others * len(self._share), np.zeros(len(others), int)),
+            self._total,
+            (others * np.array(plan.share_sizes), np.array(plan.cuts[:-1])),
         )
 
     def start(self) -> None:
@@ -115,7 +129,7 @@ class Exchange:
             self._requests = []
             return
         np.copyto(self._share, self._received[0])
-        self._requests = [self._peers.results.start_allgatherv(self._total, self._share_sizes)]
+        self._requests = [self._peers.results.start_alltoallv(*self._result_message)]
 
     def is_complete(self) -> bool:
         """Return whether what was begun last has arrived, without waiting for it."""

@@ -103,9 +103,6 @@ class Threads:
         self.barrier()
         array[...] = total
 
-    def start_allgatherv(self, *message):
-        return Peers(self, range(self.size)).start_allgatherv(*message)
-
     def start_alltoallv(self, *message):
         return Peers(self, range(self.size)).start_alltoallv(*message)
 
@@ -127,12 +124,6 @@ class Peers:
         values = [self.comm.shared["slots"][rank] for rank in self.ranks]
         self.own_barrier.wait()
         return values
-
-    def start_allgatherv(self, array, counts):
-        ends = np.cumsum(counts)
-        own = array[ends[self.rank] - counts[self.rank] : ends[self.rank]].copy()
-        array[: ends[-1]] = np.concatenate(self.exchange(own))
-        return DONE
 
     def start_alltoallv(self, send, send_counts, receive, receive_counts):
         (counts, starts), flat = send_counts, send.reshape(-1)

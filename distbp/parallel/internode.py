@@ -55,6 +55,10 @@ class Peers:
 class Exchange:
     """Completes one part of a slice between nodes.
 
+    By Ialltoallv only, in which no peer sends itself anything: MPICH copies such a message in small
+    pieces, one each time it is called, and passes the slices of an Iallgatherv on from peer to
+    peer, in rounds. Both take long where a rank sleeps between its calls.
+
     Parameters
     ----------
     plan : ExchangePlan
@@ -86,11 +90,16 @@ class Exchange:
             operands = [sums[0], other] if plan.peer == 0 else [other, sums[0]]
             self._additions = list(bind_additions(plan.additions, operands, [total]))
             return
-        self._share = total[slice(*plan.share)]
-        # This peer's share of all partial sums, from left to right in the tree.
-        self._received = np.empty((sum(plan.sums), len(self._share)), total.dtype)
-        self._additions = list(bind_additions(plan.additions, list(self._received)))
+        share, before = slice(*plan.share), sum(plan.sums[: plan.peer])
+        self._share = total[share]
+        # This peer's share of the others' partial sums, from left to right in the tree.
+        others = sum(plan.sums) - len(sums)
+        self._received = np.empty((others, len(self._share)), total.dtype)
+        own = [partial[share] for partial in sums]
+        operands = [*self._received[:before], *own, *self._received[before:]]
+        self._additions = list(bind_additions(plan.additions, operands))
         self._messages = [self._message(plan, k, sums) for k in range(max(plan.sums))]
+        self._result = operands[0]
         self._result_message = self._message_of_result(plan)
 
     def _message(self, plan: ExchangePlan, k: int, sums: list[np.ndarray]) -> _AlltoallvArguments:
@@ -103,15 +112,11 @@ class Exchange:
         )
 
     def _message_of_result(self, plan: ExchangePlan) -> _AlltoallvArguments:
-        """Return the arguments that send this peer's result to all others, and receive theirs.
-
-        MPI's Iallgatherv does the same, but MPICH's passes the results round from peer to peer,
-        each time waiting until MPI is called.
-        """
+        """Return the arguments that send this peer's result to the others, and receive theirs."""
         others = np.arange(len(plan.sums)) != plan.peer
         return (
-            self._received[0],
-            (others * len(self._share), np.zeros(len(others), int)),
+            self._result,
+            (others * len(self._result), np.zeros(len(others), int)),
             self._total,
             (others * np.array(plan.share_sizes), np.array(plan.cuts[:-1])),
         )
@@ -128,7 +133,7 @@ class Exchange:
         if self._is_direct:
             self._requests = []
             return
-        np.copyto(self._share, self._received[0])
+        np.copyto(self._share, self._result)
         self._requests = [self._peers.results.start_alltoallv(*self._result_message)]
 
     def is_complete(self) -> bool:

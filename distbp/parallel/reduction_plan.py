@@ -61,8 +61,8 @@ class LayerGroup(NamedTuple):
 class ExchangePlan:
     """How the ranks that own one slice, a peer per node, complete a part of it.
 
-    Each peer completes its share: it receives that share of every partial sum, adds
-    them up in tree order, and sends the result to all.
+    Each peer completes its share: it receives that share of the others' partial sums, adds
+    all of them up in tree order, and sends the result to the others.
 
     Attributes
     ----------
@@ -107,19 +107,26 @@ class ExchangePlan:
 
     def send_counts(self, k: int) -> list[int]:
         """Return how many numbers of its k-th partial sum this peer sends to each peer."""
-        return self.share_sizes if k < self.sums[self.peer] else [0] * len(self.sums)
+        return self._of_others(
+            [size if k < self.sums[self.peer] else 0 for size in self.share_sizes]
+        )
 
     def receive_counts(self, k: int) -> list[int]:
         """Return how many numbers of its k-th partial sum each peer sends to this one."""
         start, stop = self.share
-        return [stop - start if k < count else 0 for count in self.sums]
+        return self._of_others([stop - start if k < count else 0 for count in self.sums])
 
     def receive_places(self, k: int) -> list[int]:
-        """Return where they go, in a flat array of all partial sums' shares."""
+        """Return where they go, in a flat array of the shares of the others' partial sums."""
         width = self.share[1] - self.share[0]
-        firsts = accumulate(self.sums[:-1], initial=0)
+        sums = self._of_others(self.sums)
+        firsts = accumulate(sums[:-1], initial=0)
         # MPI wants displacements inside the array, also for peers that send nothing.
-        return [min((first + k) * width, sum(self.sums) * width) for first in firsts]
+        return [min((first + k) * width, sum(sums) * width) for first in firsts]
+
+    def _of_others(self, numbers: Sequence[int]) -> list[int]:
+        """Return a number per peer, but 0 for this one, which sends itself nothing."""
+        return [0 if p == self.peer else number for p, number in enumerate(numbers)]
 
 
 @dataclass(frozen=True)

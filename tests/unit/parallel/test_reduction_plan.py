@@ -78,19 +78,27 @@ def exchange(plans, sums):
     totals = [np.full(of_peer.shape[1], np.nan) for of_peer in sums]
     for parts in zip(*(plan.exchanges for plan in plans), strict=True):
         start, stop = parts[0].part
-        received = [np.full(sum(p.sums) * (p.share[1] - p.share[0]), np.nan) for p in parts]
+        received = [
+            np.full((sum(p.sums) - p.sums[p.peer]) * (p.share[1] - p.share[0]), np.nan)
+            for p in parts
+        ]
         for k in range(max(parts[0].sums)):
             for sender, of_sender in zip(parts, sums, strict=True):
                 for receiver, inbox in zip(parts, received, strict=True):
                     count = sender.send_counts(k)[receiver.peer]
                     assert count == receiver.receive_counts(k)[sender.peer]
+                    assert count == 0 or sender is not receiver
                     place = receiver.receive_places(k)[sender.peer]
                     assert place + count <= len(inbox)
                     if count:
                         where = start + sender.cuts[receiver.peer]
                         inbox[place : place + count] = of_sender[k, where : where + count]
-        for part, inbox in zip(parts, received, strict=True):
-            arrays = inbox.reshape(sum(part.sums), -1)
+        for part, inbox, own in zip(parts, received, sums, strict=True):
+            before = sum(part.sums[: part.peer])
+            others = list(inbox.reshape(sum(part.sums) - len(own), part.share[1] - part.share[0]))
+            arrays = [
+                *others[:before], *own[:, start:stop][:, slice(*part.share)], *others[before:]
+            ]  # fmt: skip
             add(arrays, part.additions)
             for total in totals:
                 total[start:stop][slice(*part.share)] = arrays[0]

@@ -68,6 +68,14 @@ def rank_shards(shards: int, ranks: int, rank: int) -> Interval:
     return -(-shards * rank // ranks), -(-shards * (rank + 1) // ranks)
 
 
+def sufficient_ranks(shards: int, ranks: int) -> int:
+    """Return how many ranks compute a batch in the time of `ranks`, at most as many as these.
+
+    The busiest rank takes ⌈S / N⌉ shards: of 4 shards, 3 ranks take as long as 2.
+    """
+    return -(-shards // -(-shards // ranks))
+
+
 def middle(tree: Interval) -> int:
     """Return where a tree over at least two shards divides into its children."""
     start, stop = tree

@@ -16,6 +16,7 @@ from distbp.errors import CheckpointError
 from distbp.network.network import Network
 from distbp.network.parameters import digest
 from distbp.parallel.host import CpuShare, count_cores
+from distbp.parallel.shards import sufficient_ranks
 from distbp.storage.checkpoint import Checkpoint
 from distbp.training.config import EXACT_REDUCTIONS, Config
 from distbp.training.state import (
@@ -125,12 +126,18 @@ def warnings(config: Config, ranks: Sequence[RankInfo], checkpoint: Checkpoint |
             f"{count(cores, 'core')}{_quota_text(ranks)}: more than one thread per core makes a "
             f"run slower."
         )
-    if n > shards:
-        texts.append(
+    if (sufficient := sufficient_ranks(shards, n)) < n:
+        what = (
             f"{n - shards} of {n} ranks have nothing to compute, because a batch is split into "
-            f"{count(shards, 'shard')}: {count(shards, 'rank')} would be as fast. --shards {n} "
-            f"would use all ranks, but changes the last bits; distbp plan estimates whether that, "
-            f"or a larger batch, pays."
+            f"{count(shards, 'shard')}"
+            if n > shards
+            else f"some of {n} ranks compute {-(-shards // n)} of the {shards} shards of a batch, "
+            f"others less and wait"
+        )
+        texts.append(
+            f"{what}: {count(sufficient, 'rank')} would be as fast. "
+            f"--shards {n * max(round(shards / n), 1)} would use all ranks, but changes the last "
+            f"bits; distbp plan estimates whether that, or a larger batch, pays."
         )
     if config.combine not in EXACT_REDUCTIONS:
         texts.append(

@@ -20,6 +20,7 @@ from distbp.parallel.shards import (
     stack_depth,
     stack_schedule,
     subtrees,
+    sufficient_ranks,
     tree_additions,
 )
 
@@ -164,6 +165,19 @@ def test_sums_need_few_buffers(shards, ranks):
         held[number] = now[into] = total
     assert now[0] == tree(0, shards)
     assert max(numbers, default=0) <= len(nodes).bit_length()
+
+
+@given(st.integers(1, 60), st.integers(1, 70))
+def test_sufficient_ranks(shards, ranks):
+    """Those few ranks give none of them more shards than all do; one rank less would."""
+
+    def most(count):
+        runs = [rank_shards(shards, count, rank) for rank in range(count)]
+        return max(stop - start for start, stop in runs)
+
+    few = sufficient_ranks(shards, ranks)
+    assert most(few) == most(ranks)
+    assert few == 1 or most(few - 1) > most(ranks)
 
 
 def test_a_rank_without_shards_has_a_vector():

@@ -50,12 +50,14 @@ def test_no_warning():
 @pytest.mark.parametrize(
     ("config", "infos", "message"),
     [
-        (CONFIG, ranks(3, cores=2), "3 ranks of 1 thread share 2 cores"),
+        (CONFIG, ranks(4, cores=2), "4 ranks of 1 thread share 2 cores"),
         (CONFIG, ranks(4, quota=2.9), r"share 2 cores \(of 4, by the CPU quota of the container"),
         (Config(shards=4, threads=2), ranks(2, cores=2), "2 ranks of 2 threads share 2 cores"),
         (CONFIG, ranks(7), "3 of 7 ranks have nothing to compute.*--shards 7 would use all ranks"),
+        (CONFIG, ranks(3), "some of 3 ranks compute 2 of the 4 shards.* 2 ranks .*--shards 3 "),
+        (Config(shards=16), ranks(5), "of 5 ranks compute 4 of the 16.* 4 ranks .*--shards 15 "),
         (Config(shards=4, combine="allreduce"), ranks(1), "--combine allreduce is not exact"),
-        (CONFIG, ranks(3, bits={2: BITS | {"simd": "AVX2"}}), "rank 2 has simd 'AVX2', unlike"),
+        (CONFIG, ranks(4, bits={2: BITS | {"simd": "AVX2"}}), "rank 2 has simd 'AVX2', unlike"),
         (
             CONFIG,
             [RankInfo(0, CpuShare([0]), MKL), RankInfo(0, CpuShare([1]), MKL | {"cpu": "Y"})],

@@ -56,8 +56,8 @@ class Exchange:
     """Completes one part of a slice between nodes.
 
     By Ialltoallv only, in which no peer sends itself anything: MPICH copies such a message in small
-    pieces, one each time it is called, and passes the slices of an Iallgatherv on from peer to
-    peer, in rounds. Both take long where a rank sleeps between its calls.
+    pieces, as it is called, and passes the slices of an Iallgatherv on from peer to peer, in
+    rounds. Both take long where a rank sleeps between its calls.
 
     Parameters
     ----------
@@ -84,8 +84,7 @@ class Exchange:
         self._is_direct = plan.is_direct
         if self._is_direct:
             other, size = np.empty_like(total), len(total)
-            counts, places = np.array([size, size]), np.array([0, 0])
-            counts[plan.peer] = 0
+            counts, places = np.array(plan.of_others([size, size])), np.array([0, 0])
             self._messages = [(sums[0], (counts, places), other, (counts, places))]
             operands = [sums[0], other] if plan.peer == 0 else [other, sums[0]]
             self._additions = list(bind_additions(plan.additions, operands, [total]))
@@ -112,13 +111,16 @@ class Exchange:
         )
 
     def _message_of_result(self, plan: ExchangePlan) -> _AlltoallvArguments:
-        """Return the arguments that send this peer's result to the others, and receive theirs."""
-        others = np.arange(len(plan.sums)) != plan.peer
+        """Return the arguments that send this peer's result to the others, and receive theirs.
+
+        From where it was added up: Open MPI takes a buffer that is sent and received for IN_PLACE.
+        """
+        peers = len(plan.sums)
         return (
             self._result,
-            (others * len(self._result), np.zeros(len(others), int)),
+            (np.array(plan.of_others([len(self._result)] * peers)), np.zeros(peers, int)),
             self._total,
-            (others * np.array(plan.share_sizes), np.array(plan.cuts[:-1])),
+            (np.array(plan.of_others(plan.share_sizes)), np.array(plan.cuts[:-1])),
         )
 
     def start(self) -> None:
@@ -127,7 +129,7 @@ class Exchange:
         self._requests = [self._peers.sums.start_alltoallv(*message) for message in self._messages]
 
     def add(self) -> None:
-        """Add up this peer's share, once it is there, and begin to send it to all."""
+        """Add up this peer's share, once it is there, and begin to send it to the others."""
         self.wait()
         add_all(self._additions)
         if self._is_direct:

@@ -107,24 +107,24 @@ class ExchangePlan:
 
     def send_counts(self, k: int) -> list[int]:
         """Return how many numbers of its k-th partial sum this peer sends to each peer."""
-        return self._of_others(
+        return self.of_others(
             [size if k < self.sums[self.peer] else 0 for size in self.share_sizes]
         )
 
     def receive_counts(self, k: int) -> list[int]:
         """Return how many numbers of its k-th partial sum each peer sends to this one."""
         start, stop = self.share
-        return self._of_others([stop - start if k < count else 0 for count in self.sums])
+        return self.of_others([stop - start if k < count else 0 for count in self.sums])
 
     def receive_places(self, k: int) -> list[int]:
         """Return where they go, in a flat array of the shares of the others' partial sums."""
         width = self.share[1] - self.share[0]
-        sums = self._of_others(self.sums)
+        sums = self.of_others(self.sums)
         firsts = accumulate(sums[:-1], initial=0)
         # MPI wants displacements inside the array, also for peers that send nothing.
         return [min((first + k) * width, sum(sums) * width) for first in firsts]
 
-    def _of_others(self, numbers: Sequence[int]) -> list[int]:
+    def of_others(self, numbers: Sequence[int]) -> list[int]:
         """Return a number per peer, but 0 for this one, which sends itself nothing."""
         return [0 if p == self.peer else number for p, number in enumerate(numbers)]
 

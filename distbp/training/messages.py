@@ -132,7 +132,7 @@ def warnings(config: Config, ranks: Sequence[RankInfo], checkpoint: Checkpoint |
             f"{count(shards, 'shard')}"
             if n > shards
             else f"some of {n} ranks compute {-(-shards // n)} of the {shards} shards of a batch, "
-            f"others less and wait"
+            f"others fewer"
         )
         texts.append(
             f"{what}: {count(sufficient, 'rank')} would be as fast. "

@@ -372,10 +372,14 @@ def _shard_limit(batch_size: int, shards: int, ranks: int) -> Iterator[str]:
         f"Further ranks have nothing to compute: a batch of {batch_size} rows has only "
         f"{shards} shards of {batch_size // shards} rows."
     )
-    larger, fewer = batch_size * ranks // shards, max(batch_size // ranks, 1)
+    larger = f"A batch of {batch_size * ranks // shards} rows"
+    busy = f"would keep {ranks} ranks busy"
+    if ranks > batch_size:  # a shard has a row
+        yield f"{larger} {busy}; it changes the result."
+        return
     yield (
-        f"A batch of {larger} rows, or --shards {ranks} with {fewer} rows each, would "
-        f"keep {ranks} ranks busy; both change the result."
+        f"{larger}, or --shards {ranks} with {batch_size // ranks} rows each, {busy}; both change "
+        f"the result."
     )
 
 

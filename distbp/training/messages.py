@@ -126,24 +126,33 @@ def warnings(config: Config, ranks: Sequence[RankInfo], checkpoint: Checkpoint |
             f"{count(cores, 'core')}{_quota_text(ranks)}: more than one thread per core makes a "
             f"run slower."
         )
-    if (sufficient := sufficient_ranks(shards, n)) < n:
-        what = (
-            f"{n - shards} of {n} ranks have nothing to compute, because a batch is split into "
-            f"{count(shards, 'shard')}"
-            if n > shards
-            else f"some of {n} ranks compute {-(-shards // n)} of the {shards} shards of a batch, "
-            f"others fewer"
-        )
-        texts.append(
-            f"{what}: {count(sufficient, 'rank')} would be as fast. "
-            f"--shards {n * max(round(shards / n), 1)} would use all ranks, but changes the last "
-            f"bits; distbp plan estimates whether that, or a larger batch, pays."
-        )
+    if sufficient_ranks(shards, n) < n:
+        texts.append(_uneven_shards(shards, n, config.batch_size))
     if config.combine not in EXACT_REDUCTIONS:
         texts.append(
             f"--combine {config.combine} is not exact: the last bits depend on the number of ranks."
         )
     return texts + _differing_hardware(ranks, checkpoint)
+
+
+def _uneven_shards(shards: int, n: int, batch_size: int) -> str:
+    """Return what of n ranks are not needed for so many shards, and what would use all of them."""
+    what = (
+        f"{n - shards} of {n} ranks have nothing to compute, because a batch is split into "
+        f"{count(shards, 'shard')}"
+        if n > shards
+        else f"some of {n} ranks compute {-(-shards // n)} of the {shards} shards of a batch, "
+        f"others fewer"
+    )
+    text = f"{what}: {count(sufficient_ranks(shards, n), 'rank')} would be as fast. "
+    if n > batch_size:
+        return f"{text}Only a batch of at least {n} rows would use all ranks."
+    nearest = max(round(shards / n), 1)
+    even = n * (nearest if n * nearest <= batch_size else nearest - 1)  # a shard has a row
+    return (
+        f"{text}--shards {even} would use all ranks, but changes the last bits; distbp plan "
+        f"estimates whether that, or a larger batch, pays."
+    )
 
 
 def _quota_text(ranks: Sequence[RankInfo]) -> str:

@@ -95,6 +95,8 @@ def test_recommendation_when_there_are_more_ranks_than_shards():
     assert "Up to 4 ranks are worthwhile" in text
     assert "has only 4 shards of 64 rows" in text
     assert "A batch of 512 rows, or --shards 8 with 32 rows each" in text
+    text = "\n".join(_recommendations(steps, 6, 4))
+    assert "A batch of 12 rows would keep 8 ranks busy; it changes" in text
 
 
 def test_recommendation_when_the_network_is_slow():

@@ -56,6 +56,9 @@ def test_no_warning():
         (CONFIG, ranks(7), "3 of 7 ranks have nothing to compute.*--shards 7 would use all ranks"),
         (CONFIG, ranks(3), "some of 3 ranks compute 2 of the 4 shards.* 2 ranks .*--shards 3 "),
         (Config(shards=16), ranks(5), "of 5 ranks compute 4 of the 16.* 4 ranks .*--shards 15 "),
+        (Config(batch_size=6, shards=4), ranks(7), "4 ranks .* Only a batch of at least 7 rows "),
+        (Config(batch_size=7, shards=4), ranks(7), "--shards 7 "),
+        (Config(batch_size=10, shards=10), ranks(6), "--shards 6 "),
         (Config(shards=4, combine="allreduce"), ranks(1), "--combine allreduce is not exact"),
         (CONFIG, ranks(4, bits={2: BITS | {"simd": "AVX2"}}), "rank 2 has simd 'AVX2', unlike"),
         (

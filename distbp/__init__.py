@@ -30,6 +30,7 @@ imported when it is first used. The packages, each importing only from those abo
 
     network    backpropagation (BP1-BP4), activations, costs, optimizers
     parallel   shards of a mini-batch, MPI, and the sum of the gradients
+    compiled   a training step as machine code, by numba
     storage    checkpoints and run directories, as HDF5 files with checksums
     data       importing and reading data sets
     interop    models of other programs: ONNX, PyTorch, Keras, scikit-learn

@@ -15,8 +15,9 @@ seed, epoch, step and shard. It follows that
 - a run can be resumed on another number of ranks, also in the middle of an epoch, and has the
   same bits.
 
-Equal bits are guaranteed for equal CPU types, NumPy and BLAS versions and `--threads`. A
-checkpoint records all of them, and a run on a mixture warns.
+Equal bits are guaranteed for equal versions of NumPy and BLAS, the same kernels of BLAS (see
+`distbp.kernels`), `--engine`, `--blas` and `--threads`. A checkpoint records all of them, and a
+run on a mixture warns.
 
 One node
 ========

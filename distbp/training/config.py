@@ -88,8 +88,9 @@ class Config:
         "quadratic for regression",
     )  # fmt: skip
     init: str = option(
-        "scaled", "initial weights: N(0, 1/n_in) or N(0, 1)", group="network", choices=INITS
-    )
+        "scaled", "initial weights: N(0, gain/n_in), with the activation's gain (2 into relu), or "
+        "N(0, 1)", group="network", choices=INITS,
+    )  # fmt: skip
     optimizer: str = option(
         "sgd", "update rule", group="optimization", is_common=True, choices=tuple(OPTIMIZERS),
         has_own_parts=True,

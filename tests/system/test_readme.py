@@ -36,7 +36,7 @@ SUBSTITUTIONS = (
     ),  # the MPI of this test run
     (r"^pip install '\.\[sklearn,onnx\]'$", "pip install -q '.[sklearn,onnx]'"),
     (r"^pip install safetensors torch$", ":"),  # its block is run where there is PyTorch
-    (r"^mpirun -n 64 ", "mpirun -n 2 "),  # on a machine of any size
+    (r"^mpirun -n 16 ", "mpirun -n 2 "),  # on a machine of any size
     (r"^sbatch (\S+)$", r"bash -n \1"),  # submitted to a cluster in test_slurm_jobs.py
     (r"^(scripts/test)\b.*$", r"\1 --help"),  # run in test_scripts.py
 )

@@ -22,8 +22,8 @@ TRAIN = ["train", "data.h5", "--out", "run"]
 # The two examples in scripts/, by the arguments of `distbp slurm` that produce them.
 EXAMPLES = {
     "train.sbatch": "--nodes 2 --ranks-a-node 16 --time 4:00:00 --mpi pmi2 "
-    "train data.h5 --out run --hidden 1000,1000 --batch-size 4096 --epochs 100",
-    "sweep.sbatch": "--ranks-a-node 8 --mpi pmi2 --sweep {sweep} --at-once 2 "
+    "train data.h5 --out run --hidden 1000,1000 --batch-size 4096 --epochs 100 --shards 32",
+    "sweep.sbatch": "--ranks-a-node 4 --mpi pmi2 --sweep {sweep} --at-once 2 "
     "train data.h5 --out runs --epochs 100",
 }
 SWEEP = """\

@@ -3,7 +3,8 @@
 The modules of distbp report with `logging` (the logger "distbp") and `warnings`, so that
 distbp prints nothing when it is used as a library. `install_handlers` prints both, as the
 command line does, and a `ProgressBar` draws only then. `protect_streams` keeps a write
-error on standard output or error, such as a full disk or a closed pipe, from ending a run.
+error on standard output or error, such as a full disk or a closed pipe, from ending a run;
+a program that uses the library may not have called it, so `write_stderr` ignores such errors.
 """
 
 import io
@@ -14,7 +15,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, TextIO
 
 from distbp.errors import DistbpWarning
@@ -65,6 +66,20 @@ def protect_streams() -> None:
             encoding = before.encoding if before else "utf-8"
             stream = io.TextIOWrapper(buffer, encoding, errors="replace", line_buffering=True)
             setattr(sys, name, stream)
+
+
+def write_stderr(text: str) -> None:
+    """Write to standard error, or do nothing: for what must not keep all ranks from ending."""
+    with suppress(OSError, ValueError, AttributeError):  # full, closed, None
+        sys.stderr.write(text)
+    flush_streams()
+
+
+def flush_streams() -> None:
+    """Flush standard output and error as far as that is possible."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError, AttributeError):
+            stream.flush()
 
 
 def output_error() -> OSError | None:

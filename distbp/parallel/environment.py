@@ -13,12 +13,14 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import BinaryIO
 
-from distbp.errors import ConfigError, DistbpError, StoppedError
+from distbp.console import write_stderr
+from distbp.errors import ConfigError, DistbpError, LaunchError, StoppedError
 
 RANKS_VARIABLE = "DISTBP_RANKS"  # set by --ranks
 TOKEN_VARIABLE = "DISTBP_TOKEN"  # noqa: S105 (a mark, not a secret)
@@ -156,26 +158,51 @@ class LaunchEnvironment:
     def write_arrival_file(self) -> None:
         """Report that this rank begins to connect, and its process ID."""
         if self.started_file is not None:
-            _write(arrival_file(self.started_file, self.launcher_rank), str(os.getpid()))
+            with suppress(OSError):  # it only serves to name the ranks that are late
+                _write(arrival_file(self.started_file, self.launcher_rank), str(os.getpid()))
 
     def write_started_file(self) -> None:
-        """Report that all ranks have connected."""
-        _write(self.started_file, "started")
+        """Report that all ranks have connected; raise LaunchError if that is not possible."""
+        if self.started_file is None:
+            return
+        try:
+            _write(self.started_file, "started")
+        except OSError as error:
+            raise LaunchError(
+                f"{self.started_file} cannot be written: {error.strerror}. What started the ranks "
+                f"waits for it: free space there, or choose another folder by TMPDIR."
+            ) from error
 
     def write_completion_file(self) -> None:
         """Report that the command has succeeded."""
-        _write(self.completion_file, f"{Outcome.DONE} 0")
+        self._report(f"{Outcome.DONE} 0")
 
     def write_error_file(self, error: DistbpError) -> None:
         """Report the error that all ranks have ended with."""
         outcomes = {StoppedError: Outcome.STOPPED, DistbpError: Outcome.FAILED}
         outcome = outcomes.get(type(error), Outcome.REFUSED)
-        _write(self.completion_file, f"{outcome} {error.status}\n{error}")
+        self._report(f"{outcome} {error.status}\n{error}")
 
     def write_failure_file(self, error: BaseException) -> None:
         """Report an exception that this rank alone has raised, and that ends all ranks."""
         text = f"{type(error).__name__}: {error}".strip().rstrip(":")
-        _write(self.completion_file, f"{Outcome.FAILED} 1\n{text.splitlines()[0]}")
+        self._report(f"{Outcome.FAILED} 1\n{text.splitlines()[0]}")
+
+    def _report(self, text: str) -> None:
+        """Write the completion file, if there is one to write.
+
+        Its failure is a message: it must neither keep a rank that has failed from ending the
+        others, nor make a command fail that has succeeded.
+        """
+        if self.completion_file is None:
+            return
+        try:
+            _write(self.completion_file, text)
+        except OSError as error:
+            write_stderr(
+                f"distbp: {self.completion_file} cannot be written: {error.strerror}. What started "
+                f"the ranks does not see how they ended.\n"
+            )
 
 
 def arrival_file(started_file: Path, rank: int) -> Path:
@@ -189,9 +216,8 @@ def _first_number(environ: Mapping[str, str], names: Iterable[str]) -> int | Non
     return next((int(value) for value in values if value.isdecimal()), None)
 
 
-def _write(path: Path | None, text: str) -> None:
-    if path is not None:
-        path.write_text(f"{text}\n", encoding="utf-8")
+def _write(path: Path, text: str) -> None:
+    path.write_text(f"{text}\n", encoding="utf-8")
 
 
 def signal_on_parent_death(number: int) -> Callable[[], None]:

@@ -13,6 +13,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from distbp.console import flush_streams
 from distbp.parallel.environment import LaunchEnvironment
 
 if TYPE_CHECKING:
@@ -143,8 +144,7 @@ def running_version() -> str:
 
 def abort(status: int) -> NoReturn:
     """End all ranks with a non-zero exit status, once the launcher has this rank's output."""
-    sys.stdout.flush()
-    sys.stderr.flush()
+    flush_streams()
     time.sleep(_FLUSH_WAIT_S)
     init().COMM_WORLD.Abort(status)
     os._exit(status)  # an Abort that returns has not ended this process

@@ -8,7 +8,6 @@ a failed rank continue is in `topology.shrink`.
 
 import os
 import platform
-import sys
 import threading
 import time
 import traceback
@@ -18,6 +17,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
+from distbp.console import write_stderr
 from distbp.errors import ERRORS_BY_NAME, DistbpError
 from distbp.parallel import mpi
 from distbp.parallel.barrier import RankFailureError
@@ -128,7 +128,7 @@ def abort_unless_all_arrive(topology: Topology, error: DistbpError) -> None:
     """Return once all ranks have called it; report `error` and abort if some do not."""
     if not timed_barrier(topology):
         LaunchEnvironment.from_environ().write_failure_file(error)
-        sys.stderr.write(f"distbp: rank {topology.rank}: {error}\n")
+        write_stderr(f"distbp: rank {topology.rank}: {error}\n")
         mpi.abort(error.status)
 
 
@@ -148,7 +148,7 @@ def report_and_abort(rank: int, size: int, text: str) -> NoReturn:
     """Write why a rank cannot continue, in one piece, and abort all ranks."""
     # All ranks may have failed in the same way: let rank 0 report it once.
     time.sleep(_FIRST_REPORT_S if rank else 0.0)
-    sys.stderr.write(
+    write_stderr(
         f"distbp: rank {rank} of {size} on {platform.node()} failed; aborting all ranks.\n{text}"
     )
     mpi.abort(1)

@@ -124,6 +124,19 @@ def test_one_rank_fails_in_another_verb(tmp_path, data, run, verb, rank):
     assert not (tmp_path / "p.h5").exists()
 
 
+def test_one_rank_fails_and_cannot_say_so(tmp_path, data, run):
+    """The completion file cannot be written, as on a full disk: the ranks end all the same."""
+    variables = {"DISTBP_DONE": str(tmp_path / "missing" / "done")}
+    for rank, kind in ((1, "error"), (2, "data_error")):
+        (tmp_path / "fault").unlink(missing_ok=True)
+        words = ("evaluate", run, data["digits"])
+        ended = run_with_fault(tmp_path, words, variables | fault(tmp_path, rank, "data", kind))
+        assert ended.err.count("missing/done cannot be written: No such file") == 1, str(ended)
+        assert "an injected" in ended.err, str(ended)
+    ended = distbp(*words, folder=tmp_path, n=N, environment=variables)
+    assert "missing/done cannot be written" in ended.err
+
+
 @pytest.mark.parametrize("rank", range(N) if FULL else [0, 2])
 def test_one_rank_is_killed(tmp_path, data, rank):
     """As by the kernel when memory runs out: the launcher must end the others."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from distbp.errors import ConfigError, DataError, DistbpError, StoppedError
+from distbp.errors import ConfigError, DataError, DistbpError, LaunchError, StoppedError
 from distbp.parallel.environment import (
     COMPLETION_FILE_VARIABLE,
     STARTED_FILE_VARIABLE,
@@ -128,6 +128,23 @@ def test_started_file(tmp_path, monkeypatch):
     monkeypatch.setenv(STARTED_FILE_VARIABLE, str(tmp_path / "started"))
     LaunchEnvironment.from_environ().write_started_file()
     assert (tmp_path / "started").read_text() == "started\n"
+
+
+def test_a_completion_file_that_cannot_be_written_is_a_message(tmp_path, capsys):
+    """The exit status of a rank, and the end of the others, must not depend on it."""
+    launch = LaunchEnvironment(completion_file=tmp_path / "missing" / "done")
+    launch.write_completion_file()
+    launch.write_error_file(DataError("x"))
+    launch.write_failure_file(RuntimeError("x"))
+    assert capsys.readouterr().err.count("missing/done cannot be written: No such file") == 3
+
+
+def test_a_started_file_that_cannot_be_written_is_an_error(tmp_path):
+    """What started the ranks would end them without it; that of an arrival is not needed."""
+    launch = LaunchEnvironment(started_file=tmp_path / "missing" / "started")
+    with pytest.raises(LaunchError, match="missing/started cannot be written: No such file"):
+        launch.write_started_file()
+    launch.write_arrival_file()
 
 
 def test_without_a_supervisor_no_file_is_written(tmp_path, monkeypatch):

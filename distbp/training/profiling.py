@@ -15,9 +15,9 @@ from typing import Any
 
 from distbp.compiled.descriptor import BACKPROP, EXCHANGE, FORWARD, ROWS, UPDATE_SPAN, WAIT
 from distbp.errors import DistbpError
-from distbp.parallel.rank_errors import collective_errors
+from distbp.parallel.rank_errors import abort_unless_all_arrive, collective_errors
 from distbp.parallel.reduction import OrderedReduction
-from distbp.parallel.topology import Topology
+from distbp.parallel.topology import Topology, latest
 from distbp.training.compiled_engine import CompiledEngine
 from distbp.training.profile_trace import (
     CHECKPOINT,
@@ -42,7 +42,7 @@ def profiled(parts: RunParts) -> Iterator[Callable[[RunParts], None]]:
     """Record what the parts of a run do, if it has a profile, and write it at the end; collective.
 
     Yields a function to be called with the parts that replace them after a rank failure. It is
-    written after a DistbpError, too, which all ranks have.
+    written after a DistbpError, too, if all ranks have it; an error of one alone aborts them.
     """
     if not parts.config.profile:
         yield lambda parts: None
@@ -51,8 +51,9 @@ def profiled(parts: RunParts) -> Iterator[Callable[[RunParts], None]]:
     profile.attach(parts)
     try:
         yield profile.attach
-    except DistbpError:
+    except DistbpError as error:
         profile.detach()
+        abort_unless_all_arrive(latest(parts.comm), error)
         with suppress(DistbpError):  # the first is the one to report
             profile.write()
         raise

@@ -31,9 +31,11 @@ def test_a_second_run_in_a_directory_is_refused(tmp_path, data):
     distbp("train", "--resume", "run", "--time-limit", "0s", folder=tmp_path, status=75)
 
 
-def test_a_run_whose_lock_was_taken_over_ends(tmp_path, data):
+@pytest.mark.parametrize("options", [[], ["--profile", "trace.json"]], ids=["", "profile"])
+def test_a_run_whose_lock_was_taken_over_ends(tmp_path, data, options):
     """As on a host that was disconnected: it does not write any more, and reports why."""
     words = ["train", data["digits"], "--out", "run", *WORDS, "--checkpoint-every", "3steps"]
+    words += options
     job = Job(command_of(words, n=2), tmp_path)
     wait_for(tmp_path / "run" / "last.h5", job)
     lock = tmp_path / "run" / "lock"

@@ -124,7 +124,7 @@ class MpiLaunch:
         launcher = make_launcher(ranks, fault_tolerant)
         self._ranks = ranks
         self.folder = Path(tempfile.mkdtemp(prefix="distbp_"))
-        self._started_file = self.folder / "started"
+        self._started_file, self._has_started = self.folder / "started", False
         token = secrets.token_hex(16)
         self.tag = f"{environment.TOKEN_VARIABLE}={token}"
         # The second one is compared with the times of files.
@@ -180,7 +180,9 @@ class MpiLaunch:
     @property
     def has_started(self) -> bool:
         """Whether MPI has been initialized on all ranks."""
-        return self._started_file.exists()
+        # Once it has: a cleaner of temporary files may remove an old one during a long run.
+        self._has_started = self._has_started or self._started_file.exists()
+        return self._has_started
 
     def arrivals(self) -> dict[int, int]:
         """Return the process IDs of the ranks that have begun to connect, by rank."""
@@ -227,13 +229,15 @@ class MpiLaunch:
         self.launcher.send_signal(self._stop_signal)
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.launcher.wait(_CLEANUP_TIMEOUT_S)
-        processes.kill_job_processes(self.tag)
-        self.launcher.kill()
-        self.launcher.wait()
-        for thread in self._forwarders:
-            thread.join(_CLEANUP_TIMEOUT_S)
-        processes.remove_segments(self._started_at_unix)
-        shutil.rmtree(self.folder, ignore_errors=True)
+        try:
+            processes.kill_job_processes(self.tag)
+        finally:  # a process that the kernel does not let die may remain
+            self.launcher.kill()
+            self.launcher.wait()
+            for thread in self._forwarders:
+                thread.join(_CLEANUP_TIMEOUT_S)
+            processes.remove_segments(self._started_at_unix)
+            shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def _forward_stream(source: IO[bytes], target: TextIO) -> None:

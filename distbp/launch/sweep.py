@@ -311,8 +311,9 @@ class Sweep:
                 time.sleep(POLL_INTERVAL_S)
 
     def _end_all(self) -> None:
-        for run in self._active:
-            run.close()
+        with ExitStack() as stack:  # all of them, even if one raises an error
+            for run in self._active:
+                stack.callback(run.close)
 
     def _start_next(self, signals: StopSignals) -> bool:
         """Start runs while there is room; return whether others may follow."""

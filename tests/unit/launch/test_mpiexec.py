@@ -1,9 +1,11 @@
 """How ranks are started by the launcher of each MPI library."""
 
+import signal
+
 import pytest
 
 from distbp.launch import mpiexec
-from distbp.launch.mpiexec import has_ulfm, make_launcher
+from distbp.launch.mpiexec import Launcher, MpiLaunch, has_ulfm, make_launcher
 
 
 @pytest.mark.parametrize(
@@ -26,3 +28,15 @@ def test_which_libraries_survive_the_loss_of_a_rank(monkeypatch, library, can):
         monkeypatch.setattr(mpiexec, "_find_launcher", lambda library: "mpiexec")
         assert ("--with-ft" in make_launcher(2, fault_tolerant=True).command) == can
         assert "--with-ft" not in make_launcher(2).command
+
+
+def test_ranks_that_have_started_stay_so(monkeypatch):
+    """A cleaner of temporary files may remove what says so during a long run."""
+    asleep = Launcher(["sh", "-c", "sleep 30"], {}, signal.SIGTERM)
+    monkeypatch.setattr(mpiexec, "make_launcher", lambda ranks, fault_tolerant: asleep)
+    with MpiLaunch(1, []) as launch:
+        assert not launch.has_started
+        (launch.folder / "started").touch()
+        assert launch.has_started
+        (launch.folder / "started").unlink()
+        assert launch.has_started

@@ -8,6 +8,7 @@ entry NAME=value, its tag, into it and finds its processes by that in /proc. On 
 
 import contextlib
 import os
+import re
 import signal
 import time
 from collections.abc import Iterable
@@ -19,7 +20,7 @@ _KILL_TIMEOUT_S = 5.0  # for a process to exit after SIGKILL
 _SHM_FOLDER = Path("/dev/shm")  # noqa: S108 (nothing is created there)
 # A segment of distbp has a name only where it needs one, and only until all ranks have mapped it:
 # it is left behind by ranks that died in between. It is named after the process that created it.
-_DISTBP_SEGMENTS = "distbp-*"
+_DISTBP_SEGMENT = re.compile(r"distbp-([0-9]+)-\w+")
 _MPI_SEGMENTS = ("mpich_shm_*", "sm_segment.*", "vader_segment.*")
 _MAPPING_DELAY_S = 0.1  # from the creation of a segment until some process has mapped it
 
@@ -136,8 +137,8 @@ def _unused_segments(since: float) -> set[Path]:
     """Return this user's segments, created since a time, that no process uses or may yet use."""
     of_distbp = {
         path
-        for path in _SHM_FOLDER.glob(_DISTBP_SEGMENTS)
-        if not _is_running(int(path.name.split("-")[1]))
+        for path in _SHM_FOLDER.glob("distbp-*")
+        if (match := _DISTBP_SEGMENT.fullmatch(path.name)) and not _is_running(int(match[1]))
     }
     of_mpi = {path for pattern in _MPI_SEGMENTS for path in _SHM_FOLDER.glob(pattern)}
     found = {path for path in of_distbp | of_mpi if _is_own_and_newer(path, since)}

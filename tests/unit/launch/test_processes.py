@@ -101,9 +101,10 @@ def test_only_unused_segments_are_removed(tmp_path, monkeypatch):
     monkeypatch.setattr(processes, "_SHM_FOLDER", tmp_path)
     used, old, unused = (tmp_path / f"mpich_shm_{name}" for name in ("used", "old", "unused"))
     running, dead = tmp_path / f"distbp-{os.getpid()}-a", tmp_path / f"distbp-{2**22 + 1}-b"
-    for path in (used, old, unused, running, dead, tmp_path / "other"):
+    foreign = {tmp_path / name for name in ("other", "distbp-cache", "distbp-", "distbp--1-a")}
+    for path in (used, old, unused, running, dead, *foreign):
         path.write_bytes(bytes(4096))
     os.utime(old, (0, 0))
     with used.open("r+b") as file, mmap.mmap(file.fileno(), 4096):
         processes.remove_segments(time.time() - 60)
-    assert set(tmp_path.iterdir()) == {used, old, running, tmp_path / "other"}
+    assert set(tmp_path.iterdir()) == {used, old, running, *foreign}

@@ -75,9 +75,9 @@ class Engine(ABC):
             Of the last step made.
         """
 
-    def repeat(self, numbers: np.ndarray, position: tuple[int, int], rate: float) -> None:
+    def repeat(self, numbers: np.ndarray, position: tuple[int, int], rate: float) -> StepTotals:
         """Make the step of one mini-batch again, after a roll-back; collective."""
-        self.run(numbers, position, [rate], (0, 0), lambda costs, correct: None)
+        return self.run(numbers, position, [rate], (0, 0), lambda costs, correct: None)
 
     @property
     def looks_ahead(self) -> bool:

@@ -54,8 +54,8 @@ class Fault(Enum):
 
     NOT_FINITE_SHARD = "a shard has a NaN or an infinity, also when computed again"
     NOT_FINITE_SUM = "only the sum or the new parameters have one: perhaps a transient error"
-    CORRECTED = "recomputing the step gave another result, on all replicas the same"
-    REPLICAS_DIFFER = "ranks have different parameters"
+    CORRECTED = "recomputing the step gave another result, which was then confirmed on all replicas"
+    NOT_CORRECTED = "parameters differ between ranks, or each time that a step is computed"
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ def decide(policy: str, diagnosis: Diagnosis, progress: Progress, attempts: Atte
         return Action.CONTINUE
     if fault is Fault.NOT_FINITE_SUM and attempts.retried != batch:
         return Action.RETRY
-    if fault is not Fault.REPLICAS_DIFFER:
+    if fault is not Fault.NOT_CORRECTED:
         is_hopeless = policy == "rollback" and progress.rate_factor <= _MIN_RATE_FACTOR
         if policy == "stop" or is_hopeless:
             return Action.STOP
@@ -178,7 +178,7 @@ class FaultDetector:
         odd = np.flatnonzero(digests != digests[0])
         if not len(odd):
             return None
-        return Diagnosis(Fault.REPLICAS_DIFFER, replicas_message(odd[0], progress.position))
+        return Diagnosis(Fault.NOT_CORRECTED, replicas_message(odd[0], progress.position))
 
     def _locate_nan(self, progress: Progress, batch: np.ndarray) -> Diagnosis:
         """Find out where a step was not finite, and whether θ was before it."""
@@ -209,7 +209,7 @@ class FaultDetector:
         report = parts.sdc_check.check(batch, epoch, step, rate)
         if not report.text:
             return None
-        fault = Fault.CORRECTED if report.corrected else Fault.REPLICAS_DIFFER
+        fault = Fault.CORRECTED if report.corrected else Fault.NOT_CORRECTED
         return Diagnosis(fault, corruption_message(report.text, progress.position))
 
 

@@ -1,9 +1,10 @@
 """Detecting silent data corruption: bits that flip in memory, or that a processor gets wrong.
 
-The last step is recomputed from the version of θ that it began with. Where the result
-differs, the first one was corrupt, and the second one has replaced it. If there are several
-replicas of θ, all are compared after that: one that still differs was corrupted before the
-last step, and only a checkpoint can restore it.
+The last step is recomputed from the version of θ that it began with. If the result differs,
+it is recomputed once more: what two of the three computations agree on is correct, and is
+what the last one has to have left behind. If no two agree, or if replicas of θ still differ
+from each other after that, θ was corrupted before the last step, or is so all the time, and
+only a checkpoint can restore it.
 """
 
 import platform
@@ -27,11 +28,36 @@ class SdcReport:
     text : str
         Which layers are corrupt, and on which ranks; empty if none.
     corrected : bool
-        Whether all replicas are equal after the step was recomputed.
+        Whether the step was computed twice with this result, and all replicas have it.
     """
 
     text: str
     corrected: bool
+
+
+@dataclass(frozen=True)
+class _Replica:
+    """The checksums of one replica of θ and state: `last` of the third computation, if any."""
+
+    place: str
+    first: list[int]
+    second: list[int] | None
+    last: list[int] | None
+
+    @property
+    def is_confirmed(self) -> bool:
+        """Whether two computations of the step agree on what is there now."""
+        return self.last is not None and self.last in (self.first, self.second)
+
+    def difference(self) -> str:
+        """Return which layer was corrupt, and when; empty if none."""
+        if self.first == self.second == self.last:
+            return ""
+        if not self.is_confirmed:
+            layer = _differing_layer(self.first, self.last)
+            return f"{layer} in the memory of {self.place}, which differs each time"
+        text = f"{_differing_layer(self.first, self.second)} in the memory of {self.place}"
+        return text if self.last == self.second else f"{text} when the step was recomputed"
 
 
 class SdcCheck:
@@ -51,41 +77,40 @@ class SdcCheck:
 
     def check(self, batch: np.ndarray, epoch: int, step: int, rate: float) -> SdcReport:
         """Recompute the last step from the same arguments, and compare; collective."""
-        first = self._checksums()
-        self._recompute(batch, epoch, step, rate)
-        second = self._checksums()
-        world = self._comm.world
-        places = [f"rank {r} on {host}" for r, host in enumerate(world.allgather(platform.node()))]
+        world, first = self._comm.world, self._checksums()
+        second = self._recompute(batch, epoch, step, rate)
+        found = world.allgather([platform.node(), first, second])
+        newest = [second for _, _, second in found]
+        if any(first != second for _, first, second in found):
+            newest = world.allgather(self._recompute(batch, epoch, step, rate))
         replicas = [
-            (place, old, new)
-            for place, (old, new) in zip(places, world.allgather([first, second]), strict=True)
-            if old
+            _Replica(f"rank {rank} on {host}", first, second, last)
+            for rank, ((host, first, second), last) in enumerate(zip(found, newest, strict=True))
+            if first
         ]
-        texts = [
-            f"layer {_first_difference(old, new)} in the memory of {place}"
-            for place, old, new in replicas
-            if old != new
-        ]
-        reference_place, _, reference = replicas[0]
-        differing = [(place, new) for place, _, new in replicas if new != reference]
+        texts = [text for replica in replicas if (text := replica.difference())]
+        reference = replicas[0]
+        differing = [one for one in replicas if one.last != reference.last]
         texts += [
-            f"layer {_first_difference(reference, new)}, where {place} differs from "
-            f"{reference_place}"
-            for place, new in differing
+            f"{_differing_layer(reference.last, one.last)}, where {one.place} differs from "
+            f"{reference.place}"
+            for one in differing
         ]
-        return SdcReport(", ".join(texts), corrected=not differing)
+        is_confirmed = all(one.is_confirmed for one in replicas)
+        return SdcReport(", ".join(texts), corrected=is_confirmed and not differing)
 
-    def _recompute(self, batch: np.ndarray, epoch: int, step: int, rate: float) -> None:
-        """Repeat the last step."""
+    def _recompute(self, batch: np.ndarray, epoch: int, step: int, rate: float) -> list[int] | None:
+        """Repeat the last step; return the checksums, or None if it was not finite."""
         store = self._update.store
         steps = store.steps
         store.rollback()
         try:
-            self._engine.repeat(batch, (epoch, step), rate)
+            totals = self._engine.repeat(batch, (epoch, step), rate)
         finally:
             # If that failed, or its numbers were not finite, this rank is where it was before.
             if store.steps < steps:
                 store.commit()
+        return self._checksums() if totals.applied else None
 
     def _checksums(self) -> list[int]:
         """Return the CRC-32 of each layer of θ and state; empty if another rank does it."""
@@ -102,6 +127,10 @@ class SdcCheck:
         return checksums
 
 
-def _first_difference(these: list[int], those: list[int]) -> int:
-    """Return the first layer, from 1, whose checksums differ."""
-    return next(l for l, (a, b) in enumerate(zip(these, those, strict=True), 1) if a != b)
+def _differing_layer(these: list[int] | None, those: list[int] | None) -> str:
+    """Return the first layer, counted from 1, whose checksums differ."""
+    if these is None or those is None:
+        return "a layer"  # one that was not finite
+    return next(
+        f"layer {l}" for l, (a, b) in enumerate(zip(these, those, strict=True), 1) if a != b
+    )

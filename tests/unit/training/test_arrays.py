@@ -306,7 +306,7 @@ def test_a_run_in_memory_rolls_back_to_a_checkpoint_in_memory():
 
 def test_replicas_that_differ_cannot_be_restored_from_nothing(monkeypatch):
     """A run that keeps no checkpoint ends."""
-    found = Diagnosis(Fault.REPLICAS_DIFFER, "They differ.")
+    found = Diagnosis(Fault.NOT_CORRECTED, "They differ.")
     monkeypatch.setattr("distbp.training.recovery.FaultDetector.compare_replicas", lambda *_: found)
     with pytest.raises(DivergedError, match="there is no checkpoint to return to"):
         fit(X, CLASSES, **SHORT)

@@ -71,12 +71,12 @@ def test_a_nan_that_persists_is_up_to_the_policy(policy, is_theta_finite, action
 @pytest.mark.parametrize("policy", POLICIES)
 def test_replicas_that_differ_need_a_checkpoint(policy):
     """--on-nan is not about them."""
-    assert decide(policy, diagnosed(Fault.REPLICAS_DIFFER), HERE, RETRIED) is Action.ROLL_BACK
+    assert decide(policy, diagnosed(Fault.NOT_CORRECTED), HERE, RETRIED) is Action.ROLL_BACK
 
 
 @pytest.mark.parametrize(
     ("fault", "is_theta_finite"),
-    [(Fault.REPLICAS_DIFFER, True), *((nan, False) for nan in NANS)],
+    [(Fault.NOT_CORRECTED, True), *((nan, False) for nan in NANS)],
 )
 def test_a_roll_back_that_changes_nothing_is_not_repeated(fault, is_theta_finite):
     """At the same mini-batch, that is, however many steps before it were skipped."""

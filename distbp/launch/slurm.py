@@ -33,10 +33,10 @@ modules, Python, launcher) is in one block at its top.
 
 Before its time limit the job saves a checkpoint, requeues itself and resumes
 when it is started again. It does the same after a preemption, after scontrol
-requeue, and after the loss of a rank or a node, as long as each start gets
-further than the one before. A failed start without a new checkpoint is retried
-only if the job has restarted fewer than 3 times, and an error in options or
-data never. The model is bit-for-bit that of an uninterrupted run.
+requeue, and after the loss of a rank or a node. A start without a new
+checkpoint is retried up to 3 times in a row, or 10 times after a signal (time
+limit, preemption), and an error in options or data never. The model is
+bit-for-bit that of an uninterrupted run.
 
 scancel ends the job for good; scancel --batch --signal=USR1 makes it save a
 checkpoint and requeue itself.
@@ -90,6 +90,7 @@ export OPENBLAS_NUM_THREADS=${SLURM_CPUS_PER_TASK:-1} OMP_NUM_THREADS=${SLURM_CP
 export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1} # srun does not inherit it from the job
 export DISTBP_DONE=$run/.done                       # completion file, written by the ranks
 rm -f -- "$DISTBP_DONE"
+failures_file=$run/.failures # how many starts in a row have made no progress
 
 # Identify the newest checkpoint: if it changes, this start of the job has made progress.
 checkpoint() { stat -c '%i %y' -- "$run/last.h5" 2>/dev/null; }
@@ -121,7 +122,10 @@ do :; done
 # Success is what the completion file says: a launcher may end with 0 after ranks were lost.
 outcome=
 if [[ -s $DISTBP_DONE ]]; then read -r outcome _ <"$DISTBP_DONE"; fi
-if [[ $outcome == "done" ]]; then exit 0; fi
+if [[ $outcome == "done" ]]; then
+    rm -f -- "$failures_file"
+    exit 0
+fi
 if ((!status)); then status=1; fi
 
 # Do not requeue a job that was cancelled, that SLURM has requeued already, or that runs
@@ -129,11 +133,18 @@ if ((!status)); then status=1; fi
 read -r state restarts <<<"$(squeue -h -j "$job_id" -O State:20,RestartCnt:10)"
 if [[ "$state $restarts" != "RUNNING ${SLURM_RESTART_COUNT:-0}" ]]; then exit "$status"; fi
 # Without progress, status 1 and 2 are errors that a restart cannot fix. Others may be caused by
-# a node: try again, unless the job has restarted 3 times already.
-if ((status == 75 || signals)) || [[ $(checkpoint) != "$checkpoint_before" ]] ||
-    ((status > 2 && ${SLURM_RESTART_COUNT:-0} < 3)); then
-    scontrol requeue "$job_id"
+# a node, and signals by a preemption: try again, but only so many times in a row.
+if [[ $(checkpoint) == "$checkpoint_before" ]]; then
+    limit=0
+    if ((status > 2)); then limit=3; fi
+    if ((status == 75 || signals)); then limit=10; fi
+    failures=$(cat -- "$failures_file" 2>/dev/null)
+    if ((${failures:-0} >= limit)); then exit "$status"; fi
+    echo "$((${failures:-0} + 1))" >"$failures_file" || exit "$status"
+else
+    rm -f -- "$failures_file"
 fi
+scontrol requeue "$job_id"
 exit "$status"
 """)
 

@@ -226,11 +226,26 @@ def test_when_a_job_is_requeued(start_job, tmp_path, ranks, state, status, is_re
     assert requeued(tmp_path) == ["requeue 17"] * is_requeued
 
 
-def test_a_job_without_progress_is_not_requeued_for_ever(start_job, tmp_path):
-    assert start_job("exit 137", "RUNNING 3", SLURM_RESTART_COUNT="3").wait(20) == 137
+@pytest.mark.parametrize(("status", "limit"), [(137, 3), (75, 10)])
+def test_a_job_without_progress_is_not_requeued_for_ever(start_job, tmp_path, status, limit):
+    """So many times in a row; each new checkpoint begins another row."""
+    ranks = f"[[ -e fail ]] || {{ {SAVE}; }}; exit {status}"
+    for row in (1, 2):
+        assert start_job(ranks, "RUNNING 9", SLURM_RESTART_COUNT="9").wait(20) == status
+        (tmp_path / "fail").touch()
+        for _ in range(limit + 2):
+            assert start_job(ranks, "RUNNING 0").wait(20) == status
+        (tmp_path / "fail").unlink()
+        assert requeued(tmp_path) == ["requeue 17"] * row * (1 + limit)
+    assert start_job(WRITE_DONE).wait(20) == 0
+    assert not (tmp_path / "run" / ".failures").exists()
+
+
+def test_a_job_that_cannot_count_its_failures_is_not_requeued(start_job, tmp_path):
+    """As on a full disk."""
+    (tmp_path / "run" / ".failures").mkdir(parents=True)
+    assert start_job("exit 137").wait(20) == 137
     assert requeued(tmp_path) == []
-    assert start_job(f"{SAVE}; exit 137", "RUNNING 3", SLURM_RESTART_COUNT="3").wait(20) == 137
-    assert requeued(tmp_path) == ["requeue 17"]
 
 
 def test_a_requeued_job_resumes(start_job, tmp_path):

@@ -56,14 +56,14 @@ class RunLock:
             holder = self._read()
             # SLURM requeues a job whose host it lost: that host may hold the lock, but is fenced.
             if not self._try_flock() and not self._is_requeue_of(holder):
-                os.close(self._descriptor)
-                self._descriptor = None
+                self.release()
                 raise CheckpointError(
-                    f"{self.path.parent} is in use by process {holder.get('process')} on "
-                    f"{holder.get('host')}. Wait until that run has ended, or choose another --out."
+                    f"{self.path.parent} is in use by {_process_text(holder)}. Wait until that run "
+                    f"has ended, or choose another --out."
                 )
             self._write()
         except OSError as failure:
+            self.release()  # this process may try again
             raise CheckpointError(
                 f"{self.path} cannot be written: {failure_reason(failure)}."
             ) from failure
@@ -107,8 +107,8 @@ class RunLock:
             return
         if holder.get("token") != self._own["token"]:
             raise FencedError(
-                f"{self.path.parent} was taken over by process {holder.get('process')} on "
-                f"{holder.get('host')}. This run ends and writes nothing more."
+                f"{self.path.parent} was taken over by {_process_text(holder)}. This run ends and "
+                f"writes nothing more."
             )
 
     def release(self) -> None:
@@ -116,3 +116,10 @@ class RunLock:
         if self._descriptor is not None:
             os.close(self._descriptor)
         self._descriptor = None
+
+
+def _process_text(holder: dict[str, Any]) -> str:
+    """Return what names the process that has written the lock file."""
+    if {"process", "host"} <= holder.keys():
+        return f"process {holder['process']} on {holder['host']}"
+    return "another process"

@@ -1,5 +1,6 @@
 """One run per directory, also when a batch system has requeued it on another host."""
 
+import errno
 import json
 import os
 
@@ -22,6 +23,24 @@ def test_the_second_run_is_refused(tmp_path):
         first.check_not_fenced()
     second.check_not_fenced()
     second.release()
+
+
+def test_a_lock_that_could_not_be_written_is_free(tmp_path, monkeypatch):
+    """The same process may acquire it once there is room on the disk."""
+
+    def fail(*arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", fail)
+        with pytest.raises(CheckpointError, match="lock cannot be written: No space left"):
+            RunLock(tmp_path, {}).acquire()
+    lock = RunLock(tmp_path, {})
+    lock.acquire()
+    (tmp_path / "lock").write_text("")  # as between the acquisition and the writing
+    with pytest.raises(CheckpointError, match="is in use by another process"):
+        RunLock(tmp_path, {}).acquire()
+    lock.release()
 
 
 @pytest.mark.parametrize("text", ["", "{", "[1]", "null", '"x"', "x" * 10_000])

@@ -17,7 +17,7 @@ from distbp.cli.commands import VERBS
 from distbp.cli.kernel_selection import select_kernels
 from distbp.cli.parser import Parser, did_you_mean
 from distbp.cli.train_command import TRAIN
-from distbp.errors import ConfigError, DistbpError, LaunchError
+from distbp.errors import ConfigError, DistbpError
 from distbp.parallel.environment import LaunchEnvironment
 from distbp.version import __version__
 
@@ -143,7 +143,7 @@ def _report_error(error: DistbpError) -> int:
 
     try:
         ranks = connect() if LaunchEnvironment.from_environ().ranks_started > 1 else Topology()
-    except LaunchError:
+    except DistbpError:  # no connection, or no valid limit for the time that it may take
         ranks = Topology()
     if ranks.size == 1:
         if _is_reporting_rank():

@@ -83,6 +83,17 @@ def test_a_wrong_number_of_ranks_is_refused(tmp_path, data, requested, n):
     assert not (tmp_path / "new").exists()
 
 
+def test_a_limit_that_is_no_number_is_refused(tmp_path, data):
+    """Of the time that the ranks may take to connect: they need it to report the error, too."""
+    words = ["train", data["digits"], "--out", "new", "--epochs", 1]
+    ended = Job(command_of(words, n=2), tmp_path, {"DISTBP_START_LIMIT": "5m"}).wait()
+    assert ended.status == 2, str(ended)
+    assert distbp_messages(ended.err) == (
+        "distbp: DISTBP_START_LIMIT=5m: expected a number of seconds, at least 1."
+    )
+    assert "Traceback" not in ended.err, str(ended)
+
+
 def test_without_a_launcher_there_is_one_rank(tmp_path, data):
     """Whatever MPI is installed."""
     ended = distbp("train", data["digits"], "--out", "run", "--epochs", 1, folder=tmp_path)

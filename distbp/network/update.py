@@ -123,15 +123,21 @@ class Update(ChunkUpdate):
         rows: int,
         learning_rate: float,
         chunk_update: ChunkUpdate | None = None,
-    ) -> None:
-        """Make a step by the gradient `total` (P,), summed over `rows` rows; overwrites it."""
+    ) -> bool:
+        """Make a step by the gradient `total` (P,), summed over `rows` rows; overwrites it.
+
+        Returns whether that is committed. It is not if a number is no longer finite after it, as
+        far as there are two versions: a single one is overwritten.
+        """
         chunk_update = chunk_update or self
         if self.clip_norm is not None:
             chunk_update.measure_squares(total)
         chunk_update.begin(rows, learning_rate)
-        for i, chunk in enumerate(self.chunks):
-            chunk_update.apply_chunk(i, total[chunk])
+        bad = [chunk_update.apply_chunk(i, total[chunk]) for i, chunk in enumerate(self.chunks)]
+        if any(bad):
+            return False
         self.store.commit()
+        return True
 
     def measure_squares(self, total: np.ndarray) -> None:
         first = self.store.owned[0] // THETA_BLOCK

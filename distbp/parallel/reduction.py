@@ -165,6 +165,9 @@ class AllreduceReduction(GradientReduction):
         super().__init__(plan, update, slots)
         self._allreduce, self._total = allreduce, slots[0]
         self._gradient, self._others = slots[0][: plan.size], list(slots[1 : len(plan.partials)])
+        # Two versions, so that a step can be left out, or taken back.
+        versions = [[np.empty_like(one) for one in update.store.versions[0]] for _ in range(2)]
+        update.move(versions, (0, plan.size), update.squares)
 
     def reduce_and_update(
         self, rows: int, learning_rate: float, forward_ahead: ForwardAhead | None = None
@@ -177,9 +180,11 @@ class AllreduceReduction(GradientReduction):
         self.wait_s = 0.0
         self._timed_wait(self._allreduce, self._total)
         cost, correct, stop, save = self.stats[0].tolist()
-        applied = math.isfinite(cost) and is_finite(self._gradient)
-        if applied:
-            self.update.apply(self._gradient, rows, learning_rate, self.chunk_update)
+        applied = (
+            math.isfinite(cost)
+            and is_finite(self._gradient)
+            and self.update.apply(self._gradient, rows, learning_rate, self.chunk_update)
+        )
         return StepTotals(cost, correct, stop, save, applied)
 
 

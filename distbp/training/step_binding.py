@@ -89,8 +89,6 @@ def bind_step(binding: Binding, parts: StepParts) -> None:
     fields, sizes = binding.fields, gradient.network.sizes
     fields.layers, fields.n_theta = len(sizes) - 1, gradient.network.theta.size
     units, versions = _unit_weights(parts), update.store.versions
-    if len(versions) == 1:  # read and written
-        versions = [versions[0], versions[0]]
     binding.put(
         sizes=np.array(sizes, np.int64),
         units=_NOTHING if units is None else units,

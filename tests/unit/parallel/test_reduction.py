@@ -136,7 +136,7 @@ class Peers:
         return DONE
 
 
-def run(layout, name, shards, gradients, is_shared=True, **options):
+def run(layout, name, shards, gradients, is_shared=True, optimizer="sgd", **options):
     """Return θ and the totals on every rank, step by step.
 
     θ starts at 0, the learning rate and the number of rows are 1: so θ is minus the sum.
@@ -153,7 +153,7 @@ def run(layout, name, shards, gradients, is_shared=True, **options):
             comm = Topology() if ranks == 1 else Threads(rank, shared)
             sizes, theta = (size - 1, 1), np.zeros(size, gradients.dtype)
             network = Network(sizes, dtype=theta.dtype.name, theta=theta)
-            update = Update(network, OPTIMIZERS["sgd"](), **options)
+            update = Update(network, OPTIMIZERS[optimizer](), **options)
             reduction, warning = make_reduction(name, comm, shards, update)
             assert (warning is None) == is_shared
             found = []
@@ -265,6 +265,19 @@ def test_a_number_that_is_not_finite_changes_nothing(name, layout, place, value)
             assert not theta.any()
             assert not totals.applied
             assert np.isnan(totals.cost) == np.isnan(value)
+
+
+@pytest.mark.parametrize("name", REDUCTIONS)
+@pytest.mark.parametrize("layout", [[1], [3], [2, 1]], ids=str)
+@pytest.mark.filterwarnings("ignore:overflow:RuntimeWarning")
+def test_a_step_that_would_overflow_changes_nothing(name, layout):
+    """The gradient is finite, and its square is not."""
+    gradients = make_gradients(4)
+    gradients[2, 7] = 1e20
+    for steps in run(layout, name, 4, gradients, optimizer="adam"):
+        for theta, totals in steps:
+            assert not theta.any()
+            assert not totals.applied
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3, 5])

@@ -230,11 +230,24 @@ def test_a_run_can_be_rolled_back_to_its_start(config, at_step):
     assert [record["learning_rate"] for record in result.history] == [0.05] * 3
 
 
-def test_a_last_step_without_finite_numbers(config):
-    """Where a step does not check the new parameters, the run does before it saves them."""
-    bad = {"combine": "allreduce", "hidden": (), "batch_size": 1000, "epochs": 1}
+def test_a_step_to_parameters_that_are_not_finite(config):
+    """From a gradient that is; the textbook's sum refuses it as the exact one does."""
+    for combine in ("node", "allreduce"):
+        bad = {"combine": combine, "hidden": (), "batch_size": 1000, "epochs": 1}
+        out = f"{config.out}-{combine}"
+        with pytest.raises(DistbpError, match="in the sum, or in the new parameters"):
+            train(replace(config, **bad, out=out, learning_rate=1e41), comm=Topology())
+
+
+def test_parameters_that_are_not_finite_are_not_saved(config):
+    """Whatever has changed them after the last step: here a callback."""
+
+    def change(record, network):
+        network.theta[0] = np.inf
+
+    rare = replace(config, epochs=1, checkpoint_every="2epochs")
     with pytest.raises(DistbpError, match="after the last step, which is not saved"):
-        train(replace(config, **bad, learning_rate=1e41), comm=Topology())
+        train(rare, comm=Topology(), callbacks=[change])
 
 
 def test_a_run_is_not_rolled_back_for_ever(config, at_step):

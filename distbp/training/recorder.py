@@ -27,7 +27,7 @@ from distbp.training.config import Config
 from distbp.training.event_log import EventLog
 from distbp.training.messages import diverged_message, epoch_line, retry_message, step_status
 from distbp.training.metrics_file import MetricsFile
-from distbp.training.state import History, Progress
+from distbp.training.state import Progress
 from distbp.training.status_file import StatusFile
 from distbp.training.tensorboard_file import TensorBoardFile
 
@@ -242,7 +242,9 @@ class RunRecorder(NullRecorder):
         if not self._config.quiet:  # the line takes as long as a small step
             has_classes = self._labels_per_row > 0
             self.info(epoch_line(history.records[-1], self._config.epochs, has_classes))
-        self._write_metrics(lambda: self._append(history))
+        self._write_metrics(lambda: self._metrics.append(history.lines))
+        if (tensorboard := self._tensorboard) is not None:
+            self._write_metrics(lambda: tensorboard.append(history.records[-1]))
         if self._schedule.is_due_after_epoch(progress.position.epoch):
             self.save(progress, may_defer=True)
         elif history.is_best and np.isfinite(self._network.theta).all():
@@ -250,14 +252,8 @@ class RunRecorder(NullRecorder):
         else:
             self._writer.write_due_best()
 
-    def _append(self, history: History) -> None:
-        """Append the last epoch's record to the files that have a line, or an event, for each."""
-        self._metrics.append(history.lines)
-        if self._tensorboard:
-            self._tensorboard.append(history.records[-1])
-
     def _write_metrics(self, write: Callable[[], None]) -> None:
-        """Call what writes to metrics.jsonl; log a failure, for it is going to be repeated."""
+        """Call what writes records of epochs; log a failure, for it is going to be repeated."""
         try:
             write()
         except FencedError:  # another run owns the directory: this one has to end

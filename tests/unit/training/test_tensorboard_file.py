@@ -13,6 +13,7 @@ from distbp.errors import CheckpointError
 from distbp.training import tensorboard_file
 from distbp.training.config import Config
 from distbp.training.loop import train
+from distbp.training.metrics_file import MetricsFile
 from distbp.training.tensorboard_file import TensorBoardFile, crc32c
 
 with warnings.catch_warnings():
@@ -156,6 +157,22 @@ def test_what_could_not_be_written_is_written_later(tmp_path):
     assert path.stat().st_size == size
     events.append(record(3))
     assert costs(tmp_path) == expected_costs(3)
+
+
+def test_an_epoch_whose_line_of_metrics_could_not_be_written(tmp_path, monkeypatch):
+    """Its event is written all the same."""
+    append = MetricsFile.append
+
+    def append_but_one(file, lines):
+        if len(lines) == 2:
+            raise CheckpointError("No space left on device.")
+        append(file, lines)
+
+    monkeypatch.setattr(MetricsFile, "append", append_but_one)
+    data, run = samples.DATA_SETS["digits"](tmp_path / "digits.h5"), tmp_path / "run"
+    train(Config(data=str(data), out=str(run), tensorboard=True, quiet=True, epochs=3))
+    assert [step for step, _ in read(run)["train_cost"]] == [1, 2, 3]
+    assert len((run / "metrics.jsonl").read_text().splitlines()) == 3
 
 
 def test_a_directory_that_cannot_be_made(tmp_path):

@@ -13,7 +13,7 @@ from distbp.data.dataset import DataSet, check_readable
 from distbp.data.tables import ImportOptions
 from distbp.errors import ConfigError, DataError
 from distbp.parallel import host
-from distbp.parallel.rank_errors import collective_errors
+from distbp.parallel.rank_errors import collective_errors, run_on_rank_0
 from distbp.parallel.shared_array import filled_shared_array
 from distbp.parallel.topology import Topology
 from distbp.storage.checkpoint import Checkpoint, read_checkpoint
@@ -113,12 +113,15 @@ def open_model(model: str, comm: Topology) -> Checkpoint:
     CheckpointError
         On all ranks, if there is no valid checkpoint.
     """
-    with collective_errors(comm):
+
+    def choose() -> list[Any]:
         found, problems = find_newest_checkpoint(model)
-    # On a network file system another rank may see another one as the newest: use rank 0's.
-    chosen = Path(comm.world.broadcast(str(found)))
+        return [str(found), problems]
+
+    # On a network file system another rank may see another one as the newest, or none yet.
+    chosen, problems = run_on_rank_0(comm, choose)
     with collective_errors(comm):
-        checkpoint = read_checkpoint(chosen)
+        checkpoint = read_checkpoint(Path(chosen))
     if comm.rank == 0:
         for text in problems:
             logger.warning("%s", text)

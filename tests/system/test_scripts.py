@@ -69,7 +69,7 @@ def test_quick_tests(clone, installed, mpi):
 
     Without the options, scripts/test is what runs these tests.
     """
-    some = {"PYTEST_ADDOPTS": "-k 'rank or shard'", "MYPY_CACHE_DIR": str(ROOT / ".mypy_cache")}
+    some = {"PYTEST_ADDOPTS": "-k 'shard or tree'", "MYPY_CACHE_DIR": str(ROOT / ".mypy_cache")}
     environment = FRESH | {"DISTBP_TEST_HOME": str(installed)} | some
     ended = Job(["scripts/test", "--quick", "--mpi", mpi], clone, environment, LIMIT).wait()
     assert ended.status == 0, str(ended)

@@ -107,7 +107,8 @@ class SdcCheck:
         try:
             totals = self._engine.repeat(batch, (epoch, step), rate)
         finally:
-            # If that failed, or its numbers were not finite, this rank is where it was before.
+            # If that failed, or its numbers were not finite, this rank is at the step where it was
+            # before; but the result that it had there is overwritten.
             if store.steps < steps:
                 store.commit()
         return self._checksums() if totals.applied else None

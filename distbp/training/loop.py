@@ -48,10 +48,11 @@ from distbp.training.recovery import (
     FaultDetector,
     decide,
     is_repeated,
+    last_checkpoint,
     rate_factor_after,
     recover_from_rank_failure,
 )
-from distbp.training.setup import RunParts, assemble, restore
+from distbp.training.setup import RunParts, assemble, restart, restore
 from distbp.training.state import costs_and_accuracies
 from distbp.training.timing import RankTime, checkpoint_hint, timing_summary
 
@@ -315,7 +316,7 @@ class Run:
         return action
 
     def _roll_back(self, rate_factor: float) -> None:
-        """Return to the last checkpoint; collective."""
+        """Return to the last checkpoint, or the beginning if there is none yet; collective."""
         parts = self.parts
         if not parts.config.out and parts.recorder.kept is None:
             raise DivergedError(
@@ -325,10 +326,12 @@ class Run:
         with collective_errors(parts.comm):
             parts.recorder.flush()
         # Only now can every rank read the last checkpoint.
-        kept = parts.recorder.kept
-        checkpoint = open_model(parts.config.out, parts.comm) if kept is None else kept
+        checkpoint = parts.recorder.kept
+        if checkpoint is None:
+            checkpoint = last_checkpoint(Path(parts.config.out), parts.comm)
+        state = parts.config, parts.data, parts.network, parts.update
         with collective_errors(parts.comm):
-            progress = restore(checkpoint, parts.config, parts.data, parts.network, parts.update)
+            progress = restart(*state) if checkpoint is None else restore(checkpoint, *state)
         # The version of θ before the last step is overwritten: there is no going back further.
         self.progress = self.previous = progress._replace(rate_factor=rate_factor)
         parts.order.start(*progress.position[:2])

@@ -278,10 +278,11 @@ def replicas_message(rank: int, position: Position) -> str:
 
 def rolled_back_message(progress: Progress) -> str:
     """Return where a run continues after it was rolled back."""
-    position = progress.position
+    epoch, step, updates = progress.position
+    where = f"the last checkpoint, epoch {epoch + 1}, step {step}" if updates else "its beginning"
     return (
-        f"The run was rolled back to the last checkpoint, epoch {position.epoch + 1}, step "
-        f"{position.step}; the learning rate is multiplied by {progress.rate_factor:g}."
+        f"The run was rolled back to {where}; the learning rate is multiplied by "
+        f"{progress.rate_factor:g}."
     )
 
 

@@ -263,8 +263,13 @@ def _restart_point(parts: RunParts, progress: Progress, comm: Topology) -> Check
         comm, lambda: _lacks_deferred(folder, parts.config, progress)
     ):
         return parts.builder.build(progress)
+    return last_checkpoint(folder, comm)
+
+
+def last_checkpoint(folder: Path, comm: Topology) -> Checkpoint | None:
+    """Return the last valid checkpoint of a run; None if it has written none yet; collective."""
     has_checkpoint = run_on_rank_0(comm, lambda: bool(list_checkpoints(folder)))
-    return open_model(parts.config.out, comm) if has_checkpoint else None
+    return open_model(str(folder), comm) if has_checkpoint else None
 
 
 def _lacks_deferred(folder: Path, config: Config, progress: Progress) -> bool:

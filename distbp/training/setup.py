@@ -404,6 +404,21 @@ def _make_update(config: Config, network: Network, rows: int) -> Update:
     )
 
 
+def restart(config: Config, data: DataSet, network: Network, update: Update) -> Progress:
+    """Bring network and update to the state at the beginning of a run; return its progress.
+
+    Raises
+    ------
+    ConfigError, CheckpointError
+        `init_from` is not what it was, or is not there any more.
+    """
+    np.copyto(network.theta, make_network(config, data, has_weights=False).theta)
+    for name, array in update.store.state.items():
+        np.copyto(array, network.theta if name == AVERAGE else 0.0)
+    update.store.steps = 0
+    return Progress.at_start(plan_metrics(config, data).monitor)
+
+
 def restore(
     checkpoint: Checkpoint, config: Config, data: DataSet, network: Network, update: Update
 ) -> Progress:

@@ -79,17 +79,20 @@ def test_a_bit_that_flips_while_the_step_is_recomputed(config, tmp_path, flip, h
 
 
 @pytest.mark.parametrize("times", [(1, 2), (1, 3)])
-def test_without_two_equal_results_the_checkpoint_is_restored(
-    config, tmp_path, flip, handlers, capsys, times
+@pytest.mark.parametrize(("step", "origin"), [(5, "its beginning"), (10, "the last checkpoint")])
+@pytest.mark.parametrize("more", [{}, {"optimizer": "adam", "ema": 0.9}], ids=["", "adam"])
+def test_without_two_equal_results_the_run_is_rolled_back(
+    config, tmp_path, flip, handlers, capsys, times, step, origin, more
 ):
     """Bits that flip in two of three computations: none of them is known to be right."""
+    config = replace(config, **more)
     undisturbed = train(replace(config, out=str(tmp_path / "undisturbed")), comm=Topology())
-    flip(10, 0, 3, 20, times)
+    flip(step, 0, 3, 20, times)
     assert train(config, comm=Topology()).digest == undisturbed.digest
     err = capsys.readouterr().err
     assert "which differs each time" in err
     assert "the result is now correct" not in err
-    assert "checkpoint" in err
+    assert f"rolled back to {origin}" in err
 
 
 @pytest.mark.parametrize("failures", [1, 2])

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from distbp.data.table_columns import is_number
 from distbp.data.tables import NOT_UTF8, Source, Table
 from distbp.errors import ConfigError, DataError
 
@@ -308,7 +309,8 @@ class _GivenClasses:
             raise DataError(f"{y.name}: expected one label per row.")
         found = labels.numbers[:, 0]
         if labels.words is None and self._are_names:  # of the labels 0, 1, …
-            numbers = np.where((found >= 0) & (found < len(self.names)), found, -1)
+            is_position = (found >= 0) & (found < len(self.names)) & (found == np.floor(found))
+            numbers = np.where(is_position, found, -1)
         elif labels.words is None:
             values, indices = np.unique(found, return_inverse=True)
             known = [self._number_of.get(number_name(value), -1) for value in values]
@@ -390,6 +392,14 @@ def _positions(y: Table, labels: _Labels, classes: Sequence[str]) -> np.ndarray:
             f"{len(classes)} classes. Correct it or remove the row."
         )
     return found
+
+
+def is_value_name(name: str) -> bool:
+    """Return whether a class is called as the number that it is: `7`, not `007` or `7.0`.
+
+    Those can be compared by value; a large integer is not what float64 makes of it.
+    """
+    return is_number(name) and number_name(np.float64(name)) == name
 
 
 def number_name(value: Any) -> str:

@@ -11,14 +11,16 @@ from typing import Any
 
 import numpy as np
 
-from distbp.data.labels import number_name
-from distbp.data.table_columns import Block, Column, is_number
+from distbp.data.labels import is_value_name, number_name
+from distbp.data.table_columns import Block, Column
 from distbp.data.table_reader import TableReader
 from distbp.errors import ConfigError, DataError
 from distbp.storage.checkpoint import Checkpoint
 from distbp.storage.preprocessing import Feature, Preprocessing
+from distbp.terminal import printable
 
 _NAMES_SHOWN = 8
+_LEAST_ROUNDED = 2.0**53  # from here on float64 does not have every integer
 
 
 @dataclass(frozen=True)
@@ -195,7 +197,14 @@ class ModelTable:
         """Return what identifies the rows of a block."""
         if self._id is None:
             return None
-        ids = _as_text(block.columns[self._id])
+        column = block.columns[self._id]
+        if column.words is None and (is_large := np.abs(column.values) >= _LEAST_ROUNDED).any():
+            where = self._reader.locate(block.start + int(is_large.argmax()), self._id)
+            raise DataError(
+                f"{where}: identifiers from 2^53 on are rounded in a column that the model takes "
+                "as numbers. Copy the column under another name, and give that to --id."
+            )
+        ids = _as_text(column)
         return ids.astype(np.int64) if self._has_integers else ids
 
     def _label_kind(self, name: str) -> str:
@@ -203,7 +212,7 @@ class ModelTable:
         if self._task != "classification" or len(self._labels) > 1:
             return "number"
         # Numbers are compared by value, so that 1.0 is the class 1.
-        is_text = self._reader.kinds[name] == "text" or not all(map(is_number, self._classes))
+        is_text = self._reader.kinds[name] == "text" or not all(map(is_value_name, self._classes))
         return "text" if is_text else "number"
 
     def _encoded_labels(self, block: Block) -> np.ndarray:
@@ -282,7 +291,8 @@ def _as_text(column: Column) -> np.ndarray:
 
 def _shown(names: Sequence[str]) -> str:
     """Return some of the names, for a message."""
-    return ", ".join(names[:_NAMES_SHOWN]) + ", …" * (len(names) > _NAMES_SHOWN)
+    shown = ", ".join(map(printable, names[:_NAMES_SHOWN]))
+    return shown + ", …" * (len(names) > _NAMES_SHOWN)
 
 
 def _listed(noun: str, names: Sequence[str]) -> str:

@@ -181,8 +181,9 @@ class Model:
         classes = None
         if self.task != "regression":
             names = self.checkpoint.about["classes"]
-            # Numbers are compared by value.
-            is_numeric = self.task == "classification" and all(map(is_number, names))
+            # Numbers are compared by value, and text by name: "01" is not 1.
+            is_by_value = self.task == "classification" and table.values.dtype.kind != "U"
+            is_numeric = is_by_value and all(map(is_number, names))
             classes = [_number(name) for name in names] if is_numeric else names
         found = infer_task(Source({"train": (table, table)}), self.task, classes).y["train"]
         preprocessing = self.checkpoint.preprocessing

@@ -81,6 +81,19 @@ def test_identifiers_are_kept_as_they_are_written(tmp_path):
     with open_table(path) as reader:
         (rows,) = ModelTable(reader, model(), id_column="b").rows(9)
     assert rows.ids.tolist() == ["2", "4", "6"]
+    path.write_text(f"id,a,b\n1,1,2\n2,3,{2**53}\n")
+    with open_table(path) as reader, pytest.raises(DataError, match=r"line 3.*from 2\^53 on"):
+        list(ModelTable(reader, model(), id_column="b").rows(9))
+
+
+def test_classes_that_only_look_like_numbers(tmp_path):
+    """001 is not 1, and large integers are not what float64 makes of them."""
+    path, large = tmp_path / "t.csv", str(2**60 + 1)
+    path.write_text(f"y,a,b\n001,1,2\n{large},3,4\n")
+    with open_table(path) as reader:
+        found = ModelTable(reader, model(("y",), classes=["001", large]), has_labels=True)
+        (rows,) = found.rows(9)
+    assert rows.y.tolist() == [0, 1]
 
 
 @pytest.mark.parametrize(

@@ -304,6 +304,21 @@ def test_a_run_in_memory_rolls_back_to_a_checkpoint_in_memory():
         train(Config(**options), X, TARGETS[:, 0])
 
 
+def test_fractions_are_no_positions_of_classes():
+    """They are not cut to integers."""
+    with pytest.raises(DataError, match=r"the label 0\.2 is not one of the 2 classes"):
+        fit(X[:4], [0.2, 0.9, 1.0, 1.7], classes=["no", "yes"], **SHORT)
+
+
+def test_text_that_looks_like_numbers_stays_text():
+    """01 is not 1."""
+    y = np.array(["01", "02"])[np.arange(len(X)) % 2]
+    model = fit(X, y, **SHORT)
+    assert model.evaluate(X, y)["accuracy"] == (model.predict(X) == y).mean()
+    with pytest.raises(DataError, match="the label 1 is not one of the 2 classes"):
+        model.evaluate(X, np.array(["1"] * len(X)))
+
+
 def test_replicas_that_differ_cannot_be_restored_from_nothing(monkeypatch):
     """A run that keeps no checkpoint ends."""
     found = Diagnosis(Fault.NOT_CORRECTED, "They differ.")

@@ -27,6 +27,7 @@ from distbp.storage.checkpoint import Checkpoint
 
 _MAX_FILE_BYTES = (1 << 31) - 1  # of a protobuf message
 _MAX_STEPS = 10_000
+_FLOAT_TYPES = (1, 10, 11, 16)  # of TensorProto.DataType: 32, 16 and 64 bits, bfloat16
 _VALUES = ("probabilities", "output_probability", "variable")  # outputs of sklearn-onnx
 _ACTIVATIONS = {
     "Relu": "relu", "Sigmoid": "sigmoid", "Tanh": "tanh", "Softmax": "softmax", "Elu": "elu",
@@ -157,8 +158,9 @@ class _Chain:
             return tensor_array(found["value"], name)
         if node.op_type in ("Identity", "Transpose") and node.input:
             inner = self._constant(node.input[0], depth + 1)
-            is_turned = node.op_type == "Transpose" and inner is not None and inner.ndim == 2
-            return inner.T if is_turned and inner is not None else inner
+            if inner is None or node.op_type == "Identity":
+                return inner
+            return inner.transpose(attributes_of(node).get("perm"))
         return None
 
     def _follow(self, node: Any) -> str:
@@ -168,7 +170,8 @@ class _Chain:
             "Gemm": self._gemm, "MatMul": self._matmul, "Concat": self._pair,
             "Scaler": self._scaler, "ZipMap": self._zip_map, "Reshape": self._reshape,
             "Flatten": self._flatten, "Where": self._where,
-            **dict.fromkeys(("Identity", "Cast", "Dropout"), lambda node, name: node.input[0]),
+            **dict.fromkeys(("Identity", "Dropout"), lambda node, name: node.input[0]),
+            "Cast": self._cast,
             **dict.fromkeys(("Add", "Sub", "Mul", "Div"), self._arithmetic),
             **dict.fromkeys(_ACTIVATIONS, self._activation),
         }  # fmt: skip
@@ -178,6 +181,14 @@ class _Chain:
                 f"{', '.join(_KNOWN)}"
             )
         return handlers[kind](node, name)
+
+    def _cast(self, node: Any, name: str) -> str:
+        if attributes_of(node).get("to") not in _FLOAT_TYPES:
+            raise ValueError(
+                f"the node {shorten(name)} casts to another type than float; distbp has no "
+                "integers in a network"
+            )
+        return str(node.input[0])
 
     def _weights(self, node: Any, position: int, name: str) -> np.ndarray:
         """Return a constant that a node needs."""

@@ -88,6 +88,8 @@ CHAINS = {
     "a transposed constant": (
         [node("Transpose", "t", "u", perm=[1, 0]), node("MatMul", "x u", "z"), *RELU, *END],
         {"t": W.T}),
+    "a constant that is transposed to itself": (
+        [node("Transpose", "w", "u", perm=[0, 1]), node("MatMul", "x u", "z"), *RELU, *END], {}),
 }  # fmt: skip
 
 
@@ -132,6 +134,8 @@ def test_exports_whose_metadata_is_lost(tmp_path, activation):
 
 GATE = [node("Sigmoid", "x", "s")]
 REFUSED = {
+    "integers": ([*DENSE, *RELU, node("MatMul", "a v", "o"), node("Cast", "o", "y", to=7)], {},
+                 "casts to another type than float"),
     "a convolution": ([node("Conv", "x w", "y")], {}, "the Conv' is a 'Conv'; distbp supports Gem"),
     "a skip connection": (
         [*DENSE, *RELU, node("Add", "a z", "y")], {}, "'the Add 3' is a Add of values that are"),

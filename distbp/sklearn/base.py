@@ -14,6 +14,7 @@ from sklearn.model_selection import train_test_split
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
+from distbp.data.labels import number_name
 from distbp.network.network import Network
 from distbp.network.parameters import digest
 from distbp.parallel.topology import Topology, connect
@@ -135,7 +136,8 @@ class BaseMLP(BaseEstimator):
             )
         names, kind = [], "float"
         if task != "regression":
-            names, kind = [str(one) for one in self.classes_.tolist()], self.classes_.dtype.kind
+            kind = self.classes_.dtype.kind
+            names = [number_name(one) if kind in "iuf" else str(one) for one in self.classes_]
         theta = self._network().theta if continues else None
         hidden = [len(b) for b in self.intercepts_[:-1]] if continues else []
         if continues and hidden != list(layer_sizes(self.hidden_layer_sizes)):

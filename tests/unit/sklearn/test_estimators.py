@@ -402,6 +402,16 @@ def test_models_as_files(tmp_path, kind):
     assert len(model.history) == 4
 
 
+def test_classes_that_are_floats_have_the_names_of_a_data_set(tmp_path):
+    """0 for 0.0, as `distbp import` writes them."""
+    y = (X[:, 0] > 0).astype(float)
+    small().fit(X, y).to_model().save(tmp_path / "model.h5")
+    model = distbp.load_model(tmp_path / "model.h5")
+    assert model.checkpoint.about["classes"] == ["0", "1"]
+    assert model.predict(X).dtype == np.float64
+    assert model.evaluate(X, y) == model.evaluate(X, y.astype(int))
+
+
 def test_another_network_is_not_trained_further():
     model = MLPClassifier((5,), max_iter=1, warm_start=True).fit(X, X[:, 0] > 0)
     model.set_params(hidden_layer_sizes=(7,))

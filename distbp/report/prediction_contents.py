@@ -166,11 +166,18 @@ def _target_name(found: Evaluation, i: int) -> str:
 def _target_plots(found: Evaluation, i: int) -> list[Plot]:
     """Return the figures of one target."""
     truth, predicted = found.targets[:, i], found.outputs[:, i].astype(np.float64)
+    # The exponential of a predicted logarithm may overflow.
+    is_finite = np.isfinite(predicted)
+    truth, predicted = truth[is_finite], predicted[is_finite]
+    if not len(truth):
+        return []
     residuals, label = predicted - truth, _target_name(found, i)
     end = "" if len(found.names) == 1 else f"-{slug(label)}"
     low, middle, high = np.quantile(residuals, [0.05, 0.5, 0.95])
     spread = f"median {number(middle, 2)}, 90 % between {number(low, 2)} and "
     spread += number(high, 2)
+    if not is_finite.all():
+        spread += f"; without {(~is_finite).sum():,} rows whose predicted value is not finite"
     correlation = np.corrcoef(truth, predicted)[0, 1] if min(truth.std(), predicted.std()) else 0.0
     return [
         Plot(

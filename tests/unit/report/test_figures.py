@@ -3,6 +3,7 @@
 import re
 import xml.etree.ElementTree as ElementTree
 from functools import partial
+from types import SimpleNamespace
 
 import matplotlib as mpl
 import numpy as np
@@ -13,6 +14,7 @@ from distbp.report.curves import Curve
 from distbp.report.figures import GENERATOR, to_svg, write_png
 from distbp.report.palette import PLACEHOLDERS, SCHEMES
 from distbp.report.pictures import as_rgb, png_uri, weight_images
+from distbp.report.prediction_contents import _target_plots
 from distbp.report.reported_run import RankTimes
 
 HOSTILE = '<script>alert(1)</script>"&$x_{$'
@@ -128,3 +130,19 @@ def test_images():
     assert positive[0, 0, 3] == 255
     assert zero[0, 0, 3] == 0
     assert png_uri(positive).startswith("data:image/png;base64,iVBOR")
+
+
+def test_predictions_that_are_not_finite():
+    """The exponential of a predicted logarithm may overflow: such rows are counted, not drawn."""
+    outputs = np.array([[0.0], [1.0], [np.inf], [3.5], [4.0]])
+    found = SimpleNamespace(targets=np.arange(5.0)[:, np.newaxis], outputs=outputs, names=["y"])
+    chosen = _target_plots(found, 0)
+    assert len(chosen) == 3
+    for plot in chosen:
+        assert "nan" not in plot.caption
+        assert to_svg(plot.draw, "f", "label").startswith("<svg")
+    assert "without 1 rows whose predicted value is not finite" in chosen[-1].caption
+    assert (
+        _target_plots(SimpleNamespace(**vars(found) | {"outputs": np.full((5, 1), np.inf)}), 0)
+        == []
+    )

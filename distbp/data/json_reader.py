@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -23,6 +24,7 @@ from distbp.errors import DataError
 _SAMPLE_ROWS = 1000
 _SHOWN_CHARS = 40  # of a cell, in a message
 _BLOCK_BYTES = 1 << 24
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _Row = dict[str, Any]
 
 
@@ -83,6 +85,11 @@ class JsonReader(TableReader):
             raise DataError(
                 f"{self.name}, line {self._line}: expected an object such as "
                 '{"age": 41}; found another value. Write one object a line.'
+            )
+        if any(map(_SURROGATE.search, row)):
+            raise DataError(
+                f"{self.name}, line {self._line}: a name has half of a pair of surrogates, and so "
+                "is no text. Correct it."
             )
         return row
 
@@ -163,7 +170,9 @@ def _text(name: str, cells: list[Any]) -> Column:
     codes: dict[str, int] = {}
     values = np.full(len(cells), -1, np.int32)
     for i, cell in enumerate(cells):
-        word = cell.strip() if isinstance(cell, str) else "" if cell is None else json.dumps(cell)
+        # Half of a pair of surrogates is no text: an emoji was cut through.
+        text = _SURROGATE.sub("\ufffd", cell) if isinstance(cell, str) else ""
+        word = text.strip() if text or cell is None else json.dumps(cell)
         if word not in MISSING:
             values[i] = codes.setdefault(word, len(codes))
     return Column(name, values, tuple(codes))

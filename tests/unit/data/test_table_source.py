@@ -342,6 +342,16 @@ def test_other_formats_give_the_same(people, out, name):
     assert run(path, out, **options)["digest"] == run(people, out, **options)["digest"]
 
 
+def test_half_of_an_emoji(tmp_path, out):
+    """As JavaScript's slice leaves it: half of a pair of surrogates is no text."""
+    source = tmp_path / "d.jsonl"
+    source.write_text('{"a": 1, "y": "\\ud83d"}\n{"a": 2, "y": "b"}\n')
+    assert run(source, out)["classes"] == ["b", "\ufffd"]
+    source.write_text('{"\\ud83d": 1, "y": "b"}\n')
+    with pytest.raises(DataError, match="line 1: a name has half of a pair of surrogates"):
+        run(source, out)
+
+
 # Labels
 
 

@@ -15,6 +15,11 @@ _LAUNCHERS = ("mpiexec", "mpirun", "prterun", "prun", "orterun", "srun")
 _DEFAULT_COLUMNS = 80
 
 
+def printable(name: str) -> str:
+    """Return a name from a file as it can be printed in a line: without control sequences."""
+    return name if name.isprintable() else repr(name)
+
+
 def terminal_widths() -> tuple[int, int]:
     """Return the columns of the terminals that stdout and stderr end on; 0 for none."""
     if TERMINAL_WIDTHS_VARIABLE in os.environ:

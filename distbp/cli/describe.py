@@ -6,11 +6,11 @@ from typing import Any
 
 from distbp.data import dataset
 from distbp.data.dataset import SPLIT_NAMES, DataSet
-from distbp.data.profile import printable
 from distbp.errors import CheckpointError, DataError
 from distbp.storage import atomic, checkpoint, checksum, hdf5_checks, hdf5_file, run_directory
 from distbp.storage.preprocessing import Preprocessing
 from distbp.storage.scaling import TargetScaling
+from distbp.terminal import printable
 from distbp.training.messages import format_cost
 
 _Row = tuple[str, Any]
@@ -63,14 +63,16 @@ def _data_rows(found: DataSet) -> list[_Row]:
     rows: list[_Row] = [("task", found.task)]
     if found.classes:
         noun = "classes" if found.n_classes else "labels"
-        rows.append((f"{len(found.classes)} {noun}", ", ".join(found.classes)))
+        rows.append((f"{len(found.classes)} {noun}", ", ".join(map(printable, found.classes))))
     for name, split in found.splits.items():
         shape = "×".join(map(str, about["shape"]))
         rows.append((name, f"{len(split):,} rows of {shape} {split.x_dtype}"))
     rows += _weight_rows(found)
     rows += [("split", about["split"]), ("scaling", about["scaling"])]
     rows += _target_rows(found.target) + _preprocessing_rows(found.preprocessing)
-    rows += [("source", ", ".join(about["source"]["files"])), ("digest", about["digest"])]
+    files = about["source"].get("files")
+    source = ", ".join(map(str, files)) if isinstance(files, list) else "not recorded"
+    rows += [("source", source), ("digest", about["digest"])]
     rows.append(("checksum", _checksum_state(found.path)))
     return rows
 

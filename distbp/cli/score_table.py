@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from distbp.data.profile import printable
+from distbp.terminal import printable
 from distbp.training.messages import format_number, metric_name
 
 _MOST_LINES = 20  # classes, labels or targets that are listed

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from distbp.data.profile import printable
+from distbp.terminal import printable
 from distbp.training.messages import format_number
 from distbp.training.run_summary import FAILED, FINISHED, TrialSummary
 from distbp.training.search_space import value_text

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from rich.text import Text
 
 from distbp.cli.charts import Chart, Curve
-from distbp.data.profile import printable
+from distbp.terminal import printable
 from distbp.training.messages import count, format_cost, metric_name
 from distbp.training.run_follower import DIED, SILENT, STATES, WAITING, RunFollower
 from distbp.training.run_summary import FAILED, FINISHED, UNFINISHED

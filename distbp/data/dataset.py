@@ -402,6 +402,8 @@ def _read_dataset_about(file: h5py.File, path: Path) -> dict[str, Any]:
     ):  # fmt: skip
         if not isinstance(about.get(name), kind):
             raise DataError(f"{path}: 'about' has no {name!r} that is a {kind.__name__}.")
+    if not all(isinstance(one, str) for one in about["classes"]):
+        raise DataError(f"{path}: 'about' has classes that are no text. Write their names.")
     if about["task"] not in (*_TASKS_WITH_CLASSES, "regression"):
         raise DataError(f"{path}: unknown task {about['task']!r}.")
     if (about["task"] in _TASKS_WITH_CLASSES) != bool(about["classes"]):

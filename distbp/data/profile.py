@@ -14,6 +14,7 @@ from datetime import datetime, timedelta
 import numpy as np
 
 from distbp.data.spool import Spool
+from distbp.terminal import printable
 
 _EPOCH = datetime(1970, 1, 1)
 _FEW_ROWS = 20  # in fewer, values may be different, or equal the labels, by chance
@@ -22,11 +23,6 @@ _WIDE_RATIO = 1000.0  # of the 99th percentile of targets to the first
 _SHOWN_ROWS = 40
 _MAX_CLASSES = 1000
 _SHOWN_CLASSES = 8
-
-
-def printable(name: str) -> str:
-    """Return a name from a file as it can be printed in a line."""
-    return name if name.isprintable() else repr(name)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from typing import Any
 
 from distbp.errors import ConfigError
 from distbp.options import option
+from distbp.terminal import printable
 
 SEPARATOR_WORDS = {"tab": "\t", "\\t": "\t", "comma": ",", "semicolon": ";", "space": " "}
 NO_COMMENTS = "none"
@@ -108,7 +109,8 @@ def _find_column(name: str, names: Sequence[str], flag: str, word: str) -> str:
     try:
         return names[int(word)]
     except (ValueError, IndexError):
-        shown = ", ".join(names[:_NAMES_SHOWN]) + ", …" * (len(names) > _NAMES_SHOWN)
+        shown = ", ".join(map(printable, names[:_NAMES_SHOWN]))
+        shown += ", …" * (len(names) > _NAMES_SHOWN)
         raise ConfigError(
             f"`{flag} {word}`: {name} has no such column. Name one of {shown}."
         ) from None

@@ -4,7 +4,7 @@ import math
 import re
 from datetime import UTC, datetime
 
-from distbp.data.profile import printable
+from distbp.terminal import printable
 from distbp.training.messages import count as count
 from distbp.training.messages import format_cost
 

@@ -11,13 +11,13 @@ from typing import Any, NamedTuple
 
 from distbp import own_parts
 from distbp.data.dataset import DataSet
-from distbp.data.profile import printable
 from distbp.errors import CheckpointError
 from distbp.network.network import Network
 from distbp.network.parameters import digest
 from distbp.parallel.host import CpuShare, count_cores
 from distbp.parallel.shards import sufficient_ranks
 from distbp.storage.checkpoint import Checkpoint
+from distbp.terminal import printable
 from distbp.training.config import EXACT_REDUCTIONS, Config
 from distbp.training.state import (
     STANDARDIZED_COST,

@@ -270,6 +270,12 @@ def test_rows_of_different_lengths(make):
         DataSet(make(change))
 
 
+def test_classes_that_are_no_text(make):
+    """Written by another program."""
+    with pytest.raises(DataError, match="'about' has classes that are no text"):
+        DataSet(make(lambda file: None, ABOUT | {"classes": [0, 1]}))
+
+
 def test_unknown_task(make):
     """A task that this version does not know."""
     with pytest.raises(DataError, match="unknown task 'ranking'"):

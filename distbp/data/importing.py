@@ -217,7 +217,7 @@ def _check_output(out: Path, files: list[Path]) -> None:
         raise DataError(f"{out} is a folder; expected the name of a file to write.")
     if os.path.exists(out) and any(out.samefile(file) for file in files):
         raise ConfigError(f"{out} is the source itself. Give the output another name.")
-    hdf5_file.check_replaceable(out)
+    hdf5_file.check_replaceable(out, DATA_FORMAT)
 
 
 def _total_bytes(files: list[Path]) -> int:

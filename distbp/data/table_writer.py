@@ -89,15 +89,8 @@ def check_overwrite(path: Path, is_forced: bool) -> None:
     """
     if path.is_file() and (is_forced or _has_mark(path)):
         return
-    try:
-        hdf5_file.check_replaceable(path)
-    except ConfigError:
-        if not path.is_file():
-            raise
-        raise ConfigError(
-            f"{path} exists already, and nothing in it says that distbp has written it. Give "
-            "the output another name, or overwrite it with --force."
-        ) from None
+    remedy = "overwrite it with --force" if path.is_file() else "remove it first"
+    hdf5_file.check_replaceable(path, PREDICTION_FORMAT, remedy)
 
 
 def _has_mark(path: Path) -> bool:

@@ -11,7 +11,7 @@ from distbp.interop.npz_file import read_npz
 from distbp.interop.onnx_reader import read_onnx
 from distbp.interop.state_dict import read_safetensors
 from distbp.storage import hdf5_file
-from distbp.storage.checkpoint import Checkpoint, write_checkpoint
+from distbp.storage.checkpoint import CHECKPOINT_FORMAT, Checkpoint, write_checkpoint
 
 _READERS: dict[str, Callable[[Path, ImportModelOptions], Checkpoint]] = {
     ".onnx": read_onnx,
@@ -46,7 +46,7 @@ def read_model(path: str | Path, out: str | Path | None = None, **options: Any) 
     if out is not None:
         if Path(out).resolve() == path.resolve():
             raise ConfigError(f"--out {out} would overwrite the model itself. Name another file.")
-        hdf5_file.check_replaceable(Path(out))
+        hdf5_file.check_replaceable(Path(out), CHECKPOINT_FORMAT)
     checkpoint = _READERS[suffix](path, chosen)
     if out is not None:
         write_checkpoint(Path(out), checkpoint)

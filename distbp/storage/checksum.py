@@ -57,6 +57,12 @@ def write_checksum_header(file: io.RawIOBase, kind: str) -> None:
         raise OSError("its checksum header could not be written")
 
 
+def read_kind(file: io.BufferedIOBase) -> str | None:
+    """Return the kind that the header of an open file names, unverified; None without a header."""
+    magic, kind, *_ = _FIELDS.unpack(file.read(_FIELDS.size).ljust(_FIELDS.size, b"\0"))
+    return kind.rstrip(b"\0").decode("latin-1") if magic == MAGIC else None
+
+
 def read_checksum_header(file: io.RawIOBase) -> ChecksumHeader | None:
     """Return the header of an open file, or None if its user block is all zeros.
 

@@ -29,25 +29,28 @@ _MAX_TEXT_BYTES = 1 << 27
 _MAX_TEXT_ITEMS = 1 << 22  # JSON values, or lines: each takes about 100 bytes of memory
 
 
-def check_replaceable(path: Path) -> None:
-    """Check that writing to `path` overwrites nothing but an output of distbp.
+def check_replaceable(path: Path, kind: str, remedy: str = "remove that file first") -> None:
+    """Check that writing to `path` overwrites nothing but an output of distbp of the same kind.
 
     Raises
     ------
     ConfigError
-        There is a file that distbp has not written, or something that is no file.
+        There is another file, or something that is no file.
     """
     if not os.path.lexists(path):
         return
-    is_ours = False
+    found: str | None = None
     if path.is_file():
         with suppress(OSError), path.open("rb") as file:
-            # An empty file has nothing to lose; mktemp makes them.
-            is_ours = file.read(len(checksum.MAGIC)) in (checksum.MAGIC, b"")
-    if not is_ours:
+            found = checksum.read_kind(file)
+            if os.path.getsize(path) == 0:  # nothing to lose; mktemp makes such files
+                return
+    if found != kind:
+        what = f"it is a {found}, not a {kind}"
+        if found is None:
+            what = "nothing in it says that distbp has written it"
         raise ConfigError(
-            f"{path} exists already and was not written by distbp. Give the output another "
-            "name, or remove that file first."
+            f"{path} exists already, and {what}. Give the output another name, or {remedy}."
         )
 
 

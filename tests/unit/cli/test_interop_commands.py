@@ -60,7 +60,7 @@ def test_info_names_the_origin(capsys):
         (("import-model", "net.pt", "--out", "a.h5"), DataError, "is a pickle, by its name"),
         (("import-model", "net.pt"), ConfigError, "are required: --out"),
         (("import-model", "mine.npz", "--out", "a.h5"), DataError, "mine.npz cannot be read"),
-        (("import-model", "mine.npz", "--out", "mine.h5"), ConfigError, "not written by distbp"),
+        (("import-model", "mine.npz", "--out", "mine.h5"), ConfigError, "nothing in it says"),
         (("import-model", "a.onnx", "--out", "a.h5", "--classes", "a,,b"), ConfigError, "a,,b"),
         (("import-model", "a.onnx", "--out", "a.h5", "--output", "x"), ConfigError, "invalid choi"),
     ],

@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 import h5py
+import models
 import numpy as np
 import pyarrow.compute  # noqa: F401 - before a test gives up the right to read it
 import pytest
@@ -28,6 +29,7 @@ from distbp.data.importing import _DEFAULT_OPTIONS, import_data
 from distbp.data.splits import choose_rows
 from distbp.data.tables import Table
 from distbp.errors import ConfigError, DataError, DistbpError
+from distbp.storage.checkpoint import write_checkpoint
 
 FASHION = Path("/usr/share/datasets/fashion-mnist")
 IMAGES = np.arange(5 * 3 * 2, dtype=np.uint8).reshape(5, 3, 2)
@@ -363,10 +365,19 @@ def test_older_output_is_replaced(tmp_path, out):
     assert len(DataSet(out).split("train")) == 2
 
 
+def test_a_model_is_not_overwritten(tmp_path, out):
+    """An output of distbp of another kind may have taken days."""
+    write_checkpoint(out, models.untrained())
+    before = out.read_bytes()
+    message = "exists already, and it is a distbp-checkpoint, not a distbp-data"
+    check_refused(csv_file(tmp_path / "d.csv", IRIS), out, ConfigError, message)
+    assert out.read_bytes() == before
+
+
 def test_foreign_files_are_not_overwritten(tmp_path, out):
     """A second CSV file in the place of the output is a mistake that must not destroy it."""
     source, other = (csv_file(tmp_path / name, IRIS) for name in ("train.csv", "test.csv"))
-    check_refused(source, other, ConfigError, "exists already and was not written by distbp")
+    check_refused(source, other, ConfigError, "exists already, and nothing in it says that distbp")
     assert other.read_text() == IRIS
     out.symlink_to(tmp_path / "nothing")
     check_refused(source, out, ConfigError, "exists already")

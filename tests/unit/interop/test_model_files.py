@@ -407,7 +407,7 @@ def test_names_that_mean_no_format(tmp_path):
 def test_other_files_are_not_overwritten(tmp_path):
     export(models.untrained(), tmp_path / "a.npz")
     (tmp_path / "out.h5").write_text("mine")
-    with pytest.raises(ConfigError, match="was not written by distbp"):
+    with pytest.raises(ConfigError, match="nothing in it says that distbp"):
         read_model(tmp_path / "a.npz", tmp_path / "out.h5")
     with pytest.raises(ConfigError, match="would overwrite the model itself"):
         read_model(tmp_path / "a.npz", tmp_path / "a.npz")

@@ -141,10 +141,12 @@ def _not_shared(comm: Topology, folders: Sequence[str]) -> dict[str, list[str]]:
             with suppress(OSError):
                 path.touch()
         comm.world.barrier()
-        hosts = comm.world.allgather("" if path.exists() else platform.node())
+        # Not `path.exists`, which raises errors such as that of a stale mount.
+        hosts = comm.world.allgather("" if os.path.exists(path) else platform.node())
         comm.world.barrier()
         if comm.rank == 0:
-            path.unlink(missing_ok=True)
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
         # If rank 0 does not see it either, no file can be written: another check says so.
         if any(hosts) and not hosts[0]:
             found[folder] = list(dict.fromkeys(filter(None, hosts)))

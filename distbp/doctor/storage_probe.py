@@ -28,7 +28,7 @@ def storage_facts(folders: Sequence[str]) -> StorageFacts:
 
 def _folder_facts(folder: str) -> FolderFacts:
     tried = Path(folder).absolute()
-    while not tried.exists():
+    while not os.path.exists(tried):
         tried = tried.parent
     facts = FolderFacts(folder, str(tried), _filesystem(tried))
     try:

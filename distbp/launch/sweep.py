@@ -14,8 +14,8 @@ trial has is up to its `Choices`: a list (`FixedChoices`), or an Optuna study (`
 import json
 import logging
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TextIO
@@ -145,12 +145,8 @@ class SweepPlan:
             "format": _FORMAT, "version": 1, "vary": list(self.vary), "method": self.method,
             "kfold": self.folds, "config": self.config.to_dict(),
         }  # fmt: skip
-        try:
+        with _write_errors(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as failure:
-            raise CheckpointError(
-                f"{self.folder} cannot be created: {failure.strerror}."
-            ) from failure
         with atomic_write(path, CheckpointError) as temporary:
             temporary.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
 
@@ -220,8 +216,9 @@ class _ActiveRun:
 
     def __init__(self, trial: Trial, folder: Path, words: Sequence[str]) -> None:
         self.trial, self.folder = trial, folder
-        (folder / COMPLETION_NAME).unlink(missing_ok=True)
-        self._log: TextIO = (folder / _OUTPUT_NAME).open("a", encoding="utf-8")
+        with _write_errors(folder):
+            (folder / COMPLETION_NAME).unlink(missing_ok=True)
+            self._log: TextIO = (folder / _OUTPUT_NAME).open("a", encoding="utf-8")
         self._is_killed = False
         self.launch = MpiLaunch(1, words, log=self._log)
 
@@ -351,7 +348,8 @@ class Sweep:
     def _refuse(self, trial: Trial, error: ConfigError) -> None:
         """Note that a trial cannot be started."""
         folder = self._plan.folder / trial.name
-        folder.mkdir(parents=True, exist_ok=True)
+        with _write_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
         _write_completion(folder, f"{Outcome.REFUSED} {error.status}\n{error}\n")
         logger.warning("%s failed: %s", trial.name, error)
         self._choices.report(trial, None)
@@ -361,7 +359,8 @@ class Sweep:
         if has_checkpoint(folder):
             words = ["train", config.data, "--resume", config.out, *self._resume_words]
         else:
-            folder.mkdir(parents=True, exist_ok=True)
+            with _write_errors(folder):
+                folder.mkdir(parents=True, exist_ok=True)
             with atomic_write(folder / "config.toml", CheckpointError) as temporary:
                 temporary.write_text(config.to_toml(), encoding="utf-8")
             words = ["train", "--config", str(folder / "config.toml")]
@@ -407,6 +406,15 @@ def _describe(choice: Choice) -> str:
     """Return the values of options as they are shown."""
     texts = (f"{name.replace('_', '-')} {value_text(value)}" for name, value in choice.items())
     return ", ".join(texts) or "the options given"
+
+
+@contextmanager
+def _write_errors(folder: Path) -> Iterator[None]:
+    """Raise CheckpointError for what prevents writing to a folder."""
+    try:
+        yield
+    except OSError as failure:
+        raise CheckpointError(f"{folder} cannot be written: {failure.strerror}.") from failure
 
 
 def _write_completion(folder: Path, text: str) -> None:

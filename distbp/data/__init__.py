@@ -23,7 +23,7 @@ becomes an input of 0 or 1 for each category, in sorted order (one-hot), and so 
 that `--categorical` names. Missing cells are an error, unless `--missing` says what to fill in, or
 to drop their rows. An index that pandas wrote, and a column that is constant in the training rows,
 are left out. What was done is stored as the `preprocessing`, see `distbp.storage.preprocessing`:
-statistics are those of the training rows, categories those of all rows. A table is parsed once,
+statistics and categories are those of the training rows. A table is parsed once,
 into a temporary file beside the output. Memory holds blocks of it, and 8 bytes a row of labels;
 some 25 while rows are divided at random.
 

@@ -170,9 +170,11 @@ def _text(name: str, cells: list[Any]) -> Column:
     codes: dict[str, int] = {}
     values = np.full(len(cells), -1, np.int32)
     for i, cell in enumerate(cells):
-        # Half of a pair of surrogates is no text: an emoji was cut through.
-        text = _SURROGATE.sub("\ufffd", cell) if isinstance(cell, str) else ""
-        word = text.strip() if text or cell is None else json.dumps(cell)
+        if isinstance(cell, str):
+            # An unpaired surrogate is no text: an emoji was cut through.
+            word = _SURROGATE.sub("\ufffd", cell).strip()
+        else:
+            word = "" if cell is None else json.dumps(cell)
         if word not in MISSING:
             values[i] = codes.setdefault(word, len(codes))
     return Column(name, values, tuple(codes))

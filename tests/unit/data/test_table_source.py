@@ -342,6 +342,18 @@ def test_other_formats_give_the_same(people, out, name):
     assert run(path, out, **options)["digest"] == run(people, out, **options)["digest"]
 
 
+def test_empty_text_in_json_lines_is_missing(tmp_path, out):
+    """As null and blanks are."""
+    source, cells = tmp_path / "d.jsonl", ['"u"', '""', '"v"', "null", '"u"', '"  "']
+    lines = [f'{{"a": {i}, "b": {cell}, "y": "{"pq"[i % 2]}"}}' for i, cell in enumerate(cells)]
+    source.write_text("\n".join(lines))
+    with pytest.raises(DataError, match=r"line 2, column 'b'"):
+        run(source, out)
+    run(source, out, missing="drop", drop="y", label="b", task="classification")
+    assert DataSet(out).about["classes"] == ["u", "v"]
+    assert len(DataSet(out).split("train")) == 3
+
+
 def test_half_of_an_emoji(tmp_path, out):
     """As JavaScript's slice leaves it: half of a pair of surrogates is no text."""
     source = tmp_path / "d.jsonl"

@@ -14,8 +14,8 @@ trial has is up to its `Choices`: a list (`FixedChoices`), or an Optuna study (`
 import json
 import logging
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TextIO
@@ -26,6 +26,7 @@ from distbp.options import flag
 from distbp.parallel.environment import Outcome
 from distbp.storage.atomic import atomic_write
 from distbp.storage.lock import RunLock
+from distbp.storage.run_directory import wrap_os_errors
 from distbp.training.config import Config
 from distbp.training.config_file import read_toml
 from distbp.training.messages import format_number
@@ -145,7 +146,7 @@ class SweepPlan:
             "format": _FORMAT, "version": 1, "vary": list(self.vary), "method": self.method,
             "kfold": self.folds, "config": self.config.to_dict(),
         }  # fmt: skip
-        with _write_errors(self.folder):
+        with wrap_os_errors(f"{self.folder} cannot be written"):
             self.folder.mkdir(parents=True, exist_ok=True)
         with atomic_write(path, CheckpointError) as temporary:
             temporary.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
@@ -216,7 +217,7 @@ class _ActiveRun:
 
     def __init__(self, trial: Trial, folder: Path, words: Sequence[str]) -> None:
         self.trial, self.folder = trial, folder
-        with _write_errors(folder):
+        with wrap_os_errors(f"{folder} cannot be written"):
             (folder / COMPLETION_NAME).unlink(missing_ok=True)
             self._log: TextIO = (folder / _OUTPUT_NAME).open("a", encoding="utf-8")
         self._is_killed = False
@@ -348,7 +349,7 @@ class Sweep:
     def _refuse(self, trial: Trial, error: ConfigError) -> None:
         """Note that a trial cannot be started."""
         folder = self._plan.folder / trial.name
-        with _write_errors(folder):
+        with wrap_os_errors(f"{folder} cannot be written"):
             folder.mkdir(parents=True, exist_ok=True)
         _write_completion(folder, f"{Outcome.REFUSED} {error.status}\n{error}\n")
         logger.warning("%s failed: %s", trial.name, error)
@@ -359,7 +360,7 @@ class Sweep:
         if has_checkpoint(folder):
             words = ["train", config.data, "--resume", config.out, *self._resume_words]
         else:
-            with _write_errors(folder):
+            with wrap_os_errors(f"{folder} cannot be written"):
                 folder.mkdir(parents=True, exist_ok=True)
             with atomic_write(folder / "config.toml", CheckpointError) as temporary:
                 temporary.write_text(config.to_toml(), encoding="utf-8")
@@ -406,15 +407,6 @@ def _describe(choice: Choice) -> str:
     """Return the values of options as they are shown."""
     texts = (f"{name.replace('_', '-')} {value_text(value)}" for name, value in choice.items())
     return ", ".join(texts) or "the options given"
-
-
-@contextmanager
-def _write_errors(folder: Path) -> Iterator[None]:
-    """Raise CheckpointError for what prevents writing to a folder."""
-    try:
-        yield
-    except OSError as failure:
-        raise CheckpointError(f"{folder} cannot be written: {failure.strerror}.") from failure
 
 
 def _write_completion(folder: Path, text: str) -> None:

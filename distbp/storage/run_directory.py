@@ -97,7 +97,7 @@ def _newest_valid(folder: Path, open_one: Callable[[Path], _T]) -> tuple[_T, lis
 
 def list_checkpoints(folder: Path) -> list[Path]:
     """Return the paths of a run's checkpoints, newest first, each file once."""
-    with _wrap_os_errors(f"{folder} cannot be read"):
+    with wrap_os_errors(f"{folder} cannot be read"):
         found: dict[tuple[int, int], Path] = {}
         for path in (folder / "last.h5", *reversed(_list_by_step(folder / "checkpoints"))):
             if path.exists():
@@ -113,7 +113,7 @@ def _list_by_step(checkpoints: Path) -> list[Path]:
 
 
 def _is_directory(path: Path) -> bool:
-    with _wrap_os_errors(f"{path} cannot be read"):
+    with wrap_os_errors(f"{path} cannot be read"):
         return path.is_dir()
 
 
@@ -148,7 +148,7 @@ def load_checkpoint(model: str | Path, stacklevel: int) -> Checkpoint:
 
 
 @contextmanager
-def _wrap_os_errors(what: str) -> Iterator[None]:
+def wrap_os_errors(what: str) -> Iterator[None]:
     """Raise an OSError in the block as a CheckpointError: `what`, and the reason."""
     try:
         yield
@@ -183,12 +183,12 @@ class RunDirectory:
                 f"{self.path} already contains a run. Continue it with --resume {self.path}, "
                 f"or choose another --out."
             )
-        with _wrap_os_errors(f"{self.path} cannot be created"):
+        with wrap_os_errors(f"{self.path} cannot be created"):
             self.checkpoints.mkdir(parents=True, exist_ok=True)
 
     def remove_temporary_files(self) -> None:
         """Remove the unfinished files of a killed process."""
-        with _wrap_os_errors(f"{self.path} cannot be cleaned up"):
+        with wrap_os_errors(f"{self.path} cannot be cleaned up"):
             for folder in (self.path, self.checkpoints):
                 for stray in folder.glob(".*.tmp"):
                     stray.unlink(missing_ok=True)
@@ -202,7 +202,7 @@ class RunDirectory:
         for name in ("best.h5", "last.h5") if is_best else ("last.h5",):
             with atomic.atomic_write(self.path / name, CheckpointError) as temporary:
                 _link_or_copy(path, temporary)
-        with _wrap_os_errors(f"{self.checkpoints} cannot be cleaned up"):
+        with wrap_os_errors(f"{self.checkpoints} cannot be cleaned up"):
             self._remove_old(path)
 
     def _remove_old(self, path: Path) -> None:

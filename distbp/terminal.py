@@ -1,4 +1,4 @@
-"""Find the terminal that output ends on, also behind an MPI launcher.
+"""Find the terminal that output ends on, also behind an MPI launcher; what to print on it.
 
 The standard streams of a rank are pipes to its launcher: whether a terminal shows them, and
 how wide the terminal is, is seen from the files that the launcher has open.
@@ -7,6 +7,7 @@ how wide the terminal is, is seen from the files that the launcher has open.
 import os
 import stat
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 # "OUT,ERR": widths that the process which started the launcher has found, for the ranks.
@@ -18,6 +19,11 @@ _DEFAULT_COLUMNS = 80
 def printable(name: str) -> str:
     """Return a name from a file as it can be printed in a line: without control sequences."""
     return name if name.isprintable() else repr(name)
+
+
+def printable_list(names: Sequence[str], most: int) -> str:
+    """Return up to so many names, as they can be printed, for a message."""
+    return ", ".join(map(printable, names[:most])) + ", …" * (len(names) > most)
 
 
 def terminal_widths() -> tuple[int, int]:

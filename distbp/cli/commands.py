@@ -26,12 +26,13 @@ from distbp.cli.sweep_command import SWEEP, parse_sweep
 from distbp.cli.train_command import TRAIN, parse_training
 from distbp.cli.verify_command import VERIFY
 from distbp.cli.watch_command import WATCH
-from distbp.terminal import printable
+from distbp.terminal import printable_list
 
 logger = logging.getLogger(__name__)
 
 # Labels with more values than this are more often quantities than classes.
 _MANY_CLASSES = 100
+_CLASSES_SHOWN = 10
 
 
 def _declare_import(parser: Parser) -> None:
@@ -84,7 +85,7 @@ def _describe_import(about: dict[str, Any]) -> str:
         is_log = about.get("preprocessing", {}).get("target_transform") == "log"
         what = "regression" + " of the logarithm" * is_log
         return f"{text}{what}{f', target scaling {how}' if how else ''}"
-    names = ", ".join(map(printable, classes[:10])) + ", …" * (len(classes) > 10)
+    names = printable_list(classes, _CLASSES_SHOWN)
     if about["task"] == "multilabel":
         return f"{text}{len(classes):,} labels a row: {names}"
     hint = "; if these are quantities, use --task regression"

@@ -17,7 +17,7 @@ from distbp.data.table_reader import TableReader
 from distbp.errors import ConfigError, DataError
 from distbp.storage.checkpoint import Checkpoint
 from distbp.storage.preprocessing import Feature, Preprocessing
-from distbp.terminal import printable
+from distbp.terminal import printable_list
 
 _NAMES_SHOWN = 8
 _LEAST_ROUNDED = 2.0**53  # from here on float64 does not have every integer
@@ -291,8 +291,7 @@ def _as_text(column: Column) -> np.ndarray:
 
 def _shown(names: Sequence[str]) -> str:
     """Return some of the names, for a message."""
-    shown = ", ".join(map(printable, names[:_NAMES_SHOWN]))
-    return shown + ", …" * (len(names) > _NAMES_SHOWN)
+    return printable_list(names, _NAMES_SHOWN)
 
 
 def _listed(noun: str, names: Sequence[str]) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 from distbp.errors import ConfigError
 from distbp.options import option
-from distbp.terminal import printable
+from distbp.terminal import printable_list
 
 SEPARATOR_WORDS = {"tab": "\t", "\\t": "\t", "comma": ",", "semicolon": ";", "space": " "}
 NO_COMMENTS = "none"
@@ -109,8 +109,7 @@ def _find_column(name: str, names: Sequence[str], flag: str, word: str) -> str:
     try:
         return names[int(word)]
     except (ValueError, IndexError):
-        shown = ", ".join(map(printable, names[:_NAMES_SHOWN]))
-        shown += ", …" * (len(names) > _NAMES_SHOWN)
+        shown = printable_list(names, _NAMES_SHOWN)
         raise ConfigError(
             f"`{flag} {word}`: {name} has no such column. Name one of {shown}."
         ) from None

@@ -43,7 +43,8 @@ The nouns, in the order in which to read them:
     RunFollower     reads from outside where a run is, and whether it lives (`run_follower`)
     split_validation  the rows that are held out, a fraction or a fold (`holdout`, `folds`)
     RunParts        all of these, the network and the order of the rows, assembled for one run
-                    (`setup`)
+                    (`setup`), after checks that all ranks, and a run that is resumed, train the
+                    same (`run_checks`)
     Profile         a timeline of what the parts do, written for `--profile` (`profiling`,
                     `profile_trace`)
     FaultDetector   inspects a step; `decide` chooses what to do about a fault (`recovery`)

@@ -22,7 +22,6 @@ from distbp.network.network import Network
 from distbp.network.optimizers import find_optimizer
 from distbp.network.parameter_store import AVERAGE
 from distbp.network.update import Update
-from distbp.options import flag
 from distbp.parallel import host
 from distbp.parallel.environment import LaunchEnvironment
 from distbp.parallel.rank_errors import collective_errors
@@ -48,11 +47,15 @@ from distbp.training.monitor import EpochMetrics, plan_metrics, with_monitor
 from distbp.training.part_checks import check_parts, check_sources
 from distbp.training.recorder import MemoryRecorder, NullRecorder, RunRecorder
 from distbp.training.row_weights import scaled_weights
+from distbp.training.run_checks import (
+    check_identical_on_all_ranks,
+    check_same_data,
+    check_same_run,
+)
 from distbp.training.sdc_check import SdcCheck
 from distbp.training.state import Progress, read_progress
 from distbp.training.step_binding import StepParts
 from distbp.training.stop_request import StopRequest
-from distbp.version import __version__
 
 # Whether chunks of the data set stay in the file; None: if they are large, for the shuffle is then
 # in blocks.
@@ -159,36 +162,28 @@ def _assemble(
     # What can fail on one rank alone fails inside `collective_errors`, before the next message:
     # a rank that raises by itself would leave the others waiting for it.
     with collective_errors(comm):
-        host.set_blas_threads(config.threads)
-        # Those of a run that is resumed may not be available here, which is only worth a warning.
-        if checkpoint is None or config.kernels != checkpoint.about["config"].get("kernels"):
-            host.check_kernels(config.kernels)
+        _set_up_blas(config, checkpoint)
     if data is None:
         data = open_data(Path(config.data), comm, IS_STREAMED[config.shuffle])
     config = _with_engine(config, comm, data, checkpoint)
     with collective_errors(comm):
         config = with_monitor(resolve(config, data), data, checkpoint)
         if checkpoint is not None:
-            _check_same_run(config, data, checkpoint)
+            check_same_run(config, data, checkpoint)
         metrics = plan_metrics(config, data)
         network = make_network(config, data, checkpoint is not None)
         sources = check_parts(config, network.output, data.task)
         if checkpoint is not None:
             check_sources(sources, checkpoint)
         calls = make_callbacks([*config.callbacks, *callbacks])
-    _check_identical_on_all_ranks(comm, config, data)
-    if config.kernels != kernels.PORTABLE:
-        used = comm.world.broadcast(host.kernels_in_use())
-        config = replace(config, kernels=used or kernels.NATIVE)
+    check_identical_on_all_ranks(comm, config, data)
+    config = _with_kernels(config, comm)
     rows, validation = split_validation(config, data, comm)
     order = _make_order(config, comm, data, rows)
     update = _make_update(config, network, len(rows))
     reduction, caution = make_reduction(config.combine, comm, config.shards or 1, update)
     weights = scaled_weights(comm, data, rows, config.class_weight)
-    gradient = BatchGradient(
-        network, reduction, data, order.split, config.batch_size, config.shards or 1,
-        config.dropout, config.label_smoothing, weights,
-    )  # fmt: skip
+    gradient = _make_gradient(config, network, reduction, data, order.split, weights)
     engine = _make_engine(StepParts(config, data, gradient, update), comm)
     sdc_check = SdcCheck(comm, update, engine)
     evaluators = _make_evaluators(comm, update.store.averaged, data, validation)
@@ -216,6 +211,14 @@ def _assemble(
     return parts
 
 
+def _set_up_blas(config: Config, checkpoint: Checkpoint | None) -> None:
+    """Raise ConfigError if BLAS has not the kernels that the user asks for."""
+    host.set_blas_threads(config.threads)
+    # Those of a run that is resumed may not be available here, which is only worth a warning.
+    if checkpoint is None or config.kernels != checkpoint.about["config"].get("kernels"):
+        host.check_kernels(config.kernels)
+
+
 def _with_engine(
     config: Config, comm: Topology, data: DataSet, checkpoint: Checkpoint | None
 ) -> Config:
@@ -224,6 +227,28 @@ def _with_engine(
         stored = Config.read(checkpoint.about["config"], config.out)
         config = replace(config, engine=stored.engine, blas=config.blas or stored.blas)
     return replace(config, engine=choose_engine(config, comm, data))
+
+
+def _with_kernels(config: Config, comm: Topology) -> Config:
+    """Return the configuration with the name of the kernels that rank 0 uses; collective."""
+    if config.kernels == kernels.PORTABLE:
+        return config
+    used = comm.world.broadcast(host.kernels_in_use())
+    return replace(config, kernels=used or kernels.NATIVE)
+
+
+def _make_gradient(
+    config: Config,
+    network: Network,
+    reduction: GradientReduction,
+    data: DataSet,
+    split: Split,
+    weights: np.ndarray | None,
+) -> BatchGradient:
+    return BatchGradient(
+        network, reduction, data, split, config.batch_size, config.shards or 1,
+        config.dropout, config.label_smoothing, weights,
+    )  # fmt: skip
 
 
 def _make_engine(parts: StepParts, comm: Topology) -> Engine:
@@ -307,40 +332,6 @@ def _introduce(parts: RunParts, checkpoint: Checkpoint | None, caution: str | No
             config, parts.network, ranks, len(parts.rows), parts.start, ulfm_enabled
         ) + about_targets(parts.data, "validation" in parts.evaluators):
             recorder.info(text)
-
-
-def _check_identical_on_all_ranks(comm: Topology, config: Config, data: DataSet) -> None:
-    """Raise ConfigError on all ranks if one of them was started for something else.
-
-    A data set may have another name on another node, but not other content.
-    """
-    own = {flag(name): value for name, value in config.to_dict().items() if name != "data"}
-    own |= {"the data set": data.identity, "distbp": __version__}
-    all_settings = comm.world.allgather(own)
-    for rank, settings in enumerate(all_settings):
-        for name, value in settings.items():
-            if value != all_settings[0].get(name):
-                raise ConfigError(
-                    f"rank {rank} was started with {name} {value!r}, rank 0 with "
-                    f"{all_settings[0].get(name)!r}. Start all ranks with the same."
-                )
-
-
-def _check_same_run(config: Config, data: DataSet, checkpoint: Checkpoint) -> None:
-    """Raise ConfigError if `config` or `data` change what makes a run what it is."""
-    # First, as options that were left open depend on the data.
-    _check_same_data(config, data, checkpoint)
-    before = Config.read(checkpoint.about["config"], config.out)
-    before.resumed(config.to_dict() | {"hidden": config.hidden, "metrics": config.metrics})
-
-
-def _check_same_data(config: Config, data: DataSet, checkpoint: Checkpoint) -> None:
-    """Raise ConfigError unless the run was trained on this data set."""
-    if checkpoint.about["data"] != data.identity:
-        raise ConfigError(
-            f"{data.name} is not the data set that {config.out} was trained on. "
-            f"{'Pass the same arrays' if data.is_in_memory else 'Name that one'}."
-        )
 
 
 def make_network(config: Config, data: DataSet, has_weights: bool) -> Network:
@@ -432,7 +423,7 @@ def restore(
         The checkpoint holds no valid progress.
     """
     about = checkpoint.about
-    _check_same_data(config, data, checkpoint)
+    check_same_data(config, data, checkpoint)
     np.copyto(network.theta, checkpoint.theta)
     state = checkpoint.state | {AVERAGE: checkpoint.network.theta}
     for name, array in update.store.state.items():

@@ -86,7 +86,7 @@ MODULES = {
         "messages",
         "stop_request", "checkpoint_schedule", "checkpoint_writer", "metrics_file",
         "event_log", "tensorboard_file", "status_file", "run_follower", "part_checks", "recorder",
-        "setup", "profile_trace", "profiling", "recovery", "loop", "array_fit",
+        "run_checks", "setup", "profile_trace", "profiling", "recovery", "loop", "array_fit",
         "gradient_check", "step_trace",
     ],
     "sklearn": ["parameters", "convergence", "fitting", "base", "estimators"],

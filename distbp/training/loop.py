@@ -421,7 +421,7 @@ class Run:
         if parts.engine.timing.steps:
             ranks = self._record_times(is_end=True)
             cores = node_cores(comm.world.allgather([comm.node_index, host.cpu_share()]))
-            recorder.info(f"time   {timing_summary(ranks, cores)}")
+            recorder.info(f"time   {timing_summary(ranks, cores, parts.config.batch_size)}")
             seconds, waited = time.monotonic() - self._began, recorder.checkpoint_wait_s
             hint = checkpoint_hint(waited, recorder.saves, seconds)
             if hint:

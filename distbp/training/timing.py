@@ -61,7 +61,7 @@ class RankTime:
     hidden: float | None = None
 
 
-def timing_summary(ranks: Sequence[RankTime], cores: int) -> str:
+def timing_summary(ranks: Sequence[RankTime], cores: int, batch_size: int) -> str:
     """Return the time of a step, its parts, the slowest rank, and what would help."""
     parts = np.mean([[rank.compute, rank.wait, rank.update] for rank in ranks], axis=0)
     seconds = float(parts.sum())
@@ -77,7 +77,8 @@ def timing_summary(ranks: Sequence[RankTime], cores: int) -> str:
     hidden = f" ({np.mean(fractions):.0%} of the exchange hidden)" if fractions else ""
     return (
         f"{text}, {wait:.0%} wait{hidden}, {update:.0%} update; slowest: rank {slowest} on "
-        f"{ranks[slowest].host}, {excess:+.0%}; {_suggestion(ranks, cores, excess, wait, update)}"
+        f"{ranks[slowest].host}, {excess:+.0%}; "
+        f"{_suggestion(ranks, cores, batch_size, excess, wait, update)}"
     )
 
 
@@ -94,13 +95,19 @@ def checkpoint_hint(checkpoint_wait_s: float, saves: int, seconds: float) -> str
 
 
 def _suggestion(
-    ranks: Sequence[RankTime], cores: int, excess: float, wait: float, update: float
+    ranks: Sequence[RankTime],
+    cores: int,
+    batch_size: int,
+    excess: float,
+    wait: float,
+    update: float,
 ) -> str:
     """Return the first remedy that applies: the order is that of the usual gain."""
     shards = [rank.shards for rank in ranks]
     idle = shards.count(0)
     if idle:
-        return f"{idle} had nothing to compute: fewer ranks, or --shards {len(ranks)}, would help"
+        more = f"--shards {len(ranks)}" if len(ranks) <= batch_size else "a larger --batch-size"
+        return f"{idle} had nothing to compute: fewer ranks, or {more}, would help"
     if max(shards) > min(shards) and wait > _LARGE_SHARE:
         return (
             f"some have {max(shards)} shards and others {min(shards)}: a number of ranks that "

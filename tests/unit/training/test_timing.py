@@ -32,27 +32,33 @@ def test_no_time_before_the_first_step():
 
 
 def test_one_rank_does_not_wait():
-    text = timing_summary(ranks(90e-6), cores=2)
+    text = timing_summary(ranks(90e-6), cores=2, batch_size=4)
     assert text == "100 µs a step: 90% compute, 10% update"
 
 
 def test_the_slowest_rank_is_named_with_its_host():
-    text = timing_summary(ranks(100e-6, 150e-6, 100e-6, nodes=[0, 0, 1]), cores=4)
+    text = timing_summary(ranks(100e-6, 150e-6, 100e-6, nodes=[0, 0, 1]), cores=4, batch_size=4)
     assert "slowest: rank 1 on n0, +50%; check what else runs on that host" in text
     assert re.match(r"127 µs a step: 92% compute, 0% wait, 8% update", text)
 
 
 def test_the_hidden_fraction_is_that_of_the_ranks_that_know_it():
     times = ranks(100e-6, 100e-6, 100e-6, nodes=[0, 1, 2])
-    assert "hidden" not in timing_summary(times, cores=2)
+    assert "hidden" not in timing_summary(times, cores=2, batch_size=4)
     times[:2] = replace(times[0], hidden=0.5), replace(times[1], hidden=0.25)
-    assert "0% wait (38% of the exchange hidden), 9% update" in timing_summary(times, cores=2)
+    text = timing_summary(times, cores=2, batch_size=4)
+    assert "0% wait (38% of the exchange hidden), 9% update" in text
 
 
 @pytest.mark.parametrize(
     ("times", "cores", "advice"),
     [
-        (ranks(90e-6, 0.0, shards=[1, 0]), 2, "1 had nothing to compute"),
+        (
+            ranks(90e-6, 0.0, shards=[1, 0]),
+            2,
+            "1 had nothing to compute: fewer ranks, or --shards 2,",
+        ),
+        (ranks(*[90e-6] * 4, 0.0, shards=[1, 1, 1, 1, 0]), 5, "or a larger --batch-size, would"),
         (ranks(90e-6, 45e-6, waits=[0, 90e-6], shards=[2, 1]), 2, "divides 3"),
         (ranks(90e-6, 90e-6, 90e-6), 2, "ranks share cores: 2 ranks"),
         (ranks(90e-6, 90e-6, waits=[90e-6] * 2, nodes=[0, 1]), 4, "the network is slow"),
@@ -64,7 +70,7 @@ def test_the_hidden_fraction_is_that_of_the_ranks_that_know_it():
 )
 def test_suggestions(times, cores, advice):
     """The first remedy that applies."""
-    assert advice in timing_summary(times, cores)
+    assert advice in timing_summary(times, cores, batch_size=4)
 
 
 @pytest.mark.parametrize(

@@ -318,17 +318,11 @@ class Run:
     def _roll_back(self, rate_factor: float) -> None:
         """Return to the last checkpoint, or the beginning if there is none yet; collective."""
         parts = self.parts
-        if not parts.config.out and parts.recorder.kept is None:
-            raise DivergedError(
-                "Without a directory there is no checkpoint to return to. Train again with `out`, "
-                "or with on_nan='rollback'."
-            )
         with collective_errors(parts.comm):
             parts.recorder.flush()
-        # Only now can every rank read the last checkpoint.
-        checkpoint = parts.recorder.kept
-        if checkpoint is None:
-            checkpoint = last_checkpoint(Path(parts.config.out), parts.comm)
+        # Only now can every rank read the last checkpoint. Without a directory, each keeps it.
+        out, kept = parts.config.out, parts.recorder.kept
+        checkpoint = last_checkpoint(Path(out), parts.comm) if out else kept
         state = parts.config, parts.data, parts.network, parts.update
         with collective_errors(parts.comm):
             progress = restart(*state) if checkpoint is None else restore(checkpoint, *state)

@@ -319,12 +319,24 @@ def test_text_that_looks_like_numbers_stays_text():
         model.evaluate(X, np.array(["1"] * len(X)))
 
 
-def test_replicas_that_differ_cannot_be_restored_from_nothing(monkeypatch):
-    """A run that keeps no checkpoint ends."""
-    found = Diagnosis(Fault.NOT_CORRECTED, "They differ.")
-    monkeypatch.setattr("distbp.training.recovery.FaultDetector.compare_replicas", lambda *_: found)
-    with pytest.raises(DivergedError, match="there is no checkpoint to return to"):
+def test_a_run_in_memory_without_a_checkpoint_begins_again(monkeypatch):
+    """Where parameters differ between ranks; the second time it ends."""
+    expected = fit(X, CLASSES, **SHORT).digest
+    fault, found = Diagnosis(Fault.NOT_CORRECTED, "They differ."), []
+
+    def compare(_, progress):
+        found.append(progress.position.updates)
+        return fault if len(found) == 1 or is_permanent else None
+
+    monkeypatch.setattr("distbp.training.recovery.FaultDetector.compare_replicas", compare)
+    is_permanent = False
+    assert fit(X, CLASSES, **SHORT).digest == expected
+    assert found == [5, 5, 10]
+    found.clear()
+    is_permanent = True
+    with pytest.raises(DivergedError, match="the second time at this step"):
         fit(X, CLASSES, **SHORT)
+    assert found == [5, 5]
 
 
 def test_an_interrupt_ends_a_run_in_memory_at_once(monkeypatch):

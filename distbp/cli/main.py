@@ -30,7 +30,7 @@ _ENVIRONMENT_DEFAULTS = {
     # UCX, below MPICH, would handle SIGHUP for debugging, but it has to stop the run.
     "UCX_DEBUG_SIGNO": "0",
 }
-_REPORT_WAIT_S = 1.0  # for the reporting rank to print, before this one's end ends all
+_REPORT_WAIT_S = 3.0  # for the reporting rank to print, before this one's end ends all
 _INTERRUPTED_STATUS = 130  # of a shell for a program that SIGINT has ended: 128 + 2
 
 

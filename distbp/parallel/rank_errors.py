@@ -26,7 +26,7 @@ from distbp.parallel.topology import Topology, connected_topology, has_shrunk, l
 
 _ABORT_GRACE_S = 2.5  # how far apart ranks may be that raise the same error
 _REMOTE_ABORT_WAIT_S = 1.0  # for the abort of another rank to reach this one
-_FIRST_REPORT_S = 0.5  # for rank 0 to report and abort before the others do
+_FIRST_REPORT_S = 1.0  # for rank 0 to report and abort before the others do
 _ARRIVAL_POLL_S = 0.001
 
 

@@ -22,8 +22,8 @@ from typing import Any
 from hosts import Hosts
 from ranks import base_environment
 
-CLUSTER_TIMEOUT_S = 40.0  # for all nodes to become idle
-JOB_TIMEOUT_S = 100.0  # for a job to end, requeues included
+CLUSTER_TIMEOUT_S = 180.0  # for all nodes to become idle
+JOB_TIMEOUT_S = 600.0  # for a job to end, requeues included
 START_INTERVAL_S = 0.7  # between two job starts: slurmd fails when many come at once
 FINAL_STATES = (
     "COMPLETED",
@@ -224,7 +224,7 @@ class Slurm:
             time.sleep(0.5)
 
     def run(
-        self, *words: Any, check: bool = True, limit: float = 90
+        self, *words: Any, check: bool = True, limit: float = 300
     ) -> subprocess.CompletedProcess:
         """Run one of SLURM's commands on the controller."""
         return subprocess.run(
@@ -246,5 +246,6 @@ def link_pmix() -> None:
     """Create the link by which Debian's SLURM loads PMIx; only libpmix-dev has it."""
     folder = Path(f"/usr/lib/{platform.machine()}-linux-gnu/pmix2/lib")
     link = folder / "libpmix.so"
-    if not link.exists() and (folder / "libpmix.so.2").exists():
-        link.symlink_to("libpmix.so.2")
+    if (folder / "libpmix.so.2").exists():
+        with contextlib.suppress(FileExistsError):
+            link.symlink_to("libpmix.so.2")

@@ -57,22 +57,22 @@ def reference(data, tmp_path_factory):
     return folder / "run"
 
 
-# Name of a job: options of `distbp slurm`, options of `sbatch`, and the duration of its training
-# in seconds: longer for jobs that are disturbed later.
+# Name of a job: options of `distbp slurm`, options of `sbatch`, and the seconds that its training
+# takes before it is requeued: many for jobs that are disturbed by then.
 JOBS = {
     "undisturbed": ("--nodes 2 --ranks-a-node 2", "", 5),
-    "signal srun": ("--nodes 2", "", 12),
-    "signal mpirun": ("--nodes 2 --launcher mpirun", "", 12),
+    "signal srun": ("--nodes 2", "", 90),
+    "signal mpirun": ("--nodes 2 --launcher mpirun", "", 90),
     "time limit": ("--nodes 2 --time 1", "--signal=B:USR1@30", 45),
-    "preempted": ("--ranks-a-node 2", "--nodelist=n3", 25),
-    "preempted with grace": ("--nodes 2 --launcher mpirun --partition graced", "-w n1,n4", 25),
-    "requeued": ("--nodes 2", "", 15),
-    "ranks killed": ("--ranks-a-node 2", "", 15),
-    "node killed": ("--nodes 2", "--nodelist=n1,n5", 20),
-    "node killed mpirun": ("--nodes 2 --launcher mpirun", "--nodelist=n1,n5", 20),
-    "node disconnected": ("--nodes 2", "--nodelist=n6,n7", 20),
-    "cancelled": ("--nodes 2", "", 30),
-    "array": ("--ranks-a-node 2 --seeds 2", "", 10),
+    "preempted": ("--ranks-a-node 2", "--nodelist=n3", 90),
+    "preempted with grace": ("--nodes 2 --launcher mpirun --partition graced", "-w n1,n4", 90),
+    "requeued": ("--nodes 2", "", 90),
+    "ranks killed": ("--ranks-a-node 2", "", 90),
+    "node killed": ("--nodes 2", "--nodelist=n1,n5", 90),
+    "node killed mpirun": ("--nodes 2 --launcher mpirun", "--nodelist=n1,n5", 90),
+    "node disconnected": ("--nodes 2", "--nodelist=n6,n7", 90),
+    "cancelled": ("--nodes 2", "", 90),
+    "array": ("--ranks-a-node 2 --seeds 2", "", 30),
     "sweep": ("--ranks-a-node 2", "", 5),
     "wrong mpi": (f"--nodes 2 --mpi {WRONG}", "", 5),
 }
@@ -123,7 +123,7 @@ def submit(slurm, folder, data, name, options, more, seconds):
     job_id = slurm.submit(
         script, *more.split(), f"--output={folder}/{name}.out",
         PYTHONPATH=f"{INSIDE}:{ROOT}", DISTBP_TEST_PACE=f"{seconds / STEPS:.4f}",
-        DISTBP_START_LIMIT="20",
+        DISTBP_START_LIMIT="60",
         OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1",
         PRTE_MCA_rmaps_default_mapping_policy=":oversubscribe", OMPI_MCA_mpi_yield_when_idle="1",
     )  # fmt: skip
@@ -135,10 +135,8 @@ def has_checkpoint(slurm: Slurm, run: Path) -> bool:
 
     If MPI_Init hangs, the job reaches its time limit for that and is requeued meanwhile.
     """
-    deadline, file = (
-        time.monotonic() + 90,
-        run / ("1/last.h5" if run.name == "array" else "last.h5"),
-    )
+    deadline = time.monotonic() + 240
+    file = run / ("1/last.h5" if run.name == "array" else "last.h5")
     next_release = time.monotonic() + 5
     while not file.exists() and time.monotonic() < deadline:
         time.sleep(0.05)

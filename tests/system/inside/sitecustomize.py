@@ -26,7 +26,8 @@ if os.environ.get("DISTBP_TEST_FAULT", "").split(":")[0] in (rank(), "all"):
 
     inject_fault.install(*os.environ["DISTBP_TEST_FAULT"].split(":")[1:])
 
-if "DISTBP_TEST_PACE" in os.environ:
+# A job that was disturbed, and requeued by SLURM, may hurry.
+if "DISTBP_TEST_PACE" in os.environ and os.environ.get("SLURM_RESTART_COUNT", "0") == "0":
     import pace
 
     pace.install(float(os.environ["DISTBP_TEST_PACE"]))

@@ -44,7 +44,20 @@ SHORT = {
     "bench/wire": (["--rounds", 1, "--megabytes", 0.01, "--layouts", "1+1"], 1),
     "code_metrics": (["--unused"], 0),
     "soak": (
-        ["--minutes", 0.001, "--calm", 0.05, "--busy", 1, "--only", "killed", "--engines", "numpy"],
+        [
+            "--minutes",
+            0.001,
+            "--calm",
+            0.05,
+            "--busy",
+            1,
+            "--only",
+            "killed",
+            "--engines",
+            "numpy",
+            "--epochs",
+            150,
+        ],
         4,
     ),
     "recipes/fashion-mnist": ([FASHION, 2, "--epochs", 1, "--hidden", 8], 0),
@@ -58,7 +71,7 @@ PEER_ROWS = {
 }
 
 
-def script(name: str, *words: object, folder: Path, limit: float = 300.0) -> Ended:
+def script(name: str, *words: object, folder: Path, limit: float = 1200.0) -> Ended:
     """Run a script with the Python of the tests first on the PATH; it must succeed."""
     variables = {
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",

@@ -1,6 +1,7 @@
 """Fixtures of the unit tests: NumPy errors, log handlers, and memory allocations."""
 
 import logging
+import os
 import tracemalloc
 import warnings
 from collections.abc import Callable, Iterator
@@ -11,9 +12,12 @@ from hypothesis import settings
 
 from distbp.console import ConsoleHandler, install_handlers
 
-# No time limit for an example: the machine may be busy with other programs.
-settings.register_profile("no_deadline", deadline=None)
-settings.load_profile("no_deadline")
+# No time limit for an example: the machine may be busy with other programs. The same examples each
+# time, but in the long form.
+settings.register_profile(
+    "distbp", deadline=None, derandomize=os.environ.get("DISTBP_TEST_FULL") != "1"
+)
+settings.load_profile("distbp")
 
 
 @pytest.fixture(autouse=True)

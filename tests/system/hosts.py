@@ -18,7 +18,7 @@ from typing import Any
 
 RELAY = Path(__file__).with_name("relay.py")
 PREFIX = "10.77.0."
-START_TIMEOUT_S = 10.0  # for the relay
+START_TIMEOUT_S = 60.0  # for the relay
 
 # The process that keeps the namespaces of a host: it prints "ready" and sleeps.
 HOLD_SCRIPT = """

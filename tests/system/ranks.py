@@ -11,6 +11,7 @@ import contextlib
 import functools
 import json
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -26,8 +27,9 @@ from typing import Any
 import pytest
 
 TOKEN = "DISTBP_TEST_TOKEN"
-LIMIT = 120.0  # seconds for a command, many times what any takes on an idle machine
+LIMIT = 300.0  # seconds for a command, many times what any takes on an idle machine
 EXIT_TIMEOUT_S = 5.0  # for the processes of a command to exit after it
+STACKS_TIMEOUT_S = 10.0  # for processes to print their stacks
 FULL = os.environ.get("DISTBP_TEST_FULL") == "1"
 
 INSIDE = Path(__file__).parent / "inside"
@@ -178,23 +180,30 @@ class Job:
         """Return the stacks of all Pythons that can still print them."""
         pids = [pid for pid in self.processes() if handles_signal(pid, signal.SIGUSR2)]
         # A stopped process prints its stack once it continues; others may continue then, too.
+        awaited = [pid for pid in pids if state_of(pid) != "T"]
         for number in (signal.SIGUSR2, signal.SIGCONT):
             for pid in pids:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, number)
-            self._wait_for_stacks()
-        texts = {path.name: path.read_text() for path in self._stack_files()}
+            self._wait_for_stacks(awaited)
+            awaited = pids
+        files = sorted((self.scratch / "stacks").iterdir())
+        texts = {path.name: path.read_text() for path in files}
         return "".join(f"{name}:\n{text}\n" for name, text in texts.items() if text)
 
-    def _wait_for_stacks(self) -> None:
-        """Wait until no more is printed, which takes a while where many processes share a core."""
-        deadline, before, size = time.monotonic() + 1.2, -1, 0
-        while size != before and time.monotonic() < deadline:
-            time.sleep(0.4)
-            before, size = size, sum(one.stat().st_size for one in self._stack_files())
+    def _wait_for_stacks(self, pids: Sequence[int]) -> None:
+        """Wait until Pythons, many of which may share a core, have printed their stacks.
 
-    def _stack_files(self) -> list[Path]:
-        return sorted((self.scratch / "stacks").iterdir())
+        Of other processes, such as a launcher that forwards signals, there is no file.
+        """
+        deadline, before, folder = time.monotonic() + STACKS_TIMEOUT_S, -1, self.scratch / "stacks"
+        while time.monotonic() < deadline:
+            sizes = {int(path.name.rpartition("-")[2]): path.stat().st_size
+                     for path in folder.iterdir()}  # fmt: skip
+            if all(sizes.get(pid, 1) for pid in pids) and sum(sizes.values()) == before:
+                return
+            before = sum(sizes.values())
+            time.sleep(0.1)
 
     def end(self) -> None:
         """Kill all processes of this job; none is running when this returns."""
@@ -212,11 +221,8 @@ class Job:
         """Remove the files of this job, and shared memory that a killed MPI left behind."""
         running.remove(self)
         shutil.rmtree(self.scratch, ignore_errors=True)
-        if new := mpi_segments() - self._segments_before:
-            mapped = mapped_segments()
-            for path in new:
-                if str(path) not in mapped:
-                    path.unlink(missing_ok=True)
+        for path in unused_segments(mpi_segments() - self._segments_before):
+            path.unlink(missing_ok=True)
 
 
 def base_environment() -> dict[str, str]:
@@ -308,6 +314,11 @@ def metrics(run: Path) -> list[dict[str, Any]]:
     return records
 
 
+def newest_step(run: Path) -> int:
+    """Return the step of the newest checkpoint that was written within an epoch; 0 without one."""
+    return max((int(path.stem[5:]) for path in run.glob("checkpoints/step-*.h5")), default=0)
+
+
 def kill(pids: Sequence[int], number: int = signal.SIGKILL) -> None:
     """Send a signal to processes; the end of the first may already have ended the others."""
     assert pids, "there is no process to kill"
@@ -338,11 +349,21 @@ def processes_since(oldest: int) -> Iterator[int]:
 
 def start_time(pid: int) -> int | None:
     """Return when a running process was started, in clock ticks; None if it has exited."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return None
+    fields = status_of(pid)
     return None if fields[0] in "ZX" else int(fields[19])
+
+
+def state_of(pid: int) -> str:
+    """Return the letter of a process's state: T if it is stopped, X if it has exited."""
+    return status_of(pid)[0]
+
+
+def status_of(pid: int) -> list[str]:
+    """Return the fields of /proc/PID/stat from the state on; ["X"] if there is no such process."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return ["X"]
 
 
 def environment_of(pid: int) -> bytes:
@@ -376,8 +397,19 @@ def mpi_segments() -> set[Path]:
 
 def orphaned_segments() -> list[Path]:
     """Return the shared memory segments of distbp whose process has exited."""
-    found = SHARED_MEMORY.glob("distbp-*")
-    return [path for path in found if start_time(int(path.name.split("-")[1])) is None]
+    found = {path: re.match(r"distbp-(\d+)-", path.name) for path in SHARED_MEMORY.iterdir()}
+    return [path for path, pid in found.items() if pid and start_time(int(pid[1])) is None]
+
+
+def unused_segments(segments: set[Path]) -> set[Path]:
+    """Return those that no process uses, nor will use: it may have created one a moment ago."""
+    unused = segments
+    for delay_s in (0.0, 0.2):
+        if unused:
+            time.sleep(delay_s)
+            mapped = mapped_segments()
+            unused = {path for path in unused if str(path) not in mapped}
+    return unused
 
 
 def mapped_segments() -> str:

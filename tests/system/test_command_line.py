@@ -247,7 +247,7 @@ def test_predict_is_a_filter(penguins, ranks):
     with (penguins / "new.csv").open("rb") as file:
         ended = subprocess.run(
             [str(word) for word in command], cwd=penguins, env=base_environment(), stdin=file,
-            capture_output=True, check=True, timeout=120,
+            capture_output=True, check=True, timeout=600,
         )  # fmt: skip
     assert ended.stdout == (penguins / "expected.csv").read_bytes()
     messages = ended.stderr.decode()

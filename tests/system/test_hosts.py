@@ -15,7 +15,7 @@ from hosts import Hosts, can_make_hosts, environment
 from ranks import INSIDE, ROOT, base_environment, distbp, fault, is_open_mpi, metrics
 
 BIN = Path(sys.executable).parent
-LIMIT = 90  # seconds
+LIMIT = 300  # seconds
 # Wide enough for the exchange of the last layers to begin during backprop.
 WORDS = (
     *("--batch-size", 50, "--shards", 11, "--epochs", 3, "--hidden", "400,400"),
@@ -145,11 +145,15 @@ def test_plan_measures_the_network(hosts):
     """On several hosts --latency and --bandwidth are not needed."""
     # 5 MB take much longer to transfer than a busy machine delays the processes.
     words = ["plan", "--sizes", "784,1024,512,10", "--batch-size", 256, "--up-to", 8]
-    found = re.search(
-        r"between nodes, measured: (\d+) µs, ([\d.]+) Gbit/s", run(hosts, [1, 1], words)
-    )
-    assert found is not None
-    assert 0.2 < float(found[2]) < 1.3
+    found = []
+    for _ in range(3):  # another program may delay one measurement
+        text = run(hosts, [1, 1], words)
+        match = re.search(r"between nodes, measured: (\d+) µs, ([\d.]+) Gbit/s", text)
+        assert match is not None, text
+        found.append(float(match[2]))
+        if 0.2 < found[-1] < 1.3:
+            return
+    pytest.fail(f"measured {found} Gbit/s where there is 1")
 
 
 def test_a_slow_network_does_not_change_the_digest(data, reference, tmp_path, tmp_path_factory):

@@ -9,7 +9,7 @@ from ranks import ROOT, Job, command_of, distbp
 
 PHONE, DESKTOP = (390, 844), (1280, 900)
 TABBED = 80  # elements that the keyboard reaches, at most
-START_LIMIT_S = 30.0
+START_LIMIT_S = 120.0
 
 pytestmark = pytest.mark.skipif(
     chromium.program() is None, reason="chromium-headless-shell is not installed"

@@ -20,7 +20,7 @@ def start_training(data, folder, *more, epochs=100_000, environment=None) -> Job
     return Job(command_of(words), folder, environment)
 
 
-def wait_for(path, seconds=20.0):
+def wait_for(path, seconds=120.0):
     """Wait for a file to have a line."""
     deadline = time.monotonic() + seconds
     while not (path.exists() and path.stat().st_size):

@@ -8,6 +8,7 @@ occurs once, with varying ranks and launchers; with DISTBP_TEST_FULL=1 all combi
 import itertools
 import os
 import re
+import shutil
 import signal
 import time
 
@@ -16,8 +17,8 @@ from ranks import FULL, Job, command_of, distbp, fault
 
 N = 3
 END_TIMEOUT_S = 5.0  # from the fault to the end of all ranks
+ATTEMPTS = 3  # of which the others are only needed if other programs delay the end
 WORDS = ("--batch-size", 50, "--shards", 6, "--epochs", 100_000, "--quiet")
-LIMIT = 20.0
 
 # Phases of `train` on all ranks, with the number of the call that fails.
 PHASES = {
@@ -52,16 +53,18 @@ def cases() -> list[tuple[str, str, int, str]]:
 
 def run_with_fault(tmp_path, words, environment, n=N, start="mpiexec"):
     """Run until the fault; check that all ranks end soon afterwards, with a failure."""
-    if start == "--ranks":
-        job = Job(command_of([*words, "--ranks", n]), tmp_path, environment, LIMIT)
-    else:
-        job = Job(command_of(words, n=n), tmp_path, environment, LIMIT)
-    ended = job.wait()
-    assert (tmp_path / "fault").exists(), f"the fault was not injected\n{ended}"
-    after = ended.ended_at - float((tmp_path / "fault").read_text())
-    assert after < END_TIMEOUT_S, f"ended {after:.1f} s after the fault\n{ended}"
-    assert ended.status != 0, str(ended)
-    return ended
+    command = command_of([*words, "--ranks", n]) if start == "--ranks" else command_of(words, n=n)
+    for attempt in range(ATTEMPTS):
+        if attempt:
+            (tmp_path / "fault").unlink()
+            shutil.rmtree(tmp_path / "run", ignore_errors=True)
+        ended = Job(command, tmp_path, environment).wait()
+        assert (tmp_path / "fault").exists(), f"the fault was not injected\n{ended}"
+        assert ended.status != 0, str(ended)
+        after = ended.ended_at - float((tmp_path / "fault").read_text())
+        if after < END_TIMEOUT_S:
+            return ended
+    pytest.fail(f"ended {after:.1f} s after the fault\n{ended}")
 
 
 def assert_one_traceback(ended, rank: int) -> None:
@@ -107,9 +110,9 @@ def test_an_exception_on_all_ranks_is_printed_once(tmp_path, data):
 def test_ranks_end_with_the_command_that_started_them(tmp_path, data, number):
     """A signal that ends `distbp … --ranks` also ends the launcher and the ranks."""
     words = ["train", data["digits"], "--out", "run", *WORDS, "--ranks", 2]
-    job = Job(command_of(words), tmp_path, limit=LIMIT)
+    job = Job(command_of(words), tmp_path)
     while not (tmp_path / "run" / "last.h5").exists():
-        assert time.monotonic() < job.began + LIMIT
+        assert time.monotonic() < job.began + job.limit
         time.sleep(0.02)
     os.kill(job.process.pid, number)
     assert job.wait().status != 0

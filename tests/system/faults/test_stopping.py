@@ -7,7 +7,7 @@ import time
 import pytest
 from ranks import Job, command_of, distbp, metrics
 
-EPOCHS = 2000
+EPOCHS = 800
 WORDS = ("--batch-size", 50, "--shards", 6, "--epochs", EPOCHS, "--quiet")
 
 

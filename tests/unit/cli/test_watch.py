@@ -3,8 +3,8 @@
 import json
 import math
 import os
-import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -12,9 +12,17 @@ from distbp.cli import watch_command
 from distbp.cli.watch_command import WATCH, WatchOptions, _find_runs, _is_ascii
 from distbp.cli.watch_view import Look, duration, run_page, runs_table
 from distbp.errors import ConfigError
+from distbp.training import run_follower
 from distbp.training.run_follower import RunFollower
 
 NO_PROCESS = 2**22 + 1
+NOW = 1_700_000_000.0  # in seconds since 1970: what the ages of files are counted from
+
+
+@pytest.fixture(autouse=True)
+def clock(monkeypatch):
+    """Stop the clock."""
+    monkeypatch.setattr(run_follower, "time", SimpleNamespace(time=lambda: NOW))
 
 
 def make_run(folder, epochs=3, state="running", **more):
@@ -34,9 +42,16 @@ def make_run(folder, epochs=3, state="running", **more):
     (folder / "status.json").write_text(json.dumps(status | more))
     (folder / "lock").write_text(json.dumps({"host": "node7", "process": NO_PROCESS, "job": ""}))
     (folder / "last.h5").touch()
+    set_time(folder, NOW)
     run = RunFollower(folder)
     run.poll()
     return run
+
+
+def set_time(folder, seconds):
+    """Let all files of a run be written at that time."""
+    for path in folder.iterdir():
+        os.utime(path, (seconds, seconds))
 
 
 def page(run, width=80, height=None, **look):
@@ -85,8 +100,7 @@ def test_a_run_that_does_not_exist(tmp_path):
 
 def test_a_run_that_died(tmp_path):
     run = make_run(tmp_path / "run")
-    for path in run.folder.iterdir():
-        os.utime(path, (time.time() - 5000, time.time() - 5000))
+    set_time(run.folder, NOW - 5000)
     text = " ".join(page(run, 200))
     assert "died on node7" in text
     assert f"no sign of life for 5000 s; distbp train --resume {run.folder} continues it" in text

@@ -788,7 +788,7 @@ def test_full_disk(tmp_path, out):
         [sys.executable, "-c", code, str(source), str(out)],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         check=False,
     )
     assert done.returncode == 3, done

@@ -276,7 +276,7 @@ def test_a_signal_is_forwarded_to_the_launcher(start_job, tmp_path, number, stat
     touch started; while :; do sleep 0.02; done"""
     script = start_job(ranks, SLURM_RESTART_COUNT="3", state="RUNNING 3")
     for file in ("started", "signals"):
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while not (tmp_path / file).exists() and time.monotonic() < deadline:
             time.sleep(0.02)
         script.send_signal(number)

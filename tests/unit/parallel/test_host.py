@@ -197,7 +197,7 @@ def test_waiting_for_a_core_is_counted():
     command = [sys.executable, "-c", "while True: pass"]
     busy = [subprocess.Popen(command) for _ in os.sched_getaffinity(0)]
     try:
-        before, end = host.cpu_delay_s(), time.monotonic() + 10.0
+        before, end = host.cpu_delay_s(), time.monotonic() + 60.0
         while host.cpu_delay_s() < before + 0.05 and time.monotonic() < end:
             pass
         assert host.cpu_delay_s() >= before + 0.05

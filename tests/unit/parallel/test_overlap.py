@@ -147,7 +147,7 @@ def test_an_exchange_begins_during_backprop(mode):
     overlap, log = make([1, 2], mode)
     assert overlap.begin()
     overlap.complete_layer(1)
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while ("add", 0) not in log and time.monotonic() < deadline:
         time.sleep(0.001)
         overlap.proceed()
@@ -182,7 +182,7 @@ def test_a_step_that_fails_leaves_no_running_thread():
     overlap.begin()
     running = overlap._running
     overlap.cancel()
-    running.result(timeout=5)
+    running.result(timeout=60)
 
 
 def test_the_thread_ends_with_the_overlap():
@@ -198,7 +198,7 @@ def test_the_thread_ends_with_the_overlap():
         overlap.complete_layer(1)
         overlap.finish(lambda _: None)
         del overlap
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while count_threads() and time.monotonic() < deadline:
         time.sleep(0.01)
     assert count_threads() == 0
@@ -297,7 +297,7 @@ def test_exchanges_go_on_in_the_thread_while_a_layer_is_computed_ahead():
         ended.append(i)
         if i == 0:
             with overlap.in_thread():
-                deadline = time.monotonic() + 5
+                deadline = time.monotonic() + 60
                 while ("add", 11) not in log and time.monotonic() < deadline:
                     time.sleep(0.001)
             assert ("add", 11) in log

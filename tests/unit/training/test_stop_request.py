@@ -4,9 +4,9 @@ import json
 import os
 import signal
 import threading
-import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
@@ -17,6 +17,7 @@ from distbp.errors import DistbpError, StoppedError
 from distbp.parallel.topology import Topology
 from distbp.storage.checkpoint import read_checkpoint, write_checkpoint
 from distbp.storage.run_directory import find_checkpoint
+from distbp.training import stop_request
 from distbp.training.config import Config
 from distbp.training.gradient import BatchGradient
 from distbp.training.loop import train
@@ -121,12 +122,14 @@ def test_a_run_stops_at_its_time_limit(config):
     assert len(resumed(config, time_limit="1h").history) == 3
 
 
-def test_the_end_of_a_slurm_job_is_a_limit():
+def test_the_end_of_a_slurm_job_is_a_limit(monkeypatch):
     """Less a minute to save; a job past its end does not stop after each step."""
-    now = int(time.time())
+    now, clock = 1_700_000_000, SimpleNamespace(time=lambda: now, monotonic=lambda: 50.0)
+    monkeypatch.setattr(stop_request, "time", clock)
     over = StopRequest(environment={_SLURM_END_VARIABLE: str(now + int(_SLURM_MARGIN_S) + 1)})
+    clock.monotonic = lambda: 50.9
     assert not over.is_pending()
-    time.sleep(1.1)
+    clock.monotonic = lambda: 51.1
     assert over.is_pending()
     assert "SLURM" in over.reason
     assert not StopRequest(environment={_SLURM_END_VARIABLE: str(now - 9)}).is_pending()

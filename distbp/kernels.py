@@ -42,7 +42,6 @@ together, of which each may have another CPU. What other BLAS libraries do is no
 import re
 from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 
 from distbp.errors import ConfigError
@@ -210,5 +209,7 @@ def openblas_name(choice: str) -> str:
 
 def numpy_avx512_names() -> str:
     """Return NumPy's names of its code for AVX-512, as its variable takes them."""
+    from importlib import metadata  # slow to import, and seldom needed
+
     major, minor = (int(part) for part in metadata.version("numpy").split(".")[:2])
     return _NUMPY_AVX512 if (major, minor) >= (2, 4) else _NUMPY_AVX512_OLD

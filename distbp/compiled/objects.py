@@ -17,7 +17,7 @@ import re
 import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from importlib import metadata, util
+from importlib import util
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,9 @@ def cache_folder(environ: Mapping[str, str] = os.environ) -> Path:
 
 def object_name(choice: str) -> str:
     """Return the name of the file for a choice of kernels."""
+    # Slow to import, and not needed by the NumPy engine.
+    from importlib import metadata
+
     import llvmlite.binding as llvm
 
     digest = hashlib.sha256()

@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from importlib import metadata
 
 import pytest
 
@@ -149,9 +150,9 @@ def test_kernels_that_a_cpu_cannot_run_are_refused(choice, cpus, named):
 
 
 def test_the_names_of_numpy_by_its_version(monkeypatch):
-    monkeypatch.setattr(kernels.metadata, "version", lambda name: "2.3.5")
+    monkeypatch.setattr(metadata, "version", lambda name: "2.3.5")
     assert "AVX512_SKX" in kernels.numpy_avx512_names()
-    monkeypatch.setattr(kernels.metadata, "version", lambda name: "2.10.0.dev1")
+    monkeypatch.setattr(metadata, "version", lambda name: "2.10.0.dev1")
     assert "X86_V4" in kernels.numpy_avx512_names()
 
 

@@ -124,5 +124,6 @@ def _suggestion(
     if update > _LARGE_SHARE:
         return "a larger --batch-size would help"
     if len(ranks) < sum(shards):
-        return f"more ranks, up to {sum(shards)}, would help"
+        where = "" if len(ranks) < cores else " on more cores"
+        return f"more ranks{where}, up to {sum(shards)}, would help"
     return "a larger --batch-size would make use of more ranks"

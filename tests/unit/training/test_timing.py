@@ -65,6 +65,7 @@ def test_the_hidden_fraction_is_that_of_the_ranks_that_know_it():
         (ranks(90e-6, 90e-6, waits=[90e-6] * 2), 4, "ranks wait for each other"),
         (ranks(90e-6, 90e-6, update=60e-6), 4, "a larger --batch-size would help"),
         (ranks(90e-6, 90e-6), 4, "more ranks, up to 4, would help"),
+        (ranks(90e-6, 90e-6), 2, "more ranks on more cores, up to 4, would help"),
         (ranks(90e-6, 90e-6, shards=[1, 1]), 4, "would make use of more ranks"),
     ],
 )

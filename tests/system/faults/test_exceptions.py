@@ -17,7 +17,8 @@ from ranks import FULL, Job, command_of, distbp, fault
 
 N = 3
 END_TIMEOUT_S = 5.0  # from the fault to the end of all ranks
-ATTEMPTS = 3  # of which the others are only needed if other programs delay the end
+ATTEMPTS = 3  # of which the others are only needed if other programs delay the end,
+LIMIT = 20.0  # seconds, which no attempt may take from the fault to the end
 WORDS = ("--batch-size", 50, "--shards", 6, "--epochs", 100_000, "--quiet")
 
 # Phases of `train` on all ranks, with the number of the call that fails.
@@ -62,6 +63,7 @@ def run_with_fault(tmp_path, words, environment, n=N, start="mpiexec"):
         assert (tmp_path / "fault").exists(), f"the fault was not injected\n{ended}"
         assert ended.status != 0, str(ended)
         after = ended.ended_at - float((tmp_path / "fault").read_text())
+        assert after < LIMIT, f"ended {after:.1f} s after the fault\n{ended}"
         if after < END_TIMEOUT_S:
             return ended
     pytest.fail(f"ended {after:.1f} s after the fault\n{ended}")
@@ -115,6 +117,7 @@ def test_ranks_end_with_the_command_that_started_them(tmp_path, data, number):
         assert time.monotonic() < job.began + job.limit
         time.sleep(0.02)
     os.kill(job.process.pid, number)
+    job.limit = time.monotonic() - job.began + LIMIT
     assert job.wait().status != 0
 
 

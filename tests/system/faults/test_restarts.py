@@ -50,11 +50,7 @@ def supervised(folder, data, *more, restarts=3, environment=None, n=N, epochs=EP
     words = ["train", data["digits"], "--out", "run", *WORDS, "--epochs", epochs]
     if restarts is not None:
         more = ("--restarts", restarts, *more)
-    return Job(
-        command_of([*words, "--ranks", n, *more]),
-        folder,
-        environment,
-    )
+    return Job(command_of([*words, "--ranks", n, *more]), folder, environment)
 
 
 def assert_equal_runs(run, reference) -> None:

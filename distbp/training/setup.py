@@ -212,7 +212,7 @@ def _assemble(
 
 
 def _set_up_blas(config: Config, checkpoint: Checkpoint | None) -> None:
-    """Raise ConfigError if BLAS has not the kernels that the user asks for."""
+    """Set the threads of BLAS, and check that it has the kernels that the user asks for."""
     host.set_blas_threads(config.threads)
     # Those of a run that is resumed may not be available here, which is only worth a warning.
     if checkpoint is None or config.kernels != checkpoint.about["config"].get("kernels"):
